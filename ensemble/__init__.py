@@ -1,0 +1,1 @@
+"""`ens`: ensembles and cross-validation for image classification."""

@@ -1,0 +1,1 @@
+"""The nouns and their files. Imports errors only."""

@@ -1,0 +1,177 @@
+"""The recipe: what to train, frozen and validated. How it is found, read and merged is `recipe_files`'s business.
+
+Each field's docstring is its documentation: the JSON schema, `ens recipes --schema` and docs/recipes.md are made of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ensemble.core.schema import Fraction, Frozen, PositiveFloat
+
+__all__ = [
+    "DataPart",
+    "FoldsPart",
+    "ImagePart",
+    "LossPart",
+    "ModelPart",
+    "Recipe",
+    "SearchDimension",
+    "TrainPart",
+]
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Channel = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+
+
+class DataPart(Frozen):
+    """Which dataset, by the name of its description in `recipes/data/`."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Name of the dataset's description. `data: digits` is short for `data: {name: digits}`."""
+
+
+class FoldsPart(Frozen):
+    """The fold plan. Recipes with the same dataset and the same values here share one plan, and can be blended."""
+
+    k: Annotated[int, Field(ge=2, le=100)] = 5
+    """Number of folds. Each is a model; cost grows with k, and so does the share of rows each model sees: (k-1)/k."""
+    scheme: Literal["auto", "stratified", "stratified-group"] = "auto"
+    """`stratified` keeps class shares equal; `stratified-group` also keeps a group's rows on one side; `auto` takes the
+    second as soon as the dataset names groups."""
+    seed: Seed = 0
+    """Seed of the plan alone, so that models with other training seeds share the plan."""
+
+
+class ImagePart(Frozen):
+    """How an image reaches the network."""
+
+    size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] = "auto"
+    """Side in pixels of the square the network sees. `auto`: what the dataset's description recommends, else 224."""
+    mean: Channel | None = None
+    """Mean per channel, of values in 0..1; left out: the dataset's, else ImageNet's."""
+    std: Channel | None = None
+    """Deviation per channel; left out: the dataset's, else ImageNet's."""
+
+
+class ModelPart(Frozen):
+    """The network, built afresh for every fold."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Any timm model name, such as `resnet50` or `convnext_tiny.fb_in22k`."""
+    pretrained: bool | Literal["auto"] = "auto"
+    """`true`: weights are required; `false`: from scratch; `auto`: weights if they are cached or can be had, else from
+    scratch with one warning; decided once, before any fold starts, and recorded."""
+    drop_rate: Fraction = 0.0
+    """Dropout before the classifier."""
+
+
+class LossPart(Frozen):
+    """What the training minimises."""
+
+    name: Literal["cross-entropy"] = "cross-entropy"
+    """`cross-entropy`: softmax cross-entropy over the classes."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target spread evenly over all classes."""
+
+
+class TrainPart(Frozen):
+    """The training of one fold."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+    """Passes over the fold's training rows."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Rows per optimiser step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`adamw`, or `sgd` with Nesterov momentum 0.9."""
+    lr: PositiveFloat = 1e-3
+    """Highest learning rate of the schedule."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
+    """Weight decay; biases and normalisation weights are spared."""
+    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    """`cosine` falls to zero after the warm-up; `one-cycle` rises for a quarter, then falls; stepped every batch."""
+    warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Epochs of linear rise before `cosine` and `constant`; may be a fraction."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient; left out: not clipped."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 on a GPU that computes in it, else fp32; decided when the run starts, and recorded."""
+    select: Literal["last"] = "last"
+    """Which epoch's weights are kept. `last` looks at no score, so the out-of-fold score stays honest."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainPart:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}, but must be less than epochs, {self.epochs}")
+        return self
+
+
+class SearchDimension(Frozen):
+    """The values a search may give one key: `{low, high, log, step}`, or a list of choices."""
+
+    low: float | int | None = None
+    """Smallest value. Both ends whole numbers: only whole numbers are tried."""
+    high: float | int | None = None
+    """Largest value, included."""
+    log: bool = False
+    """Search the exponent evenly, as learning rates want."""
+    step: float | int | None = None
+    """Distance between the values tried."""
+    choices: Annotated[list[Any], Field(min_length=1)] | None = None
+    """The values themselves; `key: [a, b]` is short for `key: {choices: [a, b]}`."""
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> SearchDimension:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log or self.step is not None:
+                raise ValueError("choices stand alone; low, high, log and step are for ranges")
+        elif self.low is None or self.high is None:
+            raise ValueError("give both low and high, or choices")
+        elif self.low >= self.high:
+            raise ValueError(f"low is {self.low:g}, but must be less than high, {self.high:g}")
+        elif self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a low above 0 and no step")
+        elif self.step is not None and self.step <= 0:
+            raise ValueError("step must be above 0")
+        return self
+
+
+def _from_short(key: str, short: type) -> BeforeValidator:
+    """Let a value of type `short` stand for a mapping with that one key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, short) else value)
+
+
+SHORT_FORMS: dict[tuple[str, ...], str] = {("data",): "name", ("search", "*"): "choices"}
+"""Where a plain value may stand for a mapping: the key that the value then goes to. Read by the merging of files."""
+
+
+class Recipe(Frozen):
+    """What to train: a file in `recipes/`, resolved. Holds no machine settings: no devices, workers or paths."""
+
+    description: str = ""
+    """One sentence for `ens recipes`. Changes no result."""
+    data: Annotated[DataPart, _from_short("name", str)]
+    """The dataset: a name, or a mapping."""
+    seed: Seed = 0
+    """Seed of everything random in training: first weights, order of rows, augmentation, dropout."""
+    folds: FoldsPart = FoldsPart()
+    """The fold plan."""
+    image: ImagePart = ImagePart()
+    """Size and normalisation."""
+    augment: Literal["none", "light"] = "none"
+    """Random changes to training images; never to validation or test images. `light`: small shifts, turns and zooms."""
+    model: ModelPart
+    """The network."""
+    loss: LossPart = LossPart()
+    """What the training minimises."""
+    train: TrainPart = TrainPart()
+    """The training of one fold."""
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc"] | None = None
+    """The score that decides in tables, searches and blends; left out: the dataset's, else `accuracy`."""
+    tta: Literal["none", "hflip", "flips", "d4"] = "none"
+    """Views of each image that are predicted and averaged, the same for validation and test rows: `hflip` 2, `flips` 4
+    (mirrored both ways), `d4` 8 (mirrored and turned by right angles)."""
+    search: dict[str, Annotated[SearchDimension, _from_short("choices", list)]] = Field(default_factory=dict)
+    """What `ens tune` may change: a dotted key of this recipe to its values. Changes no result of `ens train`."""

@@ -1,0 +1,23 @@
+"""What every value read from a user's YAML file shares: frozen, no unknown keys, no silent conversions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Fraction", "Frozen", "PositiveFloat"]
+
+
+class Frozen(BaseModel):
+    """A part of a recipe or of a dataset's description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    def plain(self) -> dict[str, Any]:
+        """The value as plain JSON types, every default filled in."""
+        return self.model_dump(mode="json")
+
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]

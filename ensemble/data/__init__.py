@@ -1,0 +1,1 @@
+"""Tables, fold splits, decoded images, augmentation, batches."""

@@ -1,0 +1,1 @@
+"""Views of images to probabilities, in torch. Only a worker imports it."""

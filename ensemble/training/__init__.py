@@ -1,0 +1,1 @@
+"""One fold's training, in torch. Only a worker imports it."""

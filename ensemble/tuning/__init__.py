@@ -1,0 +1,1 @@
+"""Search: Optuna proposes, our files remember."""
