@@ -1,1 +1,56 @@
-"""`ens`: ensembles and cross-validation for image classification."""
+"""`ens` as a library: the same verbs and nouns as the command line, each imported when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ensemble.blending.blend import Blend as Blend
+    from ensemble.blending.blend import blend as blend
+    from ensemble.core.probability import Predictions as Predictions
+    from ensemble.core.probability import load_predictions as load_predictions
+    from ensemble.core.probability import save_predictions as save_predictions
+    from ensemble.core.recipe_files import load_recipe as load_recipe
+    from ensemble.errors import EnsError as EnsError
+    from ensemble.errors import InputError as InputError
+    from ensemble.runs.fold_report import fold_plan as fold_plan
+    from ensemble.runs.status import status as status
+    from ensemble.runs.train import TrainedRun as TrainedRun
+    from ensemble.runs.train import train as train
+    from ensemble.tuning.tune import Study as Study
+    from ensemble.tuning.tune import tune as tune
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Blend": "ensemble.blending.blend",
+    "EnsError": "ensemble.errors",
+    "InputError": "ensemble.errors",
+    "Predictions": "ensemble.core.probability",
+    "Study": "ensemble.tuning.tune",
+    "TrainedRun": "ensemble.runs.train",
+    "blend": "ensemble.blending.blend",
+    "fold_plan": "ensemble.runs.fold_report",
+    "load_predictions": "ensemble.core.probability",
+    "load_recipe": "ensemble.core.recipe_files",
+    "save_predictions": "ensemble.core.probability",
+    "status": "ensemble.runs.status",
+    "train": "ensemble.runs.train",
+    "tune": "ensemble.tuning.tune",
+}
+"""Where each public name lives."""
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ensemble' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

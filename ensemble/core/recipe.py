@@ -1,6 +1,6 @@
 """The recipe: what to train, frozen and validated. How it is found, read and merged is `recipe_files`'s business.
 
-Each field's docstring is its documentation: the JSON schema, `ens recipes --schema` and docs/recipes.md are made of them.
+Each field's docstring is its documentation: `ens recipes --schema` and docs/recipes.md are made of them.
 """
 
 from __future__ import annotations

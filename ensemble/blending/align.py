@@ -1,0 +1,286 @@
+"""Puts members side by side: joined by id and by class name, never by position, whatever order they come in.
+
+Owns which members may stand together at all, and the order of what comes out, which depends neither on the order of the
+members nor on that of their rows. Reads and writes no file; how members are combined is `vote`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.core.probability import Predictions
+from ensemble.errors import InputError
+
+__all__ = ["Aligned", "Stack", "align"]
+
+Matrix = NDArray[np.floating[Any]]
+Order = NDArray[np.int64] | None  # None: as it is
+
+_ORIGINS = {
+    "dataset": "of different datasets",
+    "dataset_sha256": "of different contents of the dataset",
+    "folds_sha256": "of different fold plans",
+}
+_REMEDY = {
+    "dataset": "blend members of one dataset",
+    "dataset_sha256": "train again what saw the old files",
+    "folds_sha256": "train both on one plan; out-of-fold rows of two plans can't be compared",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Members in their canonical order, all with the same rows and columns."""
+
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    """What each member was called by the caller."""
+    members: tuple[Predictions, ...]
+    """As loaded; their own row and class order."""
+    stack: Stack
+    """Each member's (rows, classes) in the common order."""
+    classes_agreed: bool
+    """Whether all members had their classes in one order before."""
+    labels: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None
+    folds: NDArray[np.int64] | None = None
+    """(rows,), or (repeats, rows)."""
+
+
+class Stack(Sequence[Matrix]):
+    """One matrix a member, brought into order when asked for; a view where the order is the member's own."""
+
+    def __init__(self, matrices: Sequence[Matrix], rows: Sequence[Order], columns: Sequence[Order]) -> None:
+        self._parts = list(zip(matrices, rows, columns, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Matrix]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Matrix: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Matrix]: ...
+    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        matrix, rows, columns = self._parts[index]
+        if rows is not None:
+            matrix = matrix[rows]
+        return matrix if columns is None else matrix[:, columns]
+
+
+def align(
+    members: Sequence[Predictions],
+    names: Sequence[str],
+    *,
+    kind: Literal["test", "oof"] = "test",
+    classes: Sequence[str] | None = None,
+    sort_rows: bool = False,
+    keep_order: bool = False,
+) -> Aligned:
+    """Join members by id and class name; everything that keeps them apart is one `InputError`.
+
+    Members are put in order by run and hash, unless `keep_order`.
+    Rows keep the order all members share, else (or with `sort_rows`) they are sorted by id. Classes take the order of
+    `classes` when it names the same ones, else the one all members share, else the natural one.
+    """
+    if not members:
+        raise InputError("no probability files given; name at least one, such as outputs/*/probs.npy")
+    if not keep_order:
+        canonical = sorted(range(len(members)), key=lambda index: _canonical_key(members[index], names[index]))
+        members, names = [members[index] for index in canonical], [names[index] for index in canonical]
+    _refuse(_kind_problems(members, names, kind) + _twin_problems(members, names))
+    _refuse(_origin_problems(members, names))
+    _refuse(_name_problems(members, names))
+    ids, rows = _row_orders(members, sort_rows)
+    agreed = all(member.classes == members[0].classes for member in members)
+    common = _class_order(members, classes, agreed)
+    columns = [_column_order(member.classes, common) for member in members]
+    stack = Stack([member.probs for member in members], rows, columns)
+    labels, groups, folds = _truth(members, names, rows, common) if kind == "oof" else (None, None, None)
+    return Aligned(ids, common, tuple(names), tuple(members), stack, agreed, labels, groups, folds)
+
+
+def _canonical_key(member: Predictions, name: str) -> tuple[str, str, str]:
+    return str(member.sidecar.get("run") or ""), member.npy_sha256, name
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise InputError(*problems)
+
+
+def _kind_problems(members: Sequence[Predictions], names: Sequence[str], kind: str) -> list[str]:
+    """Members that are no members: the wrong kind, or themselves a blend."""
+    problems = []
+    for member, name in zip(members, names, strict=True):
+        if member.kind != kind:
+            hint = (
+                "give the probs.npy beside it; its out-of-fold rows are found by themselves" if kind == "test" else ""
+            )
+            problems.append(f"{name}: holds {member.kind} rows, {kind} rows are needed" + (f"; {hint}" if hint else ""))
+        if member.sidecar.get("blend_of") is not None:
+            inner = ", ".join(map(str, member.sidecar["blend_of"]))
+            problems.append(f"{name}: is itself a blend and would vote twice; name its members instead: {inner}")
+    return problems
+
+
+def _twin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
+    """Members whose numbers are the same file's."""
+    first: dict[str, str] = {}
+    problems = []
+    for member, name in zip(members, names, strict=True):
+        if member.npy_sha256 and member.npy_sha256 in first:
+            problems.append(f"{first[member.npy_sha256]} and {name}: the same predictions twice; leave one out")
+        first.setdefault(member.npy_sha256, name)
+    return problems
+
+
+def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
+    """Members of another dataset or fold plan than the first that says; what a member does not say is not compared."""
+    for key, what in _ORIGINS.items():
+        known = [
+            (member.sidecar[key], name)
+            for member, name in zip(members, names, strict=True)
+            if member.sidecar.get(key) is not None
+        ]
+        problems = [
+            f"{known[0][1]} and {name}: {what} ({key} {_short(known[0][0])} and {_short(value)}); {_REMEDY[key]}"
+            for value, name in known[1:]
+            if value != known[0][0]
+        ]
+        if problems:
+            return problems
+    return []
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 24 else value[:12] + "…"
+
+
+def _name_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
+    """Members whose classes or ids are not those of the first."""
+    problems = []
+    for member, name in zip(members[1:], names[1:], strict=True):
+        pair = f"{names[0]} and {name}"
+        for what, here, there in (
+            ("classes", members[0].classes, member.classes),
+            ("ids", members[0].ids, member.ids),
+        ):
+            if here != there and set(here) != set(there):
+                problems.append(f"{pair}: different {what}; {_difference(names[0], here, name, there)}")
+    return problems
+
+
+def _difference(name: str, here: Sequence[str], other_name: str, there: Sequence[str]) -> str:
+    """How many names stand on one side only, and the first of them."""
+    parts = []
+    for owner, own, other in ((name, here, set(there)), (other_name, there, set(here))):
+        alone = [one for one in own if one not in other]
+        if alone:
+            parts.append(f"{len(alone)} only in {owner} ({', '.join(map(repr, sorted(alone)[:3]))})")
+    return ", ".join(parts)
+
+
+def _row_orders(members: Sequence[Predictions], sort_rows: bool) -> tuple[tuple[str, ...], list[Order]]:
+    """The common ids, and what brings each member's rows into that order."""
+    if not sort_rows and all(member.ids == members[0].ids for member in members):
+        return members[0].ids, [None] * len(members)
+    orders: dict[tuple[str, ...], Order] = {}
+    for member in members:
+        if member.ids not in orders:
+            order = np.array(sorted(range(len(member.ids)), key=member.ids.__getitem__), dtype=np.int64)
+            orders[member.ids] = None if _is_identity(order) else order
+    return tuple(sorted(members[0].ids)), [orders[member.ids] for member in members]
+
+
+def _class_order(members: Sequence[Predictions], wanted: Sequence[str] | None, agreed: bool) -> tuple[str, ...]:
+    """The order of the classes that come out."""
+    if wanted is not None and set(wanted) == set(members[0].classes):
+        return tuple(wanted)
+    return members[0].classes if agreed else tuple(sorted(members[0].classes, key=_natural))
+
+
+def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key by which `c2` stands before `c10`: numbers by length, then by digits."""
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
+    key = [(1, 0, part) if digit is None else (0, len(digit), digit) for part, digit in zip(parts, digits, strict=True)]
+    return key, name
+
+
+def _column_order(own: tuple[str, ...], common: tuple[str, ...]) -> Order:
+    position = {name: column for column, name in enumerate(own)}
+    order = np.array([position[name] for name in common], dtype=np.int64)
+    return None if _is_identity(order) else order
+
+
+def _is_identity(order: NDArray[np.int64]) -> bool:
+    return bool(np.array_equal(order, np.arange(len(order))))
+
+
+def _truth(
+    members: Sequence[Predictions], names: Sequence[str], rows: Sequence[Order], common: tuple[str, ...]
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    """Labels, groups and folds in the common order; members must not contradict one another."""
+    index = {name: column for column, name in enumerate(common)}
+    ids = tuple(sorted(members[0].ids)) if any(order is not None for order in rows) else members[0].ids
+    labels = [
+        None if one.labels is None else _ordered(np.array([index[name] for name in one.classes])[one.labels], order)
+        for one, order in zip(members, rows, strict=True)
+    ]
+    folds = [
+        None if one.folds is None else _ordered(np.array(one.folds, dtype=np.int64), order)
+        for one, order in zip(members, rows, strict=True)
+    ]
+    groups = [
+        None if one.groups is None else _ordered(one.groups, order) for one, order in zip(members, rows, strict=True)
+    ]
+    _refuse(_contradictions("labels", labels, names, ids, common.__getitem__))
+    _refuse(_contradictions("folds", folds, names, ids, str))
+    return _first(labels), _first(groups), _first(folds)
+
+
+def _ordered(values: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
+    """The last axis in order."""
+    return values if order is None else values[..., order]
+
+
+def _first(values: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _contradictions(
+    what: str,
+    values: Sequence[NDArray[np.int64] | None],
+    names: Sequence[str],
+    ids: Sequence[str],
+    show: Callable[[int], str],
+) -> list[str]:
+    """Members that say something else of a row than the first that says anything."""
+    known = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
+    problems = []
+    for value, name in known[1:]:
+        here, first_name = known[0]
+        if value.shape != here.shape:
+            problems.append(f"{first_name} and {name}: different {what}; one is of a repeated plan, the other is not")
+        elif not np.array_equal(here, value):
+            different = np.flatnonzero((here != value).reshape(-1, len(ids)).any(axis=0))
+            row = int(different[0])
+            both = [np.atleast_2d(one)[:, row].tolist() for one in (here, value)]
+            shown = [", ".join(show(int(entry)) for entry in entries) for entries in both]
+            problems.append(
+                f"{first_name} and {name}: different {what} for {different.size} rows; the first is id {ids[row]!r} "
+                f"({shown[0]} and {shown[1]})"
+            )
+    return problems

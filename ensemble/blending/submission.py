@@ -1,0 +1,212 @@
+"""A blend as the organiser wants it: `submission.csv`, after a sample file or the dataset's description.
+
+Ids are text from beginning to end: `001` stays `001`, `NA` stays `NA`. What is written is read back and compared before
+it gets its name. Which answer a row gets was decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.blending.vote import Combined
+from ensemble.core.dataset import SubmissionSpec
+from ensemble.core.files import atomic_path
+from ensemble.errors import InputError
+
+__all__ = ["Labels", "Submission", "make_submission", "save_submission", "write_submission"]
+
+Labels = Literal["name", "index"]
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """A table ready to be written: a header, and an answer for each id in the order wanted."""
+
+    header: tuple[str, ...]
+    ids: tuple[str, ...]
+    id_column: int
+    answers: Callable[[int, int], list[list[str]]]
+    """The other columns' cells of rows `start` to `stop`, in the header's order."""
+
+    def rows(self) -> Iterator[list[str]]:
+        """Each row's cells, made a few thousand rows at a time."""
+        for start in range(0, len(self.ids), _BLOCK_ROWS):
+            names = self.ids[start : start + _BLOCK_ROWS]
+            for name, cells in zip(names, self.answers(start, start + len(names)), strict=True):
+                yield [*cells[: self.id_column], name, *cells[self.id_column :]]
+
+
+def write_submission(
+    path: Path,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    combined: Combined,
+    fmt: SubmissionSpec,
+    template: Path | None = None,
+    labels: Labels | None = None,
+) -> None:
+    """Write `combined` (rows in the order of `ids`, columns in that of `classes`) as the organiser wants it."""
+    save_submission(path, make_submission(ids, classes, combined, fmt, template, labels))
+
+
+def make_submission(
+    ids: Sequence[str],
+    classes: Sequence[str],
+    combined: Combined,
+    fmt: SubmissionSpec,
+    template: Path | None = None,
+    labels: Labels | None = None,
+) -> Submission:
+    """Check everything and lay out the table; writes nothing.
+
+    A template decides rows, columns and id spelling; `labels`, else `fmt`, decides between names and numbers.
+    """
+    if template is None:
+        value: str = labels or fmt.value
+        header = (fmt.id, *classes) if value == "probability" else (fmt.id, fmt.label)
+        if len(set(header)) != len(header):
+            raise InputError(f"submission: {_doubled(header)} would be two columns; name submission.id otherwise")
+        answers = _answers(combined, None, _cells(header[1:], classes, value))
+        return Submission(header, tuple(ids), 0, answers)
+    header, rows = _read_template(template)
+    id_column = header.index(fmt.id) if fmt.id in header else 0
+    others = tuple(name for column, name in enumerate(header) if column != id_column)
+    value = _value_for(template, header[id_column], others, classes, fmt, labels)
+    wanted = tuple(row[id_column] for row in rows)
+    order = _row_order(template, header[id_column], wanted, ids)
+    return Submission(header, wanted, id_column, _answers(combined, order, _cells(others, classes, value)))
+
+
+def save_submission(path: Path, submission: Submission) -> None:
+    """Write the table, read it back, compare, and only then give it its name."""
+    with atomic_path(path) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(submission.header)
+            writer.writerows(submission.rows())
+        with temporary.open(encoding="utf-8", newline="") as stream:
+            expected = chain([list(submission.header)], submission.rows())
+            for line, (found, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
+                if found != meant:
+                    raise RuntimeError(f"{path}: row {line} read back as {found}, meant was {meant}")
+
+
+def _read_template(path: Path) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Header and rows of a sample file, all text; blank lines don't count."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            lines = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8; save the template as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: the template can't be read ({error.strerror or error})") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: the template is no CSV file ({error})") from error
+    if len(lines) < 2:
+        raise InputError(f"{path}: the template needs a header and at least one row")
+    header = tuple(lines[0][1])
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}: column {_doubled(header)} stands twice in the template")
+    if any("\n" in name or "\r" in name for name in header):
+        raise InputError(f"{path}: a column's name holds a line break; is a quote left open in the header?")
+    if len(header) < 2:
+        raise InputError(f"{path}: the template has one column, {header[0]!r}; an id and an answer are needed")
+    for line, row in lines[1:]:
+        if len(row) != len(header):
+            raise InputError(f"{path}:{line}: {len(row)} cells, the header has {len(header)}")
+    return header, [row for _, row in lines[1:]]
+
+
+def _value_for(
+    template: Path,
+    id_name: str,
+    others: tuple[str, ...],
+    classes: Sequence[str],
+    fmt: SubmissionSpec,
+    labels: Labels | None,
+) -> str:
+    """What a template's other columns ask for."""
+    if set(others) == set(classes):
+        return "probability"
+    if len(others) == 1:
+        if labels is None and fmt.value == "probability":
+            raise InputError(
+                f"{template}: one column, {others[0]!r}, but the dataset asks for a probability column a class; "
+                "say --labels name or --labels index"
+            )
+        return labels or fmt.value
+    missing = [name for name in classes if name not in others]
+    unknown = [name for name in others if name not in classes]
+    parts = [
+        f"{len(names)} {what} ({_examples(names)})"
+        for names, what in ((unknown, "unknown"), (missing, "missing"))
+        if names
+    ]
+    raise InputError(
+        f"{template}: beside {id_name!r} there must be one column, or exactly one a class; " + " and ".join(parts)
+    )
+
+
+def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
+    """Where each of the template's rows stands in `ids`; missing, extra and doubled ids are refused together."""
+    problems = []
+    doubled = [name for name, count in Counter(wanted).items() if count > 1]
+    if doubled:
+        problems.append(f"{template}: {len(doubled)} ids stand more than once ({_examples(doubled)})")
+    position = {name: row for row, name in enumerate(ids)}
+    unknown = [name for name in dict.fromkeys(wanted) if name not in position]
+    if unknown:
+        problems.append(f"{template}: {len(unknown)} of its ids have no prediction ({_examples(unknown)})")
+    asked = set(wanted)
+    extra = [name for name in ids if name not in asked]
+    if extra:
+        problems.append(f"{template}: {len(extra)} predicted ids are not in it ({_examples(extra)})")
+    if len(unknown) == len(set(wanted)):
+        problems.append(
+            f"{template}: none of its ids is known; ids are taken from column {id_name!r}, letter by letter"
+        )
+    if problems:
+        raise InputError(*problems)
+    return np.array([position[name] for name in wanted], dtype=np.int64)
+
+
+def _cells(others: Sequence[str], classes: Sequence[str], value: str) -> Callable[[Any, Any], list[list[str]]]:
+    """From a block of probabilities and decisions to its rows' cells, the id's left out."""
+    if value == "probability":
+        column = {name: index for index, name in enumerate(classes)}
+        columns = [column[name] for name in others]
+        return lambda probs, _: [list(map(repr, row)) for row in probs[:, columns].tolist()]
+    if value == "index":
+        return lambda _, decisions: [[str(index)] for index in decisions.tolist()]
+    return lambda _, decisions: [[classes[index]] for index in decisions.tolist()]
+
+
+def _answers(
+    combined: Combined, order: NDArray[np.int64] | None, cells: Callable[[Any, Any], list[list[str]]]
+) -> Callable[[int, int], list[list[str]]]:
+    """Rows `start` to `stop` of the table, taken from `combined` in the order wanted."""
+
+    def block(start: int, stop: int) -> list[list[str]]:
+        rows = slice(start, stop) if order is None else order[start:stop]
+        return cells(combined.probs[rows], combined.decisions[rows])
+
+    return block
+
+
+def _doubled(names: Sequence[str]) -> str:
+    return repr(next(name for name, count in Counter(names).items() if count > 1))
+
+
+def _examples(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,153 @@
+"""The command line: reads arguments, calls a command, prints what it gives back, turns errors into exit codes.
+
+`ens --help` must answer at once: a command's own code is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ensemble.cli_options import COMMANDS, add_global_options
+from ensemble.errors import EnsError, InputError, Interrupted
+
+if TYPE_CHECKING:
+    from ensemble.commands.outcome import Outcome
+
+__all__ = ["build_parser", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code says how it ended (0, 1, 2, 3 or 130)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parse(words)
+        if arguments.command is None:
+            print(build_parser().format_help(), end="")
+            return 0
+    except SystemExit as stop:  # argparse has printed a help text or a version
+        return int(stop.code or 0)
+    except EnsError as error:
+        return _fail(error, as_json="--json" in words)
+    return _run(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="ens",
+        description="Ensembles and cross-validation for image classification: train folds, tune, blend, submit.",
+        epilog="ens COMMAND --help explains a command. Start with: ens train --recipe quickstart",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ens {_version()}")
+    add_global_options(parser)
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    for name, (summary, example, add_options) in COMMANDS.items():
+        command = verbs.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  {example}",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_options(command)
+        add_global_options(command)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors as `InputError` and a suggestion where a word is nearly right."""
+
+    def error(self, message: str) -> NoReturn:
+        verb = self.prog.split()
+        if "invalid choice" in message and "COMMAND" in message:
+            word = message.split("'")[1]
+            close = difflib.get_close_matches(word, COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            message = f"{word} is not a command; {hint}"
+        elif message.startswith("unrecognized arguments:"):
+            word = message.split(": ", 1)[1].split()[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            close = difflib.get_close_matches(word, known, n=1)
+            message = f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
+        raise InputError(f"{' '.join(verb)}: {message}; {' '.join(verb)} --help explains")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Let the command's own parser complain of what it does not know, so that its options are suggested."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.prog != "ens":
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """The arguments, with every global option filled in."""
+    arguments = build_parser().parse_args(words)
+    arguments.words = words
+    arguments.json = getattr(arguments, "json", False)
+    arguments.quiet = getattr(arguments, "quiet", False)
+    directory = getattr(arguments, "directory", None)
+    if directory is not None:
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise InputError(f"-C {directory}: {error.strerror}") from error
+    arguments.folder = Path(".")
+    arguments.outputs = Path(getattr(arguments, "outputs", None) or os.environ.get("ENS_OUTPUTS") or "outputs")
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Import the command, run it, print what it gives back."""
+    from ensemble.commands import screen
+
+    try:
+        with screen.interruptible():
+            command = importlib.import_module(f"ensemble.commands.{arguments.command}")
+            outcome: Outcome = command.run(arguments)
+            screen.show(outcome, as_json=arguments.json)
+            return outcome.exit_code
+    except EnsError as error:
+        if error.exit_code == EnsError.exit_code:
+            screen.log_traceback(error, arguments.outputs)
+        return _fail(error, as_json=arguments.json)
+    except KeyboardInterrupt:
+        return _fail(Interrupted("interrupted; the same command continues"), as_json=arguments.json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        return 0
+    except Exception as error:  # the last resort: a line on the screen, the traceback in a file
+        log = screen.log_traceback(error, arguments.outputs)
+        return _fail(
+            EnsError(f"ens: a fault of its own: {type(error).__name__}: {error}; traceback in {log}"),
+            as_json=arguments.json,
+        )
+
+
+def _fail(error: EnsError, *, as_json: bool) -> int:
+    """Print an error for a person on stderr and, if asked, as the one JSON document on stdout."""
+    print("\n".join(error.messages), file=sys.stderr)
+    if as_json:
+        import json
+
+        print(json.dumps({"error": list(error.messages), "exit_code": error.exit_code}, indent=2))
+    return error.exit_code
+
+
+def _version() -> str:
+    from ensemble import __version__
+
+    return __version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Every command with its options and its help: the one place where they are defined. Imports nothing slow."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+__all__ = ["COMMANDS", "add_global_options"]
+
+
+def add_global_options(parser: argparse.ArgumentParser) -> None:
+    """Options that may stand before or after the verb; an absent one must not overwrite what the other place set."""
+    option = parser.add_argument_group("options of every command").add_argument
+    absent = argparse.SUPPRESS
+    option("--outputs", default=absent, metavar="DIR", help="where results go (default: ENS_OUTPUTS, else outputs)")
+    option("-C", dest="directory", default=absent, metavar="DIR", help="run as if started in DIR")
+    option("--json", action="store_true", default=absent, help="print one JSON document, and nothing else")
+    option("--quiet", action="store_true", default=absent, help="no progress on the screen")
+
+
+def _recipe_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("--recipe", metavar="R", help="a recipe's name or path (default: the newest run's, else quickstart)")
+    option(
+        "--set",
+        dest="sets",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a value of the recipe; may be given several times",
+    )
+    option("--data", metavar="D", help="a dataset's name, or NAME=PATH to say where its files lie")
+
+
+def _engine_option(command: argparse.ArgumentParser) -> None:
+    choices = ["inline"]
+    command.add_argument("--engine", choices=choices, default="inline", help="where folds run: inline, in this process")
+
+
+def _train_options(command: argparse.ArgumentParser) -> None:
+    _recipe_options(command)
+    _engine_option(command)
+    option = command.add_argument
+    option("--folds", type=_fold_list, metavar="0,2", help="train these folds only")
+    option("--name", metavar="RUN", help="name of the run's folder (default: the recipe's name)")
+    option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
+
+
+def _tune_options(command: argparse.ArgumentParser) -> None:
+    _recipe_options(command)
+    _engine_option(command)
+    option = command.add_argument
+    option("--trials", type=_positive, required=True, metavar="N", help="trials the study shall have in all")
+    option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
+    option("--timeout", type=_positive, metavar="S", help="start no new trial after this many seconds")
+    option("--sampler", choices=["tpe", "random"], default="tpe", help="how values are proposed (default: tpe)")
+    option("--seed", type=_natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
+
+
+def _blend_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders with a probs.npy")
+    option("--method", choices=["soft", "hard"], default="soft", help="soft: mean of probabilities; hard: majority")
+    option("--metric", metavar="M", help="the score that decides (default: the members' own)")
+    option("--name", metavar="B", help="name of the blend's folder (default: from the method and the members)")
+    option("--template", metavar="F", help="a sample submission, whose rows, order and columns are followed")
+    option("--labels", choices=["name", "index"], help="with a template: class names or numbers as answers")
+    option("--out", metavar="F", help="write the submission to this file too")
+    option("--renormalize", action="store_true", help="divide rows that do not sum to 1 by their sum; says how many")
+
+
+def _status_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("where", nargs="?", metavar="OUTPUTS", help="the outputs folder to look at (default: outputs)")
+
+
+def _recipes_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("recipe_name", nargs="?", metavar="NAME", help="show this recipe, resolved, with where each value is from")
+    option("--schema", action="store_true", help="print the JSON schema of recipes, for editors")
+
+
+def _no_options(command: argparse.ArgumentParser) -> None:
+    """A command without options of its own."""
+
+
+COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "train": (
+        "train every fold of a recipe, resumed where it stopped; then out-of-fold and test probabilities",
+        "ens train --recipe r50_kfold5 --set train.lr=3e-4",
+        _train_options,
+    ),
+    "tune": (
+        "search the recipe's search space; ends with a ready recipe, outputs/studies/STUDY/best.yaml",
+        "ens tune --recipe quickstart --trials 20",
+        _tune_options,
+    ),
+    "blend": (
+        "combine probability files into a submission, and say what the blend is worth",
+        "ens blend outputs/*/probs.npy --method soft",
+        _blend_options,
+    ),
+    "folds": (
+        "make or show the fold plan that all recipes of a dataset share",
+        "ens folds --recipe quickstart --set folds.k=10",
+        _recipe_options,
+    ),
+    "status": (
+        "leaderboard of runs, studies and blends, with what is missing and what to do next",
+        "ens status --json",
+        _status_options,
+    ),
+    "recipes": (
+        "the recipes to be had; with a name, the resolved one, each value with where it came from",
+        "ens recipes r50_kfold5",
+        _recipes_options,
+    ),
+    "doctor": ("what is installed, which devices, what would go wrong, and the fix", "ens doctor --json", _no_options),
+}
+"""Every command: its job in a line, one worked example, its options. `ensemble.commands.NAME:run` does the job."""
+
+
+def _fold_list(text: str) -> list[int]:
+    """`0,2` as numbers."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of fold numbers such as 0,2")
+    return [int(part) for part in parts]
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)

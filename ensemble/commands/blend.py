@@ -1,0 +1,122 @@
+"""`ens blend`: probability files in, a submission and its honest score out."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ensemble.blending.blend import Blend, blend
+from ensemble.commands.outcome import Outcome, Table
+from ensemble.core.dataset import DatasetDescription
+from ensemble.core.recipe_files import load_dataset
+from ensemble.core.recipe_find import find_dataset
+from ensemble.errors import InputError
+
+__all__ = ["run"]
+
+
+def run(arguments: Namespace) -> Outcome:
+    """Blend `arguments.probs` and tell what came out."""
+    done = blend(
+        [Path(path) for path in arguments.probs],
+        outputs=arguments.outputs,
+        method=arguments.method,
+        metric=arguments.metric,
+        name=arguments.name,
+        template=_path(arguments.template),
+        out=_path(arguments.out),
+        labels=arguments.labels,
+        renormalize=arguments.renormalize,
+        find_dataset=_finder(arguments.folder),
+    )
+    paths = {
+        "folder": str(done.folder),
+        "submission": str(done.submission),
+        "out": None if done.copy is None else str(done.copy),
+    }
+    return Outcome({**done.document, "paths": paths}, _shown(done))
+
+
+def _path(text: str | Path | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
+    """Looks a dataset's description up by its name; files adopted from elsewhere may name one nobody here knows."""
+
+    def find(name: str) -> DatasetDescription | None:
+        try:
+            find_dataset(name, folder)
+        except InputError:
+            return None
+        return load_dataset(name, folder)  # one that is there but broken is an error
+
+    return find
+
+
+def _shown(done: Blend) -> list[str | Table]:
+    """What a person sees."""
+    document = done.document
+    shown: list[str | Table] = [_members(document), *_honest(document)]
+    if document["renormalized_rows"]:
+        shown.append(f"{document['renormalized_rows']} rows did not sum to 1 and were divided by their sum")
+    shown.append(f"submission: {done.submission} ({document['rows']} rows)")
+    if done.copy is not None:
+        shown.append(f"also at: {done.copy}")
+    return shown
+
+
+def _members(document: Mapping[str, Any]) -> Table:
+    """One line a member, and the blend's cost last."""
+    costs = [member["cost"] or {} for member in document["members"]]
+    keys = list(dict.fromkeys(key for cost in costs for key in cost))
+    rows = [
+        [
+            member["run"],
+            f"{member['weight']:.3f}",
+            _score(member["oof_score"]),
+            *(_number(cost.get(key)) for key in keys),
+        ]
+        for member, cost in zip(document["members"], costs, strict=True)
+    ]
+    total = document["cost"] or {}
+    honest = document["honest"]
+    last = [document["name"], "1.000", _score(honest and honest["value"]), *(_number(total.get(key)) for key in keys)]
+    headers = ["run", "weight", f"oof {document['metric']}", *(key.replace("_", " ") for key in keys)]
+    return Table(headers, [*rows, last], f"{document['method']} vote of {len(rows)}")
+
+
+def _honest(document: Mapping[str, Any]) -> list[str | Table]:
+    """Best single, plain mean and the blend, with what it gains on them."""
+    honest = document["honest"]
+    if honest is None:
+        return [f"no honest score: {document['honest_reason']}"]
+    best, uniform = honest["best_single"], honest["uniform"]
+    single, mean = honest["gain_over_best_single"], honest["gain_over_uniform"]
+    rows = [
+        [f"best single ({best['run']})", _score(best["value"]), "", _gain(single), f"{single['p_better']:.1%}"],
+        ["plain mean", _score(uniform["value"]), "", _gain(mean), f"{mean['p_better']:.1%}"],
+        [f"this blend ({document['name']})", _score(honest["value"]), _interval(honest["ci95"]), "", ""],
+    ]
+    headers = ["out-of-fold", document["metric"], "95 %", "gain of the blend (95 %)", "better in"]
+    return [Table(headers, rows, f"honest score ({honest['resamples']} resamples of {honest['resampled']})")]
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _interval(ci95: list[float] | None) -> str:
+    return "-" if ci95 is None else f"{ci95[0]:.4f} to {ci95[1]:.4f}"
+
+
+def _gain(gain: Mapping[str, Any]) -> str:
+    ci95 = gain["ci95"]
+    interval = "" if ci95 is None else f" ({ci95[0]:+.4f} to {ci95[1]:+.4f})"
+    return f"{gain['value']:+.4f}{interval}"

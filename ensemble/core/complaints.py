@@ -1,0 +1,112 @@
+"""One line about one fault in a user's file: where it is, how values are shown, how near names are found.
+
+Collecting complaints, instead of raising the first, is what lets all faults of a recipe be reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ensemble.errors import InputError
+
+__all__ = [
+    "Complaint",
+    "FaultyInput",
+    "KeyPath",
+    "Place",
+    "any_of",
+    "closest",
+    "dotted",
+    "raise_together",
+    "show_value",
+]
+
+KeyPath = tuple[str | int, ...]
+"""Where a value lies in nested mappings and lists. Not a dotted text: the keys of `search` hold dots themselves."""
+
+_LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of a file, or with line 0 something without lines: `--set`, a folder, `default`."""
+
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """One fault: `recipes/r50.yaml:7: train.epoch is unknown; did you mean train.epochs?`"""
+
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+class FaultyInput(InputError):
+    """All faults of one input together, each still with its place."""
+
+    def __init__(self, complaints: Sequence[Complaint]) -> None:
+        super().__init__(*map(str, complaints))
+        self.complaints = tuple(complaints)
+
+
+def raise_together(complaints: Iterable[Complaint]) -> None:
+    """Raise all complaints as one error, files first, by line; without complaints do nothing."""
+    distinct = dict.fromkeys(complaints)
+    ordered = sorted(distinct, key=lambda one: (one.place.source.startswith("--"), one.place.source, one.place.line))
+    if ordered:
+        raise FaultyInput(ordered)
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as messages write it: `image.mean[1]`; on one line, whatever a file's keys hold."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{_one_line(key)}" for key in path).removeprefix(".")
+
+
+def show_value(value: Any) -> str:
+    """A value as a person would write it in YAML, on one line, cut at 60 characters."""
+    shown = _flow(value, depth=3)
+    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 1] + "…"
+
+
+def closest(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name most like `word`, upper and lower case alike; None when nothing is near."""
+    by_lower = {name.lower(): name for name in reversed(known)}
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
+    return by_lower[found[0]] if found else None
+
+
+def any_of(names: Sequence[str], last: str = "or") -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _one_line(key: str) -> str:
+    shown = key if key.isprintable() else repr(key)[1:-1]
+    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 1] + "…"
+
+
+def _flow(value: Any, depth: int) -> str:
+    """`value` in flow style; what lies deeper than `depth`, or beyond what is shown anyway, becomes `…`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return repr(value[: 2 * _LONGEST_VALUE])
+    if isinstance(value, dict | list | tuple) and depth == 0:
+        return "…"
+    if isinstance(value, dict):
+        pairs = list(value.items())[:_LONGEST_VALUE]
+        return "{" + ", ".join(f"{_one_line(key)}: {_flow(item, depth - 1)}" for key, item in pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_flow(item, depth - 1) for item in value[:_LONGEST_VALUE]) + "]"
+    return repr(value)

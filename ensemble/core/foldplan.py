@@ -1,0 +1,106 @@
+"""The fold plan: which row is validated in which fold, made once and shared. How it is made is `data/splits.py`'s."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.core.files import load_json, save_bytes, save_json, sha256_file, sha256_text
+from ensemble.errors import InputError
+
+__all__ = ["FoldPlan", "load_plan", "save_plan"]
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """Rows in the order of their ids; `folds` is (rows, repeats). Labels are class names; groups None: no groups."""
+
+    dataset: str
+    scheme: str
+    k: int
+    seed: int
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    folds: npt.NDArray[np.int64]
+
+    @property
+    def repeats(self) -> int:
+        """How many times every row is validated."""
+        return int(self.folds.shape[1])
+
+    @cached_property
+    def csv_text(self) -> str:
+        """The plan as its file holds it: `id,group,label,fold`, then `fold_1`, … for repeats."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["id", "group", "label", *_fold_columns(self.repeats)])
+        groups = self.groups if self.groups is not None else ("",) * len(self.ids)
+        for row_id, group, label, folds in zip(self.ids, groups, self.labels, self.folds.tolist(), strict=True):
+            writer.writerow([row_id, group, label, *folds])
+        return buffer.getvalue()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the plan's file: two runs with the same one can be blended."""
+        return sha256_text(self.csv_text)
+
+    def fold_by_id(self, repeat: int = 0) -> dict[str, int]:
+        """Each row's validation fold in one repeat."""
+        return dict(zip(self.ids, self.folds[:, repeat].tolist(), strict=True))
+
+    def facts(self) -> dict[str, Any]:
+        """What the sidecar and `run.json` say of the plan."""
+        return {"k": self.k, "scheme": self.scheme, "seed": self.seed, "repeats": self.repeats, "sha256": self.sha256}
+
+
+def save_plan(path: Path, plan: FoldPlan) -> None:
+    """Write the plan's CSV, then its sidecar with the hash."""
+    save_bytes(path, plan.csv_text.encode("utf-8"))
+    sidecar = {
+        "format": PLAN_FORMAT,
+        "dataset": plan.dataset,
+        **plan.facts(),
+        "rows": len(plan.ids),
+        "grouped": plan.groups is not None,
+    }
+    save_json(path.with_suffix(".json"), sidecar)
+
+
+def load_plan(path: Path) -> FoldPlan:
+    """Read a plan and check that it is the one that was made."""
+    remedy = "restore it, or delete both files to have the plan made again"
+    try:
+        sidecar = load_json(path.with_suffix(".json"))
+        if sidecar.get("format") != PLAN_FORMAT:
+            raise InputError(f"{path}: fold plan format {sidecar.get('format')!r}; this version reads {PLAN_FORMAT}")
+        if sha256_file(path) != sidecar["sha256"]:
+            raise InputError(f"{path}: was changed after it was made; {remedy}")
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.reader(stream))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: the fold plan can't be read ({error}); {remedy}") from error
+    body = rows[1:]
+    return FoldPlan(
+        dataset=sidecar["dataset"],
+        scheme=sidecar["scheme"],
+        k=sidecar["k"],
+        seed=sidecar["seed"],
+        ids=tuple(row[0] for row in body),
+        groups=tuple(row[1] for row in body) if sidecar["grouped"] else None,
+        labels=tuple(row[2] for row in body),
+        folds=np.array([row[3:] for row in body], dtype=np.int64),
+    )
+
+
+def _fold_columns(repeats: int) -> list[str]:
+    return ["fold", *(f"fold_{repeat}" for repeat in range(1, repeats))]

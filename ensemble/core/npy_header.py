@@ -1,0 +1,113 @@
+"""Reading an `.npy` file somebody else may have written: header first, bounded, nothing allocated on its word.
+
+`numpy.load` accepts trailing bytes, structured types, and a small file that claims terabytes. Here a file is a matrix
+of floats or it is refused, and what comes back is a read-only memory map. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.errors import InputError
+
+__all__ = ["map_matrix"]
+
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_LARGEST_HEADER = 10_000  # ours are 118 bytes long
+_SIZES = {"<f4": 4, "<f8": 8}
+
+
+def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
+    """Map a C-ordered float32 or float64 matrix (rows, columns) read-only; anything else is an `InputError`."""
+    try:
+        with path.open("rb") as stream:
+            header = _read_header(stream)
+            offset = stream.tell()
+        rows, columns, kind = _matrix(header)
+        _check_size(path.stat().st_size - offset, rows, columns, kind)
+        return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(rows, columns), order="C")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    except _NotAMatrix as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+class _NotAMatrix(Exception):
+    """Why the file is refused, without its name."""
+
+
+def _read_header(stream: BinaryIO) -> dict[str, Any]:
+    """The header's dictionary, and the stream left at the first number."""
+    start = stream.read(len(_MAGIC) + 2)
+    if len(start) < len(_MAGIC) + 2 or not start.startswith(_MAGIC):
+        raise _NotAMatrix("not an .npy file; save it with numpy.save")
+    version = (start[-2], start[-1])
+    if version not in _LENGTH_BYTES:
+        raise _NotAMatrix(f".npy version {version[0]}.{version[1]} is unknown; known are 1.0, 2.0 and 3.0")
+    length_bytes = stream.read(_LENGTH_BYTES[version])
+    length = int.from_bytes(length_bytes, "little")
+    if length > _LARGEST_HEADER:
+        raise _NotAMatrix(f"its header claims {length} bytes; at most {_LARGEST_HEADER} are allowed")
+    text = stream.read(length)
+    if len(length_bytes) < _LENGTH_BYTES[version] or len(text) < length:
+        raise _NotAMatrix("cut off inside its header")
+    return _parse_header(text)
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """The literal in a header; never evaluated, and exactly numpy's three keys."""
+    try:
+        header = ast.literal_eval(text.decode("utf-8").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise _NotAMatrix("its header can't be read; save it again with numpy.save") from error
+    if not isinstance(header, dict) or set(map(repr, header)) != {"'descr'", "'fortran_order'", "'shape'"}:
+        raise _NotAMatrix("its header doesn't hold exactly descr, fortran_order and shape; save it with numpy.save")
+    return header
+
+
+def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
+    """Rows, columns and type that the header tells of; refused unless it is a matrix of ours."""
+    kind, shape = header["descr"], header["shape"]
+    if not isinstance(kind, str):
+        raise _NotAMatrix("holds a structured type; only float32 and float64 are allowed")
+    if kind not in _SIZES:
+        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian float32 and float64 are allowed")
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
+    if len(shape) != 2:
+        raise _NotAMatrix(f"has {len(shape)} dimensions; two are needed, (rows, classes)")
+    if header["fortran_order"] is not False:
+        raise _NotAMatrix("is in Fortran order; save numpy.ascontiguousarray of it")
+    if shape[0] == 0 or shape[1] == 0:
+        raise _NotAMatrix(f"has {shape[0]} rows and {shape[1]} columns; at least one of each is needed")
+    return shape[0], shape[1], kind
+
+
+def _type_name(kind: str) -> str:
+    """What a person calls a numpy type string."""
+    if "O" in kind:
+        return "Python objects"
+    if len(kind) > 16:
+        return "an unknown type"
+    try:
+        dtype = np.dtype(kind)
+    except (TypeError, ValueError, SyntaxError):
+        return f"an unknown type ({kind!r})"
+    return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
+
+
+def _check_size(found: int, rows: int, columns: int, kind: str) -> None:
+    """The bytes after the header must be exactly the matrix."""
+    expected = rows * columns * _SIZES[kind]
+    if found < expected:
+        raise _NotAMatrix(
+            f"cut off: {rows} x {columns} needs {expected} bytes of numbers, {expected - found} are missing"
+        )
+    if found > expected:
+        raise _NotAMatrix(f"{found - expected} bytes too many after its {rows} x {columns} numbers")

@@ -1,0 +1,240 @@
+"""The probability file: named rows x named classes, as three files with one stem. Loads and saves it.
+
+`X.npy` holds the numbers, `X.ids.txt` one id a line, `X.json` everything else and the hashes of the other two. It is
+written last, so a stem without it was never finished. What is refused is told in `probability_checks`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.core.files import atomic_path, save_bytes, save_text, sha256_file
+from ensemble.core.npy_header import map_matrix
+from ensemble.core.probability_checks import (
+    OWN_KEYS,
+    document_problems,
+    parse_document,
+    parse_ids,
+    shape_problems,
+)
+from ensemble.core.probability_rows import check_rows, renormalized_rows
+from ensemble.errors import InputError
+
+__all__ = ["FORMAT", "Predictions", "ProbabilityPaths", "load_predictions", "save_predictions"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities of named rows over named classes, and where they come from."""
+
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    probs: NDArray[np.floating[Any]]
+    """(rows, classes); a read-only memory map when loaded."""
+    kind: Literal["test", "oof"]
+    labels: NDArray[np.int64] | None = None
+    """Class index of each row; oof only."""
+    folds: list[Any] | None = None
+    """Fold of each row; when the plan is repeated, one such list per repeat. Oof only."""
+    groups: NDArray[np.int64] | None = None
+    """Group number of each row; oof only, None where rows have no groups."""
+    sidecar: dict[str, Any] = field(default_factory=dict)
+    """The rest of `X.json`: run, identity, dataset, dataset_sha256, folds_sha256, tta, metric, scores, cost, ..."""
+    renormalized: int = 0
+    """Number of rows that were divided by their sum when loaded."""
+    npy_sha256: str = ""
+    """Hash of the `.npy` file these came from; empty for what was made in memory."""
+    path: Path | None = None
+    """The `.npy` file these came from."""
+
+
+@dataclass(frozen=True)
+class ProbabilityPaths:
+    """The three files of one stem."""
+
+    npy: Path
+    ids: Path
+    json: Path
+
+    @classmethod
+    def of(cls, path: Path) -> ProbabilityPaths:
+        """The trio that `path` belongs to: any one of the three, or their stem."""
+        name = path.name
+        for suffix in (".npy", ".ids.txt", ".json"):
+            name = name.removesuffix(suffix) if path.name.endswith(suffix) else name
+        return cls(*(path.with_name(name + suffix) for suffix in (".npy", ".ids.txt", ".json")))
+
+    def missing(self) -> list[Path]:
+        """Which of the three are not there."""
+        return [path for path in (self.npy, self.ids, self.json) if not path.is_file()]
+
+
+def load_predictions(path: Path, *, renormalize: bool = False, verify_hashes: bool = True) -> Predictions:
+    """Load a probability file by any of its three names or its stem; all that is wrong with it is one `InputError`."""
+    paths = ProbabilityPaths.of(path)
+    _refuse_missing(paths)
+    problems: list[str] = []
+    probs = _collect(problems, map_matrix, paths.npy)
+    ids = _collect(problems, parse_ids, paths.ids)
+    document = _collect(problems, parse_document, paths.json, FORMAT)
+    if document is not None and probs is not None:
+        problems += [f"{paths.json}: {problem}" for problem in document_problems(document, *probs.shape)]
+    if ids is not None and probs is not None:
+        problems += [f"{paths.ids}: {problem}" for problem in shape_problems(len(ids), probs.shape[0])]
+    if document is not None and verify_hashes and not problems:
+        problems += _hash_problems(paths, document)
+    if problems or probs is None or ids is None or document is None:
+        raise InputError(*problems)
+    rows = check_rows(probs, ids, document["classes"], renormalize=renormalize)
+    if rows.problems:
+        raise InputError(*(f"{paths.npy}: {problem}" for problem in rows.problems))
+    if rows.to_renormalize.size:
+        probs = renormalized_rows(probs, rows.to_renormalize)
+    return _predictions(paths.npy, probs, ids, document, int(rows.to_renormalize.size))
+
+
+def save_predictions(stem: Path, predictions: Predictions) -> None:
+    """Write `stem`.npy, `stem`.ids.txt, and last `stem`.json; `ValueError` for what `load_predictions` would refuse."""
+    paths = ProbabilityPaths(*(stem.with_name(stem.name + suffix) for suffix in (".npy", ".ids.txt", ".json")))
+    probs = _storable(predictions.probs)
+    document = _document(predictions)
+    ids_text = "".join(f"{name}\n" for name in predictions.ids)
+    _refuse_unloadable(predictions, probs, document, ids_text)
+    paths.json.unlink(missing_ok=True)  # a half replaced trio must not look finished
+    with atomic_path(paths.npy) as temporary:
+        with temporary.open("wb") as stream:
+            np.lib.format.write_array(stream, probs, version=(1, 0), allow_pickle=False)
+        document["npy_sha256"] = sha256_file(temporary)
+    save_bytes(paths.ids, ids_text.encode("utf-8"))
+    save_text(paths.json, _document_text(document))
+
+
+def _refuse_missing(paths: ProbabilityPaths) -> None:
+    """Say which of the three files are not there, and what makes them."""
+    missing = paths.missing()
+    if len(missing) == 3:
+        raise InputError(f"{paths.npy}: no such probability file")
+    if missing:
+        names = " and ".join(path.name for path in missing)
+        hint = (
+            f"the three files travel together; for a bare .npy: ens adopt {paths.npy} --ids F --classes F"
+            if paths.npy not in missing
+            else "the three files travel together; copy the missing one beside it"
+        )
+        raise InputError(f"{paths.npy}: {names} missing in {paths.npy.parent}; {hint}")
+
+
+def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:
+    """What `read` gives, or None with its messages noted, so that all pieces are looked at."""
+    try:
+        return read(*arguments)
+    except InputError as error:
+        problems.extend(error.messages)
+        return None
+
+
+def _hash_problems(paths: ProbabilityPaths, document: dict[str, Any]) -> list[str]:
+    """Which of the two files are not those that the sidecar was written for."""
+    return [
+        f"{path}: changed after it was written (its sha256 is not the {key} of {paths.json.name}); make it again"
+        for path, key in ((paths.npy, "npy_sha256"), (paths.ids, "ids_sha256"))
+        if sha256_file(path) != document[key]
+    ]
+
+
+def _predictions(
+    path: Path, probs: NDArray[np.floating[Any]], ids: tuple[str, ...], document: dict[str, Any], renormalized: int
+) -> Predictions:
+    """The value that a checked trio stands for."""
+    labels, groups = document.get("labels"), document.get("groups")
+    return Predictions(
+        ids=ids,
+        classes=tuple(document["classes"]),
+        probs=probs,
+        kind=document["kind"],
+        labels=None if labels is None else np.array(labels, dtype=np.int64),
+        folds=document.get("folds"),
+        groups=None if groups is None else np.array(groups, dtype=np.int64),
+        sidecar={key: value for key, value in document.items() if key not in OWN_KEYS},
+        renormalized=renormalized,
+        npy_sha256=document["npy_sha256"],
+        path=path,
+    )
+
+
+def _storable(probs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The same numbers as a C-ordered little-endian matrix; `ValueError` for another type or shape."""
+    if probs.dtype.kind != "f" or probs.dtype.itemsize not in (4, 8) or probs.ndim != 2 or 0 in probs.shape:
+        raise ValueError(
+            f"a float32 or float64 matrix with rows and columns is needed, got {probs.dtype} {probs.shape}"
+        )
+    return np.ascontiguousarray(probs, dtype=probs.dtype.newbyteorder("<"))
+
+
+def _document(predictions: Predictions) -> dict[str, Any]:
+    """The sidecar, hashes still to come; the long lists last."""
+    taken = sorted(OWN_KEYS & predictions.sidecar.keys())
+    if taken:
+        raise ValueError(f"sidecar: {', '.join(taken)} are written from the predictions themselves")
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": predictions.kind,
+        "rows": len(predictions.ids),
+        "classes": list(predictions.classes),
+        "npy_sha256": "0" * 64,
+        "ids_sha256": "0" * 64,
+        **predictions.sidecar,
+    }
+    if predictions.kind == "oof" or predictions.labels is not None or predictions.folds is not None:
+        document["labels"] = _plain(predictions.labels)
+        document["folds"] = _plain(predictions.folds)
+        document["groups"] = _plain(predictions.groups)
+    return document
+
+
+def _plain(values: NDArray[np.int64] | Sequence[Any] | None) -> list[Any] | None:
+    """Lists of Python numbers from whatever holds them."""
+    if values is None:
+        return None
+    if isinstance(values, np.ndarray):
+        return list(values.tolist())
+    return [_plain(value) if isinstance(value, np.ndarray | list | tuple) else int(value) for value in values]
+
+
+def _refuse_unloadable(
+    predictions: Predictions, probs: NDArray[np.floating[Any]], document: dict[str, Any], ids_text: str
+) -> None:
+    """`ValueError` when loading what is about to be written would be refused; also fills in the ids' hash."""
+    problems = document_problems(document, *probs.shape)
+    problems += shape_problems(len(predictions.ids), probs.shape[0])
+    content = ids_text.encode("utf-8")
+    try:
+        if parse_ids(Path("ids"), content) != predictions.ids:
+            problems.append("ids: one holds a line end")
+        parse_document(Path("sidecar"), FORMAT, _document_text(document).encode("utf-8"))
+    except InputError as error:
+        problems += error.messages
+    if not problems:
+        problems += check_rows(probs, predictions.ids, predictions.classes, renormalize=False).problems
+    if problems:
+        raise ValueError("; ".join(problems))
+    document["ids_sha256"] = hashlib.sha256(content).hexdigest()
+
+
+def _document_text(document: dict[str, Any]) -> str:
+    """One key a line, so that a person can read it and a list of a million labels stays one line."""
+    lines = (
+        f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+        for key, value in document.items()
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,0 +1,211 @@
+"""The ids and the sidecar of a probability file: read strictly, each fault told in one clear message.
+
+Pure checks on pieces already located; `probability` puts them together, `probability_rows` looks at the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ensemble.errors import InputError
+
+__all__ = ["OWN_KEYS", "document_problems", "parse_document", "parse_ids", "shape_problems"]
+
+OWN_KEYS = frozenset({"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups"})
+_TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
+_NUMBERS_KEYS = ("scores", "cost")
+_LARGEST_DOCUMENT = 1 << 30  # labels, folds and groups of 50 million rows
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_ids(path: Path, content: bytes | None = None) -> tuple[str, ...]:
+    """The ids of an ids file, one a line: UTF-8, none empty, none twice."""
+    content = _read(path) if content is None else content
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if text.startswith("\ufeff"):
+        raise InputError(f"{path}: begins with a byte order mark; save it as plain UTF-8")
+    if "\r" in text:
+        line = text.count("\n", 0, text.index("\r")) + 1
+        raise InputError(f"{path}:{line}: a carriage return; save it with \\n line ends")
+    ids = tuple(text.removesuffix("\n").split("\n")) if text else ()
+    if "" in ids:
+        raise InputError(f"{path}:{ids.index('') + 1}: an empty id ({ids.count('')} in all); one id a line is needed")
+    if len(set(ids)) != len(ids):
+        raise InputError(f"{path}: {_duplicates(ids)}; every row needs an id of its own")
+    return ids
+
+
+def parse_document(path: Path, newest_format: int, content: bytes | None = None) -> dict[str, Any]:
+    """The sidecar as a dictionary: strict JSON, without NaN, doubled keys or broken text, of a format we know."""
+    content = _read(path) if content is None else content
+    try:
+        text = content.decode("utf-8")
+        document = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_doubled_keys
+        )
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone half of a surrogate pair is no text
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{path}: not a JSON document of ours ({_reason(error)}); make it again") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: holds no JSON object; make it again")
+    version = document.get("format")
+    if type(version) is int and version > newest_format:
+        raise InputError(f"{path}: format {version} is newer than this ens ({newest_format}); upgrade ens")
+    if type(version) is not int or version != newest_format:
+        raise InputError(f"{path}: format is {_show(version)}; {newest_format} is needed")
+    return document
+
+
+def document_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
+    """All that is wrong with a sidecar that stands beside a matrix of `rows` x `columns`."""
+    problems = _class_problems(document.get("classes"), columns)
+    kind = document.get("kind")
+    if kind not in ("test", "oof"):
+        problems.append(f"kind is {_show(kind)}; test or oof is needed")
+    if type(document.get("rows")) is not int or document["rows"] != rows:
+        problems.append(f"rows is {_show(document.get('rows'))}; the .npy has {rows}")
+    for key in ("npy_sha256", "ids_sha256"):
+        value = document.get(key)
+        if not isinstance(value, str) or not _SHA256.fullmatch(value):
+            problems.append(f"{key} is {_show(value)}; 64 hexadecimal digits are needed")
+    problems += _origin_problems(document)
+    if kind == "oof":
+        problems += _oof_problems(document, rows, columns)
+    elif kind == "test":
+        problems += [
+            f"{key} must not stand in a test file"
+            for key in ("labels", "folds", "groups")
+            if document.get(key) is not None
+        ]
+    return problems
+
+
+def shape_problems(ids: int, rows: int) -> list[str]:
+    """Whether there are as many ids as rows."""
+    return [] if ids == rows else [f"{ids} ids for {rows} rows of the .npy; one id a row is needed"]
+
+
+def _class_problems(classes: Any, columns: int) -> list[str]:
+    """Whether `classes` names every column, each once."""
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+        return ["classes is no list of names; give one non-empty string per column"]
+    if any("\n" in name or "\r" in name for name in classes):
+        return ["classes: a name holds a line break; no submission could be written with it"]
+    if len(set(classes)) != len(classes):
+        return [f"classes: {_duplicates(classes)}; every column needs a name of its own"]
+    if len(classes) != columns:
+        return [f"{len(classes)} classes for {columns} columns of the .npy; one name a column is needed"]
+    return []
+
+
+def _origin_problems(document: dict[str, Any]) -> list[str]:
+    """Whether the optional keys, where they stand, are of their types."""
+    problems = [
+        f"{key} is {_show(document[key])}; a non-empty string is needed"
+        for key in _TEXT_KEYS
+        if document.get(key) is not None and not (isinstance(document[key], str) and document[key])
+    ]
+    for key in _NUMBERS_KEYS:
+        value = document.get(key)
+        if value is not None and not (isinstance(value, dict) and all(map(_is_number_or_none, value.values()))):
+            problems.append(f"{key} is {_show(value)}; names with numbers are needed")
+    members = document.get("blend_of")
+    if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
+        problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
+    return problems
+
+
+def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
+    """Whether labels, folds and groups of an out-of-fold file are there, as long as the rows, and in range."""
+    problems = _integers_problems("labels", document.get("labels"), rows, columns)
+    folds = document.get("folds")
+    if isinstance(folds, list) and folds and all(isinstance(part, list) for part in folds):
+        for repeat, part in enumerate(folds):
+            problems += _integers_problems(f"folds[{repeat}]", part, rows)
+    else:
+        problems += _integers_problems("folds", folds, rows)
+    if document.get("groups") is not None:
+        problems += _integers_problems("groups", document["groups"], rows)
+    return problems
+
+
+def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -> list[str]:
+    """Whether `values` is a list of `rows` whole numbers from 0 to below `below`."""
+    if not isinstance(values, list):
+        return [f"{key} is {_show(values)}; a list of {rows} whole numbers is needed in an oof file"]
+    if len(values) != rows:
+        return [f"{key} has {len(values)} entries for {rows} rows"]
+    if set(map(type, values)) != {int}:
+        return [f"{key} holds more than whole numbers"]
+    if min(values) < 0 or max(values) >= below:
+        wrong = min(values) if min(values) < 0 else max(values)
+        return [f"{key} holds {_show(wrong)}; allowed are 0 to {below - 1}"]
+    return []
+
+
+def _read(path: Path) -> bytes:
+    """The whole file, unless it is absurdly large."""
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST_DOCUMENT:
+            raise InputError(f"{path}: {size} bytes; at most {_LARGEST_DOCUMENT} are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+
+
+def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; one in which a key stands twice means two things at once."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError(_duplicates([key for key, _ in pairs]))
+    return result
+
+
+def _finite(text: str) -> float:
+    """A JSON number; `1e999` is none."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _reason(error: BaseException) -> str:
+    """One line on why the text is no JSON document."""
+    if isinstance(error, UnicodeError):
+        return "not UTF-8"
+    return "nested too deep" if isinstance(error, RecursionError) else (str(error).splitlines() or ["too large"])[0]
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _duplicates(names: list[str] | tuple[str, ...]) -> str:
+    """Which name stands twice, and how many do."""
+    seen: set[str] = set()
+    doubled = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return f"{doubled[0]!r} stands twice" + (f" ({len(set(doubled))} names do)" if len(set(doubled)) > 1 else "")
+
+
+def _show(value: Any) -> str:
+    """A value in a message: short, as JSON, `missing` for what is not there."""
+    if value is None:
+        return "missing"
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except ValueError:  # a whole number of thousands of digits has no text
+        return "a giant number"
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,70 @@
+"""The task: a function by name, plain arguments, and the folder that it must fill. Small, picklable, engine-neutral."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+__all__ = ["Engine", "Listener", "Report", "Task", "TaskEvent", "find_function"]
+
+Report = Callable[[Mapping[str, Any]], None]
+"""What a task's function calls to tell of its progress: one small JSON mapping a call."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one process: `function` ("module:function") is called as `f(folder, report, **arguments)`."""
+
+    name: str
+    function: str
+    arguments: Mapping[str, Any]
+    folder: Path
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class TaskEvent:
+    """Something that happened to a task. `finished` carries its result; `failed` an error; `refused` bad input."""
+
+    task: str
+    kind: Literal["started", "progress", "finished", "failed", "refused"]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the task is over."""
+        return self.kind in ("finished", "failed", "refused")
+
+
+Listener = Callable[[TaskEvent], None]
+"""Who hears of events."""
+
+
+class Engine(Protocol):
+    """Where tasks run. It is made with a listener, which hears of every event from inside `poll`, in `poll`'s thread.
+
+    Events of one task come in order; nothing is promised between tasks."""
+
+    def submit(self, task: Task) -> None:
+        """Queue a task; its name must not be in flight."""
+
+    def poll(self, timeout_s: float) -> None:
+        """Tell the listener what happened since the last call, waiting up to `timeout_s` for something to happen."""
+
+    def cancel(self, name: str) -> None:
+        """Stop or forget a task; no further event of it comes."""
+
+    def close(self) -> None:
+        """Stop everything that still runs."""
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, _, attribute = name.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    if not callable(function):
+        raise TypeError(f"{name} is not a function")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,123 @@
+"""One run from its request to its merged files: finished folds are kept, the others trained, then all is merged."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemble.core.files import sweep_temporaries
+from ensemble.core.foldplan import save_plan
+from ensemble.core.locks import folder_lock
+from ensemble.core.run import FoldKey, RunFolder
+from ensemble.engine.scheduler import run_tasks
+from ensemble.engine.task import Task
+from ensemble.errors import EnsError, InputError
+from ensemble.runs.folds import FoldTraining, OnEvent
+from ensemble.runs.merge import merge_run
+from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
+from ensemble.runs.request import RunRequest
+
+__all__ = ["execute_run"]
+
+
+def execute_run(
+    request: RunRequest,
+    run: RunFolder,
+    *,
+    folds: Sequence[int] | None = None,
+    engine: str = "inline",
+    fresh: bool = False,
+    on_event: OnEvent = lambda event: None,
+) -> dict[str, Any]:
+    """Train what is missing of a run, and merge it when whole; give back its record.
+
+    Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
+    the others are kept, and the same call goes on.
+    """
+    wanted = _wanted(request, folds)
+    record = None if fresh else _record_of_same(run, request)
+    decided = record["decided"] if record is not None else _prepare(request, engine, on_event)
+    with folder_lock(run.path):
+        if fresh:
+            _move_aside(run)
+        sweep_temporaries(run.path)
+        record = _record_of_same(run, request) or new_record(request, run.name, decided)
+        if not request.plan_path.exists():
+            save_plan(request.plan_path, request.plan)
+        with _leaving_a_true_state(run, record):
+            training = FoldTraining(request, run, record, on_event)
+            training.keep_finished()
+            training.train(wanted, engine)
+            if merge_run(request, run, record):
+                on_event({"event": "merged", "scores": record["scores"]["oof"]})
+    return record
+
+
+def _wanted(request: RunRequest, folds: Sequence[int] | None) -> list[FoldKey]:
+    """The models asked for: those of the given folds in every repeat, or all."""
+    plan = request.plan
+    strangers = sorted(set(folds or ()) - set(range(plan.k)))
+    if strangers:
+        named = ",".join(map(str, strangers))
+        raise InputError(f"--folds {named}: this plan has folds 0 to {plan.k - 1} (folds.k is {plan.k})")
+    return [key for key in fold_keys(plan.k, plan.repeats) if folds is None or key.fold in folds]
+
+
+def _record_of_same(run: RunFolder, request: RunRequest) -> dict[str, Any] | None:
+    """The folder's record, if any; refused if it is of something else than is asked now."""
+    record = run.load_record()
+    if record is not None:
+        check_same_identity(record, request, run.path)
+    return record
+
+
+def _prepare(request: RunRequest, engine: str, on_event: OnEvent) -> dict[str, Any]:
+    """Let a worker decide what depends on the machine, and refuse what it can't build."""
+    on_event({"event": "preparing"})
+    with tempfile.TemporaryDirectory(prefix="ens-prepare-") as folder:
+        arguments = {"recipe": request.resolved.recipe.plain(), "classes": len(request.table.classes)}
+        task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
+        last = run_tasks([task], engine, lambda event: None)["prepare"]
+        if last.kind == "refused":
+            raise InputError(*last.data["messages"])
+        if last.kind == "failed":
+            log = Path(last.data["log"]).read_text(encoding="utf-8")
+            raise EnsError(f"{request.resolved.name}: {last.data['error']}") from RuntimeError(log)
+    decided: dict[str, Any] = last.data["result"]
+    on_event({"event": "prepared", **decided})
+    return decided
+
+
+@contextlib.contextmanager
+def _leaving_a_true_state(run: RunFolder, record: dict[str, Any]) -> Iterator[None]:
+    """However the block ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""
+    before = copy.deepcopy(record)
+    try:
+        yield
+    finally:
+        for state in record["fold_states"]:
+            if state["state"] == "running":
+                state["state"] = "missing"
+        record["state"] = record_state(record)
+        if record != before or not run.record_path.exists():
+            run.save_record(record)
+
+
+def _move_aside(run: RunFolder) -> None:
+    """Move a run's files to `outputs/.old/<run>-<n>`, out of reach of `outputs/*/`; the lock stays."""
+    content = [entry for entry in run.path.iterdir() if entry.name != ".lock"]
+    if not content:
+        return
+    attic = run.path.parent / ".old"
+    number = 1
+    while (attic / f"{run.name}-{number}").exists():
+        number += 1
+    target = attic / f"{run.name}-{number}"
+    target.mkdir(parents=True)
+    for entry in content:
+        shutil.move(entry, target / entry.name)

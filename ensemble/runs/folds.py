@@ -1,0 +1,122 @@
+"""The folds of a run: which are whole, which to train, and what the record says of them while they train."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemble.core.files import load_json
+from ensemble.core.run import FoldKey, RunFolder, verify_files
+from ensemble.data.pixels import build_pixels
+from ensemble.engine.scheduler import run_tasks
+from ensemble.engine.task import Task, TaskEvent
+from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
+from ensemble.runs.request import RunRequest
+
+__all__ = ["FoldTraining", "OnEvent"]
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""Who hears of progress: mappings with an `event` key (`preparing, prepared, decoding, fold-kept, fold-started, epoch,
+fold-finished, fold-failed, merged`) and what goes with it."""
+
+
+class FoldTraining:
+    """Brings a run's folds to their files, and keeps `record` in step."""
+
+    def __init__(self, request: RunRequest, run: RunFolder, record: dict[str, Any], on_event: OnEvent) -> None:
+        self._request, self._run, self._record, self._on_event = request, run, record, on_event
+
+    def keep_finished(self) -> None:
+        """Note every fold whose files verify as complete, and every other one as not."""
+        for key in fold_keys(self._request.plan.k, self._request.plan.repeats):
+            finished = _finished_fold(self._folder(key), self._record["identity"])
+            if finished is not None:
+                self._note_finished(key, finished)
+                self._on_event({"event": "fold-kept", **vars(key)})
+            elif fold_state(self._record, key)["state"] == "complete":
+                set_fold(self._record, key, state="missing", scores=None)
+
+    def train(self, wanted: Sequence[FoldKey], engine: str) -> None:
+        """Train those of `wanted` that are not complete."""
+        todo = [key for key in wanted if fold_state(self._record, key)["state"] != "complete"]
+        if not todo:
+            return
+        self._record.update(state="running", finished=None, scores={"oof": None}, files={})
+        self._run.save_record(self._record)
+        shared = self._shared_arguments()
+        tasks = {key.folder_name(self._request.plan.repeats): key for key in todo}
+        run_tasks(
+            [self._task(name, key, shared) for name, key in tasks.items()],
+            engine,
+            lambda event: self._follow(event, tasks[event.task]),
+        )
+
+    def _folder(self, key: FoldKey) -> Path:
+        return self._run.fold_path(key, self._request.plan.repeats)
+
+    def _shared_arguments(self) -> dict[str, Any]:
+        """What every fold's task is given; images are decoded now, once for all."""
+        return {
+            "recipe": self._record["recipe"],
+            "decided": self._record["decided"],
+            "about": sidecar_of(self._record),
+            "classes": list(self._request.table.classes),
+            "plan_path": str(self._request.plan_path),
+            "train_pixels": self._decoded("train"),
+            "test_pixels": self._decoded("test"),
+        }
+
+    def _decoded(self, part: str) -> str | None:
+        """The folder with the decoded images of the training or test rows; None where there are none."""
+        table, size = self._request.table, self._request.image_size
+        rows = table.train if part == "train" else table.test
+        if rows is None:
+            return None
+
+        def tell(done: int, total: int) -> None:
+            self._on_event({"event": "decoding", "part": part, "done": done, "total": total})
+
+        return str(build_pixels(rows, size, self._request.cache, tell))
+
+    def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
+        """The task of one fold, its folder emptied of what an unfinished attempt left."""
+        shutil.rmtree(self._folder(key), ignore_errors=True)
+        threads = self._record["decided"]["threads"]
+        arguments = {**shared, **vars(key)}
+        return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), threads)
+
+    def _follow(self, event: TaskEvent, key: FoldKey) -> None:
+        """Note in the record what happened to a fold, and tell it on."""
+        if event.kind == "progress":
+            self._on_event({**event.data, **vars(key)})
+            return
+        if event.kind == "started":
+            attempts = fold_state(self._record, key)["attempts"] + 1
+            set_fold(self._record, key, state="running", attempts=attempts, error=None)
+            told: dict[str, Any] = {"event": "fold-started"}
+        elif event.kind == "finished":
+            self._note_finished(key, event.data["result"])
+            told = {"event": "fold-finished", **fold_state(self._record, key)}
+        else:
+            error = event.data.get("error") or "; ".join(event.data["messages"])
+            set_fold(self._record, key, state="failed", error=error, scores=None)
+            told = {"event": "fold-failed", "error": error, "log": event.data.get("log")}
+        self._run.save_record(self._record)
+        self._on_event({**told, **vars(key)})
+
+    def _note_finished(self, key: FoldKey, finished: Mapping[str, Any]) -> None:
+        known = ("best_epoch", "scores", "seconds", "device")
+        set_fold(self._record, key, state="complete", error=None, **{name: finished[name] for name in known})
+
+
+def _finished_fold(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The fold's own record if the fold is whole: of this identity, and every file is what was written."""
+    try:
+        finished: dict[str, Any] = load_json(folder / "fold.json")
+        if finished["identity"] != identity or verify_files(folder, finished["files"]):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return finished

@@ -1,0 +1,101 @@
+"""From the folds' parts to the run's `oof` and `probs`: joined by id, each row from the models that did not see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.core.files import load_json
+from ensemble.core.foldplan import FoldPlan
+from ensemble.core.metrics import score_all
+from ensemble.core.probability import Predictions, load_predictions, save_predictions
+from ensemble.core.run import FoldKey, RunFolder, hash_files, now, verify_files
+from ensemble.data.tables import Rows, Table
+from ensemble.errors import EnsError
+from ensemble.runs.record import fold_keys, sidecar_of, total_cost
+from ensemble.runs.request import RunRequest
+
+__all__ = ["merge_run"]
+
+
+def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bool:
+    """When every fold is complete, write `oof`, `probs` and the record's scores; False if there was nothing to do."""
+    if any(state["state"] != "complete" for state in record["fold_states"]):
+        return False
+    if record["scores"]["oof"] is not None and not verify_files(run.path, record["files"]):
+        return False
+    folders = [run.fold_path(key, request.plan.repeats) for key in fold_keys(request.plan.k, request.plan.repeats)]
+    cost = total_cost([load_json(folder / "fold.json") for folder in folders])
+    sidecar = {**sidecar_of(record), "cost": cost}
+    oof = _merge_oof(run, request.table, request.plan, sidecar)
+    save_predictions(run.path / "oof", oof)
+    if request.table.test is not None:
+        save_predictions(run.path / "probs", _merge_test(folders, request.table, request.table.test, sidecar))
+    names = ["oof", "probs"] if request.table.test is not None else ["oof"]
+    files = hash_files(run.path, [f"{name}{suffix}" for name in names for suffix in (".npy", ".ids.txt", ".json")])
+    record.update(scores={"oof": oof.sidecar["scores"]}, cost=cost, files=files, finished=now())
+    return True
+
+
+def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any]) -> Predictions:
+    """Training rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
+    position = {row_id: row for row, row_id in enumerate(table.train.ids)}
+    total = np.zeros((len(position), len(table.classes)))
+    for repeat in range(plan.repeats):
+        expected: dict[int, set[str]] = {fold: set() for fold in range(plan.k)}
+        for row_id, fold in plan.fold_by_id(repeat).items():
+            expected[fold].add(row_id)
+        for fold, ids in expected.items():
+            folder = run.fold_path(FoldKey(repeat, fold), plan.repeats)
+            _add_part(total, folder / "oof.npy", ids, position, f"the plan's validation rows of fold {fold}")
+    probs = (total / plan.repeats).astype(np.float32)
+    return Predictions(
+        ids=table.train.ids,
+        classes=table.classes,
+        probs=probs,
+        kind="oof",
+        labels=table.labels,
+        folds=_folds(table, plan),
+        groups=_group_numbers(table.groups),
+        sidecar={**sidecar, "scores": score_all(table.labels, probs)},
+    )
+
+
+def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapping[str, Any]) -> Predictions:
+    """Test rows in the table's order, the mean over all models."""
+    position = {row_id: row for row, row_id in enumerate(rows.ids)}
+    total = np.zeros((len(position), len(table.classes)))
+    for folder in folders:
+        _add_part(total, folder / "probs.npy", position.keys(), position, "the dataset's test rows")
+    probs = (total / len(folders)).astype(np.float32)
+    return Predictions(ids=rows.ids, classes=table.classes, probs=probs, kind="test", sidecar=dict(sidecar))
+
+
+def _add_part(
+    total: npt.NDArray[np.float64], path: Path, expected: Set[str], position: Mapping[str, int], what: str
+) -> None:
+    """Add a fold's part to the rows of `total` that its ids name."""
+    part = load_predictions(path)
+    if set(part.ids) != expected:
+        raise EnsError(f"{path}: its rows are not {what}; delete its folder to have the fold trained again")
+    total[[position[row_id] for row_id in part.ids]] += part.probs
+
+
+def _folds(table: Table, plan: FoldPlan) -> list[Any]:
+    """Fold of each row in the table's order; one list a repeat where there are several."""
+    lists = []
+    for repeat in range(plan.repeats):
+        fold_of = plan.fold_by_id(repeat)
+        lists.append([fold_of[row_id] for row_id in table.train.ids])
+    return lists[0] if plan.repeats == 1 else lists
+
+
+def _group_numbers(groups: tuple[str, ...] | None) -> npt.NDArray[np.int64] | None:
+    """A number for each group, by the groups' sorted names."""
+    if groups is None:
+        return None
+    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,143 @@
+"""`run.json`: what was asked, what came out. Built here, written by the orchestrator alone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ensemble.core.identity import differing_keys
+from ensemble.core.run import RUN_FORMAT, FoldKey, now
+from ensemble.errors import InputError
+from ensemble.runs.request import RunRequest
+
+__all__ = [
+    "check_same_identity",
+    "fold_keys",
+    "fold_state",
+    "new_record",
+    "record_state",
+    "set_fold",
+    "sidecar_of",
+    "total_cost",
+]
+
+_PACKAGES = ("ens", "torch", "timm", "albumentations", "ttach", "numpy", "scikit-learn", "opencv-python-headless")
+
+
+def fold_keys(k: int, repeats: int) -> list[FoldKey]:
+    """Every model of a run, in order."""
+    return [FoldKey(repeat, fold) for repeat in range(repeats) for fold in range(k)]
+
+
+def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that has not trained anything yet."""
+    identity = request.identity
+    plan, test = request.plan, request.table.test
+    return {
+        "format": RUN_FORMAT,
+        "run": name,
+        "identity": identity.sha256,
+        "state": "running",
+        "recipe_name": request.resolved.name,
+        "recipe_path": str(request.resolved.path),
+        "recipe": request.resolved.recipe.plain(),
+        "dataset": request.table.dataset,
+        "asked": identity.plain(),
+        "folds": {**plan.facts(), "path": request.plan_path.name},
+        "classes": list(request.table.classes),
+        "rows": {
+            "train": len(request.table.train.ids),
+            "test": len(test.ids) if test is not None else 0,
+        },
+        "decided": dict(decided),
+        "fold_states": [
+            {
+                "fold": key.fold,
+                "repeat": key.repeat,
+                "state": "missing",
+                "attempts": 0,
+                "best_epoch": None,
+                "scores": None,
+                "seconds": None,
+                "device": None,
+                "error": None,
+            }
+            for key in fold_keys(plan.k, plan.repeats)
+        ],
+        "metric": request.resolved.recipe.metric,
+        "scores": {"oof": None},
+        "cost": None,
+        "files": {},
+        "optimistic": False,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "started": now(),
+        "finished": None,
+    }
+
+
+def check_same_identity(record: Mapping[str, Any], request: RunRequest, where: Path) -> None:
+    """Refuse to mix a folder with what is asked now; the message lists the keys that differ."""
+    if record["identity"] != request.identity.sha256:
+        keys = differing_keys(record["asked"], request.identity.plain())
+        raise InputError(
+            f"{where}: holds a run that was asked for otherwise; "
+            "give this one another --name, or pass --fresh to move the old one aside",
+            *(f"  {key}" for key in keys),
+        )
+
+
+def fold_state(record: Mapping[str, Any], key: FoldKey) -> dict[str, Any]:
+    """One fold's entry, to change in place."""
+    for state in record["fold_states"]:
+        if (state["repeat"], state["fold"]) == (key.repeat, key.fold):
+            return state  # type: ignore[no-any-return]
+    raise KeyError(key)
+
+
+def set_fold(record: Mapping[str, Any], key: FoldKey, **changes: Any) -> None:
+    """Change one fold's entry."""
+    fold_state(record, key).update(changes)
+
+
+def record_state(record: Mapping[str, Any]) -> str:
+    """`complete`, `failed` or `partial`, from the folds' states and whether the merged scores are there."""
+    states = {state["state"] for state in record["fold_states"]}
+    if states == {"complete"} and record["scores"]["oof"] is not None:
+        return "complete"
+    return "failed" if "failed" in states else "partial"
+
+
+def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What every probability file that leaves a run says of where it comes from."""
+    return {
+        "run": record["run"],
+        "identity": record["identity"],
+        "dataset": record["dataset"],
+        "dataset_sha256": record["asked"]["dataset_sha256"],
+        "folds_sha256": record["folds"]["sha256"],
+        "tta": record["recipe"]["tta"],
+        "metric": record["metric"],
+    }
+
+
+def total_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The cost of predicting with all of a run's models: their seconds and parameters added up."""
+    seconds = sum(record["cost"]["seconds_per_1000_images"] for record in records)
+    return {
+        "seconds_per_1000_images": round(seconds, 4),
+        "parameters": sum(record["cost"]["parameters"] for record in records),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Installed versions of what a result may depend on; read without importing any of it."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

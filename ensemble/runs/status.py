@@ -1,0 +1,95 @@
+"""What lies in an outputs folder: runs, studies and blends as their own files tell it, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ensemble.core.files import load_json
+from ensemble.core.metrics import METRICS
+from ensemble.core.run import RunFolder, find_runs, verify_files
+from ensemble.errors import InputError
+
+__all__ = ["status"]
+
+
+def status(outputs: Path | str = "outputs") -> dict[str, Any]:
+    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`."""
+    outputs = Path(outputs)
+    if not outputs.is_dir():
+        raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
+    return {
+        "outputs": str(outputs),
+        "runs": _ranked([_run(folder) for folder in find_runs(outputs)]),
+        "studies": [_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
+        "blends": [_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+    }
+
+
+def _run(folder: RunFolder) -> dict[str, Any]:
+    """A run's record with its state as of now; a broken record is told, not raised."""
+    try:
+        record = folder.load_record()
+    except InputError as error:
+        return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": list(error.messages)}
+    if record is None:
+        return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": ["run.json"]}
+    missing = [
+        f"fold {state['fold']}{_repeat(record, state)}: {state['error'] or state['state']}"
+        for state in record["fold_states"]
+        if state["state"] != "complete"
+    ]
+    missing += [f"{name} is missing or was changed" for name in verify_files(folder.path, record["files"])]
+    return {**record, "path": str(folder.path), "state": folder.state(record), "missing": missing}
+
+
+def _repeat(record: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    return f" of repeat {state['repeat']}" if record["folds"]["repeats"] > 1 else ""
+
+
+def _study(path: Path) -> dict[str, Any]:
+    """A study's record, and how many of its trials are done."""
+    record = _load(path)
+    trials = [_load(trial) for trial in sorted(path.parent.glob("trial-*/trial.json"))]
+    states = [trial.get("state") for trial in trials]
+    missing = [f"{trial.get('name')}: {trial.get('state')}" for trial in trials if trial.get("state") == "running"]
+    if not (path.parent / "best.yaml").exists():
+        missing.append("best.yaml")
+    return {
+        **record,
+        "study": path.parent.name,
+        "path": str(path.parent),
+        "trials": {"complete": states.count("complete"), "failed": states.count("failed"), "all": len(states)},
+        "missing": missing,
+    }
+
+
+def _blend(path: Path) -> dict[str, Any]:
+    """A blend's record, and which of its files are gone."""
+    names = ("submission.csv", "probs.npy", "probs.json", "probs.ids.txt")
+    missing = [name for name in names if not (path.parent / name).exists()]
+    return {**_load(path), "blend": path.parent.name, "path": str(path.parent), "missing": missing}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A JSON mapping; what is wrong with it stands in its `error`."""
+    try:
+        record = load_json(path)
+    except (OSError, ValueError) as error:
+        return {"error": f"{path}: {error}"}
+    return record if isinstance(record, dict) else {"error": f"{path}: not a JSON object"}
+
+
+def _ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs with a score first, best first within a dataset and metric; then the others by name."""
+
+    def rank(run: dict[str, Any]) -> tuple[Any, ...]:
+        scores = (run.get("scores") or {}).get("oof") or {}
+        value = scores.get(run.get("metric"))
+        if value is None:
+            return (1, "", "", 0.0, run["run"])
+        sign = -1 if METRICS[run["metric"]].greater_is_better else 1
+        return (0, run["dataset"], run["metric"], sign * value, run["run"])
+
+    return sorted(runs, key=rank)

@@ -1,0 +1,70 @@
+"""`train`: the library's and the command line's way to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensemble.core.run import RunFolder, check_run_name
+from ensemble.errors import InputError
+from ensemble.runs.execute import execute_run
+from ensemble.runs.folds import OnEvent
+from ensemble.runs.request import make_request
+
+__all__ = ["TrainedRun", "train"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run after `train`: its folder, and what `run.json` says. `state` is `complete`, `partial` or `failed`."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def state(self) -> str:
+        """`complete`: merged files are there; `partial`: folds are missing; `failed`: folds failed."""
+        return str(self.record["state"])
+
+    @property
+    def scores(self) -> dict[str, float] | None:
+        """Out-of-fold scores of a complete run."""
+        return self.record["scores"]["oof"]  # type: ignore[no-any-return]
+
+
+def train(
+    recipe: str | None = None,
+    *,
+    folds: Sequence[int] | None = None,
+    sets: Sequence[str] = (),
+    data: str | None = None,
+    name: str | None = None,
+    engine: str = "inline",
+    fresh: bool = False,
+    outputs: Path | str = "outputs",
+    folder: Path | str = ".",
+    on_event: OnEvent = lambda event: None,
+) -> TrainedRun:
+    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities."""
+    outputs = Path(outputs)
+    if name is not None:
+        check_run_name(name)
+    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    run = RunFolder(outputs / (name or request.resolved.name))
+    if not fresh:
+        _refuse_strangers(run.path)
+    record = execute_run(request, run, folds=folds, engine=engine, fresh=fresh, on_event=on_event)
+    return TrainedRun(run.path, record)
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """A folder that has files but is no run is somebody's; it is not written into."""
+    if folder.is_dir() and not (folder / "run.json").exists():
+        strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if strangers:
+            raise InputError(
+                f"{folder}: has files ({', '.join(strangers[:3])}) but no run.json; "
+                "give the run another --name, or pass --fresh to move them aside"
+            )

@@ -1,0 +1,76 @@
+"""A study's memory: one `trial.json` a trial. Optuna's study is rebuilt from these; losing it loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ensemble.core.files import load_json, save_json, save_text
+from ensemble.errors import InputError
+
+__all__ = ["Trial", "best_trial", "load_trials", "save_trial", "save_trials_table", "trial_folder"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of values and what became of it. `params` are Optuna's, `values` the recipe's."""
+
+    number: int
+    params: Mapping[str, Any]
+    values: Mapping[str, Any]
+    state: Literal["running", "complete", "failed"] = "running"
+    value: float | None = None
+    error: str | None = None
+    started: str | None = None
+    finished: str | None = None
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    """Where a trial's files lie."""
+    return study / f"trial-{number}"
+
+
+def save_trial(study: Path, trial: Trial) -> None:
+    """Write a trial's file."""
+    save_json(trial_folder(study, trial.number) / "trial.json", {"format": _FORMAT, **asdict(trial)})
+
+
+def load_trials(study: Path) -> list[Trial]:
+    """Every trial of a study, by number."""
+    trials = []
+    for path in study.glob("trial-*/trial.json"):
+        try:
+            fields = load_json(path)
+            if fields.pop("format") != _FORMAT:
+                raise ValueError("its format is not this version's")
+            trials.append(Trial(**fields))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: can't be read ({error}); delete its folder to make it anew") from error
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def best_trial(trials: Sequence[Trial], *, greater_is_better: bool) -> Trial | None:
+    """The complete trial with the best value; of equals, the first."""
+    sign = 1 if greater_is_better else -1
+    complete = [trial for trial in trials if trial.value is not None]
+    return max(complete, key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
+
+
+def save_trials_table(path: Path, trials: Sequence[Trial]) -> None:
+    """`trials.csv`: a row a trial, for a spreadsheet."""
+    keys = sorted({key for trial in trials for key in trial.values})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["number", "state", "value", *keys, "error", "started", "finished"])
+    for trial in trials:
+        values = [trial.values.get(key, "") for key in keys]
+        writer.writerow(
+            [trial.number, trial.state, trial.value, *values, trial.error or "", trial.started, trial.finished]
+        )
+    save_text(path, buffer.getvalue())

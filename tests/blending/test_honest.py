@@ -1,0 +1,113 @@
+"""Honest scores: the right numbers, paired differences, groups drawn whole, the same again for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ensemble.blending.honest import Honest, assess
+from ensemble.blending.vote import Combined, hard, soft
+from ensemble.core.metrics import METRICS
+
+Stack = list[np.ndarray]
+
+
+def _stack(members: int = 4, rows: int = 400, classes: int = 3, skill: float = 0.4) -> tuple[Stack, np.ndarray]:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, classes, rows)
+    raw = random.random((members, rows, classes))
+    raw[:, np.arange(rows), labels] += skill
+    return list(raw / raw.sum(axis=2, keepdims=True)), labels
+
+
+def _assess(stack: Stack, labels: np.ndarray, combined: Combined | None = None, **options: object) -> Honest:
+    values = {"groups": None, "metric": "accuracy", "resamples": 200, **options}
+    honest = assess(stack, combined or soft(stack), labels, **values)  # type: ignore[arg-type]
+    assert honest is not None
+    return honest
+
+
+@pytest.mark.parametrize("metric", list(METRICS))
+def test_values_are_the_metric_and_gains_are_positive_when_the_blend_is_better(metric: str) -> None:
+    stack, labels = _stack()
+    honest = _assess(stack, labels, metric=metric)
+    assert honest.value == METRICS[metric](labels, soft(stack).probs)
+    assert honest.members == tuple(METRICS[metric](labels, one) for one in stack)
+    best = max(honest.members) if METRICS[metric].greater_is_better else min(honest.members)
+    assert honest.members[honest.best_single] == best
+    assert honest.gain_over_best_single.value == pytest.approx(abs(honest.value - best))
+    assert honest.gain_over_best_single.p_better > 0.95
+    assert honest.ci95 is not None
+    assert honest.ci95[0] < honest.value < honest.ci95[1]
+
+
+def test_a_soft_blend_gains_exactly_nothing_over_the_plain_mean_it_is() -> None:
+    stack, labels = _stack()
+    gain = _assess(stack, labels).gain_over_uniform
+    assert (gain.value, gain.ci95, gain.p_better) == (0.0, (0.0, 0.0), 0.5)
+
+
+def test_a_hard_blend_is_scored_on_its_own_decisions() -> None:
+    """Its ties are broken by the mean, which the shares of votes alone do not tell."""
+    stack = [np.array([[0.6, 0.4]]), np.array([[0.1, 0.9]])]
+    assert hard(stack).probs.tolist() == [[0.5, 0.5]]
+    assert _assess(stack, np.array([1]), hard(stack)).value == 1.0
+
+
+def test_the_interval_of_accuracy_is_the_binomials() -> None:
+    stack, labels = _stack(rows=2000)
+    honest = _assess(stack, labels, resamples=1000)
+    deviation = np.sqrt(honest.value * (1 - honest.value) / 2000)
+    assert honest.ci95 == pytest.approx((honest.value - 1.96 * deviation, honest.value + 1.96 * deviation), abs=0.003)
+
+
+def test_groups_are_drawn_whole_so_that_copies_of_rows_do_not_narrow_the_interval() -> None:
+    stack, labels = _stack(rows=200)
+    honest = _assess(stack, labels)
+    copies = [np.repeat(one, 5, axis=0) for one in stack]
+    grouped = _assess(copies, np.repeat(labels, 5), groups=np.repeat(np.arange(200) * 7, 5))
+    assert grouped.ci95 == pytest.approx(honest.ci95)
+    naive = _assess(copies, np.repeat(labels, 5))
+    assert naive.ci95 is not None and honest.ci95 is not None
+    assert naive.ci95[1] - naive.ci95[0] < 0.7 * (honest.ci95[1] - honest.ci95[0])
+
+
+def test_differences_are_paired() -> None:
+    """Two models that differ in few rows have a difference far better known than either score."""
+    stack, labels = _stack(members=1)
+    better = stack[0].copy()
+    wrong = np.flatnonzero(better.argmax(axis=1) != labels)[:10]
+    better[wrong] = np.eye(3)[labels[wrong]]
+    honest = _assess(stack, labels, Combined(better, better.argmax(axis=1)))
+    gain = honest.gain_over_best_single
+    assert gain.value == pytest.approx(10 / 400)
+    assert gain.ci95 is not None and honest.ci95 is not None
+    assert gain.ci95[0] > 0
+    assert gain.ci95[1] - gain.ci95[0] < 0.5 * (honest.ci95[1] - honest.ci95[0])
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_gives_others() -> None:
+    stack, labels = _stack()
+    assert _assess(stack, labels).plain("abcd") == _assess(stack, labels).plain("abcd")
+    assert _assess(stack, labels).ci95 != _assess(stack, labels, metric="log_loss", seed=1).ci95
+
+
+def test_a_metric_without_meaning_gives_no_numbers() -> None:
+    stack = [np.full((4, 2), 0.5)] * 2
+    assert assess(stack, soft(stack), np.zeros(4, dtype=int), None, "roc_auc", resamples=10) is None
+
+
+def test_resamples_that_miss_a_class_are_left_out() -> None:
+    random = np.random.default_rng(0)
+    stack = [np.column_stack([one, 1 - one]) for one in random.random((2, 6))]
+    honest = _assess(stack, np.array([1, 0, 0, 0, 0, 0]), metric="roc_auc")
+    assert honest.ci95 is not None
+    assert not np.isnan(honest.ci95).any()
+
+
+def test_the_plain_form_names_the_best_member() -> None:
+    stack, labels = _stack(members=2)
+    plain = _assess(stack, labels).plain(["a", "b"])
+    assert plain["best_single"]["run"] in ("a", "b")
+    assert set(plain) == {"value", "ci95", "best_single", "uniform", "gain_over_best_single", "gain_over_uniform"}
+    assert set(plain["gain_over_uniform"]) == {"value", "ci95", "p_better"}

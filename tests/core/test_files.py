@@ -1,0 +1,71 @@
+"""Whole files or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemble.core.files import atomic_path, canonical_json, load_json, save_json, save_text, sweep_temporaries
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    save_text(path, "old")
+    with pytest.raises(OSError, match="disk"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("no space left on disk")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    save_json(path, {"old": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_json(path, {"new": 1})
+    monkeypatch.undo()
+    assert load_json(path) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_orphans_are_swept_and_files_of_others_are_not(tmp_path: Path) -> None:
+    orphan = tmp_path / "deep" / ".run.json.123.abcd.ens-tmp"
+    orphan.parent.mkdir()
+    orphan.write_text("half")
+    (tmp_path / ".hidden").write_text("somebody's")
+    assert sweep_temporaries(tmp_path, is_dead=lambda pid: pid != 123) == []
+    assert sweep_temporaries(tmp_path, is_dead=lambda pid: pid == 123) == [orphan]
+    assert (tmp_path / ".hidden").exists()
+
+
+def test_not_a_number_never_reaches_a_json_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        save_json(tmp_path / "a.json", {"score": float("nan")})
+    assert not os.listdir(tmp_path)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_canonical_json_keeps_the_value(value: object) -> None:
+    assert json.loads(canonical_json(value)) == value
+
+
+@given(st.dictionaries(st.text(), st.integers(), min_size=2, max_size=5))
+def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, int]) -> None:
+    assert canonical_json(value) == canonical_json(dict(reversed(value.items())))

@@ -1,0 +1,240 @@
+"""What a person reads when a recipe is wrong: place, value, what is allowed, what was meant; all faults at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ensemble.core.recipe_files import load_dataset, load_recipe
+from ensemble.errors import InputError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "broken_recipe"
+Write = Callable[[str, str], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with one dataset, and no recipe that ships."""
+    monkeypatch.setattr("ensemble.core.recipe_find.shipped_folder", lambda: tmp_path / "shipped")
+    shutil.copytree(GOLDEN / "recipes" / "data", tmp_path / "recipes" / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def write(folder: Path) -> Write:
+    def write(name: str, text: str) -> None:
+        (folder / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    return write
+
+
+def complaints(folder: Path, *sets: str, data: str | None = None) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load_recipe("r", folder=folder, sets=sets, data=data)
+    return list(caught.value.messages)
+
+
+def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
+    """The golden file is what a person sees. ENS_UPDATE_GOLDEN=1 rewrites it; then read it."""
+    shutil.copytree(GOLDEN / "recipes", folder / "recipes", dirs_exist_ok=True)
+    with pytest.raises(InputError) as caught:
+        load_recipe("broken", folder=folder, sets=["train.batchsize=3", "seed=-1", "tta", "loss.name="], data="=here")
+    golden = GOLDEN / "expected.txt"
+    if os.environ.get("ENS_UPDATE_GOLDEN"):
+        golden.write_text(f"{caught.value}\n", encoding="utf-8")
+    assert f"{caught.value}\n" == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("train: {epoch: 3}", "train.epoch is unknown; did you mean train.epochs?"),
+        ("lr: 3", "lr is unknown; did you mean train.lr?"),
+        ("learning_rate: 3", "learning_rate is unknown; did you mean train.lr?"),
+        ("model: {name: x, lr: 3}", "model.lr is unknown; did you mean train.lr?"),
+        ("name: x", "name is unknown; did you mean data.name, model.name or loss.name?"),
+        ("train.lr: 3", "train.lr is unknown; did you mean 'train: {lr: …}', nested?"),
+        ("extend: x", "extend is unknown; did you mean extends?"),
+        ("loss: {gamma: 2}", "loss.gamma is unknown; allowed here: name and label_smoothing"),
+        ("workers: 2", "workers is a machine setting, not part of a recipe; use --workers"),
+        ("train: {lr: -1}", "train.lr is -1, but must be greater than 0"),
+        ("train: {lr: '1'}", "train.lr is '1', but must be a number greater than 0"),
+        ("train: {epochs: 1.5}", "train.epochs is 1.5, but must be a whole number from 1 to 10000"),
+        ("train: {epochs: true}", "train.epochs is true, but must be a whole number from 1 to 10000"),
+        ("folds: {k: 1}", "folds.k is 1, but must be from 2 to 100"),
+        ("image: {size: 4}", "image.size is 4, but must be a whole number from 8 to 4096, or auto"),
+        ("image: {mean: [1, -1, 1]}", "image.mean[1] is -1, but must be greater than 0"),
+        (
+            "image: {std: [1, 1]}",
+            "image.std is [1, 1], but must be a list of 3 values, each a number greater than 0, or null",
+        ),
+        ("model: {name: x, pretrained: yes}", "model.pretrained is 'yes', but must be true, false or auto"),
+        ("model: {name: 18}", "model.name is 18, but must be text that is not empty; put it in quotes"),
+        ("tta: hflp", "tta is 'hflp', but must be none, hflip, flips or d4; did you mean hflip?"),
+        ("augment:", "augment is null, but must be none or light"),
+        ("loss: 3", "loss is 3, but must be a mapping of name and label_smoothing"),
+        ("train: {warmup_epochs: 15}", "train.warmup_epochs is 15, but must be less than epochs, 15"),
+        ("description: 3", "description is 3, but must be text; put it in quotes"),
+        ("search: {train.lr: {low: 1}}", "search.train.lr: give both low and high, or choices"),
+        (
+            "search: {train: [1]}",
+            "search.train: train is a part of the recipe; name one of its keys, such as train.epochs",
+        ),
+        (
+            "search: {metric: [accuracy]}",
+            "search.metric: can't be searched, because scores of its trials could not be compared",
+        ),
+        ("search: {tta: [none, hflp]}", "search.tta tries 'hflp': tta is 'hflp', but must be none, hflip, flips or d4"),
+        (
+            "search: {train.batch_size: {low: 8, high: 16, step: 0.5}}",
+            "search.train.batch_size tries 8.5: train.batch_size is 8.5, but must be a whole number from 1 to 65536",
+        ),
+    ],
+)
+def test_one_fault_makes_one_line(folder: Path, write: Write, line: str, expected: str) -> None:
+    model = "" if line.startswith("model") else "model: {name: x}\n"
+    write("r", f"data: digits\n{model}{line}\n")
+    (message,) = complaints(folder)
+    assert message.startswith(f"recipes/r.yaml:{2 if not model else 3}: {expected}")
+
+
+def test_missing_keys_say_what_to_add_where_the_file_or_the_part_begins(folder: Path, write: Write) -> None:
+    write("r", "# nothing here yet\nseed: 1\nmodel: {}\n")
+    assert complaints(folder) == [
+        "recipes/r.yaml:2: data is missing; add e.g. 'data: digits'",
+        "recipes/r.yaml:3: model.name is missing; add e.g. 'model: {name: resnet50}'",
+    ]
+
+
+def test_a_search_value_is_tried_with_the_rest_of_the_recipe(folder: Path, write: Write) -> None:
+    write(
+        "r", "data: digits\nmodel: {name: x}\ntrain: {warmup_epochs: 5}\nsearch:\n  train.epochs: {low: 4, high: 9}\n"
+    )
+    assert complaints(folder) == [
+        "recipes/r.yaml:5: search.train.epochs tries 4: train.warmup_epochs is 5, but must be less than epochs, 4"
+    ]
+
+
+def test_a_long_value_is_cut(folder: Path, write: Write) -> None:
+    write("r", f"data: digits\nmodel: {{name: x}}\ntta: {'x' * 5000}\naugment: {[[1] * 90] * 9}\n")
+    assert all(len(message) < 200 for message in complaints(folder))
+
+
+def test_keys_with_line_ends_or_endless_ones_stay_on_one_short_line(folder: Path, write: Write) -> None:
+    write("r", f'data: digits\nmodel: {{name: x}}\n"a\\nb": 1\n{"k" * 900}: 1\n')
+    first, second = complaints(folder)
+    assert first.startswith("recipes/r.yaml:3: a\\nb is unknown")
+    assert len(second) < 300
+
+
+def test_a_flood_of_faults_is_cut_and_says_so(folder: Path, write: Write) -> None:
+    write("r", "data: digits\nmodel: {name: x}\n" + "".join(f"key{number}: 1\n" for number in range(1000)))
+    assert "recipes/r.yaml:1: and 800 faults more" in complaints(folder)
+
+
+def test_faults_name_the_file_of_the_chain_that_holds_them(folder: Path, write: Write) -> None:
+    write("base", "data: digits\nmodel: {name: x}\ntrain: {lr: -1, epochs: 0}\n")
+    write("r", "extends: base\ntrain: {epochs: -3}\n")
+    assert complaints(folder) == [
+        "recipes/base.yaml:3: train.lr is -1, but must be greater than 0",
+        "recipes/r.yaml:2: train.epochs is -3, but must be from 1 to 10000",
+    ]
+
+
+def test_an_unreadable_ancestor_brings_no_complaints_about_what_it_would_have_held(folder: Path, write: Write) -> None:
+    write("base", "data: [digits\n")
+    write("r", "extends: base\ntrain: {epochs: -3, warmup_epochs: 50}\n")
+    base, own = complaints(folder)
+    assert base.startswith("recipes/base.yaml:2: is not valid YAML")
+    assert own == "recipes/r.yaml:2: train.epochs is -3, but must be from 1 to 10000"
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("train.epoch=3", "--set: train.epoch is unknown; did you mean train.epochs?"),
+        ("train.lr", "--set: 'train.lr' should be KEY=VALUE, as in train.lr=3e-4"),
+        ("=3", "--set: '=3' should be KEY=VALUE, as in train.lr=3e-4"),
+        ("train.lr=", "--set train.lr: the value is empty; write null for none, or '\"\"' for empty text"),
+        ("train.lr=fast", "--set: train.lr is 'fast', but must be a number greater than 0"),
+        ("extends=other", "--set: extends is unknown"),
+        ("image.mean.0=1", "--set: image.mean.0 is unknown"),
+        ("search.train.lrr=[1]", "--set: search.train.lrr: train.lrr is unknown; did you mean train.lr?"),
+        ("search.train.lr=[-1]", "--set: search.train.lr tries -1: train.lr is -1, but must be greater than 0"),
+        ("train=3", "--set: train is 3, but must be a mapping of epochs"),
+    ],
+)
+def test_settings_are_checked_like_the_file(folder: Path, write: Write, item: str, expected: str) -> None:
+    write("r", "data: digits\nmodel: {name: x}\n")
+    (message,) = complaints(folder, item)
+    assert message.startswith(expected)
+
+
+def test_an_unknown_dataset_is_told_with_the_names_to_be_had(folder: Path, write: Write) -> None:
+    write("r", "data: digit\nmodel: {name: x}\n")
+    places = "recipes/data, shipped/data"
+    text = f"data: there is no dataset 'digit'; did you mean digits? There are: digits (looked in {places})"
+    assert complaints(folder) == [f"recipes/r.yaml:1: {text}"]
+    assert complaints(folder, data="digit") == [f"--data: {text}"]
+    with pytest.raises(InputError, match="did you mean digits"):
+        load_dataset("digit", folder)
+
+
+def test_a_dataset_folder_that_is_not_there_is_told(folder: Path, write: Write) -> None:
+    write("r", "data: digits\nmodel: {name: x}\n")
+    assert complaints(folder, data="digits=nowhere") == ["--data: there is no folder nowhere"]
+    assert complaints(folder, data="digits=") == [
+        "--data: 'digits=' should be NAME or NAME=PATH, as in mask18=/data/mask"
+    ]
+
+
+def test_a_broken_description_of_a_dataset_is_told_with_the_recipe(folder: Path, write: Write) -> None:
+    write("r", "data: mine\nmodel: {name: x}\ntta: x\n")
+    write(
+        "data/mine", "classes: [a, 2]\ntrain:\n  table: t.csv\n  table: u.csv\n  id: '{id}'\n  image: x\n  labels: y\n"
+    )
+    assert complaints(folder) == [
+        "recipes/data/mine.yaml:1: classes[1] is 2, but must be text that is not empty; put it in quotes",
+        "recipes/data/mine.yaml:4: train.table stands here a second time; the first is on line 3",
+        "recipes/data/mine.yaml:7: train.labels is unknown; did you mean train.label?",
+        "recipes/r.yaml:3: tta is 'x', but must be none, hflip, flips or d4",
+    ]
+
+
+def test_a_rule_between_keys_of_a_dataset_names_its_key(folder: Path, write: Write) -> None:
+    write("data/mine", "classes: [a, b]\ntrain: {table: t, id: i, image: x}\n")
+    with pytest.raises(
+        InputError, match=r"^recipes/data/mine\.yaml:2: train\.label: missing; training rows need a label$"
+    ):
+        load_dataset("mine", folder)
+
+
+def test_a_circle_of_extends_names_the_files(folder: Path, write: Write) -> None:
+    write("r", "extends: other\n")
+    write("other", "extends: ./r.yaml\n")
+    assert complaints(folder) == [
+        "recipes/other.yaml:1: extends goes in a circle: recipes/r.yaml -> recipes/other.yaml -> recipes/r.yaml"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rr", "there is no recipe 'rr'; did you mean r? There are: r (looked in recipes, shipped)"),
+        ("recipes/s.yaml", "there is no file recipes/s.yaml; did you mean recipes/r.yaml?"),
+        ("nowhere/at.yml", "there is no file nowhere/at.yml"),
+        ("", "there is no recipe ''; There are: r (looked in recipes, shipped)"),
+        ("x" * 5000, "there is no recipe 'x"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_told_with_those_that_are(
+    folder: Path, write: Write, name: str, expected: str
+) -> None:
+    write("r", "data: digits\nmodel: {name: x}\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(name, folder=folder)
+    assert str(caught.value).startswith(expected)

@@ -1,0 +1,118 @@
+"""What every engine promises; a new one joins by its line in ENGINES."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ensemble.engine.scheduler import ENGINES, run_tasks
+from ensemble.engine.task import Task, TaskEvent
+
+HERE = "tasks_under_test"
+SOURCE = """
+from ensemble.errors import InputError
+
+def succeed(folder, report, *, number):
+    report({"event": "step", "step": 1})
+    report({"event": "step", "step": 2})
+    (folder / "result.txt").write_text(str(number), encoding="utf-8")
+    return {"number": number}
+
+def fail(folder, report, *, number):
+    (folder / "log.txt").write_text("working\\n", encoding="utf-8")
+    raise ZeroDivisionError(f"number {number}\\nand more")
+
+def refuse(folder, report, *, number):
+    raise InputError("first complaint", "second complaint")
+"""
+
+names = pytest.mark.parametrize("engine", sorted(ENGINES))
+
+
+@pytest.fixture(autouse=True)
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of task functions that any process started here can import."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / f"{HERE}.py").write_text(SOURCE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+
+
+def task(folder: Path, function: str = "succeed", name: str = "a", number: int = 1) -> Task:
+    return Task(name, f"{HERE}:{function}", {"number": number}, folder / name)
+
+
+def run(tasks: list[Task], engine: str) -> tuple[dict[str, TaskEvent], list[tuple[str, str]]]:
+    told: list[tuple[str, str]] = []
+    last = run_tasks(tasks, engine, lambda event: told.append((event.task, event.kind)))
+    return last, told
+
+
+@names
+def test_a_task_runs_fills_its_folder_and_gives_back_its_result(tmp_path: Path, engine: str) -> None:
+    last, told = run([task(tmp_path)], engine)
+    assert (last["a"].kind, last["a"].data["result"]) == ("finished", {"number": 1})
+    assert (tmp_path / "a" / "result.txt").read_text() == "1"
+    assert told == [("a", "started"), ("a", "progress"), ("a", "progress"), ("a", "finished")]
+
+
+@names
+def test_an_exception_is_an_event_with_one_line_and_a_log_and_stops_no_other_task(tmp_path: Path, engine: str) -> None:
+    last, _ = run([task(tmp_path, "fail", "a"), task(tmp_path, "succeed", "b")], engine)
+    assert last["a"].kind == "failed"
+    assert "\n" not in last["a"].data["error"]
+    log = Path(last["a"].data["log"]).read_text(encoding="utf-8")
+    assert log.startswith("working\n")
+    assert "ZeroDivisionError: number 1" in log
+    assert last["b"].kind == "finished"
+
+
+@names
+def test_bad_input_found_by_a_task_comes_back_as_its_messages(tmp_path: Path, engine: str) -> None:
+    last, _ = run([task(tmp_path, "refuse")], engine)
+    assert (last["a"].kind, last["a"].data["messages"]) == ("refused", ["first complaint", "second complaint"])
+
+
+@names
+def test_a_function_that_does_not_exist_is_a_failure_of_its_task(tmp_path: Path, engine: str) -> None:
+    last, _ = run([task(tmp_path, "no_such_function")], engine)
+    assert last["a"].kind == "failed"
+
+
+@names
+@pytest.mark.parametrize("name", ["with space", 'quote"s', "it's", "new\nline", "ünïcödé", "$HOME;rm"])
+def test_odd_folder_names_are_no_trouble(tmp_path: Path, engine: str, name: str) -> None:
+    last, _ = run([task(tmp_path, name=name)], engine)
+    assert last[name].kind == "finished"
+    assert (tmp_path / name / "result.txt").exists()
+
+
+@names
+def test_a_name_in_flight_is_refused_and_may_be_used_again_later(tmp_path: Path, engine: str) -> None:
+    with pytest.raises(ValueError, match="queued already"):
+        run([task(tmp_path), task(tmp_path)], engine)
+    assert run([task(tmp_path)], engine)[0]["a"].kind == "finished"
+    assert run([task(tmp_path)], engine)[0]["a"].kind == "finished"
+
+
+@names
+def test_a_cancelled_or_closed_task_is_not_heard_of_again(tmp_path: Path, engine: str) -> None:
+    told: list[TaskEvent] = []
+    backend = ENGINES[engine](told.append)
+    backend.submit(task(tmp_path, name="a"))
+    backend.submit(task(tmp_path, name="b"))
+    backend.cancel("a")
+    backend.close()
+    backend.poll(0.1)
+    assert told == []
+    assert not (tmp_path / "a").exists()
+
+
+@names
+def test_an_interrupt_is_passed_on(tmp_path: Path, engine: str) -> None:
+    def interrupt(event: TaskEvent) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([task(tmp_path)], engine, interrupt)

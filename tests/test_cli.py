@@ -1,0 +1,206 @@
+"""The command line's habits: help, JSON, exit codes, where words go. What users script against is frozen here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemble.cli import build_parser
+from ensemble.cli_options import COMMANDS
+
+Ens = Callable[..., Any]
+GOLDEN = Path(__file__).parent / "golden" / "options.json"
+
+verbs = pytest.mark.parametrize("verb", sorted(COMMANDS))
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Every command's own parser."""
+    parser = build_parser()
+    action = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Names, values and defaults of a parser's options."""
+    found = {}
+    for action in parser._actions:
+        name = "/".join(action.option_strings) or str(action.metavar)
+        default = None if action.default == argparse.SUPPRESS else action.default
+        choices = list(action.choices) if action.choices else None
+        found[name] = {"default": default, "choices": choices, "nargs": action.nargs, "required": action.required}
+    return found
+
+
+def test_no_option_changes_without_being_noticed() -> None:
+    """What scripts rely on. `ENS_UPDATE_GOLDEN=1` writes it anew; read the difference, and note it in the CHANGELOG."""
+    found = {name: options_of(parser) for name, parser in sorted(commands().items())}
+    if os.environ.get("ENS_UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    assert json.loads(GOLDEN.read_text()) == json.loads(json.dumps(found))
+
+
+@verbs
+def test_every_command_has_help_with_an_example_that_parses(verb: str, ens: Ens) -> None:
+    answer = ens(verb, "--help")
+    assert answer.code == 0
+    example = re.search(r"example:\n  (ens .+)", answer.out)
+    assert example is not None
+    build_parser().parse_args(shlex.split(example[1])[1:])
+
+
+@verbs
+def test_every_command_has_the_global_options_before_and_after_the_verb(verb: str) -> None:
+    needed = {"tune": ["--trials", "1"], "blend": ["x.npy"]}.get(verb, [])
+    before = build_parser().parse_args(["--outputs", "o", "--json", verb, *needed])
+    after = build_parser().parse_args([verb, *needed, "--outputs", "o", "--json"])
+    assert (before.outputs, before.json) == (after.outputs, after.json) == ("o", True)
+
+
+def test_help_alone_lists_the_commands(ens: Ens) -> None:
+    for words in ((), ("--help",)):
+        answer = ens(*words)
+        assert answer.code == 0
+        assert all(f"    {name} " in answer.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), "trian is not a command; did you mean train?"),
+        (("frobnicate",), "the commands are train, tune"),
+        (("train", "--recip", "x"), "did you mean --recipe?"),
+        (("train", "--folds", "a,b"), "'a,b' is not a list of fold numbers"),
+        (("tune",), "--trials"),
+        (("tune", "--trials", "0"), "'0' is not a whole number from 1"),
+        (("blend",), "PROBS"),
+        (("blend", "x.npy", "--method", "sotf"), "sotf"),
+        (("status", "nowhere"), "nowhere: no such folder"),
+        (("recipes", "quickstrat"), "quickstart"),
+        (("-C", "/no/such/place", "status"), "-C /no/such/place"),
+    ],
+    ids=lambda value: shlex.join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    words: tuple[str, ...], message: str, ens: Ens, workspace: Path
+) -> None:
+    answer = ens(*words)
+    assert answer.code == 2
+    assert message in answer.err
+    assert "Traceback" not in answer.err
+    assert len(answer.err.splitlines()) <= 3
+    assert answer.out == ""
+    as_json = ens(*words, "--json")
+    assert (as_json.code, as_json.document["exit_code"]) == (2, 2)
+    assert message in "\n".join(as_json.document["error"])
+
+
+@pytest.mark.parametrize("words", [("recipes",), ("recipes", "tiny"), ("recipes", "--schema"), ("folds",), ("doctor",)])
+def test_json_is_one_document_on_stdout(words: tuple[str, ...], ens: Ens, workspace: Path) -> None:
+    if words == ("folds",):
+        words = ("folds", "--recipe", "tiny")
+    answer = ens(*words, "--json")
+    assert answer.code == 0, answer.err
+    assert isinstance(answer.document, dict)
+
+
+def test_folds_json_holds_what_is_promised(ens: Ens, workspace: Path) -> None:
+    document = ens("folds", "--recipe", "tiny", "--json").document
+    promised = "dataset rows classes class_counts path sha256 k scheme groups fold_class_counts findings"
+    assert set(promised.split()) <= set(document)
+    assert document["class_counts"] == {"red": 16, "green": 16, "blue": 16}
+    assert [sum(fold.values()) for fold in document["fold_class_counts"]] == [24, 24]
+    again = ens("folds", "--recipe", "tiny", "--json").document
+    assert (document.pop("made"), again.pop("made")) == (True, False)
+    assert document == again
+
+
+def test_outputs_and_the_directory_can_be_moved(
+    ens: Ens, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENS_OUTPUTS", str(tmp_path / "by_environment"))
+    assert "by_environment" in ens("folds", "--recipe", "tiny", "--json").document["path"]
+    assert "by_option" in ens("--outputs", "by_option", "folds", "--recipe", "tiny", "--json").document["path"]
+    monkeypatch.delenv("ENS_OUTPUTS")
+    monkeypatch.chdir("/")
+    document = ens("-C", str(workspace), "folds", "--recipe", "tiny", "--json").document
+    assert document["path"].startswith("outputs")
+    assert (workspace / document["path"]).exists()
+
+
+def test_a_fault_of_our_own_is_one_line_and_a_traceback_in_a_file(
+    ens: Ens, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("ensemble.commands.status.run", broken)
+    answer = ens("status")
+    assert answer.code == 1
+    assert len(answer.err.splitlines()) == 1
+    log = Path(answer.err.split("traceback in ")[1].strip())
+    assert "RuntimeError: a bug" in log.read_text()
+
+
+def test_status_of_an_empty_folder_says_what_to_do(ens: Ens, workspace: Path) -> None:
+    (workspace / "outputs").mkdir()
+    answer = ens("status")
+    assert answer.code == 0
+    assert "next: ens train --recipe quickstart" in answer.out
+
+
+def test_the_recipe_left_out_is_that_of_the_newest_run(ens: Ens, workspace: Path) -> None:
+    ens("train", "--recipe", "tiny", "--folds", "0")
+    document = ens("folds", "--json").document
+    assert document["dataset"] == "squares"
+
+
+def test_the_reader_of_a_closed_pipe_gets_no_complaint(workspace: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m ensemble recipes quickstart | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("variable", "colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_bars_are_drawn_on_a_terminal_only_where_they_are_wanted(
+    workspace: Path, variable: dict[str, str], colour: bool
+) -> None:
+    leader, follower = pty.openpty()
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "NO_COLOR"},
+        "TERM": "xterm",
+        **variable,
+    }
+    command = [sys.executable, "-m", "ensemble", "train", "--recipe", "tiny", "--folds", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if select.select([leader], [], [], 0.2)[0]:
+            try:
+                piece = os.read(leader, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            seen += piece
+        elif process.poll() is not None:
+            break
+    os.close(leader)
+    assert process.wait(60) == 0
+    assert (b"\x1b[" in seen) == colour
+    assert b"2/2" in seen

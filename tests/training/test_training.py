@@ -1,0 +1,139 @@
+"""One fold: its result is a function of the recipe and the fold alone, and what is no number never leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ensemble.training.torchvision_cure as cure
+from ensemble.core.recipe import TrainPart
+from ensemble.errors import InputError
+from ensemble.inference.predict import Normalizer
+from ensemble.inference.views import views_of
+from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
+from ensemble.training.optimizers import learning_rate, make_optimizer
+from ensemble.training.pretrained import choose_pretrained
+
+SPEC = NetworkSpec("test_resnet", 3, 16)
+
+
+def test_torchvision_and_timm_import_beside_this_torch() -> None:
+    import timm
+    import torchvision.transforms
+
+    assert cure.STATE in ("whole", "cured")
+    assert timm.is_model("test_resnet")
+    assert torchvision.transforms.Resize(4) is not None
+
+
+def test_a_saved_network_gives_the_same_logits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network(SPEC, pretrained=False).eval()
+    save_network(tmp_path, network, SPEC, {"classes": ["a", "b", "c"]})
+    loaded, record = load_network(tmp_path)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(network(images), loaded(images))
+    assert record["classes"] == ["a", "b", "c"]
+
+
+def test_weights_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
+    save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, {})
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match="not the weights"):
+        load_network(tmp_path)
+
+
+def test_a_model_that_timm_does_not_have_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"did you mean .*resnet50"):
+        build_network(NetworkSpec("resnet5O", 3, 16), pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_convnext"])
+def test_other_architectures_take_the_image_size_of_the_recipe(name: str) -> None:
+    network = build_network(NetworkSpec(name, 5, 32), pretrained=False).eval()
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_biases_and_normalisation_are_spared_from_decay() -> None:
+    network = build_network(SPEC, pretrained=False)
+    decayed, spared = make_optimizer(network, TrainPart(weight_decay=0.3)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim <= 1 for parameter in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
+def test_no_schedule_goes_above_the_rate_of_the_recipe_or_below_zero(schedule: str, warmup: float) -> None:
+    train = TrainPart.model_validate({"schedule": schedule, "warmup_epochs": warmup, "epochs": 4, "lr": 0.1})
+    rates = [learning_rate(train, step, 10) for step in range(40)]
+    assert max(rates) <= 0.1 + 1e-12
+    assert min(rates) >= 0
+    assert max(rates) > 0.09
+    if schedule != "constant":
+        assert rates[-1] < 0.01
+
+
+def test_cosine_is_that_of_torch() -> None:
+    train = TrainPart(schedule="cosine", epochs=2, lr=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    for step in range(20):
+        assert learning_rate(train, step, 10) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
+def test_normalisation_is_that_of_the_definition() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
+    found = Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], torch.device("cpu"))(pixels)
+    expected = (pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
+    assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("policy", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("d4", 8)])
+def test_a_policy_has_its_views_and_the_first_is_the_image(policy: str, count: int) -> None:
+    image = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
+    views = list(views_of(image, policy))
+    assert torch.equal(views[0], image)
+    assert len({tuple(view.flatten().tolist()) for view in views}) == len(views)
+    assert len(views) == count
+
+
+def test_pretrained_true_without_weights_in_reach_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"model\.pretrained: true, but the weights of resnet50 are not cached"):
+        choose_pretrained("resnet50", True)
+    choice = choose_pretrained("resnet50", "auto")
+    assert not choice.use
+    assert "from scratch" in choice.reason
+
+
+def test_results_of_a_fold_do_not_depend_on_folds_before_it(
+    workspace: Path, ens: Callable[..., Any], fingerprint: Callable[[Path], dict[str, str]]
+) -> None:
+    ens("train", "--recipe", "tiny", "--name", "all")
+    ens("train", "--recipe", "tiny", "--name", "last", "--folds", "1")
+    alone = fingerprint(workspace / "outputs" / "last" / "fold-1")
+    assert alone == fingerprint(workspace / "outputs" / "all" / "fold-1")
+    assert "model.safetensors" in alone
+
+
+def test_a_loss_that_is_no_number_fails_the_fold_and_leaves_no_probabilities(
+    workspace: Path, ens: Callable[..., Any]
+) -> None:
+    answer = ens("train", "--recipe", "tiny", "--set", "train.lr=1e30", "--json")
+    record = answer.document
+    assert answer.code == 3
+    assert record["state"] == "failed"
+    assert "the loss is" in record["fold_states"][0]["error"]
+    assert "at step" in record["fold_states"][0]["error"]
+    assert not list((workspace / "outputs" / "tiny").rglob("*.npy"))

@@ -1,0 +1,170 @@
+"""The parts of docs/ that come from the code: tables of recipe keys, dataset keys and commands, between two markers.
+
+`python tools/make_docs.py` writes them; with `--check` it writes nothing, names the pages that are stale, and exits 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ensemble.cli import build_parser
+from ensemble.core.dataset import DatasetDescription
+from ensemble.core.recipe import Recipe, SearchDimension
+from ensemble.core.schema_keys import allowed_text, leaf_keys
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BEGIN, END = "<!-- generated -->", "<!-- end -->"
+_WITHOUT_EFFECT = ("test.label", "test.group")
+"""Keys that the rows of both tables share but that mean nothing for test rows; `test.label` is refused."""
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and name the pages that are stale")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of pages")
+    arguments = parser.parse_args()
+    problems = [problem for page in PAGES if (problem := renew(arguments.docs / page, PAGES[page], arguments.check))]
+    print("\n".join(problems or [f"{len(PAGES)} pages are up to date"]), file=sys.stderr if problems else sys.stdout)
+    return 1 if problems else 0
+
+
+def renew(path: Path, make_part: Callable[[], str], only_check: bool) -> str:
+    """Put the generated part into a page; gives back what is wrong, or nothing."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
+        return f"{path}: needs one {BEGIN} and, after it, one {END}"
+    before, _, rest = old.partition(BEGIN)
+    after = rest.partition(END)[2]
+    new = f"{before}{BEGIN}\n\n{make_part()}\n\n{END}{after}"
+    if new == old:
+        return ""
+    if only_check:
+        return f"{path}: stale; python tools/make_docs.py renews it"
+    path.write_text(new, encoding="utf-8")
+    return ""
+
+
+def recipe_part() -> str:
+    """Every key of a recipe, and below it those of one dimension of `search`."""
+    return "\n".join(
+        [
+            *_key_table(Recipe),
+            "",
+            "One dimension of `search` is a list of values, or a mapping with these keys:",
+            "",
+            *_key_table(SearchDimension),
+        ]
+    )
+
+
+def dataset_part() -> str:
+    """Every key of a dataset's description."""
+    return "\n".join(_key_table(DatasetDescription))
+
+
+def commands_part() -> str:
+    """Every command: its job, its own options, one example; the options they share once, at the end."""
+    commands = _commands(build_parser())
+    lines: list[str] = []
+    shared: list[str] = []
+    for name, command in commands.items():
+        own, common = _split_options(command)
+        lines += [f"## ens {name}", "", command.description or "", ""]
+        lines += [*_option_table(own), ""] if own else []
+        lines += ["```sh", (command.epilog or "").removeprefix("example:\n").strip(), "```", ""]
+        shared = _option_table(common)
+    return "\n".join([*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "recipes.md": recipe_part,
+    "datasets.md": dataset_part,
+    "commands.md": commands_part,
+}
+"""The pages with a generated part, and what makes it."""
+
+
+def _key_table(schema: type[BaseModel]) -> list[str]:
+    rows = [
+        [f"`{key}`", allowed_text(_annotation(field)), _default(key, field), field.description or ""]
+        for key, field in leaf_keys(schema).items()
+        if not key.startswith(_WITHOUT_EFFECT)
+    ]
+    return _table(["key", "allowed", "default", "meaning"], rows)
+
+
+def _annotation(field: FieldInfo) -> Any:
+    """A field's annotation with its limits, which pydantic keeps apart."""
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    """The default as a file would hold it."""
+    if field.is_required():
+        return "required with `test`" if key.startswith("test.") else "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == "":
+        return "none"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Every command's own parser, by name."""
+    action = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def _split_options(command: argparse.ArgumentParser) -> tuple[list[argparse.Action], list[argparse.Action]]:
+    """A command's own arguments, and those that every command has."""
+    common = [
+        action
+        for group in command._action_groups
+        if group.title == "options of every command"
+        for action in group._group_actions
+    ]
+    own = [action for action in command._actions if action not in common and "--help" not in action.option_strings]
+    return own, common
+
+
+def _option_table(actions: list[argparse.Action]) -> list[str]:
+    return _table(["option", "meaning"], [[f"`{_spelling(action)}`", _help(action)] for action in actions])
+
+
+def _spelling(action: argparse.Action) -> str:
+    """How an argument is written: `--method soft|hard`, `--folds 0,2`, `PROBS…`."""
+    value = str(action.metavar or "") if action.nargs != 0 else ""
+    if action.choices is not None:
+        value = "|".join(map(str, action.choices))
+    if not action.option_strings:
+        return f"[{value}]" if action.nargs == "?" else f"{value}…" if action.nargs == "+" else value
+    return " ".join([", ".join(action.option_strings), value]).strip()
+
+
+def _help(action: argparse.Action) -> str:
+    return f"{action.help or ''}{'; required' if action.required and action.option_strings else ''}"
+
+
+def _table(headers: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return [_row(headers), "|" + "---|" * len(headers), *(_row(row) for row in rows)]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(_escaped(cells)) + " |"
+
+
+def _escaped(cells: list[str]) -> Iterator[str]:
+    return (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
