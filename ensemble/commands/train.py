@@ -67,11 +67,7 @@ def _closing(trained: TrainedRun, again: str) -> list[str]:
         if state["state"] == "failed"
     ]
     missing = ", ".join(str(state["fold"]) for state in record["fold_states"] if state["state"] != "complete")
-    step = (
-        again
-        if trained.state == "failed"
-        else f"ens train --recipe {shlex.quote(record['recipe_path'])} without --folds"
-    )
+    step = again if trained.state == "failed" else "the same command without --folds"
     return [*lines, f"{trained.state}: folds {missing} are missing; what is finished is kept; to go on: {step}"]
 
 
