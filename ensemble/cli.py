@@ -75,11 +75,20 @@ class _Parser(argparse.ArgumentParser):
             hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
             message = f"{word} is not a command; {hint}"
         elif message.startswith("unrecognized arguments:"):
-            word = message.split(": ", 1)[1].split()[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            close = difflib.get_close_matches(word, known, n=1)
-            message = f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
+            message = self._unknown_word(message.split(": ", 1)[1].split()[0].split("=")[0])
+        elif "invalid choice" in message:
+            option, _, rest = message.removeprefix("argument ").partition(": ")
+            word, _, choices = rest.partition(" (choose from ")
+            message = f"{option} {word.split(': ')[1]}: not one of {choices.rstrip(')')}"
         raise InputError(f"{' '.join(verb)}: {message}; {' '.join(verb)} --help explains")
+
+    def _unknown_word(self, word: str) -> str:
+        """What is wrong with a word that nobody asked for."""
+        if not word.startswith("-"):
+            named = [option for option in self._option_string_actions if option in ("--recipe", "--name")]
+            return f"{word!r} stands alone" + (f"; did you mean {named[0]} {word}?" if named else "")
+        close = difflib.get_close_matches(word, self._option_string_actions, n=1)
+        return f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Let the command's own parser complain of what it does not know, so that its options are suggested."""

@@ -64,7 +64,9 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
     option("--name", metavar="B", help="name of the blend's folder (default: from the method and the members)")
     option("--template", metavar="F", help="a sample submission, whose rows, order and columns are followed")
-    option("--labels", choices=["name", "index"], help="with a template: class names or numbers as answers")
+    option(
+        "--labels", choices=["name", "index"], help="answer with class names or numbers (default: the dataset's way)"
+    )
     option("--out", metavar="F", help="write the submission to this file too")
     option("--renormalize", action="store_true", help="divide rows that do not sum to 1 by their sum; says how many")
 

@@ -22,7 +22,7 @@ __all__ = ["run"]
 
 _LITTLE_DISK_GB = 5.0
 _PACKAGES = (
-    *("ens", "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "ttach", "scikit-learn"),
+    *("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "ttach", "scikit-learn"),
     *("optuna", "numpy", "pandas", "joblib", "pydantic", "ruamel.yaml", "safetensors"),
 )
 
@@ -63,6 +63,7 @@ def _python(arguments: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _packages(arguments: argparse.Namespace) -> Iterator[Finding]:
+    yield Finding("ens", "ok", f"in {Path(__file__).parents[1]}")
     for package in _PACKAGES:
         try:
             yield Finding(package, "ok", metadata.version(package))

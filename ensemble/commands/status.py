@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ensemble.commands.hints import here, shown_path
 from ensemble.commands.outcome import Outcome, Table
+from ensemble.runs.request import Asked
 from ensemble.runs.status import status
 
 __all__ = ["run"]
@@ -15,7 +18,9 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Read the outputs folder and tell."""
-    report = status(Path(arguments.where) if arguments.where else arguments.outputs)
+    if arguments.where:
+        arguments.outputs = Path(arguments.where)
+    report = status(arguments.outputs)
     shown: list[str | Table] = []
     if report["runs"]:
         shown.append(_runs(report["runs"]))
@@ -30,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         for what in item["missing"]
     ]
     shown += ["", *(f"missing: {line}" for line in missing)] if missing else []
-    return Outcome(report, [*shown, "", f"next: {_next_step(report)}"])
+    return Outcome(report, [*shown, "", f"next: {_next_step(report, here(arguments))}"])
 
 
 _PLURAL = {"run": "runs", "study": "studies", "blend": "blends"}
@@ -94,17 +99,19 @@ def _blends(blends: list[dict[str, Any]]) -> Table:
     return Table(["blend", "method", "members", "metric", "out of fold"], rows)
 
 
-def _next_step(report: Mapping[str, Any]) -> str:
+def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
     """The one command that gets furthest from here."""
     runs = report["runs"]
     for item in runs:
         if item["state"] in ("interrupted", "partial", "failed"):
-            return f"ens train --recipe {item['recipe_path']} --name {item['run']} continues {item['run']}"
+            asked = Asked(**item["asked"])
+            words = shlex.join([*asked.words()[2:], "--name", item["run"]])
+            return f"ens train --recipe {shown_path(asked.recipe)} {words}{elsewhere} continues {item['run']}"
     complete = [item for item in runs if item["state"] == "complete"]
     if not complete:
-        return "ens train --recipe quickstart"
+        return f"ens train --recipe quickstart{elsewhere}"
     if not report["blends"] and any(item["rows"]["test"] for item in complete):
-        return f"ens blend {report['outputs']}/*/probs.npy"
+        return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
     if len(complete) == 1:
         return "train a second recipe (ens recipes lists them), and blend both"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"

@@ -7,6 +7,7 @@ import shlex
 import statistics
 from typing import Any
 
+from ensemble.commands.hints import here
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
 from ensemble.errors import PartialFailure
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     again = shlex.join(["ens", *(word for word in arguments.words if word != "--fresh")])
     exit_code = PartialFailure.exit_code if trained.state == "failed" else 0
-    return Outcome(trained.record, [_table(trained.record), *_closing(trained, again)], exit_code)
+    return Outcome(trained.record, [_table(trained.record), *_closing(trained, again, here(arguments))], exit_code)
 
 
 def _table(record: dict[str, Any]) -> Table:
@@ -54,11 +55,11 @@ def _table(record: dict[str, Any]) -> Table:
     return Table(["fold", "state", *names, "seconds"], rows, title)
 
 
-def _closing(trained: TrainedRun, again: str) -> list[str]:
+def _closing(trained: TrainedRun, again: str, elsewhere: str) -> list[str]:
     """What lies where, what is missing, and the next command."""
     record = trained.record
     if trained.state == "complete":
-        blend = f"next: ens blend {trained.path.parent}/*/probs.npy"
+        blend = f"next: ens blend {trained.path.parent}/*/probs.npy{elsewhere}"
         test = [blend] if record["rows"]["test"] else ["no test rows, so no probs.npy"]
         return [f"complete: {trained.path}", *test]
     lines = [

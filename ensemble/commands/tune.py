@@ -7,6 +7,7 @@ import shlex
 from dataclasses import asdict
 from typing import Any
 
+from ensemble.commands.hints import here
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
 from ensemble.core.metrics import METRICS
@@ -41,11 +42,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         lines = ["no trial finished: see the errors in the table"]
         return Outcome(document, [_table(study), *lines], PartialFailure.exit_code)
     name = f"{study.path.name}-best"
+    data = study.record["asked"]["data"]
+    place = (f" --data {shlex.quote(data)}" if data else "") + here(arguments)
     lines = [
         f"best: trial {best['number']}, {study.record['metric']} {best['value']:.4f}, "
         f"the best of {len(study.trials)} on these very folds, so a little optimistic",
         f"recipe: {study.best_recipe}",
-        f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}",
+        f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}{place}",
     ]
     return Outcome(document, [_table(study), *lines])
 

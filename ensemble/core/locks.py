@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -34,8 +35,7 @@ class LockHolder:
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Own `folder` (made if missing) for the block; if another process owns it, refuse at once, or wait."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Own `folder` for the block, or refuse at once, or wait; it is made if missing, and removed if left empty."""
     path = folder / _LOCK_NAME
     descriptor = _acquire(path, wait)
     if descriptor is None:
@@ -49,6 +49,8 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)  # while still held: whoever waits on this file sees that it is no longer `path`
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing was written, nothing is left; a folder with files stays
         os.close(descriptor)
 
 
@@ -71,7 +73,11 @@ def _acquire(path: Path, wait: bool) -> int | None:
     """Open and lock `path`; once locked, make sure that the name still leads to the file that was locked."""
     attempts = 0
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the holder before us left the folder empty, and removed it
+            continue
         if not _try_lock(descriptor, wait):
             os.close(descriptor)
             attempts += 1

@@ -126,12 +126,8 @@ def _refuse_missing(paths: ProbabilityPaths) -> None:
         raise InputError(f"{paths.npy}: no such probability file")
     if missing:
         names = " and ".join(path.name for path in missing)
-        hint = (
-            f"the three files travel together; for a bare .npy: ens adopt {paths.npy} --ids F --classes F"
-            if paths.npy not in missing
-            else "the three files travel together; copy the missing one beside it"
-        )
-        raise InputError(f"{paths.npy}: {names} missing in {paths.npy.parent}; {hint}")
+        where = paths.npy.parent
+        raise InputError(f"{paths.npy}: {names} missing in {where}; the three files travel together, copy them all")
 
 
 def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:

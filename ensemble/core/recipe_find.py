@@ -94,8 +94,8 @@ def _named_file(kind: str, name: str, places: Sequence[Path], folder: Path, *, b
     looked_in = dict.fromkeys(shown_path(place, folder) for place in places)
     raise InputError(
         f"there is no {kind} {name!r}"
-        + (f"; did you mean {near}?" if near else ";")
-        + f" There are: {', '.join(names) or 'none'} (looked in {', '.join(looked_in)})"
+        + (f"; did you mean {near}? There are " if near else "; there are ")
+        + f"{', '.join(names) or 'none'} (looked in {', '.join(looked_in)})"
     )
 
 

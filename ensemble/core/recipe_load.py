@@ -31,12 +31,11 @@ _EXAMPLES: dict[KeyPath, str] = {
     **dict.fromkeys([("model",), ("model", "name")], "model: {name: resnet50}"),
 }
 _MACHINE_OPTIONS = {
-    **dict.fromkeys(("workers", "num_workers"), "--workers"),
-    **dict.fromkeys(("gpu", "gpus", "device", "devices"), "--gpus"),
-    **dict.fromkeys(("outputs", "output", "output_dir", "out_dir"), "--outputs"),
-    **dict.fromkeys(("data_dir", "data_root", "data_path"), "--data NAME=PATH"),
+    **dict.fromkeys(("workers", "num_workers", "gpu", "gpus", "device", "devices"), ""),
+    **dict.fromkeys(("outputs", "output", "output_dir", "out_dir"), "; use --outputs"),
+    **dict.fromkeys(("data_dir", "data_root", "data_path"), "; use --data NAME=PATH"),
 }
-_ADVICE = {key: f"is a machine setting, not part of a recipe; use {option}" for key, option in _MACHINE_OPTIONS.items()}
+_ADVICE = {key: f"is a machine setting, not part of a recipe{option}" for key, option in _MACHINE_OPTIONS.items()}
 
 
 @dataclass(frozen=True)

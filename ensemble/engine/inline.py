@@ -6,7 +6,7 @@ import traceback
 from collections import deque
 
 from ensemble.engine.task import Listener, Report, Task, TaskEvent, find_function
-from ensemble.errors import InputError
+from ensemble.errors import EnsError, InputError
 
 __all__ = ["InlineEngine"]
 
@@ -51,6 +51,11 @@ def _run(task: Task, report: Report) -> TaskEvent:
         log = task.folder / "log.txt"
         with log.open("a", encoding="utf-8") as stream:
             stream.write(traceback.format_exc())
-        summary = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-        return TaskEvent(task.name, "failed", {"error": summary, "log": str(log)})
+        return TaskEvent(task.name, "failed", {"error": _summary(error), "log": str(log)})
     return TaskEvent(task.name, "finished", {"result": result})
+
+
+def _summary(error: Exception) -> str:
+    """An error in one line; one made for a person needs no type."""
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, EnsError) else f"{type(error).__name__}: {first}"

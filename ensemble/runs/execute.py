@@ -47,12 +47,13 @@ def execute_run(
             _move_aside(run)
         sweep_temporaries(run.path)
         record = _record_of_same(run, request) or new_record(request, run.name, decided)
+        training = FoldTraining(request, run, record, on_event)
+        training.keep_finished()
+        training.decode(wanted)
         if not request.plan_path.exists():
             save_plan(request.plan_path, request.plan)
         with _leaving_a_true_state(run, record):
-            training = FoldTraining(request, run, record, on_event)
-            training.keep_finished()
-            training.train(wanted, engine)
+            training.train(engine)
             if merge_run(request, run, record):
                 on_event({"event": "merged", "scores": record["scores"]["oof"]})
     return record

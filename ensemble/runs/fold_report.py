@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.foldplan import FoldPlan, save_plan
-from ensemble.core.recipe_files import load_recipe
-from ensemble.runs.request import default_recipe, load_rows, request_for
+from ensemble.runs.request import make_request
 
 __all__ = ["fold_plan"]
 
@@ -24,8 +23,7 @@ def fold_plan(
 ) -> dict[str, Any]:
     """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints."""
     outputs = Path(outputs)
-    resolved = load_recipe(recipe or default_recipe(outputs), folder=Path(folder), sets=sets, data=data)
-    request = request_for(resolved, load_rows(resolved, outputs), outputs)
+    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
     made = not request.plan_path.exists()
     if made:
         save_plan(request.plan_path, request.plan)

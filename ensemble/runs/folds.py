@@ -27,6 +27,8 @@ class FoldTraining:
 
     def __init__(self, request: RunRequest, run: RunFolder, record: dict[str, Any], on_event: OnEvent) -> None:
         self._request, self._run, self._record, self._on_event = request, run, record, on_event
+        self._todo: list[FoldKey] = []
+        self._pixels: dict[str, str | None] = {}
 
     def keep_finished(self) -> None:
         """Note every fold whose files verify as complete, and every other one as not."""
@@ -38,15 +40,20 @@ class FoldTraining:
             elif fold_state(self._record, key)["state"] == "complete":
                 set_fold(self._record, key, state="missing", scores=None)
 
-    def train(self, wanted: Sequence[FoldKey], engine: str) -> None:
-        """Train those of `wanted` that are not complete."""
-        todo = [key for key in wanted if fold_state(self._record, key)["state"] != "complete"]
-        if not todo:
+    def decode(self, wanted: Sequence[FoldKey]) -> None:
+        """Decode all images if anything of `wanted` is left to train; bad ones are refused before a file is written."""
+        self._todo = [key for key in wanted if fold_state(self._record, key)["state"] != "complete"]
+        if self._todo:
+            self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
+
+    def train(self, engine: str) -> None:
+        """Train what `decode` found to be left."""
+        if not self._todo:
             return
         self._record.update(state="running", finished=None, scores={"oof": None}, files={})
         self._run.save_record(self._record)
         shared = self._shared_arguments()
-        tasks = {key.folder_name(self._request.plan.repeats): key for key in todo}
+        tasks = {key.folder_name(self._request.plan.repeats): key for key in self._todo}
         run_tasks(
             [self._task(name, key, shared) for name, key in tasks.items()],
             engine,
@@ -57,15 +64,14 @@ class FoldTraining:
         return self._run.fold_path(key, self._request.plan.repeats)
 
     def _shared_arguments(self) -> dict[str, Any]:
-        """What every fold's task is given; images are decoded now, once for all."""
+        """What every fold's task is given."""
         return {
             "recipe": self._record["recipe"],
             "decided": self._record["decided"],
             "about": sidecar_of(self._record),
             "classes": list(self._request.table.classes),
             "plan_path": str(self._request.plan_path),
-            "train_pixels": self._decoded("train"),
-            "test_pixels": self._decoded("test"),
+            **self._pixels,
         }
 
     def _decoded(self, part: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -42,10 +43,10 @@ def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> di
         "identity": identity.sha256,
         "state": "running",
         "recipe_name": request.resolved.name,
-        "recipe_path": str(request.resolved.path),
         "recipe": request.resolved.recipe.plain(),
         "dataset": request.table.dataset,
-        "asked": identity.plain(),
+        "asked": dataclasses.asdict(request.asked),
+        "identity_of": identity.plain(),
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),
         "rows": {
@@ -81,7 +82,7 @@ def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> di
 def check_same_identity(record: Mapping[str, Any], request: RunRequest, where: Path) -> None:
     """Refuse to mix a folder with what is asked now; the message lists the keys that differ."""
     if record["identity"] != request.identity.sha256:
-        keys = differing_keys(record["asked"], request.identity.plain())
+        keys = differing_keys(record["identity_of"], request.identity.plain())
         raise InputError(
             f"{where}: holds a run that was asked for otherwise; "
             "give this one another --name, or pass --fresh to move the old one aside",
@@ -116,7 +117,7 @@ def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "run": record["run"],
         "identity": record["identity"],
         "dataset": record["dataset"],
-        "dataset_sha256": record["asked"]["dataset_sha256"],
+        "dataset_sha256": record["identity_of"]["dataset_sha256"],
         "folds_sha256": record["folds"]["sha256"],
         "tta": record["recipe"]["tta"],
         "metric": record["metric"],

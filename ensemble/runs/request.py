@@ -9,18 +9,33 @@ from pathlib import Path
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
-from ensemble.core.run import find_runs
+from ensemble.core.run import RunFolder, find_runs
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Table, dataset_folder, load_table
 from ensemble.errors import InputError
 
-__all__ = ["RunRequest", "default_recipe", "load_rows", "make_request", "request_for"]
+__all__ = ["Asked", "RunRequest", "load_rows", "make_request", "newest_run", "read_recipe", "request_for"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a recipe was asked for: its file, `--set` words and `--data`; what a later command needs to ask the same."""
+
+    recipe: str
+    sets: tuple[str, ...] = ()
+    data: str | None = None
+
+    def words(self) -> list[str]:
+        """As options of the command line."""
+        sets = [word for value in self.sets for word in ("--set", value)]
+        return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
 
 
 @dataclass(frozen=True)
 class RunRequest:
     """One recipe on one dataset and fold plan. `plan_path` may not exist yet."""
 
+    asked: Asked
     resolved: ResolvedRecipe
     table: Table
     plan: FoldPlan
@@ -50,14 +65,27 @@ def make_request(
     recipe: str | None, *, folder: Path, outputs: Path, sets: Sequence[str] = (), data: str | None = None
 ) -> RunRequest:
     """Read the recipe, the dataset's rows and the fold plan they share."""
-    resolved = load_recipe(recipe or default_recipe(outputs), folder=folder, sets=sets, data=data)
-    return request_for(resolved, load_rows(resolved, outputs), outputs)
+    asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
+    return request_for(asked, resolved, load_rows(resolved, outputs), outputs)
 
 
-def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
+def read_recipe(
+    recipe: str | None, *, folder: Path, outputs: Path, sets: Sequence[str] = (), data: str | None = None
+) -> tuple[Asked, ResolvedRecipe]:
+    """The recipe asked for; left out, that of the newest run in `outputs`, as it was asked for, else `quickstart`."""
+    if recipe is None:
+        before = _newest_asked(outputs)
+        recipe, sets, data = before.recipe, [*before.sets, *sets], data or before.data
+    resolved = load_recipe(recipe, folder=folder, sets=sets, data=data)
+    if resolved.dataset_path is not None:
+        data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"
+    return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved
+
+
+def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
     plan = shared_plan(table, resolved.recipe.folds, outputs, save=False)
-    return RunRequest(resolved, table, plan, plan_path(table, resolved.recipe.folds, outputs), outputs)
+    return RunRequest(asked, resolved, table, plan, plan_path(table, resolved.recipe.folds, outputs), outputs)
 
 
 def load_rows(resolved: ResolvedRecipe, outputs: Path) -> Table:
@@ -66,12 +94,20 @@ def load_rows(resolved: ResolvedRecipe, outputs: Path) -> Table:
     return load_table(resolved.dataset_name, resolved.dataset, where)
 
 
-def default_recipe(outputs: Path) -> str:
-    """The recipe of the newest run in `outputs`, else `quickstart`."""
-    newest = max(find_runs(outputs), key=lambda run: run.record_path.stat().st_mtime, default=None)
+def newest_run(outputs: Path) -> RunFolder | None:
+    """The run whose record was written last."""
+    return max(find_runs(outputs), key=lambda run: run.record_path.stat().st_mtime, default=None)
+
+
+def _newest_asked(outputs: Path) -> Asked:
+    newest = newest_run(outputs)
     record = newest.load_record() if newest is not None else None
     if record is None:
-        return "quickstart"
-    if "recipe_path" not in record:
-        raise InputError(f"{newest}: does not say which recipe it was made of; pass --recipe")
-    return str(record["recipe_path"])
+        return Asked("quickstart")
+    before = Asked(**record["asked"])
+    if not Path(before.recipe).exists():
+        raise InputError(
+            f"--recipe was left out, and the recipe of the newest run, {record['run']}, is gone: {before.recipe}; "
+            "name one (ens recipes lists them)"
+        )
+    return Asked(before.recipe, tuple(before.sets), before.data)

@@ -35,13 +35,19 @@ def _run(folder: RunFolder) -> dict[str, Any]:
         return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": list(error.messages)}
     if record is None:
         return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": ["run.json"]}
+    now = folder.state(record)
     missing = [
-        f"fold {state['fold']}{_repeat(record, state)}: {state['error'] or state['state']}"
+        f"fold {state['fold']}{_repeat(record, state)}: {state['error'] or _fold_state(state['state'], now)}"
         for state in record["fold_states"]
         if state["state"] != "complete"
     ]
     missing += [f"{name} is missing or was changed" for name in verify_files(folder.path, record["files"])]
-    return {**record, "path": str(folder.path), "state": folder.state(record), "missing": missing}
+    return {**record, "path": str(folder.path), "state": now, "missing": missing}
+
+
+def _fold_state(state: str, run_state: str) -> str:
+    """What a fold's state means now: one that says `running` in a run that does not run was interrupted."""
+    return "interrupted" if state == "running" and run_state == "interrupted" else state
 
 
 def _repeat(record: Mapping[str, Any], state: Mapping[str, Any]) -> str:

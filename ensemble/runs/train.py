@@ -11,7 +11,7 @@ from ensemble.core.run import RunFolder, check_run_name
 from ensemble.errors import InputError
 from ensemble.runs.execute import execute_run
 from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import make_request
+from ensemble.runs.request import make_request, newest_run
 
 __all__ = ["TrainedRun", "train"]
 
@@ -51,8 +51,9 @@ def train(
     outputs = Path(outputs)
     if name is not None:
         check_run_name(name)
+    newest = newest_run(outputs) if recipe is None else None
     request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
-    run = RunFolder(outputs / (name or request.resolved.name))
+    run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
         _refuse_strangers(run.path)
     record = execute_run(request, run, folds=folds, engine=engine, fresh=fresh, on_event=on_event)

@@ -9,6 +9,7 @@ import torch
 
 from ensemble.core.recipe import Recipe
 from ensemble.data.batches import Batch
+from ensemble.errors import EnsError
 from ensemble.inference.predict import Normalizer
 from ensemble.training.losses import make_loss
 from ensemble.training.optimizers import learning_rate, make_optimizer
@@ -18,7 +19,7 @@ __all__ = ["EpochResult", "LossError", "train_epochs"]
 _CHECK_EVERY = 16
 
 
-class LossError(Exception):
+class LossError(EnsError):
     """The loss is no number any more; nothing may be predicted with such weights."""
 
 

@@ -13,12 +13,12 @@ from ensemble.core.files import load_json, save_json, sweep_temporaries
 from ensemble.core.identity import Identity, differing_keys
 from ensemble.core.locks import folder_lock
 from ensemble.core.metrics import METRICS
-from ensemble.core.recipe_files import ResolvedRecipe, load_recipe, save_recipe_with, with_values
+from ensemble.core.recipe_files import ResolvedRecipe, save_recipe_with, with_values
 from ensemble.core.run import RunFolder, check_run_name, now
 from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.execute import execute_run
 from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import RunRequest, default_recipe, load_rows, request_for
+from ensemble.runs.request import RunRequest, load_rows, read_recipe, request_for
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
 from ensemble.tuning.propose import propose
 from ensemble.tuning.space import values_of
@@ -60,7 +60,7 @@ def tune(
 ) -> Study:
     """Bring a study to `trials` trials; what earlier calls finished is kept, what they began is finished first."""
     outputs = Path(outputs)
-    resolved = load_recipe(recipe or default_recipe(outputs), folder=Path(folder), sets=sets, data=data)
+    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
     if not resolved.recipe.search:
         raise InputError(
             f"{resolved.path}: has no search space; add one, such as "
@@ -68,7 +68,7 @@ def tune(
         )
     name = study or resolved.name
     check_run_name(name)
-    request = request_for(resolved, load_rows(resolved, outputs), outputs)
+    request = request_for(asked, resolved, load_rows(resolved, outputs), outputs)
     work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
     work.refuse_if_other()
     with folder_lock(work.path):
@@ -90,7 +90,7 @@ class _StudyWork:
         self.metric = self.resolved.recipe.metric or "accuracy"
         self.greater_is_better = METRICS[self.metric].greater_is_better
 
-    def asked(self) -> dict[str, Any]:
+    def identity_of(self) -> dict[str, Any]:
         """What decides a study's course: another value, another study."""
         recipe = self.resolved.recipe
         identity = Identity(recipe, self.request.table.sha256, self.request.plan.sha256)
@@ -100,7 +100,7 @@ class _StudyWork:
     def refuse_if_other(self) -> None:
         """A folder that holds another study is not mixed into."""
         record = self.load_record()
-        if record is not None and (differences := differing_keys(record["asked"], self.asked())):
+        if record is not None and (differences := differing_keys(record["identity_of"], self.identity_of())):
             raise InputError(
                 f"{self.path}: holds a study that was asked for otherwise; give this one another --study",
                 *(f"  {line}" for line in differences),
@@ -136,10 +136,10 @@ class _StudyWork:
             "format": _FORMAT,
             "study": self.path.name,
             "recipe_name": self.resolved.name,
-            "recipe_path": str(self.resolved.path),
             "dataset": self.request.table.dataset,
             "metric": self.metric,
-            "asked": self.asked(),
+            "asked": dataclasses.asdict(self.request.asked),
+            "identity_of": self.identity_of(),
             "best": None,
             "started": now(),
             "finished": None,
@@ -169,7 +169,7 @@ class _StudyWork:
         error: str | None = None
         try:
             resolved = with_values(self.resolved, trial.values)
-            request = request_for(resolved, self.request.table, self.request.outputs)
+            request = request_for(self.request.asked, resolved, self.request.table, self.request.outputs)
             record = execute_run(
                 request,
                 RunFolder(trial_folder(self.path, trial.number), label),

@@ -62,7 +62,14 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     assert lock_holder(tmp_path) is None
     with folder_lock(tmp_path):
         assert lock_holder(tmp_path) is not None
-    assert os.listdir(tmp_path) == []
+        (tmp_path / "work").write_text("kept")
+    assert os.listdir(tmp_path) == ["work"]
+
+
+def test_a_folder_in_which_nothing_was_written_does_not_stay(tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
 
 
 def test_only_one_of_many_waiting_owners_works_at_a_time(tmp_path: Path) -> None:

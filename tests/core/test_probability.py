@@ -177,7 +177,7 @@ def test_nothing_is_saved_that_would_not_load(tmp_path: Path, changes: dict[str,
     ("gone", "words"),
     [
         ([".npy"], "probs.npy missing"),
-        ([".json"], "ens adopt"),
+        ([".json"], "travel together"),
         ([".ids.txt", ".json"], "probs.ids.txt and probs.json missing"),
         (list(SUFFIXES), "no such probability file"),
     ],

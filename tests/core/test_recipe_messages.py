@@ -60,7 +60,7 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
         ("train.lr: 3", "train.lr is unknown; did you mean 'train: {lr: …}', nested?"),
         ("extend: x", "extend is unknown; did you mean extends?"),
         ("loss: {gamma: 2}", "loss.gamma is unknown; allowed here: name and label_smoothing"),
-        ("workers: 2", "workers is a machine setting, not part of a recipe; use --workers"),
+        ("workers: 2", "workers is a machine setting, not part of a recipe"),
         ("train: {lr: -1}", "train.lr is -1, but must be greater than 0"),
         ("train: {lr: '1'}", "train.lr is '1', but must be a number greater than 0"),
         ("train: {epochs: 1.5}", "train.epochs is 1.5, but must be a whole number from 1 to 10000"),
@@ -177,7 +177,7 @@ def test_settings_are_checked_like_the_file(folder: Path, write: Write, item: st
 def test_an_unknown_dataset_is_told_with_the_names_to_be_had(folder: Path, write: Write) -> None:
     write("r", "data: digit\nmodel: {name: x}\n")
     places = "recipes/data, shipped/data"
-    text = f"data: there is no dataset 'digit'; did you mean digits? There are: digits (looked in {places})"
+    text = f"data: there is no dataset 'digit'; did you mean digits? There are digits (looked in {places})"
     assert complaints(folder) == [f"recipes/r.yaml:1: {text}"]
     assert complaints(folder, data="digit") == [f"--data: {text}"]
     with pytest.raises(InputError, match="did you mean digits"):
@@ -224,10 +224,10 @@ def test_a_circle_of_extends_names_the_files(folder: Path, write: Write) -> None
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("rr", "there is no recipe 'rr'; did you mean r? There are: r (looked in recipes, shipped)"),
+        ("rr", "there is no recipe 'rr'; did you mean r? There are r (looked in recipes, shipped)"),
         ("recipes/s.yaml", "there is no file recipes/s.yaml; did you mean recipes/r.yaml?"),
         ("nowhere/at.yml", "there is no file nowhere/at.yml"),
-        ("", "there is no recipe ''; There are: r (looked in recipes, shipped)"),
+        ("", "there is no recipe ''; there are r (looked in recipes, shipped)"),
         ("x" * 5000, "there is no recipe 'x"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,36 @@ def test_a_folder_with_somebody_elses_files_is_not_touched(workspace: Path, ens:
     assert answer.code == 2
     assert "notes.txt" in answer.err
     assert os.listdir(folder) == ["notes.txt"]
+
+
+def test_a_bad_image_is_refused_before_a_run_is_begun_and_can_be_mended(
+    workspace: Path, squares: Path, ens: Ens, tmp_path: Path
+) -> None:
+    spoilt = Path(shutil.copytree(squares, tmp_path / "spoilt" / "squares"))
+    (spoilt / "images" / "0037.png").write_bytes(b"no image")
+    words = ("train", "--recipe", "tiny", "--data", f"squares={spoilt}")
+    answer = ens(*words)
+    assert answer.code == 2
+    assert "0037.png" in answer.err
+    assert not (workspace / "outputs" / "tiny").exists()
+    shutil.copy(squares / "images" / "0037.png", spoilt / "images" / "0037.png")
+    assert ens(*words).code == 0
+
+
+def test_the_command_that_status_names_goes_on(workspace: Path, ens: Ens, squares: Path) -> None:
+    words = ("--recipe", "tiny", "--set", "train.lr=2e-3", "--data", f"squares={squares}", "--name", "other")
+    ens("--outputs", "else where", "train", *words, "--folds", "0")
+    told = ens("status", "else where").out
+    command = told.split("next: ")[1].split(" continues ")[0]
+    answer = ens(*shlex.split(command)[1:])
+    assert answer.code == 0, answer.err
+    assert record_of(workspace / "else where" / "other")["state"] == "complete"
+
+
+def test_no_recipe_means_the_newest_run_as_it_was_asked_for(workspace: Path, ens: Ens) -> None:
+    ens("train", "--recipe", "tiny", "--set", "train.lr=2e-3", "--name", "other", "--folds", "1")
+    assert ens("train").code == 0
+    assert record_of(workspace / "outputs" / "other")["state"] == "complete"
 
 
 @pytest.mark.parametrize(
