@@ -9,7 +9,7 @@ VENV_PYTHON := .venv/bin/python
 TEST = OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench wheel-check pins clean distclean
+.PHONY: help setup demo test lint format bench wheel-check docs pins clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ bench: setup ## run every benchmark of tools/bench/
 
 wheel-check: setup ## build the wheel, install it elsewhere and use it
 	@$(VENV_PYTHON) tools/wheel_check.py
+
+docs: setup ## renew the generated parts of docs/
+	@$(VENV_PYTHON) tools/make_docs.py
 
 pins: ## renew constraints.txt
 	@$(PYTHON) tools/renew_pins.py

@@ -22,7 +22,7 @@ from ensemble.core.metrics import decide
 from ensemble.data.embedded import TEST_LABELS_NAME
 
 OUTPUTS = Path("outputs")
-RUNS = ("demo_resnet", "demo_efficientnet")
+RUNS = ("quickstart", "quickstart_efficientnet")
 STUDY = "demo"
 SEARCH_EPOCHS = 8
 
@@ -30,9 +30,8 @@ SEARCH_EPOCHS = 8
 def main() -> int:
     """Run every step; the last lines are the table."""
     started = time.monotonic()
-    resnet, efficientnet = RUNS
-    ens("train", "--recipe", "quickstart", "--name", resnet)
-    ens("train", "--recipe", "quickstart", "--set", "model.name=test_efficientnet", "--name", efficientnet)
+    ens("train", "--recipe", "quickstart")
+    ens("train", "--recipe", "quickstart", "--set", "model.name=test_efficientnet", "--name", RUNS[1])
     ens("tune", "--recipe", "quickstart", "--trials", "3", "--study", STUDY, "--set", f"train.epochs={SEARCH_EPOCHS}")
     members = [f"{OUTPUTS}/{run}/probs.npy" for run in RUNS]
     members += sorted(str(path) for path in OUTPUTS.glob(f"studies/{STUDY}/trial-*/probs.npy"))
@@ -79,10 +78,10 @@ def table(members: list[str], blend: dict[str, Any], answers: dict[str, str]) ->
     blended = float(np.mean([submitted[row_id] == label for row_id, label in answers.items()]))
     honest = blend["honest"]
     best = max(rows, key=lambda row: row[1])
-    lines = [f"{'':24}{'out of fold':>12}{'test':>10}"]
-    lines += [f"{name:24}{out_of_fold:12.4f}{accuracy:10.4f}" for name, out_of_fold, accuracy in rows]
-    lines.append(f"{'blend (' + blend['method'] + ')':24}{honest['value']:12.4f}{blended:10.4f}")
-    lines.append(f"{'gain over ' + best[0]:24}{honest['value'] - best[1]:+12.4f}{blended - best[2]:+10.4f}")
+    lines = [f"{'':36}{'out of fold':>12}{'test':>10}"]
+    lines += [f"{name:36}{out_of_fold:12.4f}{accuracy:10.4f}" for name, out_of_fold, accuracy in rows]
+    lines.append(f"{'blend (' + blend['method'] + ')':36}{honest['value']:12.4f}{blended:10.4f}")
+    lines.append(f"{'gain over ' + best[0]:36}{honest['value'] - best[1]:+12.4f}{blended - best[2]:+10.4f}")
     return "\n".join(lines)
 
 
