@@ -45,14 +45,14 @@ class Blend:
 
 
 def blend(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     *,
-    outputs: Path,
+    outputs: Path | str = "outputs",
     method: str = "soft",
     metric: str | None = None,
     name: str | None = None,
-    template: Path | None = None,
-    out: Path | None = None,
+    template: Path | str | None = None,
+    out: Path | str | None = None,
     labels: Labels | None = None,
     renormalize: bool = False,
     submission: SubmissionSpec | None = None,
@@ -63,7 +63,9 @@ def blend(
     The submission's format is `submission`, else that of the dataset `find_dataset` knows by the members' name for it.
     """
     _check_words(method, metric, name)
-    members = load_members(paths, renormalize=renormalize)
+    template = Path(template) if template is not None else None
+    out = Path(out) if out is not None else None
+    members = load_members([Path(path) for path in paths], renormalize=renormalize)
     dataset = _known_dataset(members, find_dataset)
     test = align(
         [member.test for member in members],
@@ -78,7 +80,7 @@ def blend(
     honest, scores, reason = _honest(members, test, method, metric)
     combined = COMBINERS[method](test.stack, None)
     table = make_submission(test.ids, test.classes, combined, spec, template, labels)
-    folder = outputs / "blends" / (name or f"{method}-{len(members)}")
+    folder = Path(outputs) / "blends" / (name or f"{method}-{len(members)}")
     _check_targets(folder, out, template, members)
     names = unique_names(members)
     document = {

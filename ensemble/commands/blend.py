@@ -20,13 +20,13 @@ __all__ = ["run"]
 def run(arguments: Namespace) -> Outcome:
     """Blend `arguments.probs` and tell what came out."""
     done = blend(
-        [Path(path) for path in arguments.probs],
+        arguments.probs,
         outputs=arguments.outputs,
         method=arguments.method,
         metric=arguments.metric,
         name=arguments.name,
-        template=_path(arguments.template),
-        out=_path(arguments.out),
+        template=arguments.template,
+        out=arguments.out,
         labels=arguments.labels,
         renormalize=arguments.renormalize,
         find_dataset=_finder(arguments.folder),
@@ -37,10 +37,6 @@ def run(arguments: Namespace) -> Outcome:
         "out": None if done.copy is None else str(done.copy),
     }
     return Outcome({**done.document, "paths": paths}, _shown(done))
-
-
-def _path(text: str | Path | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
