@@ -68,7 +68,7 @@ def tune(
         )
     name = study or resolved.name
     check_run_name(name)
-    request = request_for(resolved, load_rows(resolved, outputs, on_event), outputs)
+    request = request_for(resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
     refuse_bad_images(request)
     work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
     work.refuse_if_other()
