@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set, Sized
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +43,29 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
 
 def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any]) -> Predictions:
     """Training rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
-    position = {row_id: row for row, row_id in enumerate(table.train.ids)}
+    dropped = table.train.bad.keys()
+    kept = np.array([row for row, row_id in enumerate(table.train.ids) if row_id not in dropped], dtype=np.int64)
+    ids = tuple(table.train.ids[row] for row in kept)
+    position = {row_id: row for row, row_id in enumerate(ids)}
     total = np.zeros((len(position), len(table.classes)))
     for repeat in range(plan.repeats):
         expected: dict[int, set[str]] = {fold: set() for fold in range(plan.k)}
         for row_id, fold in plan.fold_by_id(repeat).items():
-            expected[fold].add(row_id)
-        for fold, ids in expected.items():
+            if row_id not in dropped:
+                expected[fold].add(row_id)
+        for fold, wanted in expected.items():
             folder = run.fold_path(FoldKey(repeat, fold), plan.repeats)
-            _add_part(total, folder / "oof.npy", ids, position, f"the plan's validation rows of fold {fold}")
+            _add_part(total, folder / "oof.npy", wanted, position, f"the plan's validation rows of fold {fold}")
     probs = (total / plan.repeats).astype(np.float32)
     return Predictions(
-        ids=table.train.ids,
+        ids=ids,
         classes=table.classes,
         probs=probs,
         kind="oof",
-        labels=table.labels,
-        folds=_folds(table, plan),
-        groups=_group_numbers(table.groups),
-        sidecar={**sidecar, "scores": score_all(table.labels, probs)},
+        labels=table.labels[kept],
+        folds=_folds(ids, plan),
+        groups=_group_numbers(table.groups, kept),
+        sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs)},
     )
 
 
@@ -72,7 +76,13 @@ def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapp
     for folder in folders:
         _add_part(total, folder / "probs.npy", position.keys(), position, "the dataset's test rows")
     probs = (total / len(folders)).astype(np.float32)
-    return Predictions(ids=rows.ids, classes=table.classes, probs=probs, kind="test", sidecar=dict(sidecar))
+    return Predictions(
+        ids=rows.ids,
+        classes=table.classes,
+        probs=probs,
+        kind="test",
+        sidecar={**sidecar, **_counted("prior_rows", rows.bad)},
+    )
 
 
 def _add_part(
@@ -85,17 +95,22 @@ def _add_part(
     total[[position[row_id] for row_id in part.ids]] += part.probs
 
 
-def _folds(table: Table, plan: FoldPlan) -> list[Any]:
-    """Fold of each row in the table's order; one list a repeat where there are several."""
+def _counted(key: str, rows: Sized) -> dict[str, int]:
+    """How many rows had no usable image, where there are any."""
+    return {key: len(rows)} if len(rows) else {}
+
+
+def _folds(ids: Sequence[str], plan: FoldPlan) -> list[Any]:
+    """Fold of each row; one list a repeat where there are several."""
     lists = []
     for repeat in range(plan.repeats):
         fold_of = plan.fold_by_id(repeat)
-        lists.append([fold_of[row_id] for row_id in table.train.ids])
+        lists.append([fold_of[row_id] for row_id in ids])
     return lists[0] if plan.repeats == 1 else lists
 
 
-def _group_numbers(groups: tuple[str, ...] | None) -> npt.NDArray[np.int64] | None:
-    """A number for each group, by the groups' sorted names."""
+def _group_numbers(groups: tuple[str, ...] | None, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """A number for each kept row's group, by the sorted names of all groups."""
     if groups is None:
         return None
-    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.int64)
+    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.int64)[kept]

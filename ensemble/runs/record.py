@@ -50,9 +50,11 @@ def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> di
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),
         "rows": {
-            "train": len(request.table.train.ids),
+            "train": len(request.table.train.usable.ids),
             "test": len(test.ids) if test is not None else 0,
         },
+        "dropped_rows": _told(request.table.train.bad),
+        "prior_rows": _told(test.bad if test is not None else {}),
         "decided": dict(decided),
         "fold_states": [
             {
@@ -131,6 +133,11 @@ def total_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "seconds_per_1000_images": round(seconds, 4),
         "parameters": sum(record["cost"]["parameters"] for record in records),
     }
+
+
+def _told(bad: Mapping[str, str]) -> list[dict[str, str]]:
+    """Rows without a usable image: training rows are left out, test rows get the class shares of the training rows."""
+    return [{"id": row_id, "why": why} for row_id, why in bad.items()]
 
 
 def _versions() -> dict[str, str]:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.run import RunFolder, find_runs
+from ensemble.data.first_look import look_and_keep
+from ensemble.data.fitting import StoredShape
+from ensemble.data.scan import with_scan
 from ensemble.data.splits import plan_path, shared_plan
-from ensemble.data.tables import Table, dataset_folder, load_table
+from ensemble.data.tables import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
 
-__all__ = ["Asked", "RunRequest", "load_rows", "make_request", "newest_run", "read_recipe", "request_for"]
+__all__ = [
+    "Asked",
+    "OnEvent",
+    "RunRequest",
+    "load_rows",
+    "make_request",
+    "newest_run",
+    "read_recipe",
+    "request_for",
+]
+
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""Who hears of progress: mappings with an `event` key (`scanning, preparing, prepared, bad-images, decoding, fold-kept,
+fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +67,9 @@ class RunRequest:
         return Identity(self.resolved.recipe, self.table.sha256, self.plan.sha256)
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels; a resolved recipe has a number."""
-        size = self.resolved.recipe.image.size
-        if not isinstance(size, int):
-            raise TypeError("image.size is resolved when a recipe is loaded")
-        return size
+    def stored_shape(self) -> StoredShape:
+        """What is kept of each image: squares, or with `data.cache_size` images whose shorter side is that."""
+        return _stored_shape(self.resolved)
 
     @property
     def cache(self) -> Path:
@@ -62,11 +78,17 @@ class RunRequest:
 
 
 def make_request(
-    recipe: str | None, *, folder: Path, outputs: Path, sets: Sequence[str] = (), data: str | None = None
+    recipe: str | None,
+    *,
+    folder: Path,
+    outputs: Path,
+    sets: Sequence[str] = (),
+    data: str | None = None,
+    on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
     """Read the recipe, the dataset's rows and the fold plan they share."""
     asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
-    return request_for(asked, resolved, load_rows(resolved, outputs), outputs)
+    return request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
 
 
 def read_recipe(
@@ -88,10 +110,31 @@ def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: P
     return RunRequest(asked, resolved, table, plan, plan_path(table, resolved.recipe.folds, outputs), outputs)
 
 
-def load_rows(resolved: ResolvedRecipe, outputs: Path) -> Table:
-    """The rows of a recipe's dataset."""
+def load_rows(
+    resolved: ResolvedRecipe, outputs: Path, on_event: OnEvent = lambda event: None, *, keep_pixels: bool = False
+) -> Table:
+    """The rows of a recipe's dataset, every image looked at; `keep_pixels`: with a mind to train on them."""
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
-    return load_table(resolved.dataset_name, resolved.dataset, where)
+    table = load_table(resolved.dataset_name, resolved.dataset, where)
+    seen: dict[str, Rows] = {}
+    for part, rows in (("train", table.train), ("test", table.test)):
+        if rows is not None:
+            tell = _teller(on_event, part)
+            if keep_pixels and resolved.recipe.data.cache in ("auto", "decoded"):
+                look_and_keep(rows, _stored_shape(resolved), outputs / "cache", tell)
+            seen[part] = with_scan(rows, outputs / "cache", tell)
+    return dataclasses.replace(table, **seen)  # type: ignore[arg-type]
+
+
+def _stored_shape(resolved: ResolvedRecipe) -> StoredShape:
+    size, cache_size = resolved.recipe.image.size, resolved.recipe.data.cache_size
+    if not isinstance(size, int):
+        raise TypeError("image.size is resolved when a recipe is loaded")
+    return StoredShape(size) if cache_size is None else StoredShape(cache_size, is_square=False)
+
+
+def _teller(on_event: OnEvent, part: str) -> Callable[[int, int], None]:
+    return lambda done, total: on_event({"event": "scanning", "part": part, "done": done, "total": total})
 
 
 def newest_run(outputs: Path) -> RunFolder | None:

@@ -10,8 +10,7 @@ from typing import Any
 from ensemble.core.run import RunFolder, check_run_name
 from ensemble.errors import InputError
 from ensemble.runs.execute import execute_run
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import make_request, newest_run
+from ensemble.runs.request import OnEvent, make_request, newest_run
 
 __all__ = ["TrainedRun", "train"]
 
@@ -52,7 +51,7 @@ def train(
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
-    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
         _refuse_strangers(run.path)

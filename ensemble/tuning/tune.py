@@ -16,9 +16,9 @@ from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_files import ResolvedRecipe, save_recipe_with, with_values
 from ensemble.core.run import RunFolder, check_run_name, now
 from ensemble.errors import InputError, PartialFailure
+from ensemble.runs.bad_images import refuse_bad_images
 from ensemble.runs.execute import execute_run
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import RunRequest, load_rows, read_recipe, request_for
+from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
 from ensemble.tuning.propose import propose
 from ensemble.tuning.space import values_of
@@ -68,7 +68,8 @@ def tune(
         )
     name = study or resolved.name
     check_run_name(name)
-    request = request_for(asked, resolved, load_rows(resolved, outputs), outputs)
+    request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
+    refuse_bad_images(request)
     work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
     work.refuse_if_other()
     with folder_lock(work.path):
