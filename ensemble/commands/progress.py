@@ -40,14 +40,16 @@ def _line(event: Mapping[str, Any]) -> str | None:
     """The event in words; None for what a line is not worth."""
     fold = f"{event.get('trial', '')}fold {event.get('fold')}"
     match event["event"]:
+        case "scanning":
+            return _step_line("looking at", event)
+        case "finding":
+            return str(event["line"])
         case "preparing":
             return "looking at the machine and the model"
         case "prepared":
             return _prepared(event)
         case "decoding":
-            step = max(1, event["total"] // _STEP)
-            whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 256) // step
-            return f"decoding {event['part']} images: {event['done']} of {event['total']}" if whole else None
+            return _step_line("decoding", event)
         case "fold-kept":
             return f"{fold}: finished earlier, kept"
         case "fold-started":
@@ -67,6 +69,13 @@ def _line(event: Mapping[str, Any]) -> str | None:
         case "trial-finished":
             return f"trial {event['number']}: {event['outcome']}"
     return None
+
+
+def _step_line(doing: str, event: Mapping[str, Any]) -> str | None:
+    """How far a job on images is, at every tenth of the way."""
+    step = max(1, event["total"] // _STEP)
+    whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 256) // step
+    return f"{doing} {event['part']} images: {event['done']} of {event['total']}" if whole else None
 
 
 def _prepared(event: Mapping[str, Any]) -> str:
@@ -112,6 +121,8 @@ class _Bars:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Draw an event."""
         match event["event"]:
+            case "scanning":
+                self._draw(f"look at {event['part']}", event["done"], event["total"], "")
             case "decoding":
                 self._draw(f"decode {event['part']}", event["done"], event["total"], "")
             case "epoch":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +20,7 @@ from ensemble.core.files import sha256_file, sha256_text
 from ensemble.data.embedded import draw_digits
 from ensemble.errors import InputError
 
-__all__ = ["Rows", "Table", "dataset_folder", "load_table"]
+__all__ = ["LabelPart", "Rows", "Table", "dataset_folder", "load_table"]
 
 _SHOWN = 3
 
@@ -32,6 +32,9 @@ class Rows:
     ids: tuple[str, ...]
     paths: tuple[str, ...]
     folder: Path
+    boxes: npt.NDArray[np.float64] | None = None
+    """(rows, 4): left, top, right, bottom in pixels of what is used of each image, which it may reach out of; None:
+    whole images."""
 
     @cached_property
     def content_sha256(self) -> str:
@@ -40,6 +43,14 @@ class Rows:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             hashes = list(pool.map(sha256_file, files))
         return _hash_lines(sorted(f"{row_id}\t{sha256}" for row_id, sha256 in zip(self.ids, hashes, strict=True)))
+
+
+@dataclass(frozen=True)
+class LabelPart:
+    """One part of a composed label."""
+
+    name: str
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,16 @@ class Table:
     labels: npt.NDArray[np.int64]
     groups: tuple[str, ...] | None
     test: Rows | None
+    train_labels: npt.NDArray[np.int64] | None = None
+    """Labels to train with, where they differ from the official ones that validation uses."""
+    parts: tuple[LabelPart, ...] = ()
+    """What composed labels are made of; empty for plain ones."""
+    train_only: npt.NDArray[np.bool_] | None = None
+    """Rows that are never validated."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The training table's own columns, row by row: what the audit looks for hints in."""
+    given_folds: tuple[str, ...] | None = None
+    """Each training row's value in the fold column, if the description names one."""
 
     @cached_property
     def rows_sha256(self) -> str:

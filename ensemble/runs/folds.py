@@ -18,8 +18,8 @@ from ensemble.runs.request import RunRequest
 __all__ = ["FoldTraining", "OnEvent"]
 
 OnEvent = Callable[[Mapping[str, Any]], None]
-"""Who hears of progress: mappings with an `event` key (`preparing, prepared, decoding, fold-kept, fold-started, epoch,
-fold-finished, fold-failed, merged`) and what goes with it."""
+"""Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, decoding, fold-kept,
+fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
 
 
 class FoldTraining:

@@ -42,26 +42,29 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
 
 
 def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any]) -> Predictions:
-    """Training rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
-    position = {row_id: row for row, row_id in enumerate(table.train.ids)}
+    """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
+    rows = _validated_rows(table, plan)
+    ids_in_order = tuple(table.train.ids[row] for row in rows)
+    position = {row_id: row for row, row_id in enumerate(ids_in_order)}
     total = np.zeros((len(position), len(table.classes)))
     for repeat in range(plan.repeats):
         expected: dict[int, set[str]] = {fold: set() for fold in range(plan.k)}
         for row_id, fold in plan.fold_by_id(repeat).items():
-            expected[fold].add(row_id)
+            if fold >= 0:
+                expected[fold].add(row_id)
         for fold, ids in expected.items():
             folder = run.fold_path(FoldKey(repeat, fold), plan.repeats)
             _add_part(total, folder / "oof.npy", ids, position, f"the plan's validation rows of fold {fold}")
     probs = (total / plan.repeats).astype(np.float32)
     return Predictions(
-        ids=table.train.ids,
+        ids=ids_in_order,
         classes=table.classes,
         probs=probs,
         kind="oof",
-        labels=table.labels,
-        folds=_folds(table, plan),
-        groups=_group_numbers(table.groups),
-        sidecar={**sidecar, "scores": score_all(table.labels, probs)},
+        labels=table.labels[rows],
+        folds=_folds(ids_in_order, plan),
+        groups=_group_numbers(ids_in_order, plan),
+        sidecar={**sidecar, "scores": score_all(table.labels[rows], probs)},
     )
 
 
@@ -85,17 +88,25 @@ def _add_part(
     total[[position[row_id] for row_id in part.ids]] += part.probs
 
 
-def _folds(table: Table, plan: FoldPlan) -> list[Any]:
-    """Fold of each row in the table's order; one list a repeat where there are several."""
+def _validated_rows(table: Table, plan: FoldPlan) -> npt.NDArray[np.int64]:
+    """Positions in the table of the rows that the plan validates."""
+    validated = dict(zip(plan.ids, plan.is_validated.tolist(), strict=True))
+    return np.flatnonzero([validated[row_id] for row_id in table.train.ids])
+
+
+def _folds(ids: Sequence[str], plan: FoldPlan) -> list[Any]:
+    """Fold of each of `ids`; one list a repeat where there are several."""
     lists = []
     for repeat in range(plan.repeats):
         fold_of = plan.fold_by_id(repeat)
-        lists.append([fold_of[row_id] for row_id in table.train.ids])
+        lists.append([fold_of[row_id] for row_id in ids])
     return lists[0] if plan.repeats == 1 else lists
 
 
-def _group_numbers(groups: tuple[str, ...] | None) -> npt.NDArray[np.int64] | None:
-    """A number for each group, by the groups' sorted names."""
-    if groups is None:
+def _group_numbers(ids: Sequence[str], plan: FoldPlan) -> npt.NDArray[np.int64] | None:
+    """A number for the plan's group of each of `ids`, by the groups' sorted names."""
+    if plan.groups is None:
         return None
-    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.int64)
+    group_of = dict(zip(plan.ids, plan.groups, strict=True))
+    groups = np.array([group_of[row_id] for row_id in ids], dtype=object)
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ensemble.core.identity import differing_keys
 from ensemble.core.run import RUN_FORMAT, FoldKey, now
+from ensemble.data.audit import Finding
 from ensemble.errors import InputError
 from ensemble.runs.request import RunRequest
 
@@ -32,7 +33,9 @@ def fold_keys(k: int, repeats: int) -> list[FoldKey]:
     return [FoldKey(repeat, fold) for repeat in range(repeats) for fold in range(k)]
 
 
-def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> dict[str, Any]:
+def new_record(
+    request: RunRequest, name: str, decided: Mapping[str, Any], findings: Sequence[Finding] = ()
+) -> dict[str, Any]:
     """The record of a run that has not trained anything yet."""
     identity = request.identity
     plan, test = request.plan, request.table.test
@@ -50,8 +53,10 @@ def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> di
         "classes": list(request.table.classes),
         "rows": {
             "train": len(request.table.train.ids),
+            "validated": int(plan.is_validated.sum()),
             "test": len(test.ids) if test is not None else 0,
         },
+        "findings": [finding.plain() for finding in findings],
         "decided": dict(decided),
         "fold_states": [
             {

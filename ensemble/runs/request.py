@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.run import find_runs
+from ensemble.data.audit_images import duplicate_clusters
+from ensemble.data.scan import scan_images
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Table, dataset_folder, load_table
 from ensemble.errors import InputError
@@ -56,8 +61,14 @@ def make_request(
 
 def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
-    plan = shared_plan(table, resolved.recipe.folds, outputs, save=False)
-    return RunRequest(resolved, table, plan, plan_path(table, resolved.recipe.folds, outputs), outputs)
+    folds = resolved.recipe.folds
+
+    def clusters() -> NDArray[np.int64]:
+        scan = scan_images(table.train, outputs / "cache")
+        return duplicate_clusters(table.train, scan, folds.near_distance)
+
+    plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
+    return RunRequest(resolved, table, plan, plan_path(table, folds, outputs), outputs)
 
 
 def load_rows(resolved: ResolvedRecipe, outputs: Path) -> Table:
