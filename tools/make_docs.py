@@ -82,7 +82,9 @@ def commands_part() -> str:
         lines += [*_option_table(own), ""] if own else []
         lines += ["```sh", (command.epilog or "").removeprefix("example:\n").strip(), "```", ""]
         shared = _option_table(common)
-    return "\n".join([*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared])
+    return "\n".join(
+        [*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared]
+    )
 
 
 PAGES: dict[str, Callable[[], str]] = {
