@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ensemble.core.foldplan import FoldPlan
 from ensemble.data.audit_groups import possible_groups
 from ensemble.data.audit_images import bad_images, duplicate_images, unlisted_files
-from ensemble.data.findings import SHOWN, Finding, differs_within, ordered
+from ensemble.data.findings import SHOWN, Finding, counted, differs_within, ordered
 from ensemble.data.scan import ImageScan
 from ensemble.data.tables import Table
 
@@ -30,17 +30,21 @@ def audit(
     test_scan: ImageScan | None,
     *,
     near_distance: int = 4,
+    drops_bad: bool = False,
 ) -> list[Finding]:
-    """All findings, the worst first. Without scans, those that need no images; `near_distance` as in the recipe."""
+    """All findings, the worst first. Without scans, those that need no images; `near_distance` as in the recipe.
+
+    `drops_bad`: bad training images are left out, so they are no error.
+    """
     planned = _Planned.of(table, plan)
     findings = [*_group_overlap(planned), *_made_train_only(table, planned), *_rare_classes(table, planned)]
     if plan.groups is None:
         findings += possible_groups(table)
     if scan is not None:
-        findings += bad_images(scan, "training")
+        findings += bad_images(scan, "training", is_error=not drops_bad)
         findings += duplicate_images(table, planned.folds, scan, test_scan, near_distance, plan.scheme)
     if test_scan is not None:
-        findings += bad_images(test_scan, "test")
+        findings += bad_images(test_scan, "test", is_error=False)
     return ordered([*findings, *unlisted_files(table)])
 
 
@@ -76,7 +80,7 @@ def _group_overlap(plan: _Planned) -> Iterator[Finding]:
             if plan.scheme == "column"
             else "the plan is not of these rows: delete its file to have it made again"
         )
-        message = f"{len(overlapping)} groups have rows on two sides of a split; {remedy}"
+        message = f"{counted(len(overlapping), 'group')} with rows on two sides of a split; {remedy}"
         examples = tuple(plan.group_names[group] for group in overlapping[:SHOWN])
         yield Finding("error", "group-overlap", len(overlapping), message, examples)
 
@@ -89,7 +93,8 @@ def _made_train_only(table: Table, plan: _Planned) -> Iterator[Finding]:
     groups = np.unique(plan.groups[added])
     if len(groups):
         message = (
-            f"{len(groups)} groups have train-only rows, so their {added.sum()} other rows are never validated either"
+            f"{counted(len(groups), 'group')} with train-only rows; so "
+            f"{counted(int(added.sum()), 'other row')} of theirs can't be validated either"
         )
         examples = tuple(plan.group_names[group] for group in groups[:SHOWN])
         yield Finding("warning", "group-overlap", len(groups), message, examples)
@@ -108,12 +113,13 @@ def _rare_classes(table: Table, plan: _Planned) -> Iterator[Finding]:
         validated[repeat * plan.k : (repeat + 1) * plan.k] = counts
     for label in np.flatnonzero(((validated == 0) | (validated == total)).any(axis=0)):
         unseen, untrained = int((validated[:, label] == 0).sum()), int((validated[:, label] == total[label]).sum())
+        name = table.classes[label]
         if total[label] == 0:
-            told.append(f"{table.classes[label]} (no rows)")
+            told.append(f"{name} (no rows)")
         elif untrained:
-            told.append(f"{table.classes[label]} ({total[label]} rows, not trained on in {untrained} folds)")
+            told.append(f"{name} ({counted(total[label], 'row')}, not trained on in {counted(untrained, 'fold')})")
         else:
-            told.append(f"{table.classes[label]} ({total[label]} rows, not validated in {unseen} folds)")
+            told.append(f"{name} ({counted(total[label], 'row')}, not validated in {counted(unseen, 'fold')})")
     if told:
-        message = f"{len(told)} classes are too rare for every fold to train on them and to validate them"
+        message = f"{counted(len(told), 'class', 'classes')} too rare for every fold to train on and to validate"
         yield Finding("warning", "rare-class", len(told), message, tuple(told[:SHOWN]))

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.findings import SHOWN, Finding
+from ensemble.data.findings import SHOWN, Finding, counted
 from ensemble.data.tables import Table
 
 __all__ = ["possible_groups"]
@@ -50,7 +50,7 @@ def _columns(table: Table) -> Iterator[Finding]:
             continue
         groups = _repeated(table, values, least_share=0.1)
         if groups is not None:
-            what = f"column {name} has {len(groups)} values that several rows share"
+            what = f"column {name} has {counted(len(groups), 'value')} that several rows share"
             yield _hint(groups, what, f'group: "{{{name}}}"')
 
 
@@ -63,7 +63,7 @@ def _folders(table: Table) -> Iterator[Finding]:
         return
     with_digit = np.mean([any(map(str.isdigit, name)) for name in set(names)])
     if with_digit >= 0.8 or len(set(folders)) > max(10, 2 * len(table.classes)):
-        what = f"{len(groups)} folders hold several images each"
+        what = f"{counted(len(groups), 'folder')} with several images each"
         yield _hint(groups, what, _folder_line(table, names))
 
 
@@ -77,7 +77,7 @@ def _stems(table: Table) -> Iterator[Finding]:
     groups = _repeated(table, stems, least_share=0.5)
     if groups is not None:
         shown = {PurePosixPath(stem).name: size for stem, size in groups.items()}
-        what = f"{len(groups)} beginnings of file names are shared by several images"
+        what = f"{counted(len(groups), 'beginning')} of file names shared by several images"
         yield _hint(shown, what, _stem_line(table, sorted(between)[0]))
 
 

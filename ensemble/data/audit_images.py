@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
-from ensemble.data.findings import SHOWN, Finding, differs_within
+from ensemble.data.findings import SHOWN, Finding, counted, differs_within
 from ensemble.data.scan import ImageScan
 from ensemble.data.tables import Rows, Table
 
@@ -28,22 +28,24 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 
 _BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"], str]] = {
     "unreadable": ("unreadable", "can't be read as images"),
-    "too-large": ("unreadable", "are larger than is allowed"),
-    "truncated": ("truncated", "are cut off before their end"),
-    "missing": ("missing-file", "are not there"),
-    "blank": ("blank", "are of one colour all over"),
+    "too-large": ("unreadable", "larger than is allowed"),
+    "truncated": ("truncated", "cut off before the end"),
+    "missing": ("missing-file", "not there"),
+    "blank": ("blank", "one colour all over"),
 }
 
 
-def bad_images(scan: ImageScan, part: str) -> Iterator[Finding]:
-    """Images that can't be trained on or predicted, and blank ones. Bad test images are no reason not to train."""
+def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Finding]:
+    """Images that can't be trained on or predicted, and blank ones, which are never an error."""
     states = np.array(scan.states, dtype=object)
     for state, (code, what) in _BAD.items():
         rows = np.flatnonzero(states == state)
         if len(rows):
-            level: Literal["error", "warning"] = "warning" if state == "blank" or part == "test" else "error"
+            level: Literal["error", "warning"] = "error" if is_error and state != "blank" else "warning"
             examples = tuple(scan.ids[row] for row in rows[:SHOWN])
-            yield Finding(level, code, len(rows), f"{len(rows)} {part} images {what}", examples)
+            remedy = "; `data: {bad_images: drop}` leaves them out" if level == "error" else ""
+            message = f"{counted(len(rows), f'{part} image')}: {what}{remedy}"
+            yield Finding(level, code, len(rows), message, examples)
 
 
 def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integers:
@@ -82,7 +84,7 @@ def unlisted_files(table: Table) -> Iterator[Finding]:
         images = (name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES)
         strangers += [prefix + name for name in images if prefix + name not in known]
     if strangers:
-        message = f"{len(strangers)} image files beside those of the tables are in no table"
+        message = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
         yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
 
 
@@ -127,19 +129,20 @@ def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers
     def shown(members: Integers) -> str:
         sides = sorted({int(fold) for fold in folds[members, 0]})
         ids = " = ".join(table.train.ids[row] for row in members[:3]) + (" = …" if len(members) > 3 else "")
-        return f"{ids} (folds {', '.join('train-only' if side < 0 else str(side) for side in sides)})"
+        names = ["train-only" if side < 0 else str(side) for side in sides]
+        return f"{ids} (fold{'s' if len(names) > 1 else ''} {', '.join(names)})"
 
     same = split(exact)
     if same.any():
-        what = f"{same.sum()} images in {_number(exact, same)} sets are the same, byte for byte, in different folds"
+        what = f"{_number(exact, same)}, the same byte for byte, in different folds"
         yield Finding("warning", "exact-duplicate", int(same.sum()), f"{what}; {remedy}", _sets(exact, same, shown))
     alike = split(near) & differs_within(near, exact)
     if alike.any():
-        what = f"{alike.sum()} images in {_number(near, alike)} sets are nearly the same, in different folds"
+        what = f"{_number(near, alike)}, nearly the same, in different folds"
         yield Finding("warning", "near-duplicate", int(alike.sum()), f"{what}; {remedy}", _sets(near, alike, shown))
     kept = (np.bincount(exact, minlength=len(exact))[exact] > 1) & ~same
     if kept.any():
-        what = f"{kept.sum()} images in {_number(exact, kept)} sets are the same, byte for byte, each set in one fold"
+        what = f"{_number(exact, kept)}, the same byte for byte, each set in one fold"
         yield Finding("note", "exact-duplicate", int(kept.sum()), what, _sets(exact, kept, shown))
 
 
@@ -152,11 +155,11 @@ def _conflicts(table: Table, exact: Integers, near: Integers) -> Iterator[Findin
 
     same = differs_within(exact, table.labels)
     if same.any():
-        what = f"{same.sum()} images in {_number(exact, same)} sets are the same, byte for byte, with different labels"
+        what = f"{_number(exact, same)}, the same byte for byte, with different labels"
         yield Finding("warning", "label-conflict", int(same.sum()), what, _sets(exact, same, shown))
     alike = differs_within(near, table.labels) & ~same
     if alike.any():
-        what = f"{alike.sum()} images in {_number(near, alike)} sets are nearly the same, with different labels"
+        what = f"{_number(near, alike)}, nearly the same, with different labels"
         yield Finding("note", "label-conflict", int(alike.sum()), what, _sets(near, alike, shown))
 
 
@@ -173,13 +176,14 @@ def _train_test(ids: tuple[str, ...], count: int, exact: Integers, near: Integer
         twin = int(np.flatnonzero(clusters[:count] == clusters[row])[0])
         return f"{ids[row]} {'=' if same[row] else '~'} {ids[twin]}"
 
-    message = f"{alike.sum()} test images are training images too, {same.sum()} of them byte for byte"
+    message = f"{counted(int(alike.sum()), 'test image')} among the training images too, {same.sum()} byte for byte"
     examples = tuple(shown(int(row)) for row in np.flatnonzero(alike)[:SHOWN])
     yield Finding("warning", "train-test-duplicate", int(alike.sum()), message, examples)
 
 
-def _number(clusters: Integers, chosen: Mask) -> int:
-    return len(np.unique(clusters[chosen]))
+def _number(clusters: Integers, chosen: Mask) -> str:
+    """`5 images in 2 sets`"""
+    return f"{counted(int(chosen.sum()), 'image')} in {counted(len(np.unique(clusters[chosen])), 'set')}"
 
 
 def _sets(clusters: Integers, chosen: Mask, shown: Callable[[Integers], str]) -> tuple[str, ...]:

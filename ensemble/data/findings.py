@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CODES", "SHOWN", "Finding", "differs_within", "ordered"]
+__all__ = ["CODES", "SHOWN", "Finding", "counted", "differs_within", "ordered"]
 
 Level = Literal["error", "warning", "note"]
 Code = Literal[
@@ -51,6 +51,11 @@ class Finding:
         examples = f": {', '.join(self.examples)}" if self.examples else ""
         more = ", …" if self.examples and self.count > len(self.examples) else ""
         return f"{self.level}: {self.message}{examples}{more}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
