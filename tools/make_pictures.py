@@ -106,7 +106,7 @@ def _duplicates() -> str:
         curve = f"M {start} {low} C {start} {low + 22}, {end} {low + 22}, {end} {low}"
         parts.append(f'<path d="{curve}" fill="none" stroke="#333333" stroke-width="1.5"/>')
         parts.append(_text(end + 12, low + 16, "the same picture"))
-    return _svg(380, 216, [*parts, *_legend(12, 198, 2)])
+    return _svg(450, 216, [*parts, *_legend(12, 198, 2)])
 
 
 def _left(row: int) -> int:

@@ -40,16 +40,19 @@ def _line(event: Mapping[str, Any]) -> str | None:
     """The event in words; None for what a line is not worth."""
     fold = f"{event.get('trial', '')}fold {event.get('fold')}"
     match event["event"]:
-        case "scanning":
-            return _step_line("looking at", event)
         case "finding":
             return str(event["line"])
         case "preparing":
             return "looking at the machine and the model"
         case "prepared":
             return _prepared(event)
-        case "decoding":
-            return _step_line("decoding", event)
+        case "scanning" | "decoding":
+            verb = "looking at" if event["event"] == "scanning" else "decoding"
+            step = max(1, event["total"] // _STEP)
+            whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 32) // step
+            return f"{verb} {event['part']} images: {event['done']} of {event['total']}" if whole else None
+        case "bad-images":
+            return _bad_images(event)
         case "fold-kept":
             return f"{fold}: finished earlier, kept"
         case "fold-started":
@@ -71,11 +74,11 @@ def _line(event: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _step_line(doing: str, event: Mapping[str, Any]) -> str | None:
-    """How far a job on images is, at every tenth of the way."""
-    step = max(1, event["total"] // _STEP)
-    whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 256) // step
-    return f"{doing} {event['part']} images: {event['done']} of {event['total']}" if whole else None
+def _bad_images(event: Mapping[str, Any]) -> str:
+    dropped = f"{event['dropped']} training images are left out"
+    prior = f"{event['prior']} test rows get the class shares of the training rows, for want of an image"
+    said = " and ".join(text for text, count in ((dropped, event["dropped"]), (prior, event["prior"])) if count)
+    return f"warning: {said}; run.json lists them"
 
 
 def _prepared(event: Mapping[str, Any]) -> str:
@@ -112,7 +115,7 @@ def _live_progress() -> Iterator[Progress]:
 
 
 class _Bars:
-    """One bar for the images being decoded, one a fold, above them lines for what is worth keeping."""
+    """One bar for the images being looked at or decoded, one a fold, above them lines for what is worth keeping."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -121,10 +124,9 @@ class _Bars:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Draw an event."""
         match event["event"]:
-            case "scanning":
-                self._draw(f"look at {event['part']}", event["done"], event["total"], "")
-            case "decoding":
-                self._draw(f"decode {event['part']}", event["done"], event["total"], "")
+            case "scanning" | "decoding":
+                verb = "look at" if event["event"] == "scanning" else "decode"
+                self._draw(f"{verb} {event['part']}", event["done"], event["total"], "")
             case "epoch":
                 self._draw(self._fold(event), event["epoch"], event["epochs"], _epoch(event).split(", ", 1)[1])
             case "fold-started" | "fold-finished" | "merged" | "preparing":

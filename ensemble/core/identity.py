@@ -15,7 +15,7 @@ IDENTITY_VERSION = 1
 """Raised when the code changes what a recipe's training gives, a default's change included; runs of an older version
 are not mixed with new ones. A new key whose default changes nothing needs no new version: defaults are not hashed."""
 
-_WITHOUT_EFFECT = {"description", "search"}
+_WITHOUT_EFFECT: Any = {"description": True, "search": True, "data": {"cache": True}}
 
 
 @dataclass(frozen=True)

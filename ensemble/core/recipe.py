@@ -32,6 +32,15 @@ class DataPart(Frozen):
 
     name: Annotated[str, Field(min_length=1)]
     """Name of the dataset's description. `data: digits` is short for `data: {name: digits}`."""
+    bad_images: Literal["error", "drop"] = "error"
+    """What to do about images that can't be decoded whole: `error` lists them and stops; `drop` leaves training rows
+    out (the fold plan stays as it is), and gives test rows the class shares of the training rows; both are recorded."""
+    cache: Literal["auto", "decoded", "encoded", "none"] = "auto"
+    """How images are kept in `outputs/cache`: `decoded` pixels, `encoded` as their files' bytes, `none`: the files are
+    read again each time; `auto` takes the first of these that leaves half of the free disk. Changes no result."""
+    cache_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Shorter side in pixels that larger images are kept at, their aspect too, for augmentations that crop. Left out:
+    images are kept as squares of `image.size`."""
 
 
 class FoldsPart(Frozen):

@@ -34,7 +34,7 @@ def audit(
 ) -> list[Finding]:
     """All findings, the worst first. Without scans, those that need no images; `near_distance` as in the recipe.
 
-    `drops_bad`: bad training images are left out, so they are no error.
+    `drops_bad`: bad images are left out, so they are no error.
     """
     planned = _Planned.of(table, plan)
     findings = [*_group_overlap(planned), *_made_train_only(table, planned), *_rare_classes(table, planned)]
@@ -44,7 +44,7 @@ def audit(
         findings += bad_images(scan, "training", is_error=not drops_bad)
         findings += duplicate_images(table, planned.folds, scan, test_scan, near_distance, plan.scheme)
     if test_scan is not None:
-        findings += bad_images(test_scan, "test", is_error=False)
+        findings += bad_images(test_scan, "test", is_error=not drops_bad)
     return ordered([*findings, *unlisted_files(table)])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.randomness import derive_seed, generator
-from ensemble.data.pixels import DecodedImages
+from ensemble.data.pixel_sets import Squares
 
 if TYPE_CHECKING:
     from ensemble.data.augment import Augment
@@ -37,7 +37,7 @@ class Batch:
 
 
 def training_batches(
-    images: DecodedImages,
+    images: Squares,
     rows: npt.NDArray[np.int64],
     batch_size: int,
     augment: Augment | None,
@@ -53,7 +53,7 @@ def training_batches(
     order = rows[generator("order", *where).permutation(len(rows))]
 
     def make(chosen: npt.NDArray[np.int64]) -> Batch:
-        pixels = images.pixels[chosen]
+        pixels = images.get(chosen)
         if augment is not None:
             for position, row in enumerate(chosen):
                 pixels[position] = augment(pixels[position], derive_seed("augment", *where, images.ids[row]))
@@ -71,8 +71,8 @@ def training_batches(
         yield following.result()
 
 
-def plain_batches(images: DecodedImages, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+def plain_batches(images: Squares, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
     """Every row once, in the order given, unchanged."""
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        yield Batch(chosen, images.pixels[chosen])
+        yield Batch(chosen, images.get(chosen))

@@ -1,104 +1,279 @@
-"""Decoded images: one memory-mapped uint8 array a dataset part and size, decoded once and shared by everything."""
+"""The cache of images: made once for a dataset part and shape, checked whenever it is taken up, shared by everything.
+
+A folder holds the pixels (or the files' bytes, or only where the files lie), an index, and a note written last. One
+process builds, others wait for the kernel's lock; what a killed builder left is swept by the next.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-import threading
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
-import cv2
-import joblib
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.files import atomic_path, load_json, save_json, save_text, sha256_text
+from ensemble.core.files import (
+    atomic_path,
+    canonical_json,
+    load_json,
+    save_bytes,
+    save_json,
+    sha256_file,
+    sha256_text,
+    sweep_temporaries,
+)
 from ensemble.core.locks import folder_lock
+from ensemble.data.fitting import StoredShape, clipped, load_fitted
+from ensemble.data.image_headers import BadImage
+from ensemble.data.images import read_content
+from ensemble.data.packed_file import MappedFile, PackWriter, block_sums
+from ensemble.data.pixel_sets import DecodedImages, EncodedImages, Images, VariableImages
+from ensemble.data.scan import BAD_STATES, ImageScan, scan_images
 from ensemble.data.tables import Rows
+from ensemble.data.threads import OnProgress, for_each_row
 from ensemble.errors import InputError
 
-__all__ = ["DecodedImages", "build_pixels", "decode_image", "open_pixels"]
+__all__ = ["CacheMode", "CacheWish", "DecodedImages", "Images", "bad_image_lines", "build_pixels", "open_pixels"]
 
-Pixels = npt.NDArray[np.uint8]
-_CACHE_VERSION = 1
+CacheMode = Literal["decoded", "encoded", "none"]
+CacheWish = Literal["auto", "decoded", "encoded", "none"]
+
+_FORMAT = 2
+_AUTO_SHARE = 0.5  # of the free disk, that `auto` may take
+_SPARE_BYTES = 64 * 2**20  # left free in any case
+_SHOWN = 10
+_sound: dict[Path, tuple[int, ...]] = {}
+"""Files whose blocks this process has checked, with what `stat` said then."""
 
 
-@dataclass(frozen=True)
-class DecodedImages:
-    """Named rows of (rows, size, size, 3) RGB pixels, read-only and mapped from disk."""
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows to be cached in a shape, with what the scan found."""
 
-    ids: tuple[str, ...]
-    pixels: Pixels
+    rows: Rows
+    scan: ImageScan
+    shape: StoredShape
+
+    def folder(self, cache: Path, mode: CacheMode) -> Path:
+        """Its name is a hash of the rows' ids, content and boxes, and of the shape; with no cache also of the place."""
+        boxes = None if self.rows.boxes is None else self.rows.boxes.tolist()
+        place = [str(self.rows.folder), *self.rows.paths] if mode == "none" else []
+        facts = [_FORMAT, mode, vars(self.shape), self.rows.ids, self.scan.sha256, boxes, place]
+        return cache / f"pixels-{self.shape.size}-{sha256_text(canonical_json(facts))[:16]}"
+
+    def decoded_bytes(self) -> int:
+        """What its pixels take."""
+        if self.shape.is_square:
+            return len(self.rows.ids) * self.shape.size**2 * 3
+        return 3 * sum(wide * high for wide, high in map(self._stored, range(len(self.rows.ids))))
+
+    def encoded_bytes(self) -> int:
+        """What its files take."""
+        return sum((self.rows.folder / path).stat().st_size for path in self.rows.paths)
+
+    def box(self, row: int) -> npt.NDArray[np.float64] | None:
+        """The part of a row's image that is meant; None: all of it."""
+        return None if self.rows.boxes is None else self.rows.boxes[row]
+
+    def _stored(self, row: int) -> tuple[int, int]:
+        width, height = int(self.scan.widths[row]), int(self.scan.heights[row])
+        if self.rows.boxes is not None:
+            left, top, right, bottom = clipped(self.rows.boxes[row], width, height)
+            width, height = right - left, bottom - top
+        return self.shape.of(width, height)
 
 
-def build_pixels(rows: Rows, size: int, cache: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder that holds the rows' decoded images, for `open_pixels`; filled now unless `cache` has it."""
-    key = sha256_text("\n".join([str(_CACHE_VERSION), str(size), rows.content_sha256, *rows.ids]))[:16]
-    folder = cache / f"pixels-{size}-{key}"
-    if not _is_whole(folder):
+def build_pixels(
+    rows: Rows,
+    shape: StoredShape | int,
+    cache: Path,
+    on_progress: OnProgress | None = None,
+    *,
+    wish: CacheWish = "decoded",
+) -> Path:
+    """The folder that holds the rows' images, for `open_pixels`; made now unless `cache` has it, sound.
+
+    `auto` takes decoded pixels when they fit into half of the free disk, else the files' bytes, else the files.
+    """
+    shape = StoredShape(shape) if isinstance(shape, int) else shape
+    scan = scan_images(rows, cache, on_progress)
+    if bad := bad_image_lines(rows, scan):
+        raise InputError(*bad[:_SHOWN], *([f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []))
+    part = _Part(rows, scan, shape)
+    mode = _choose(part, cache) if wish == "auto" else wish
+    folder = part.folder(cache, mode)
+    if not _is_sound(folder, on_progress):
         with folder_lock(folder, wait=True):
-            if not _is_whole(folder):
-                _build(folder, rows, size, on_progress)
+            if not _is_sound(folder, on_progress):
+                sweep_temporaries(folder)
+                _build(folder, part, mode, on_progress)
     return folder
 
 
-def open_pixels(folder: Path) -> DecodedImages:
+def open_pixels(folder: Path) -> Images:
     """Map a finished folder."""
-    if not _is_whole(folder):
-        raise OSError(f"{folder}: the decoded images are gone or damaged; the same command builds them again")
-    ids = (folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    return DecodedImages(tuple(ids), np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False))
+    note = _load_note(folder)
+    if note is None:
+        raise OSError(f"{folder}: the cached images are gone or damaged; the same command makes them again")
+    ids = tuple((folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1])
+    shape = StoredShape(**note["shape"])
+    index = np.frombuffer((folder / "index.bin").read_bytes(), dtype="<i8").reshape(len(ids), 3)
+    if note["mode"] == "decoded":
+        source = MappedFile(folder / "pixels.bin")
+        if shape.is_square:
+            return DecodedImages(ids, source.bytes.reshape(len(ids), shape.size, shape.size, 3), source)
+        return VariableImages(ids, index, source)
+    boxes = np.array(note["boxes"], dtype=np.float64) if note["boxes"] is not None else None
+    if note["mode"] == "encoded":
+        packed = MappedFile(folder / "pixels.bin")
+        spans = index[:, :2].tolist()
+        return EncodedImages(ids, shape, boxes, lambda row: _piece(packed, *spans[row]))
+    place, paths = Path(note["place"]), note["paths"]
+    return EncodedImages(ids, shape, boxes, lambda row: read_content(place / paths[row]))
 
 
-def decode_image(path: Path, size: int) -> Pixels:
-    """An image file as (size, size, 3) RGB, turned upright as its EXIF data says."""
-    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    if bgr is None:
-        raise InputError(f"{path}: not an image that can be decoded")
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    shrinks = min(rgb.shape[:2]) > size
-    resized = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, dtype=np.uint8)
+def bad_image_lines(rows: Rows, scan: ImageScan) -> list[str]:
+    """A line for each image that can't be used: where it lies, and why."""
+    bad = [row for row, state in enumerate(scan.states) if state in BAD_STATES]
+    return [f"{rows.folder / rows.paths[row]}: {scan.reasons[row]}" for row in bad]
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the folder's files are those that its note, written last, describes."""
-    try:
-        note = load_json(folder / "pixels.json")
-        sizes = {name: (folder / name).stat().st_size for name in ("pixels.npy", "ids.txt")}
-    except (OSError, ValueError):
-        return False
-    return bool(note == {"format": _CACHE_VERSION, "bytes": sizes})
+def _piece(packed: MappedFile, start: int, length: int) -> bytes:
+    packed.touch(length)
+    return packed.bytes[start : start + length].tobytes()
 
 
-def _build(folder: Path, rows: Rows, size: int, on_progress: Callable[[int, int], None] | None) -> None:
-    """Decode every image on all cores into one file; all images that can't be decoded are named together."""
-    shape = (len(rows.ids), size, size, 3)
+def _choose(part: _Part, cache: Path) -> CacheMode:
+    """What there is already, else the fastest that leaves half of the free disk."""
+    for mode in get_args(CacheMode):
+        if _load_note(part.folder(cache, mode)) is not None:
+            return mode  # type: ignore[no-any-return]
+    free = _free_bytes(cache) * _AUTO_SHARE
+    if part.decoded_bytes() <= free:
+        return "decoded"
+    return "encoded" if part.encoded_bytes() <= free else "none"
+
+
+def _free_bytes(cache: Path) -> int:
+    place = next(place for place in (cache, *cache.absolute().parents) if place.exists())
+    return shutil.disk_usage(place).free - _SPARE_BYTES
+
+
+def _build(folder: Path, part: _Part, mode: CacheMode, on_progress: OnProgress | None) -> None:
+    """Fill a folder; its note comes last."""
+    (folder / "pixels.json").unlink(missing_ok=True)
+    count = len(part.rows.ids)
+    if mode == "none":
+        _finish(folder, part, mode, np.zeros((count, 3), dtype=np.int64))
+        return
+    needed = part.decoded_bytes() if mode == "decoded" else part.encoded_bytes()
+    (folder / "pixels.bin").unlink(missing_ok=True)  # a damaged one only takes the space that the new one needs
+    with _space(folder, needed, mode), atomic_path(folder / "pixels.bin") as temporary:
+        stride = part.shape.size**2 * 3 if mode == "decoded" and part.shape.is_square else None
+        with PackWriter(temporary, count, stride) as writer:
+            writer.reserve(needed)
+            index = np.zeros((count, 3), dtype=np.int64)
+            _write_all(part, mode, writer, index, on_progress)
+            index[:, 0] = writer.offsets
+            if mode == "encoded":
+                index[:, 1] = writer.lengths
+            os.truncate(temporary, int((writer.offsets + writer.lengths).max()))
+    _finish(folder, part, mode, index)
+
+
+def _write_all(
+    part: _Part, mode: CacheMode, writer: PackWriter, index: npt.NDArray[np.int64], on_progress: OnProgress | None
+) -> None:
+    """Every row's pixels or bytes into the file; what goes wrong is told together."""
     broken: list[str] = []
-    done = 0
-    counting = threading.Lock()
 
-    def decode(row: int) -> None:
-        nonlocal done
+    def write(row: int) -> None:
+        path = part.rows.folder / part.rows.paths[row]
         try:
-            pixels[row] = decode_image(rows.folder / rows.paths[row], size)
-        except InputError as error:
-            broken.extend(error.messages)
-        with counting:
-            done += 1
-            if on_progress is not None and (done % 256 == 0 or done == shape[0]):
-                on_progress(done, shape[0])
+            content = read_content(path)
+            if mode == "encoded":
+                writer.put(row, content)
+                return
+            pixels = load_fitted(content, part.shape, part.box(row))
+            index[row, 1:] = pixels.shape[:2]
+            writer.put(row, pixels)
+        except BadImage as bad:
+            broken.append(f"{path}: {bad.reason}")
 
-    path = folder / "pixels.npy"
-    with atomic_path(path) as temporary:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        joblib.Parallel(n_jobs=os.cpu_count(), prefer="threads")(joblib.delayed(decode)(row) for row in range(shape[0]))
-        pixels.flush()
-        if broken:
-            shown = sorted(broken)
-            raise InputError(*shown[:10], *([f"… and {len(shown) - 10} more"] if len(shown) > 10 else []))
-    save_text(folder / "ids.txt", "".join(f"{row_id}\n" for row_id in rows.ids))
-    sizes = {name: (folder / name).stat().st_size for name in ("pixels.npy", "ids.txt")}
-    save_json(folder / "pixels.json", {"format": _CACHE_VERSION, "bytes": sizes})
+    for_each_row(write, range(len(part.rows.ids)), on_progress)
+    if broken:
+        shown = sorted(broken)
+        raise InputError(*shown[:_SHOWN], *([f"… and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []))
+
+
+@contextmanager
+def _space(folder: Path, needed: int, mode: CacheMode) -> Iterator[None]:
+    """Refuse what does not fit on the disk, before it is begun or when the disk fills up on the way."""
+    free = _free_bytes(folder)
+    if needed <= free:
+        try:
+            yield
+            return
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    less = "data.cache=encoded or data.cache=none" if mode == "decoded" else "data.cache=none"
+    raise InputError(
+        f"{folder.parent}: the {mode} images need {needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free; "
+        f"free some, move --outputs to a larger disk, or pass --set {less}"
+    )
+
+
+def _finish(folder: Path, part: _Part, mode: CacheMode, index: npt.NDArray[np.int64]) -> None:
+    """Write the small files, and last the note that describes them all."""
+    save_bytes(folder / "ids.txt", "".join(f"{row_id}\n" for row_id in part.rows.ids).encode("utf-8"))
+    save_bytes(folder / "index.bin", index.astype("<i8").tobytes())
+    pixels = folder / "pixels.bin"
+    note = {
+        "format": _FORMAT,
+        "mode": mode,
+        "shape": vars(part.shape),
+        "bytes": pixels.stat().st_size if mode != "none" else 0,
+        "blocks": block_sums(pixels) if mode != "none" else [],
+        "files": {name: sha256_file(folder / name) for name in ("ids.txt", "index.bin")},
+        "boxes": part.rows.boxes.tolist() if mode != "decoded" and part.rows.boxes is not None else None,
+        "place": str(part.rows.folder.absolute()) if mode == "none" else None,
+        "paths": list(part.rows.paths) if mode == "none" else None,
+    }
+    save_json(folder / "pixels.json", {**note, "sha256": sha256_text(canonical_json(note))})
+
+
+def _load_note(folder: Path) -> dict[str, Any] | None:
+    """The folder's note, if it is itself whole and the files beside it are as long, and the small ones what it says."""
+    try:
+        note: dict[str, Any] = load_json(folder / "pixels.json")
+        if note["format"] != _FORMAT or note.pop("sha256") != sha256_text(canonical_json(note)):
+            return None
+        if any(sha256_file(folder / name) != sha256 for name, sha256 in note["files"].items()):
+            return None
+        if note["mode"] != "none" and (folder / "pixels.bin").stat().st_size != note["bytes"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return note
+
+
+def _is_sound(folder: Path, on_progress: OnProgress | None) -> bool:
+    """Whether every block of a folder's pixels is what was written; looked at once a process."""
+    note = _load_note(folder)
+    if note is None or note["mode"] == "none":
+        return note is not None
+    path = folder / "pixels.bin"
+    found = path.stat()
+    stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if _sound.get(path) != stamp:
+        if block_sums(path) != note["blocks"]:
+            return False
+        _sound[path] = stamp
+    return True

@@ -6,8 +6,10 @@ Which findings follow is the audit's business, what to do about a bad image `run
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +19,20 @@ import numpy.typing as npt
 
 from ensemble.core.files import sha256_text, sweep_temporaries
 from ensemble.core.locks import folder_lock
+from ensemble.data.fitting import decode_shrink, halved
 from ensemble.data.image_headers import BadImage, ImageHeader, read_header
 from ensemble.data.images import Pixels, decode_image, read_content
 from ensemble.data.scan_store import STATES, Looks, load_looks, save_looks
 from ensemble.data.tables import Rows
 from ensemble.data.threads import OnProgress, for_each_row
 
-__all__ = ["BAD_STATES", "ImageScan", "perceptual_hash", "scan_images"]
+__all__ = ["BAD_STATES", "ImageScan", "Keep", "perceptual_hash", "scan_images", "with_scan"]
 
 BAD_STATES = ("unreadable", "truncated", "too-large", "missing")
 """States of images that can't be trained on; the others are `ok` and `blank`, one colour all over."""
+
+Keep = Callable[[int, Pixels, ImageHeader], None]
+"""Takes a row, its decoded pixels and its header, to keep what it needs of them."""
 
 _ENOUGH = 128  # pixels of the shorter side that means, deviations and the perceptual hash are taken from
 
@@ -68,6 +74,12 @@ def scan_images(rows: Rows, cache: Path, on_progress: OnProgress | None = None) 
     return _as_scan(rows.ids, looks, found)
 
 
+def with_scan(rows: Rows, cache: Path, on_progress: OnProgress | None = None) -> Rows:
+    """The rows with each file's hash, and what is wrong with it."""
+    scan = scan_images(rows, cache, on_progress)
+    return dataclasses.replace(rows, hashes=scan.sha256, faults=scan.reasons)
+
+
 def perceptual_hash(pixels: Pixels) -> int:
     """64 bits of an image: which of the lowest frequencies of its 32 x 32 grey version are above their median."""
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
@@ -103,7 +115,7 @@ def _look_at_rest(rows: Rows, stamps: npt.NDArray[np.int64], folder: Path, on_pr
     return looks
 
 
-def _look(looks: Looks, row: int, folder: Path) -> None:
+def _look(looks: Looks, row: int, folder: Path, keep: Keep | None = None) -> None:
     """Fill in one record, its state last."""
     record, path = looks.records[row], folder / looks.paths[row]
     try:
@@ -112,29 +124,18 @@ def _look(looks: Looks, row: int, folder: Path) -> None:
         header = read_header(content)
         record["width"], record["height"] = header.upright_size
         record["channels"] = header.channels
-        pixels = decode_image(content, header=header, shrink=_shrink(header))
-        means, stds = cv2.meanStdDev(pixels)
+        pixels = decode_image(content, header=header, shrink=decode_shrink(header))
+        if keep is not None:
+            keep(row, pixels, header)
+        small = halved(pixels, _ENOUGH, _ENOUGH)
+        means, stds = cv2.meanStdDev(small)
         record["means"], record["stds"] = means[:, 0] / 255, stds[:, 0] / 255
-        is_blank = not stds.any() and _is_one_colour(content, header)
-        record["phash"] = 0 if is_blank else perceptual_hash(pixels)
+        is_blank = not stds.any() and bool((pixels == pixels[0, 0]).all())
+        record["phash"] = 0 if is_blank else perceptual_hash(small)
         record["state"] = STATES.index("blank" if is_blank else "ok")
     except BadImage as bad:
         looks.reasons[row] = bad.reason
         record["state"] = STATES.index(bad.state)
-
-
-def _shrink(header: ImageHeader) -> int:
-    """How much smaller a JPEG may be decoded: it is read to its end all the same, but in a fraction of the time."""
-    if header.format != "JPEG":
-        return 1
-    shorter = min(header.width, header.height)
-    return next((shrink for shrink in (8, 4, 2) if shorter >= shrink * _ENOUGH), 1)
-
-
-def _is_one_colour(content: bytes, header: ImageHeader) -> bool:
-    """Whether an image that looks blank when shrunk is so at its full size."""
-    pixels = decode_image(content, header=header)
-    return bool((pixels == pixels[0, 0]).all())
 
 
 def _as_scan(ids: tuple[str, ...], looks: Looks, found: npt.NDArray[np.int64]) -> ImageScan:

@@ -33,19 +33,43 @@ class Rows:
     paths: tuple[str, ...]
     folder: Path
     boxes: npt.NDArray[np.float64] | None = None
-    """(rows, 4): left, top, right, bottom in pixels of what is used of each image, which it may reach out of; None:
-    whole images."""
+    """(rows, 4): x0, y0, x1, y1 in pixels, the part of each image that is meant; None: all of it."""
+    hashes: tuple[str, ...] | None = None
+    """Each file's sha256, from the scan; None: not scanned yet."""
+    faults: tuple[str, ...] | None = None
+    """Why each row's image can't be used, from the scan; empty where it can."""
 
     @cached_property
     def content_sha256(self) -> str:
-        """Hash of every id with its image's bytes and box; the order of rows does not matter."""
-        files = [self.folder / path for path in self.paths]
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            hashes = list(pool.map(sha256_file, files))
-        lines = ["\t".join(row) for row in zip(self.ids, hashes, strict=True)]
-        if self.boxes is not None:
-            lines = [f"{line}\t{box}" for line, box in zip(lines, self.boxes.tolist(), strict=True)]
-        return _hash_lines(sorted(lines))
+        """Hash of every id with its image's bytes and its box; the order of rows does not matter."""
+        hashes = self.hashes
+        if hashes is None:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                hashes = tuple(pool.map(sha256_file, [self.folder / path for path in self.paths]))
+        boxes = [""] * len(self.ids) if self.boxes is None else [f"\t{box}" for box in self.boxes.tolist()]
+        rows = zip(self.ids, hashes, boxes, strict=True)
+        return _hash_lines(sorted(f"{row_id}\t{sha256}{box}" for row_id, sha256, box in rows))
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """Ids of the rows whose image can't be used, each with its file and the reason; only known after the scan."""
+        rows = zip(self.ids, self.paths, self.faults or (), strict=False)
+        return {row_id: f"{path}: {fault}" for row_id, path, fault in rows if fault}
+
+    @property
+    def usable(self) -> Rows:
+        """The rows without those of `bad`."""
+        if self.faults is None or not any(self.faults):
+            return self
+        kept = [row for row, fault in enumerate(self.faults) if not fault]
+        return Rows(
+            ids=tuple(self.ids[row] for row in kept),
+            paths=tuple(self.paths[row] for row in kept),
+            folder=self.folder,
+            boxes=None if self.boxes is None else self.boxes[kept],
+            hashes=None if self.hashes is None else tuple(self.hashes[row] for row in kept),
+            faults=("",) * len(kept),
+        )
 
 
 @dataclass(frozen=True)

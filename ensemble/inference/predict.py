@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ensemble.data.batches import plain_batches
-from ensemble.data.pixels import DecodedImages
+from ensemble.data.pixel_sets import Squares
 from ensemble.inference.views import views_of
 
 __all__ = ["Normalizer", "predict_rows"]
@@ -34,7 +34,7 @@ class Normalizer:
 
 def predict_rows(
     network: torch.nn.Module,
-    images: DecodedImages,
+    images: Squares,
     rows: npt.NDArray[np.int64],
     *,
     normalizer: Normalizer,

@@ -8,10 +8,13 @@ from ensemble.data.audit import Finding, audit
 from ensemble.data.scan import ImageScan, scan_images
 from ensemble.data.tables import Rows
 from ensemble.errors import InputError
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import RunRequest
+from ensemble.runs.bad_images import refuse_bad_images
+from ensemble.runs.request import OnEvent, RunRequest
 
 __all__ = ["audit_request", "checked_request"]
+
+_TOLD_BY_RUNS = ("unreadable", "truncated", "missing-file")
+"""What a run that leaves bad images out tells itself."""
 
 
 def audit_request(request: RunRequest, on_event: OnEvent = lambda event: None) -> list[Finding]:
@@ -23,17 +26,19 @@ def audit_request(request: RunRequest, on_event: OnEvent = lambda event: None) -
         _scan(request, table.train, "train", on_event),
         _scan(request, table.test, "test", on_event) if table.test is not None else None,
         near_distance=request.resolved.recipe.folds.near_distance,
+        drops_bad=request.resolved.recipe.data.bad_images == "drop",
     )
 
 
 def checked_request(request: RunRequest, on_event: OnEvent) -> list[Finding]:
     """The findings of a request about to be trained; errors raise, warnings are told."""
+    refuse_bad_images(request)
     findings = audit_request(request, on_event)
     errors = [finding.line.removeprefix("error: ") for finding in findings if finding.level == "error"]
     if errors:
         raise InputError(*(f"{request.table.dataset}: {error}" for error in errors), _next_step(request))
     for finding in findings:
-        if finding.level == "warning":
+        if finding.level == "warning" and finding.code not in _TOLD_BY_RUNS:
             on_event({"event": "finding", **finding.plain(), "line": finding.line})
     return findings
 

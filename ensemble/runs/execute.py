@@ -18,10 +18,11 @@ from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
 from ensemble.errors import EnsError, InputError
-from ensemble.runs.folds import FoldTraining, OnEvent
+from ensemble.runs.bad_images import refuse_bad_images
+from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
-from ensemble.runs.request import RunRequest
+from ensemble.runs.request import OnEvent, RunRequest
 
 __all__ = ["execute_run"]
 
@@ -42,6 +43,7 @@ def execute_run(
     the others are kept, and the same call goes on.
     """
     wanted = _wanted(request, folds)
+    refuse_bad_images(request)
     record = None if fresh else _record_of_same(run, request)
     decided = record["decided"] if record is not None else _prepare(request, engine, on_event)
     with folder_lock(run.path):
@@ -53,6 +55,7 @@ def execute_run(
             save_plan(request.plan_path, request.plan)
         with _leaving_a_true_state(run, record):
             training = FoldTraining(request, run, record, on_event)
+            training.tell_left_out()
             training.keep_finished()
             training.train(wanted, engine)
             if merge_run(request, run, record):

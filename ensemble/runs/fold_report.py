@@ -12,8 +12,7 @@ import numpy.typing as npt
 from ensemble.core.foldplan import FoldPlan, save_plan
 from ensemble.core.recipe_files import load_recipe
 from ensemble.runs.audit import audit_request
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import default_recipe, load_rows, request_for
+from ensemble.runs.request import OnEvent, default_recipe, load_rows, request_for
 
 __all__ = ["fold_plan"]
 
@@ -27,12 +26,16 @@ def fold_plan(
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints."""
+    """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints.
+
+    A plan with errors is not written.
+    """
     outputs = Path(outputs)
     resolved = load_recipe(recipe or default_recipe(outputs), folder=Path(folder), sets=sets, data=data)
-    request = request_for(resolved, load_rows(resolved, outputs), outputs)
+    request = request_for(resolved, load_rows(resolved, outputs, on_event), outputs)
     findings = audit_request(request, on_event)
-    made = not request.plan_path.exists()
+    is_wrong = any(finding.level == "error" for finding in findings)
+    made = not request.plan_path.exists() and not is_wrong
     if made:
         save_plan(request.plan_path, request.plan)
     plan, classes = request.plan, request.table.classes
@@ -45,6 +48,7 @@ def fold_plan(
         "class_counts": _named(np.bincount(_numbers(plan, classes), minlength=len(classes)), classes),
         "path": str(request.plan_path),
         "made": made,
+        "written": request.plan_path.exists(),
         **plan.facts(),
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
         "fold_class_counts": [_named(fold, classes) for fold in counts],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,11 @@ from ensemble.core.run import FoldKey, RunFolder, verify_files
 from ensemble.data.pixels import build_pixels
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
+from ensemble.runs.bad_images import left_out
 from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
-from ensemble.runs.request import RunRequest
+from ensemble.runs.request import OnEvent, RunRequest
 
 __all__ = ["FoldTraining", "OnEvent"]
-
-OnEvent = Callable[[Mapping[str, Any]], None]
-"""Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, decoding, fold-kept,
-fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
 
 
 class FoldTraining:
@@ -27,6 +24,12 @@ class FoldTraining:
 
     def __init__(self, request: RunRequest, run: RunFolder, record: dict[str, Any], on_event: OnEvent) -> None:
         self._request, self._run, self._record, self._on_event = request, run, record, on_event
+
+    def tell_left_out(self) -> None:
+        """Say how many rows have no usable image, if any."""
+        bad = left_out(self._request)
+        if bad["train"] or bad["test"]:
+            self._on_event({"event": "bad-images", "dropped": len(bad["train"]), "prior": len(bad["test"])})
 
     def keep_finished(self) -> None:
         """Note every fold whose files verify as complete, and every other one as not."""
@@ -66,19 +69,21 @@ class FoldTraining:
             "plan_path": str(self._request.plan_path),
             "train_pixels": self._decoded("train"),
             "test_pixels": self._decoded("test"),
+            "left_out": {part: sorted(rows) for part, rows in left_out(self._request).items()},
         }
 
     def _decoded(self, part: str) -> str | None:
-        """The folder with the decoded images of the training or test rows; None where there are none."""
-        table, size = self._request.table, self._request.image_size
+        """The folder with the images of the training or test rows that can be used; None where there are none."""
+        table, wish = self._request.table, self._request.resolved.recipe.data.cache
         rows = table.train if part == "train" else table.test
-        if rows is None:
+        if rows is None or not rows.usable.ids:
             return None
 
         def tell(done: int, total: int) -> None:
             self._on_event({"event": "decoding", "part": part, "done": done, "total": total})
 
-        return str(build_pixels(rows, size, self._request.cache, tell))
+        folder = build_pixels(rows.usable, self._request.stored_shape, self._request.cache, tell, wish=wish)
+        return str(folder)
 
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
         """The task of one fold, its folder emptied of what an unfinished attempt left."""

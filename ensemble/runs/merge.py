@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set, Sized
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +43,29 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
 
 def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any]) -> Predictions:
     """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
-    rows = _validated_rows(table, plan)
-    ids_in_order = tuple(table.train.ids[row] for row in rows)
-    position = {row_id: row for row, row_id in enumerate(ids_in_order)}
+    dropped = table.train.bad.keys()
+    kept = _validated_rows(table, plan, dropped)
+    ids = tuple(table.train.ids[row] for row in kept)
+    position = {row_id: row for row, row_id in enumerate(ids)}
     total = np.zeros((len(position), len(table.classes)))
     for repeat in range(plan.repeats):
         expected: dict[int, set[str]] = {fold: set() for fold in range(plan.k)}
         for row_id, fold in plan.fold_by_id(repeat).items():
-            if fold >= 0:
+            if fold >= 0 and row_id not in dropped:
                 expected[fold].add(row_id)
-        for fold, ids in expected.items():
+        for fold, wanted in expected.items():
             folder = run.fold_path(FoldKey(repeat, fold), plan.repeats)
-            _add_part(total, folder / "oof.npy", ids, position, f"the plan's validation rows of fold {fold}")
+            _add_part(total, folder / "oof.npy", wanted, position, f"the plan's validation rows of fold {fold}")
     probs = (total / plan.repeats).astype(np.float32)
     return Predictions(
-        ids=ids_in_order,
+        ids=ids,
         classes=table.classes,
         probs=probs,
         kind="oof",
-        labels=table.labels[rows],
-        folds=_folds(ids_in_order, plan),
-        groups=_group_numbers(ids_in_order, plan),
-        sidecar={**sidecar, "scores": score_all(table.labels[rows], probs)},
+        labels=table.labels[kept],
+        folds=_folds(ids, plan),
+        groups=_group_numbers(ids, plan),
+        sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs)},
     )
 
 
@@ -75,7 +76,13 @@ def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapp
     for folder in folders:
         _add_part(total, folder / "probs.npy", position.keys(), position, "the dataset's test rows")
     probs = (total / len(folders)).astype(np.float32)
-    return Predictions(ids=rows.ids, classes=table.classes, probs=probs, kind="test", sidecar=dict(sidecar))
+    return Predictions(
+        ids=rows.ids,
+        classes=table.classes,
+        probs=probs,
+        kind="test",
+        sidecar={**sidecar, **_counted("prior_rows", rows.bad)},
+    )
 
 
 def _add_part(
@@ -88,10 +95,16 @@ def _add_part(
     total[[position[row_id] for row_id in part.ids]] += part.probs
 
 
-def _validated_rows(table: Table, plan: FoldPlan) -> npt.NDArray[np.int64]:
-    """Positions in the table of the rows that the plan validates."""
-    validated = dict(zip(plan.ids, plan.is_validated.tolist(), strict=True))
-    return np.flatnonzero([validated[row_id] for row_id in table.train.ids])
+def _counted(key: str, rows: Sized) -> dict[str, int]:
+    """How many rows had no usable image, where there are any."""
+    return {key: len(rows)} if len(rows) else {}
+
+
+def _validated_rows(table: Table, plan: FoldPlan, dropped: Set[str]) -> npt.NDArray[np.int64]:
+    """Positions in the table of the rows that the plan validates and that have a usable image."""
+    validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
+    validated -= dropped
+    return np.flatnonzero([row_id in validated for row_id in table.train.ids])
 
 
 def _folds(ids: Sequence[str], plan: FoldPlan) -> list[Any]:

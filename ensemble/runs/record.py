@@ -52,11 +52,13 @@ def new_record(
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),
         "rows": {
-            "train": len(request.table.train.ids),
-            "validated": int(plan.is_validated.sum()),
+            "train": len(request.table.train.usable.ids),
+            "validated": _validated(request),
             "test": len(test.ids) if test is not None else 0,
         },
         "findings": [finding.plain() for finding in findings],
+        "dropped_rows": _told(request.table.train.bad),
+        "prior_rows": _told(test.bad if test is not None else {}),
         "decided": dict(decided),
         "fold_states": [
             {
@@ -135,6 +137,17 @@ def total_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "seconds_per_1000_images": round(seconds, 4),
         "parameters": sum(record["cost"]["parameters"] for record in records),
     }
+
+
+def _validated(request: RunRequest) -> int:
+    """Number of rows that are ever validated."""
+    plan, dropped = request.plan, request.table.train.bad
+    return sum(1 for row_id, ever in zip(plan.ids, plan.is_validated, strict=True) if ever and row_id not in dropped)
+
+
+def _told(bad: Mapping[str, str]) -> list[dict[str, str]]:
+    """Rows without a usable image: training rows are left out, test rows get the class shares of the training rows."""
+    return [{"id": row_id, "why": why} for row_id, why in bad.items()]
 
 
 def _versions() -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +16,18 @@ from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.run import find_runs
 from ensemble.data.audit_images import duplicate_clusters
-from ensemble.data.scan import scan_images
+from ensemble.data.fitting import StoredShape
+from ensemble.data.scan import scan_images, with_scan
 from ensemble.data.splits import plan_path, shared_plan
-from ensemble.data.tables import Table, dataset_folder, load_table
+from ensemble.data.tables import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
 
-__all__ = ["RunRequest", "default_recipe", "load_rows", "make_request", "request_for"]
+__all__ = ["OnEvent", "RunRequest", "default_recipe", "load_rows", "make_request", "request_for"]
+
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
+fold-kept, fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +54,29 @@ class RunRequest:
         return size
 
     @property
+    def stored_shape(self) -> StoredShape:
+        """What is kept of each image: squares, or with `data.cache_size` images whose shorter side is that."""
+        size = self.resolved.recipe.data.cache_size
+        return StoredShape(self.image_size) if size is None else StoredShape(size, is_square=False)
+
+    @property
     def cache(self) -> Path:
         """Where decoded images are kept."""
         return self.outputs / "cache"
 
 
 def make_request(
-    recipe: str | None, *, folder: Path, outputs: Path, sets: Sequence[str] = (), data: str | None = None
+    recipe: str | None,
+    *,
+    folder: Path,
+    outputs: Path,
+    sets: Sequence[str] = (),
+    data: str | None = None,
+    on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
     """Read the recipe, the dataset's rows and the fold plan they share."""
     resolved = load_recipe(recipe or default_recipe(outputs), folder=folder, sets=sets, data=data)
-    return request_for(resolved, load_rows(resolved, outputs), outputs)
+    return request_for(resolved, load_rows(resolved, outputs, on_event), outputs)
 
 
 def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
@@ -71,10 +91,19 @@ def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunReq
     return RunRequest(resolved, table, plan, plan_path(table, folds, outputs), outputs)
 
 
-def load_rows(resolved: ResolvedRecipe, outputs: Path) -> Table:
-    """The rows of a recipe's dataset."""
+def load_rows(resolved: ResolvedRecipe, outputs: Path, on_event: OnEvent = lambda event: None) -> Table:
+    """The rows of a recipe's dataset, every image looked at."""
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
-    return load_table(resolved.dataset_name, resolved.dataset, where)
+    table = load_table(resolved.dataset_name, resolved.dataset, where)
+    seen: dict[str, Rows] = {}
+    for part, rows in (("train", table.train), ("test", table.test)):
+        if rows is not None:
+            seen[part] = with_scan(rows, outputs / "cache", _teller(on_event, part))
+    return dataclasses.replace(table, **seen)  # type: ignore[arg-type]
+
+
+def _teller(on_event: OnEvent, part: str) -> Callable[[int, int], None]:
+    return lambda done, total: on_event({"event": "scanning", "part": part, "done": done, "total": total})
 
 
 def default_recipe(outputs: Path) -> str:

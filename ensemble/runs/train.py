@@ -11,8 +11,7 @@ from ensemble.core.run import RunFolder, check_run_name
 from ensemble.errors import InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import make_request
+from ensemble.runs.request import OnEvent, make_request
 
 __all__ = ["TrainedRun", "train"]
 
@@ -52,7 +51,7 @@ def train(
     outputs = Path(outputs)
     if name is not None:
         check_run_name(name)
-    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     run = RunFolder(outputs / (name or request.resolved.name))
     if not fresh:
         _refuse_strangers(run.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from ensemble.core.recipe import Recipe
 from ensemble.core.run import hash_files
 from ensemble.data.augment import make_augment
 from ensemble.data.batches import SeedParts, training_batches
-from ensemble.data.pixels import DecodedImages, open_pixels
+from ensemble.data.pixel_sets import Squares, as_squares
+from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
+from ensemble.training.fold_rows import split_rows
 from ensemble.training.loop import EpochResult, train_epochs
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
 from ensemble.training.pretrained import choose_pretrained
@@ -66,15 +68,18 @@ def train_fold(
     plan_path: str,
     train_pixels: str,
     test_pixels: str | None,
+    left_out: dict[str, list[str]],
     repeat: int,
     fold: int,
 ) -> dict[str, Any]:
     """Train one fold and fill `folder`; `fold.json`, written last, says that all of it is there.
 
-    `about` (run, identity, dataset and their hashes) goes into every file that leaves here.
+    `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
+    class shares of this fold's training rows. `about` (run, identity, dataset and their hashes) goes into every file
+    that leaves here.
     """
     work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
-    return work.run(load_plan(Path(plan_path)), open_pixels(Path(train_pixels)), test_pixels)
+    return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out)
 
 
 class _FoldWork:
@@ -97,25 +102,34 @@ class _FoldWork:
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
         self.history: list[dict[str, Any]] = []
 
-    def run(self, plan: FoldPlan, images: DecodedImages, test_pixels: str | None) -> dict[str, Any]:
+    def run(
+        self, plan: FoldPlan, train_pixels: str, test_pixels: str | None, left_out: Mapping[str, Sequence[str]]
+    ) -> dict[str, Any]:
         """Train, save the weights, predict both parts, and close the folder."""
         started = time.monotonic()
         torch.set_num_threads(self.decided["threads"])
-        training, validation, labels = _split(plan, images, self.classes, self.parts)
+        images = self.open(train_pixels)
+        training, validation, labels = split_rows(plan, images, self.classes, self.parts, left_out["train"])
         self.log(f"fold {self.parts.fold}: {len(training)} training rows, {len(validation)} validation rows")
         network = self.train(images, training, validation, labels)
         self.save_history()
         spec = _spec(self.recipe, len(self.classes))
         save_network(self.folder, network, spec, self.model_facts())
         oof = self.predict(network, images, validation, labels[validation])
-        if test_pixels is not None:
-            test = open_pixels(Path(test_pixels))
-            self.predict(network, test, np.arange(len(test.ids)), None)
-        return self.close(oof, started, with_test=test_pixels is not None)
+        with_test = test_pixels is not None or bool(left_out["test"])
+        if with_test:
+            shares = np.bincount(labels[training], minlength=len(self.classes)) / len(training)
+            test = self.open(test_pixels) if test_pixels is not None else None
+            self.predict_test(network, test, left_out["test"], shares)
+        return self.close(oof, started, with_test=with_test)
+
+    def open(self, folder: str) -> Squares:
+        """Cached images as the squares that the network sees."""
+        return as_squares(open_pixels(Path(folder)), _spec(self.recipe, len(self.classes)).image_size)
 
     def train(
         self,
-        images: DecodedImages,
+        images: Squares,
         training: npt.NDArray[np.int64],
         validation: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
@@ -148,35 +162,57 @@ class _FoldWork:
     def predict(
         self,
         network: torch.nn.Module,
-        images: DecodedImages,
+        images: Squares,
         rows: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.int64] | None,
+        labels: npt.NDArray[np.int64],
     ) -> Predictions:
-        """Probabilities with the recipe's views, saved as this fold's part of `oof` (with labels) or `probs`."""
-        clock = time.monotonic()
-        probs = self.probabilities(network, images, rows, policy=self.recipe.tta)
-        seconds = (time.monotonic() - clock) * 1000 / len(rows)
-        cost = {"seconds_per_1000_images": round(seconds, 4), "parameters": count_parameters(network)}
-        is_oof = labels is not None
+        """Probabilities of validation rows with the recipe's views, saved as this fold's part of `oof`."""
+        probs, cost = self.timed(network, images, rows)
         predictions = Predictions(
             ids=tuple(images.ids[row] for row in rows),
             classes=tuple(self.classes),
             probs=probs.astype(np.float32),
-            kind="oof" if is_oof else "test",
+            kind="oof",
             labels=labels,
-            folds=[self.parts.fold] * len(rows) if is_oof else None,
+            folds=[self.parts.fold] * len(rows),
             groups=None,
-            sidecar={
-                **self.about,
-                "cost": cost,
-                **({"scores": score_all(labels, probs)} if labels is not None else {}),
-            },
+            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs)},
         )
-        save_predictions(self.folder / ("oof" if is_oof else "probs"), predictions)
+        save_predictions(self.folder / "oof", predictions)
         return predictions
 
+    def predict_test(
+        self,
+        network: torch.nn.Module,
+        images: Squares | None,
+        without_image: Sequence[str],
+        shares: npt.NDArray[np.float64],
+    ) -> None:
+        """The same for test rows, as part of `probs`; rows `without_image` come last, each with the class shares."""
+        ids: tuple[str, ...] = ()
+        probs, sidecar = np.empty((0, len(self.classes))), {**self.about}
+        if images is not None:
+            ids = images.ids
+            probs, sidecar["cost"] = self.timed(network, images, np.arange(len(ids)))
+        if without_image:
+            ids, probs = (*ids, *without_image), np.vstack([probs, np.tile(shares, (len(without_image), 1))])
+            sidecar["prior_rows"] = len(without_image)
+        predictions = Predictions(
+            ids=ids, classes=tuple(self.classes), probs=probs.astype(np.float32), kind="test", sidecar=sidecar
+        )
+        save_predictions(self.folder / "probs", predictions)
+
+    def timed(
+        self, network: torch.nn.Module, images: Squares, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+        """Probabilities with the recipe's views, and what they cost."""
+        clock = time.monotonic()
+        probs = self.probabilities(network, images, rows, policy=self.recipe.tta)
+        seconds = (time.monotonic() - clock) * 1000 / len(rows)
+        return probs, {"seconds_per_1000_images": round(seconds, 4), "parameters": count_parameters(network)}
+
     def probabilities(
-        self, network: torch.nn.Module, images: DecodedImages, rows: npt.NDArray[np.int64], *, policy: str
+        self, network: torch.nn.Module, images: Squares, rows: npt.NDArray[np.int64], *, policy: str
     ) -> npt.NDArray[np.float64]:
         """Predict with this fold's normalisation."""
         return predict_rows(
@@ -250,19 +286,6 @@ class _FoldWork:
         """Add a line to the fold's log."""
         with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-
-def _split(
-    plan: FoldPlan, images: DecodedImages, classes: list[str], parts: SeedParts
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows to train on and rows to validate, as positions in `images` in the order of ids; and every row's label."""
-    position = {row_id: row for row, row_id in enumerate(images.ids)}
-    index = {name: label for label, name in enumerate(classes)}
-    rows = np.array([position[row_id] for row_id in plan.ids], dtype=np.int64)
-    labels = np.empty(len(images.ids), dtype=np.int64)
-    labels[rows] = [index[name] for name in plan.labels]
-    held_out = plan.folds[:, parts.repeat] == parts.fold
-    return rows[~held_out], rows[held_out], labels
 
 
 def _steps(rows: int, batch_size: int) -> int:

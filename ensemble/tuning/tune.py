@@ -19,8 +19,7 @@ from ensemble.data.audit import Finding
 from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import RunRequest, default_recipe, load_rows, request_for
+from ensemble.runs.request import OnEvent, RunRequest, default_recipe, load_rows, request_for
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
 from ensemble.tuning.propose import propose
 from ensemble.tuning.space import values_of
@@ -70,7 +69,7 @@ def tune(
         )
     name = study or resolved.name
     check_run_name(name)
-    request = request_for(resolved, load_rows(resolved, outputs), outputs)
+    request = request_for(resolved, load_rows(resolved, outputs, on_event), outputs)
     work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
     work.refuse_if_other()
     work.findings = checked_request(request, on_event)

@@ -143,6 +143,7 @@ def test_a_leak_that_is_certain_stops_before_training(
     assert shown.code == 2
     assert [finding["code"] for finding in shown.document["findings"]] == ["group-overlap"]
     assert "error: 24 groups with rows on two sides" in ens("folds", "--recipe", "tiny").out
+    assert not list(workspace.glob("outputs/folds/*"))
 
 
 def test_suspicions_are_told_once_and_kept_in_the_record(workspace: Path, own_squares: Path, ens: Ens) -> None:

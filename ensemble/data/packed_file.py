@@ -1,0 +1,103 @@
+"""One large file of many pieces: written from several threads, checked block by block, mapped for reading.
+
+Knows nothing of what the pieces are; where each lies is the caller's to keep.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.data.threads import OnProgress, for_each_row
+
+__all__ = ["BLOCK_BYTES", "MappedFile", "PackWriter", "block_sums"]
+
+BLOCK_BYTES = 4 * 2**20
+_MOST_MAPPED = 96 * 2**20
+
+
+class PackWriter:
+    """Writes `count` pieces of a new file; with `stride`, piece i lies at i * stride, else in the order they come."""
+
+    def __init__(self, path: Path, count: int, stride: int | None = None) -> None:
+        self.offsets = np.full(count, -1, dtype=np.int64)
+        self.lengths = np.zeros(count, dtype=np.int64)
+        self._stride, self._end = stride, 0
+        self._allocating = threading.Lock()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every piece was written."""
+        return bool((self.offsets >= 0).all())
+
+    def reserve(self, total: int) -> None:
+        """Take the disk's space now, so that a full disk is an `OSError` here and not after an hour."""
+        if hasattr(os, "posix_fallocate") and total:
+            os.posix_fallocate(self._descriptor, 0, total)
+
+    def put(self, row: int, piece: Any) -> None:
+        """Write one piece, bytes or a contiguous array; from any thread."""
+        view = memoryview(piece).cast("B")
+        with self._allocating:
+            offset = self._end if self._stride is None else row * self._stride
+            self._end += len(view)
+        written = 0
+        while written < len(view):
+            written += os.pwrite(self._descriptor, view[written:], offset + written)
+        self.lengths[row] = len(view)
+        self.offsets[row] = offset
+
+
+def block_sums(path: Path, on_progress: OnProgress | None = None) -> list[int]:
+    """CRC-32 of each block of a file, in threads; never more than a block a thread in memory."""
+    size = path.stat().st_size
+    sums = [0] * -(-size // BLOCK_BYTES)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def sum_up(block: int) -> None:
+        sums[block] = zlib.crc32(os.pread(descriptor, BLOCK_BYTES, block * BLOCK_BYTES))
+
+    try:
+        for_each_row(sum_up, range(len(sums)), on_progress)
+    finally:
+        os.close(descriptor)
+    return sums
+
+
+class MappedFile:
+    """A file's bytes as a read-only array. What was read long ago is let go, so that memory does not grow with it.
+
+    Letting go loses nothing: pages stay in the system's file cache, arrays stay valid, and read them again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        self._touched = 0
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_RANDOM)  # rows come shuffled: reading ahead would read what nobody wants
+
+    def touch(self, count: int) -> None:
+        """Say that `count` bytes were read; every now and then all pages are let go."""
+        self._touched += count
+        if self._touched > _MOST_MAPPED and hasattr(self._map, "madvise"):
+            self._touched = 0
+            self._map.madvise(mmap.MADV_DONTNEED)
