@@ -6,7 +6,6 @@ members nor on that of their rows. Reads and writes no file; how members are com
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -14,6 +13,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.natural_order import natural_key
 from ensemble.core.probability import Predictions
 from ensemble.errors import InputError
 
@@ -208,15 +208,7 @@ def _class_order(members: Sequence[Predictions], wanted: Sequence[str] | None, a
     """The order of the classes that come out."""
     if wanted is not None and set(wanted) == set(members[0].classes):
         return tuple(wanted)
-    return members[0].classes if agreed else tuple(sorted(members[0].classes, key=_natural))
-
-
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key by which `c2` stands before `c10`: numbers by length, then by digits."""
-    parts = [part for part in re.split(r"([0-9]+)", name) if part]
-    digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
-    key = [(1, 0, part) if digit is None else (0, len(digit), digit) for part, digit in zip(parts, digits, strict=True)]
-    return key, name
+    return members[0].classes if agreed else tuple(sorted(members[0].classes, key=natural_key))
 
 
 def _column_order(own: tuple[str, ...], common: tuple[str, ...]) -> Order:

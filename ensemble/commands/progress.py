@@ -40,6 +40,8 @@ def _line(event: Mapping[str, Any]) -> str | None:
     """The event in words; None for what a line is not worth."""
     fold = f"{event.get('trial', '')}fold {event.get('fold')}"
     match event["event"]:
+        case "finding":
+            return str(event["line"])
         case "preparing":
             return "looking at the machine and the model"
         case "prepared":

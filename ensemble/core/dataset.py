@@ -2,52 +2,145 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ensemble.core.labels import LabelSpec
 from ensemble.core.recipe import Channel
 from ensemble.core.schema import Frozen
+from ensemble.core.templates import PatternTemplate, Template, columns_of
 
-__all__ = ["DatasetDescription", "LabelSpec", "RowsSpec", "SubmissionSpec"]
+__all__ = [
+    "BoxSpec",
+    "DatasetDescription",
+    "FieldsSpec",
+    "RowsSpec",
+    "SubmissionSpec",
+    "TrainOnlySpec",
+    "TrainRowsSpec",
+]
 
-Template = Annotated[str, Field(min_length=1)]
-"""Text in which `{column}` stands for a row's value, as in `images/{id}.png`."""
+
+def _stays_inside(path: str) -> str:
+    """Refuse paths that are not below the dataset's folder."""
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"{path} leads out of the dataset's folder; name a file below it")
+    return path
 
 
-class LabelSpec(Frozen):
-    """Where a row's class comes from."""
+ColumnName = Annotated[str, Field(min_length=1)]
+InnerPath = Annotated[str, Field(min_length=1), AfterValidator(_stays_inside)]
+
+
+class FieldsSpec(Frozen):
+    """Columns taken out of a name, such as `{breed}_{number}` out of a file's."""
 
     value: Template
-    """Template of the class, such as `{label}`."""
-    kind: Literal["name", "index"] = "name"
-    """Whether the value is a class name, or its position in `classes`, from 0."""
+    """Template of what is taken apart, such as `{file.stem}`."""
+    pattern: Template
+    """How it is put together, as `{breed}_{number}`: each field becomes a column. An earlier field takes as much as
+    it can: of `Egyptian_Mau_12` the breed is `Egyptian_Mau`."""
+
+    @model_validator(mode="after")
+    def _names_fields(self) -> FieldsSpec:
+        fields = columns_of(self.pattern)
+        if not fields or len(set(fields)) != len(fields):
+            raise ValueError(f"pattern: {self.pattern!r} must name one or more fields, each once")
+        return self
+
+
+class BoxSpec(Frozen):
+    """The part of each image that is used; the rest is cut off."""
+
+    columns: Annotated[list[ColumnName], Field(min_length=4, max_length=4)]
+    """Names of the four columns, in pixels."""
+    format: Literal["xyxy", "xywh"] = "xyxy"
+    """`xyxy`: left, top, right, bottom; `xywh`: left, top, width, height."""
+    margin: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """What is kept around the box on every side, as a share of its width and height."""
 
 
 class RowsSpec(Frozen):
-    """A table of rows, each an image."""
+    """A table of rows, each an image; or image files, with or without a table. `{row}` is a row's number from 0."""
 
-    table: Template
+    table: InnerPath | None = None
     """Path of a CSV file below the dataset's folder. Read as text: `NA`, `001` and `1e5` stay as they are."""
+    files: PatternTemplate | None = None
+    """One row for each image file here, in natural order: `train/*/*`; with a table, for each file of each of its rows:
+    `images/{path}/*`. Adds the columns `{file.path}`, `{file.name}`, `{file.stem}` and `{file.folder}`. Hidden files
+    and what is no image by its name are passed over."""
+    fields: FieldsSpec | None = None
+    """More columns, taken out of a name."""
     id: Template
     """Template of the row's id, unique in the table."""
-    image: Template
-    """Template of the image's path below the dataset's folder."""
+    image: PatternTemplate | None = None
+    """Template of the image's path below the dataset's folder; `images/{id}.*` finds whichever extension there is.
+    Left out where `files` names them."""
+    box: BoxSpec | None = None
+    """Columns of a box to crop to."""
+
+    @model_validator(mode="after")
+    def _names_images(self) -> RowsSpec:
+        if self.table is None and self.files is None:
+            raise ValueError("table: missing; name a CSV file, such as train.csv, or files, such as 'train/*/*'")
+        if self.files is None and self.image is None:
+            raise ValueError("image: missing; say where a row's image lies, as in 'images/{id}.png'")
+        if self.files is not None and self.image is not None:
+            raise ValueError("image: files names the images already; leave one of the two out")
+        if self.table is None and self.files is not None and columns_of(self.files):
+            raise ValueError("files: names columns, but there is no table to take them from")
+        return self
+
+
+class TrainOnlySpec(Frozen):
+    """Rows that are in every training part, and never validated."""
+
+    column: ColumnName
+    """The column that tells."""
+    values: Annotated[list[str], Field(min_length=1)]
+    """Its values in rows that are for training only."""
+
+
+class TrainRowsSpec(RowsSpec):
+    """Rows with labels."""
+
     label: LabelSpec | None = None
-    """The class; for training rows."""
+    """The class."""
     group: Template | None = None
     """Template of what must stay on one side of a split, such as the person photographed."""
+    group_unknown: list[str] = Field(default_factory=lambda: [""])
+    """Values of `group` that mean that nobody knows: each such row is a group of its own."""
+    train_only: TrainOnlySpec | None = None
+    """Rows to train on but never to validate on, such as those of another year."""
+    fold_column: ColumnName | None = None
+    """Column with a split that the organiser or a team gives."""
 
 
 class SubmissionSpec(Frozen):
     """The organiser's format of a submission."""
 
-    id: Template = "id"
+    sample: InnerPath | None = None
+    """Path of the organiser's sample file below the dataset's folder: its rows, order and columns are followed."""
+    id: ColumnName = "id"
     """Name of the id column."""
-    label: Template = "label"
-    """Name of the answer's column, for `index` and `name`."""
+    label: ColumnName = "label"
+    """Name of the answer's column, for `index`, `name`, and `probability_of`."""
     value: Literal["index", "name", "probability"] = "name"
     """What is asked for: the class's position from 0, its name, or one probability column a class."""
+    probability_of: str | None = None
+    """With `value: probability`: the only class whose probability is asked for, in the one column `label`."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> SubmissionSpec:
+        if self.probability_of is not None and self.value != "probability":
+            raise ValueError(f"probability_of: is for value: probability, not for {self.value}")
+        return self
+
+
+ClassNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
 
 
 class DatasetDescription(Frozen):
@@ -57,8 +150,9 @@ class DatasetDescription(Frozen):
     """One sentence."""
     embedded: Literal["digits"] | None = None
     """A dataset that comes with a library: drawn into the cache when first used, needs no path."""
-    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
-    """Class names; their order is the order of the probability columns."""
+    classes: ClassNames | Literal["found", "parts"]
+    """Class names; their order is the order of the probability columns. `found`: the training rows' labels in natural
+    order, written into each run; `parts`: every combination of `train.label.parts`, the last part changing fastest."""
     metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc"] = "accuracy"
     """The organiser's score."""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
@@ -67,19 +161,46 @@ class DatasetDescription(Frozen):
     """Mean per channel of values in 0..1."""
     std: Channel | None = None
     """Deviation per channel."""
-    train: RowsSpec
+    train: TrainRowsSpec
     """Rows with labels."""
     test: RowsSpec | None = None
     """Rows to predict."""
     submission: SubmissionSpec = SubmissionSpec()
     """What the organiser wants back."""
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes in their order; None where only the rows tell."""
+        if self.classes == "found":
+            return None
+        if self.classes == "parts":
+            return self.label.combinations()
+        return tuple(self.classes)
+
+    @property
+    def label(self) -> LabelSpec:
+        """The training rows' label; a checked description has one."""
+        if self.train.label is None:
+            raise TypeError("a description without a training label does not validate")
+        return self.train.label
+
     @model_validator(mode="after")
     def _is_consistent(self) -> DatasetDescription:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands twice")
         if self.train.label is None:
             raise ValueError("train.label: missing; training rows need a label")
-        if self.test is not None and self.test.label is not None:
-            raise ValueError("test.label: labels of test rows must not be in reach of the tool; leave it out")
+        parts = self.label.parts
+        if self.classes == "parts" and parts is None:
+            raise ValueError("classes: parts, but train.label has no parts; list the classes")
+        if self.classes == "found" and (self.label.value is None or self.label.kind != "name"):
+            raise ValueError("classes: found needs a train.label.value that is the class's name; list the classes")
+        names = self.class_names
+        if names is None:
+            return self
+        if len(set(names)) != len(names):
+            raise ValueError("classes: a name stands twice")
+        expected = math.prod(len(part.classes) for part in parts) if parts else len(names)
+        if len(names) != expected:
+            raise ValueError(f"classes: {len(names)} names, but the parts of train.label make {expected}")
+        if self.submission.probability_of not in (None, *names):
+            raise ValueError(f"submission.probability_of: {self.submission.probability_of} is no class")
         return self

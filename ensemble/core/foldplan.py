@@ -22,7 +22,10 @@ PLAN_FORMAT = 1
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """Rows in the order of their ids; `folds` is (rows, repeats). Labels are class names; groups None: no groups."""
+    """Rows in the order of their ids; `folds` is (rows, repeats). Labels are class names; groups None: no groups.
+
+    Fold -1: in every training part, never validated. A hold-out has one fold, 0, and all other rows are -1.
+    """
 
     dataset: str
     scheme: str
@@ -35,8 +38,13 @@ class FoldPlan:
 
     @property
     def repeats(self) -> int:
-        """How many times every row is validated."""
+        """How many times the rows were split; a row that is not train-only is validated once in each."""
         return int(self.folds.shape[1])
+
+    @property
+    def is_validated(self) -> npt.NDArray[np.bool_]:
+        """Which rows are ever validated."""
+        return np.asarray((self.folds >= 0).any(axis=1))
 
     @cached_property
     def csv_text(self) -> str:
@@ -55,7 +63,7 @@ class FoldPlan:
         return sha256_text(self.csv_text)
 
     def fold_by_id(self, repeat: int = 0) -> dict[str, int]:
-        """Each row's validation fold in one repeat."""
+        """Each row's validation fold in one repeat; -1 for rows that are only trained on."""
         return dict(zip(self.ids, self.folds[:, repeat].tolist(), strict=True))
 
     def facts(self) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def load_plan(path: Path) -> FoldPlan:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: the fold plan can't be read ({error}); {remedy}") from error
     body = rows[1:]
-    return FoldPlan(
+    plan = FoldPlan(
         dataset=sidecar["dataset"],
         scheme=sidecar["scheme"],
         k=sidecar["k"],
@@ -98,8 +106,18 @@ def load_plan(path: Path) -> FoldPlan:
         ids=tuple(row[0] for row in body),
         groups=tuple(row[1] for row in body) if sidecar["grouped"] else None,
         labels=tuple(row[2] for row in body),
-        folds=np.array([row[3:] for row in body], dtype=np.int64),
+        folds=np.array([row[3:] for row in body], dtype=np.int64).reshape(len(body), -1),
     )
+    _check_folds(plan, path)
+    return plan
+
+
+def _check_folds(plan: FoldPlan, path: Path) -> None:
+    """Refuse a plan whose numbers its own code would not have written."""
+    if plan.folds.shape[1] == 0 or not ((plan.folds >= -1) & (plan.folds < plan.k)).all():
+        raise InputError(f"{path}: holds folds other than -1 to {plan.k - 1}; delete it to have the plan made again")
+    if len(set(plan.ids)) != len(plan.ids):
+        raise InputError(f"{path}: an id stands twice; delete it to have the plan made again")
 
 
 def _fold_columns(repeats: int) -> list[str]:

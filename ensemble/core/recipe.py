@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+FoldScheme = Literal["auto", "stratified", "group", "stratified-group", "multilabel-stratified", "column", "holdout"]
 Channel = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
 
 
@@ -46,12 +47,35 @@ class FoldsPart(Frozen):
     """The fold plan. Recipes with the same dataset and the same values here share one plan, and can be blended."""
 
     k: Annotated[int, Field(ge=2, le=100)] = 5
-    """Number of folds. Each is a model; cost grows with k, and so does the share of rows each model sees: (k-1)/k."""
-    scheme: Literal["auto", "stratified", "stratified-group"] = "auto"
-    """`stratified` keeps class shares equal; `stratified-group` also keeps a group's rows on one side; `auto` takes the
-    second as soon as the dataset names groups."""
+    """Number of folds. Each is a model; cost grows with k, and so does the share of rows each model sees: (k-1)/k.
+    Without effect for `column` and `holdout`."""
+    scheme: FoldScheme = "auto"
+    """`stratified` keeps class shares equal; `group` keeps a group's rows on one side; `stratified-group` does both;
+    `multilabel-stratified` keeps the shares of every part of a composed label equal, and groups on one side if there
+    are any; `column` takes the folds that the dataset's table gives; `holdout` validates one share of the rows, once;
+    `auto`: `column` if the dataset names a fold column, else `stratified-group` if it names groups, else
+    `stratified`."""
     seed: Seed = 0
     """Seed of the plan alone, so that models with other training seeds share the plan."""
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1
+    """How often all rows are split anew, each time with k models; out-of-fold probabilities are averaged over them."""
+    holdout: Annotated[float, Field(ge=0.01, le=0.9)] = 0.2
+    """Share of the rows that `holdout` validates."""
+    keep_together: Literal["none", "duplicates"] = "none"
+    """`duplicates`: images that are the same, or nearly, become one group, joined with the dataset's own groups."""
+    near_distance: Annotated[int, Field(ge=0, le=12)] = 4
+    """How many of 64 bits may differ between the perceptual hashes of two images that are nearly the same."""
+    rare: Literal["refuse", "allow"] = "refuse"
+    """A class with fewer rows, or groups, than folds: `refuse` to make a plan, or `allow` folds that do not validate
+    it, with a warning."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FoldsPart:
+        if self.scheme in ("column", "holdout") and self.repeats > 1:
+            raise ValueError(f"repeats is {self.repeats}, but must be 1 for scheme {self.scheme}")
+        if self.scheme == "column" and self.keep_together != "none":
+            raise ValueError("keep_together must be none for scheme column, whose folds are given")
+        return self
 
 
 class ImagePart(Frozen):

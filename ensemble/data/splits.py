@@ -1,8 +1,10 @@
-"""How a fold plan is made: stratified, and group-safe where groups are known. Kept and shared by `shared_plan`."""
+"""How a fold plan is made from rows and a wish, and why one is refused. Kept and shared by `shared_plan`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,27 +12,50 @@ import numpy.typing as npt
 from ensemble.core.files import canonical_json, sha256_text
 from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
 from ensemble.core.recipe import FoldsPart
+from ensemble.data.duplicates import join_clusters
+from ensemble.data.schemes import SplitRows, given_folds, split_rows
 from ensemble.data.tables import Table
 from ensemble.errors import InputError
 
-__all__ = ["make_plan", "plan_path", "shared_plan"]
+__all__ = ["Clusters", "make_plan", "plan_path", "shared_plan"]
+
+Integers = npt.NDArray[np.int64]
+Clusters = Callable[[], Integers]
+"""Gives the cluster of duplicates of each training row, in the table's order; called only where it is needed."""
 
 _SPLIT_VERSION = 1
+_GROUPED = ("group", "stratified-group")
+_SHOWN = 5
 
 
 def plan_path(table: Table, folds: FoldsPart, outputs: Path) -> Path:
     """The plan's file: its name holds a hash of what was asked for, so that all recipes that ask the same find it."""
-    asked = {
+    scheme = _scheme(table, folds)
+    asked: dict[str, Any] = {
         "version": _SPLIT_VERSION,
         "rows": table.rows_sha256,
-        "scheme": _scheme(table, folds),
+        "scheme": scheme,
         "k": folds.k,
         "seed": folds.seed,
     }
+    if scheme == "column":
+        asked |= {"k": None, "seed": None}
+    elif scheme == "holdout":
+        asked |= {"k": None, "holdout": folds.holdout}
+    elif scheme == "multilabel-stratified":
+        asked["parts"] = [list(part.classes) for part in table.parts]
+    if folds.repeats > 1:
+        asked["repeats"] = folds.repeats
+    if folds.keep_together == "duplicates":
+        asked |= {"near_distance": folds.near_distance, "images": table.train.content_sha256}
+    if folds.rare == "allow":
+        asked["rare"] = folds.rare
     return outputs / "folds" / f"{table.dataset}-{sha256_text(canonical_json(asked))[:12]}.csv"
 
 
-def shared_plan(table: Table, folds: FoldsPart, outputs: Path, *, save: bool = True) -> FoldPlan:
+def shared_plan(
+    table: Table, folds: FoldsPart, outputs: Path, *, clusters: Clusters | None = None, save: bool = True
+) -> FoldPlan:
     """The plan for these rows and this wish: the one that lies in `outputs/folds`, else made now, and saved there."""
     path = plan_path(table, folds, outputs)
     if path.exists():
@@ -38,67 +63,188 @@ def shared_plan(table: Table, folds: FoldsPart, outputs: Path, *, save: bool = T
         if plan.ids != tuple(sorted(table.train.ids)):
             raise InputError(f"{path}: its ids are not the dataset's; delete it to have the plan made again")
         return plan
-    plan = make_plan(table, folds)
+    plan = make_plan(table, folds, clusters)
     if save:
         save_plan(path, plan)
     return plan
 
 
-def make_plan(table: Table, folds: FoldsPart) -> FoldPlan:
-    """Split the training rows; a function of the rows, the wish and its seed alone, whatever order the table has."""
+def make_plan(table: Table, folds: FoldsPart, clusters: Clusters | None = None) -> FoldPlan:
+    """Split the training rows; a function of the rows, the wish and its seed alone, whatever order the table has.
+
+    A group with train-only rows is never validated, since a part of it is always trained on. `clusters` are needed for
+    `keep_together: duplicates`.
+    """
+    scheme = _scheme(table, folds)
     order = np.argsort(np.array(table.train.ids, dtype=object), kind="stable")
     labels = table.labels[order]
-    groups = tuple(table.groups[row] for row in order) if table.groups else None
-    scheme = _scheme(table, folds)
-    _check(table, labels, groups, folds.k)
+    groups = _groups(table, folds, clusters, order)
+    if scheme == "column":
+        assigned, k = given_folds([(table.given_folds or ())[row] for row in order])
+        assigned = np.where(_never_validated(table, order, None), -1, assigned)[:, None]
+        _check_column(table, assigned[:, 0], k)
+    else:
+        never = _never_validated(table, order, groups)
+        k = 1 if scheme == "holdout" else folds.k
+        _check(table, labels, groups, ~never, folds, scheme)
+        assigned = _assign(table, labels, groups, ~never, folds, scheme)
     return FoldPlan(
         dataset=table.dataset,
         scheme=scheme,
-        k=folds.k,
+        k=k,
         seed=folds.seed,
         ids=tuple(table.train.ids[row] for row in order),
         labels=tuple(table.classes[label] for label in labels),
         groups=groups,
-        folds=_assign(labels, groups if scheme == "stratified-group" else None, folds)[:, None],
+        folds=assigned,
     )
 
 
 def _scheme(table: Table, folds: FoldsPart) -> str:
+    """The scheme that `auto` stands for, and whether the dataset has what the scheme needs."""
+    grouped = table.groups is not None or folds.keep_together == "duplicates"
     if folds.scheme == "auto":
-        return "stratified" if table.groups is None else "stratified-group"
-    if folds.scheme == "stratified" and table.groups is not None:
+        if table.given_folds is not None and folds.keep_together == "none" and folds.repeats == 1:
+            return "column"
+        return "stratified-group" if grouped else "stratified"
+    if folds.scheme == "stratified" and grouped:
+        if table.groups is None:
+            raise InputError(
+                "folds.scheme: stratified can't keep duplicates together, as folds.keep_together asks; "
+                "use stratified-group, or auto"
+            )
         raise InputError(
             f"folds.scheme: stratified would put rows of one group on both sides, since {table.dataset} names groups; "
             "use stratified-group, or auto"
         )
-    if folds.scheme == "stratified-group" and table.groups is None:
-        raise InputError(f"folds.scheme: stratified-group, but {table.dataset} names no group; use stratified, or auto")
+    if folds.scheme in _GROUPED and not grouped:
+        raise InputError(f"folds.scheme: {folds.scheme}, but {table.dataset} names no group; use stratified, or auto")
+    if folds.scheme == "multilabel-stratified" and not table.parts:
+        raise InputError(
+            f"folds.scheme: multilabel-stratified, but the labels of {table.dataset} have no parts; use auto"
+        )
+    if folds.scheme == "column" and table.given_folds is None:
+        raise InputError(
+            f"folds.scheme: column, but {table.dataset} names no fold column; name it in the description, or use auto"
+        )
     return folds.scheme
 
 
-def _check(table: Table, labels: npt.NDArray[np.int64], groups: tuple[str, ...] | None, k: int) -> None:
-    """Refuse more folds than the rarest class has rows, or than there are groups."""
-    counts = np.bincount(labels, minlength=len(table.classes))
-    present = counts[counts > 0]
-    if len(present) < 2:
-        raise InputError(f"{table.dataset}: the training rows hold only one class; there is nothing to tell apart")
-    if groups is not None and len(set(groups)) < k:
-        raise InputError(f"folds.k: {k}, but {table.dataset} has only {len(set(groups))} groups; use a smaller folds.k")
-    if present.min() < k:
-        rarest = table.classes[int(np.flatnonzero(counts == present.min())[0])]
+def _groups(
+    table: Table, folds: FoldsPart, clusters: Clusters | None, order: npt.NDArray[np.intp]
+) -> tuple[str, ...] | None:
+    """Each row's group by name, in the plan's order: the dataset's, joined by clusters of duplicates where asked."""
+    names = None if table.groups is None else np.array(table.groups, dtype=object)[order]
+    if folds.keep_together == "none":
+        return None if names is None else tuple(names)
+    if clusters is None:
+        raise ValueError("keep_together: duplicates needs the clusters of the images")
+    if names is None:
+        names = np.array(table.train.ids, dtype=object)[order]
+    joined = join_clusters(clusters()[order], np.unique(names, return_inverse=True)[1])
+    _check_largest(table, folds, joined)
+    # Each union goes by the first of its names, so that the order of the rows does not matter.
+    by_name = np.lexsort((np.unique(names, return_inverse=True)[1], joined))
+    _, first, inverse = np.unique(joined[by_name], return_index=True, return_inverse=True)
+    result = np.empty(len(names), dtype=object)
+    result[by_name] = names[by_name][first[inverse]]
+    return tuple(result)
+
+
+def _check_largest(table: Table, folds: FoldsPart, joined: Integers) -> None:
+    """Refuse duplicates that chain to a group too large for a fold."""
+    largest, rows = int(np.bincount(joined).max()), len(joined)
+    share = folds.holdout if folds.scheme == "holdout" else 1 / folds.k
+    if largest > max(share * rows, 1):
         raise InputError(
-            f"folds.k: {k}, but class {rarest} of {table.dataset} has only {present.min()} rows; "
-            f"use folds.k={max(2, present.min())} or fewer"
+            f"folds.keep_together: {largest} of the {rows} rows of {table.dataset} hang together as near duplicates, "
+            f"more than fit into a fold; lower folds.near_distance, which is {folds.near_distance}"
         )
 
 
-def _assign(labels: npt.NDArray[np.int64], groups: tuple[str, ...] | None, folds: FoldsPart) -> npt.NDArray[np.int64]:
-    """Each row's validation fold."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+def _never_validated(
+    table: Table, order: npt.NDArray[np.intp], groups: tuple[str, ...] | None
+) -> npt.NDArray[np.bool_]:
+    """Train-only rows, and those whose group has such rows, in the plan's order."""
+    if table.train_only is None:
+        return np.zeros(len(order), dtype=np.bool_)
+    never = table.train_only[order]
+    if groups is not None:
+        numbers = np.unique(np.array(groups, dtype=object), return_inverse=True)[1]
+        never = np.bincount(numbers, never)[numbers] > 0
+    return never
 
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    assigned = np.full(len(labels), -1, dtype=np.int64)
-    parts = splitter(n_splits=folds.k, shuffle=True, random_state=folds.seed).split(labels, labels, groups)
-    for fold, (_, validation) in enumerate(parts):
-        assigned[validation] = fold
+
+def _check(
+    table: Table,
+    labels: Integers,
+    groups: tuple[str, ...] | None,
+    validated: npt.NDArray[np.bool_],
+    folds: FoldsPart,
+    scheme: str,
+) -> None:
+    """Refuse what can't be split, and, unless rare classes are allowed, more folds than a class has rows or groups."""
+    present = np.unique(labels[validated])
+    if len(present) < 2:
+        what = "the training rows hold" if validated.all() else "the rows to validate hold"
+        raise InputError(f"{table.dataset}: {what} only one class; there is nothing to tell apart")
+    needed = 2 if scheme == "holdout" else folds.k
+    counts, what = _sources(labels, groups, validated, len(table.classes))
+    if groups is not None and (number := len({groups[row] for row in np.flatnonzero(validated)})) < needed:
+        raise InputError(f"folds.k: {needed}, but {table.dataset} has only {number} groups; use a smaller folds.k")
+    rare = present[counts[present] < needed]
+    if len(rare) == 0 or folds.rare == "allow" or scheme == "group":
+        return
+    rarest = rare[np.argsort(counts[rare], kind="stable")]
+    first = f"class {table.classes[rarest[0]]} of {table.dataset} has only {counts[rarest[0]]} {what}"
+    more = ", ".join(f"{table.classes[label]} {counts[label]}" for label in rarest[1:_SHOWN])
+    others = f" (also {more}{', …' if len(rarest) > _SHOWN else ''})" if more else ""
+    if scheme == "holdout":
+        raise InputError(f"folds.scheme: holdout, but {first}{others}; folds.rare=allow goes on all the same")
+    raise InputError(
+        f"folds.k: {folds.k}, but {first}{others}; use folds.k={max(2, counts[rarest[0]])} or fewer, "
+        "or folds.rare=allow for folds that do not validate such classes"
+    )
+
+
+def _sources(
+    labels: Integers, groups: tuple[str, ...] | None, validated: npt.NDArray[np.bool_], classes: int
+) -> tuple[Integers, str]:
+    """How many rows, or groups where there are any, each class can be spread with; and what they are called."""
+    if groups is None:
+        return np.bincount(labels[validated], minlength=classes), "rows"
+    numbers = np.unique(np.array(groups, dtype=object), return_inverse=True)[1]
+    pairs = np.unique(np.column_stack([labels, numbers])[validated], axis=0)
+    return np.bincount(pairs[:, 0], minlength=classes), "groups"
+
+
+def _check_column(table: Table, folds: Integers, k: int) -> None:
+    """Refuse a column that gives no fold, or one fold with nothing beside it to train on."""
+    if k == 0 or not (folds >= 0).any():
+        raise InputError(f"{table.dataset}: its fold column names no fold; every row would be for training only")
+    if k == 1 and (folds >= 0).all():
+        raise InputError(f"{table.dataset}: its fold column puts all rows into one fold; nothing is left to train on")
+    if missing := sorted(set(range(k)) - set(folds.tolist())):
+        raise InputError(f"{table.dataset}: fold {missing[0]} of its fold column has only train-only rows")
+    if k > 100:
+        raise InputError(f"{table.dataset}: its fold column has {k} values; at most 100 folds are possible")
+
+
+def _assign(
+    table: Table,
+    labels: Integers,
+    groups: tuple[str, ...] | None,
+    validated: npt.NDArray[np.bool_],
+    folds: FoldsPart,
+    scheme: str,
+) -> Integers:
+    """(rows, repeats): each row's validation fold."""
+    numbers = None
+    if groups is not None:
+        named = np.array(groups, dtype=object)[validated]
+        numbers = np.unique(named, return_inverse=True)[1].astype(np.int64)
+    rows = SplitRows(labels[validated], numbers, tuple(len(part.classes) for part in table.parts))
+    assigned = np.full((len(labels), folds.repeats), -1, dtype=np.int64)
+    for repeat in range(folds.repeats):
+        assigned[validated, repeat] = split_rows(rows, scheme, folds.k, folds.holdout, folds.seed, repeat)
     return assigned

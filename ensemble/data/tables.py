@@ -1,28 +1,28 @@
-"""From a dataset's description and folder to rows: ids, image paths, labels, groups. Reads tables as text."""
+"""A dataset's rows: ids, image paths, labels, groups, and the hashes of what they hold. Made by `load_table`."""
 
 from __future__ import annotations
 
 import os
-import string
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from ensemble.core.dataset import DatasetDescription, RowsSpec
+from ensemble.core.dataset import DatasetDescription, SubmissionSpec, TrainRowsSpec
 from ensemble.core.files import sha256_file, sha256_text
+from ensemble.core.text_table import read_text_table
+from ensemble.data.complaining import Complaints
 from ensemble.data.embedded import draw_digits
+from ensemble.data.labels import LabelPart, read_labels
+from ensemble.data.listing import Listing
+from ensemble.data.rows import RawRows, read_rows
 from ensemble.errors import InputError
 
-__all__ = ["Rows", "Table", "dataset_folder", "load_table"]
-
-_SHOWN = 3
+__all__ = ["LabelPart", "Rows", "Table", "dataset_folder", "load_table"]
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,34 @@ class Table:
     labels: npt.NDArray[np.int64]
     groups: tuple[str, ...] | None
     test: Rows | None
+    train_labels: npt.NDArray[np.int64] | None = None
+    """Labels to train with, where they differ from the official ones that validation uses."""
+    parts: tuple[LabelPart, ...] = ()
+    """What composed labels are made of; empty for plain ones."""
+    train_only: npt.NDArray[np.bool_] | None = None
+    """Rows that are never validated."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The training table's own columns, row by row: what the audit looks for hints in."""
+    given_folds: tuple[str, ...] | None = None
+    """Each training row's value in the fold column, if the description names one."""
 
     @cached_property
     def rows_sha256(self) -> str:
-        """Hash of ids, labels and groups: what a fold plan depends on."""
-        groups = self.groups or ("",) * len(self.labels)
-        names = (self.classes[label] for label in self.labels)
-        rows = zip(self.train.ids, names, groups, strict=True)
-        return _hash_lines(sorted("\t".join(row) for row in rows))
+        """Hash of ids, labels, groups, and which rows are for training only: what a fold plan depends on."""
+        columns = [self.train.ids, [self.classes[label] for label in self.labels]]
+        columns.append(self.groups or ("",) * len(self.labels))
+        if self.train_only is not None:
+            columns.append(["train-only" if row else "" for row in self.train_only])
+        if self.given_folds is not None:
+            columns.append(self.given_folds)
+        return _hash_lines(sorted(map("\t".join, zip(*columns, strict=True))))
 
     @cached_property
     def sha256(self) -> str:
         """Hash of all that can change a result: rows, classes in their order, images of both parts."""
         parts = [self.rows_sha256, *self.classes, self.train.content_sha256]
+        if self.train_labels is not None:
+            parts += sorted(map("\t".join, zip(self.train.ids, map(str, self.train_labels), strict=True)))
         return _hash_lines([*parts, self.test.content_sha256 if self.test else "no test rows"])
 
 
@@ -112,97 +127,98 @@ def dataset_folder(name: str, description: DatasetDescription, path: Path | None
     return path.absolute()
 
 
-def load_table(name: str, description: DatasetDescription, folder: Path) -> Table:
-    """Read a dataset's rows and check them; all complaints come together."""
-    complaints: list[str] = []
-    train, values = _read_rows(description.train, folder, complaints)
-    test = _read_rows(description.test, folder, complaints)[0] if description.test else None
-    labels = _labels(description, train, values["label"], folder, complaints)
-    if test is not None:
-        both = set(train.ids) & set(test.ids)
-        _complain(complaints, f"{folder}: {len(both)} ids are in both tables, train and test", sorted(both))
-    for rows in (train, test):
-        if rows is not None:
-            missing = [path for path in rows.paths if not (folder / path).is_file()]
-            _complain(complaints, f"{folder}: {len(missing)} images are missing", missing)
-    if complaints:
+def load_table(
+    name: str, description: DatasetDescription, folder: Path, bins: Mapping[str, Sequence[float]] | None = None
+) -> Table:
+    """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with."""
+    complaints = Complaints()
+    listing = Listing(folder)
+    train = read_rows(description.train, listing, folder, complaints)
+    test = read_rows(description.test, listing, folder, complaints) if description.test else None
+    labels = read_labels(description, train, bins or {}, complaints) if train else None
+    groups = _groups(description.train, train, complaints) if train else None
+    train_only = _train_only(description.train, train, complaints) if train else None
+    folds = description.train.fold_column
+    given_folds = train.column(folds, complaints, "fold_column") if train and folds else None
+    if train and test and train.ids and test.ids:
+        both = sorted(set(train.ids) & set(test.ids))
+        complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)
+    if test and test.ids:
+        _check_sample(description.submission, folder, test.ids, complaints)
+    if complaints or train is None or labels is None:
         raise InputError(*complaints)
-    return Table(name, tuple(description.classes), train, labels, values["group"], test)
+    return Table(
+        dataset=name,
+        classes=labels.classes,
+        train=_as_rows(train, folder),
+        labels=labels.values,
+        groups=groups,
+        test=_as_rows(test, folder) if test else None,
+        train_labels=labels.train_values,
+        parts=labels.parts,
+        train_only=train_only,
+        columns={column: tuple(train.columns[column]) for column in train.own},
+        given_folds=tuple(given_folds) if given_folds is not None else None,
+    )
 
 
-def _read_rows(spec: RowsSpec, folder: Path, complaints: list[str]) -> tuple[Rows, dict[str, tuple[str, ...] | None]]:
-    """One table's ids and paths, and its raw labels and groups where the description names them."""
-    path = folder / spec.table
+def _as_rows(raw: RawRows, folder: Path) -> Rows:
+    """Rows without complaints are whole."""
+    if raw.ids is None or raw.paths is None:
+        raise TypeError("rows with faults have complaints, and are refused")
+    return Rows(raw.ids, raw.paths, folder, raw.boxes)
+
+
+def _groups(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> tuple[str, ...] | None:
+    """Each row's group; where it is unknown, a group of its own that no other row can have."""
+    if spec.group is None:
+        return None
+    values = rows.fill(spec.group, complaints, "group")
+    if values is None or rows.ids is None:
+        return None
+    unknown = set(spec.group_unknown)
+    mark = "?"
+    while any(value.startswith(mark) for value in set(values) - unknown):
+        mark += "?"
+    return tuple(
+        f"{mark}{row_id}" if value in unknown else value for value, row_id in zip(values, rows.ids, strict=True)
+    )
+
+
+def _train_only(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> npt.NDArray[np.bool_] | None:
+    """Which rows are never validated; None where the description names none."""
+    wish = spec.train_only
+    cells = rows.column(wish.column, complaints, "train_only") if wish is not None else None
+    if wish is None or cells is None:
+        return None
+    found = np.fromiter((cell in wish.values for cell in cells), dtype=np.bool_, count=rows.count)
+    values = sorted(set(cells))
+    shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
+    if not found.any():
+        named = ", ".join(wish.values)
+        complaints.append(f"{rows.where}: train_only: no row has {named} in column {wish.column}, which holds {shown}")
+    if found.all():
+        complaints.append(f"{rows.where}: train_only: every row is for training only; none is left to validate on")
+    return found
+
+
+def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], complaints: Complaints) -> None:
+    """The organiser's sample file, where it is there, must ask for the very test rows: better told before training."""
+    if spec.sample is None or not (folder / spec.sample).exists():
+        return
+    path = folder / spec.sample
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        found = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
-        raise InputError(f"{path}: there is no such table; its folder holds {', '.join(found) or 'nothing'}") from None
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: can't be read as a CSV table: {error}") from error
-    if frame.empty:
-        raise InputError(f"{path}: the table has no rows")
-    wanted = {"id": spec.id, "image": spec.image, "label": spec.label and spec.label.value, "group": spec.group}
-    values = {key: _fill(template, frame, path) if template else None for key, template in wanted.items()}
-    ids, images = values["id"] or (), values["image"] or ()
-    doubled = sorted(row_id for row_id, count in Counter(ids).items() if count > 1)
-    _complain(complaints, f"{path}: {len(doubled)} ids stand more than once", doubled)
-    unusable = [row_id for row_id in ids if not row_id or set(row_id) & set("\r\n\0")]
-    _complain(complaints, f"{path}: {len(unusable)} ids are empty or hold a line end", unusable)
-    outside = [image for image in images if _leaves_folder(image)]
-    _complain(complaints, f"{path}: {len(outside)} image paths lead out of the dataset's folder", outside)
-    return Rows(ids, images, folder), values
-
-
-def _labels(
-    description: DatasetDescription,
-    train: Rows,
-    raw: tuple[str, ...] | None,
-    folder: Path,
-    complaints: list[str],
-) -> npt.NDArray[np.int64]:
-    """Positions of the raw labels in the description's classes."""
-    if description.train.label is None or raw is None:
-        raise ValueError("a description without a training label does not validate")
-    by_name = description.train.label.kind == "name"
-    names = description.classes if by_name else [str(index) for index in range(len(description.classes))]
-    position = {name: index for index, name in enumerate(names)}
-    strangers = [f"{row_id} ({label!r})" for row_id, label in zip(train.ids, raw, strict=True) if label not in position]
-    allowed = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-    where = folder / description.train.table
-    _complain(complaints, f"{where}: {len(strangers)} labels are none of {allowed}", strangers)
-    return np.array([position.get(label, 0) for label in raw], dtype=np.int64)
-
-
-def _fill(template: str, frame: pd.DataFrame, path: Path) -> tuple[str, ...]:
-    """The template with each row's values in place of `{column}`."""
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise InputError(f"{path}: the description's template {template!r} is malformed: {error}") from error
-    filled = pd.Series([""] * len(frame), index=frame.index, dtype=str)
-    for text, column, form, conversion in pieces:
-        filled = filled + text
-        if column is None:
-            continue
-        if column not in frame.columns or form or conversion:
-            columns = ", ".join(map(str, frame.columns))
-            raise InputError(f"{path}: {template!r} names column {column!r}; the table has {columns}")
-        filled = filled + frame[column]
-    return tuple(filled)
-
-
-def _leaves_folder(image: str) -> bool:
-    """Whether a path is absolute or climbs above the folder it is meant to be in."""
-    path = PurePosixPath(image.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]
-
-
-def _complain(complaints: list[str], message: str, examples: Sequence[str]) -> None:
-    """Add a complaint with its first examples; nothing when there are none."""
-    if examples:
-        more = ", …" if len(examples) > _SHOWN else ""
-        complaints.append(f"{message}: {', '.join(examples[:_SHOWN])}{more}")
+        table = read_text_table(path, "sample")
+    except InputError as error:
+        complaints += error.messages
+        return
+    if spec.id not in table.columns:
+        columns = ", ".join(table.header)
+        complaints.append(f"{path}: submission.id is {spec.id}, but the sample has the columns {columns}")
+        return
+    asked, own = set(table.columns[spec.id]), set(ids)
+    complaints.add(f"{path}: {{n}} ids of the sample are no test rows", sorted(asked - own))
+    complaints.add(f"{path}: {{n}} test rows are not in the sample", sorted(own - asked))
 
 
 def _hash_lines(lines: Sequence[str]) -> str:

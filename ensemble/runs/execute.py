@@ -14,10 +14,10 @@ from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
 from ensemble.core.run import FoldKey, RunFolder
+from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
 from ensemble.errors import EnsError, InputError
-from ensemble.runs.bad_images import refuse_bad_images
 from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
@@ -33,22 +33,22 @@ def execute_run(
     folds: Sequence[int] | None = None,
     engine: str = "inline",
     fresh: bool = False,
+    findings: Sequence[Finding] = (),
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Train what is missing of a run, and merge it when whole; give back its record.
+    """Train what is missing of a run, and merge it when whole; give back its record. It holds the audit's `findings`.
 
     Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
     the others are kept, and the same call goes on.
     """
     wanted = _wanted(request, folds)
-    refuse_bad_images(request)
     record = None if fresh else _record_of_same(run, request)
     decided = record["decided"] if record is not None else _prepare(request, engine, on_event)
     with folder_lock(run.path):
         if fresh:
             _move_aside(run)
         sweep_temporaries(run.path)
-        record = _record_of_same(run, request) or new_record(request, run.name, decided)
+        record = _record_of_same(run, request) or new_record(request, run.name, decided, findings)
         training = FoldTraining(request, run, record, on_event)
         training.tell_left_out()
         training.keep_finished()
@@ -68,7 +68,8 @@ def _wanted(request: RunRequest, folds: Sequence[int] | None) -> list[FoldKey]:
     strangers = sorted(set(folds or ()) - set(range(plan.k)))
     if strangers:
         named = ",".join(map(str, strangers))
-        raise InputError(f"--folds {named}: this plan has folds 0 to {plan.k - 1} (folds.k is {plan.k})")
+        allowed = f"folds 0 to {plan.k - 1}" if plan.k > 1 else "the one fold 0"
+        raise InputError(f"--folds {named}: this {plan.scheme} plan has {allowed}")
     return [key for key in fold_keys(plan.k, plan.repeats) if folds is None or key.fold in folds]
 
 

@@ -1,14 +1,17 @@
-"""The fold plan as a report: where it lies, how classes are spread over its folds, what is wrong with it."""
+"""The fold plan as a report: where it lies, how classes are spread over its folds, what the audit finds."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ensemble.core.foldplan import FoldPlan, save_plan
-from ensemble.runs.request import make_request
+from ensemble.runs.audit import audit_request
+from ensemble.runs.request import OnEvent, load_rows, read_recipe, request_for
 
 __all__ = ["fold_plan"]
 
@@ -20,62 +23,54 @@ def fold_plan(
     data: str | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
+    on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints."""
+    """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints.
+
+    A plan with errors is not written.
+    """
     outputs = Path(outputs)
-    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
-    made = not request.plan_path.exists()
+    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    request = request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
+    findings = audit_request(request, on_event)
+    is_wrong = any(finding.level == "error" for finding in findings)
+    made = not request.plan_path.exists() and not is_wrong
     if made:
         save_plan(request.plan_path, request.plan)
-    plan = request.plan
+    plan, classes = request.plan, request.table.classes
+    counts = _fold_class_counts(plan, classes)
     return {
         "dataset": plan.dataset,
         "rows": len(plan.ids),
-        "classes": list(request.table.classes),
-        "class_counts": _counts(plan.labels, request.table.classes),
+        "validated_rows": int(plan.is_validated.sum()),
+        "classes": list(classes),
+        "class_counts": _named(np.bincount(_numbers(plan, classes), minlength=len(classes)), classes),
         "path": str(request.plan_path),
         "made": made,
+        "written": request.plan_path.exists(),
         **plan.facts(),
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
-        "fold_class_counts": _fold_class_counts(plan, request.table.classes),
-        "findings": _group_overlap(plan),
+        "fold_class_counts": [_named(fold, classes) for fold in counts],
+        "findings": [finding.plain() for finding in findings],
     }
 
 
-def _counts(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
-    found = Counter(labels)
-    return {name: found[name] for name in classes}
+def _numbers(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Each row's class as a number."""
+    number = {name: label for label, name in enumerate(classes)}
+    return np.array([number[label] for label in plan.labels], dtype=np.int64)
 
 
-def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> list[dict[str, int]]:
-    """Validation rows of each class in each fold; repeats follow one another."""
+def _named(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(repeats x folds, classes): validation rows of each class in each fold; repeats follow one another."""
+    labels = _numbers(plan, classes)
     tables = []
     for repeat in range(plan.repeats):
-        folds = plan.folds[:, repeat].tolist()
-        for fold in range(plan.k):
-            labels = [label for label, of in zip(plan.labels, folds, strict=True) if of == fold]
-            tables.append(_counts(labels, classes))
-    return tables
-
-
-def _group_overlap(plan: FoldPlan) -> list[dict[str, Any]]:
-    """Groups with rows in more than one fold: the leak that a plan exists to prevent."""
-    if plan.groups is None:
-        return []
-    overlapping = set()
-    for repeat in range(plan.repeats):
-        fold_of: dict[str, int] = {}
-        for group, fold in zip(plan.groups, plan.folds[:, repeat].tolist(), strict=True):
-            if fold_of.setdefault(group, fold) != fold:
-                overlapping.add(group)
-    if not overlapping:
-        return []
-    return [
-        {
-            "level": "error",
-            "code": "group-overlap",
-            "count": len(overlapping),
-            "message": f"{len(overlapping)} groups have rows in more than one fold",
-            "examples": sorted(overlapping)[:5],
-        }
-    ]
+        validated = plan.folds[:, repeat] >= 0
+        cells = plan.folds[validated, repeat] * len(classes) + labels[validated]
+        tables.append(np.bincount(cells, minlength=plan.k * len(classes)).reshape(plan.k, len(classes)))
+    return np.concatenate(tables)

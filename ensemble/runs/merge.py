@@ -42,16 +42,16 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
 
 
 def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any]) -> Predictions:
-    """Training rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
+    """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
     dropped = table.train.bad.keys()
-    kept = np.array([row for row, row_id in enumerate(table.train.ids) if row_id not in dropped], dtype=np.int64)
+    kept = _validated_rows(table, plan, dropped)
     ids = tuple(table.train.ids[row] for row in kept)
     position = {row_id: row for row, row_id in enumerate(ids)}
     total = np.zeros((len(position), len(table.classes)))
     for repeat in range(plan.repeats):
         expected: dict[int, set[str]] = {fold: set() for fold in range(plan.k)}
         for row_id, fold in plan.fold_by_id(repeat).items():
-            if row_id not in dropped:
+            if fold >= 0 and row_id not in dropped:
                 expected[fold].add(row_id)
         for fold, wanted in expected.items():
             folder = run.fold_path(FoldKey(repeat, fold), plan.repeats)
@@ -64,7 +64,7 @@ def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[st
         kind="oof",
         labels=table.labels[kept],
         folds=_folds(ids, plan),
-        groups=_group_numbers(table.groups, kept),
+        groups=_group_numbers(ids, plan),
         sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs)},
     )
 
@@ -100,8 +100,15 @@ def _counted(key: str, rows: Sized) -> dict[str, int]:
     return {key: len(rows)} if len(rows) else {}
 
 
+def _validated_rows(table: Table, plan: FoldPlan, dropped: Set[str]) -> npt.NDArray[np.int64]:
+    """Positions in the table of the rows that the plan validates and that have a usable image."""
+    validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
+    validated -= dropped
+    return np.flatnonzero([row_id in validated for row_id in table.train.ids])
+
+
 def _folds(ids: Sequence[str], plan: FoldPlan) -> list[Any]:
-    """Fold of each row; one list a repeat where there are several."""
+    """Fold of each of `ids`; one list a repeat where there are several."""
     lists = []
     for repeat in range(plan.repeats):
         fold_of = plan.fold_by_id(repeat)
@@ -109,8 +116,10 @@ def _folds(ids: Sequence[str], plan: FoldPlan) -> list[Any]:
     return lists[0] if plan.repeats == 1 else lists
 
 
-def _group_numbers(groups: tuple[str, ...] | None, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
-    """A number for each kept row's group, by the sorted names of all groups."""
-    if groups is None:
+def _group_numbers(ids: Sequence[str], plan: FoldPlan) -> npt.NDArray[np.int64] | None:
+    """A number for the plan's group of each of `ids`, by the groups' sorted names."""
+    if plan.groups is None:
         return None
-    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.int64)[kept]
+    group_of = dict(zip(plan.ids, plan.groups, strict=True))
+    groups = np.array([group_of[row_id] for row_id in ids], dtype=object)
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)

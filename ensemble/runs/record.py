@@ -11,6 +11,7 @@ from typing import Any
 
 from ensemble.core.identity import differing_keys
 from ensemble.core.run import RUN_FORMAT, FoldKey, now
+from ensemble.data.audit import Finding
 from ensemble.errors import InputError
 from ensemble.runs.request import RunRequest
 
@@ -33,7 +34,9 @@ def fold_keys(k: int, repeats: int) -> list[FoldKey]:
     return [FoldKey(repeat, fold) for repeat in range(repeats) for fold in range(k)]
 
 
-def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> dict[str, Any]:
+def new_record(
+    request: RunRequest, name: str, decided: Mapping[str, Any], findings: Sequence[Finding] = ()
+) -> dict[str, Any]:
     """The record of a run that has not trained anything yet."""
     identity = request.identity
     plan, test = request.plan, request.table.test
@@ -51,8 +54,10 @@ def new_record(request: RunRequest, name: str, decided: Mapping[str, Any]) -> di
         "classes": list(request.table.classes),
         "rows": {
             "train": len(request.table.train.usable.ids),
+            "validated": _validated(request),
             "test": len(test.ids) if test is not None else 0,
         },
+        "findings": [finding.plain() for finding in findings],
         "dropped_rows": _told(request.table.train.bad),
         "prior_rows": _told(test.bad if test is not None else {}),
         "decided": dict(decided),
@@ -133,6 +138,12 @@ def total_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "seconds_per_1000_images": round(seconds, 4),
         "parameters": sum(record["cost"]["parameters"] for record in records),
     }
+
+
+def _validated(request: RunRequest) -> int:
+    """Number of rows that are ever validated."""
+    plan, dropped = request.plan, request.table.train.bad
+    return sum(1 for row_id, ever in zip(plan.ids, plan.is_validated, strict=True) if ever and row_id not in dropped)
 
 
 def _told(bad: Mapping[str, str]) -> list[dict[str, str]]:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.run import RunFolder, find_runs
+from ensemble.data.audit_images import duplicate_clusters
 from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape
-from ensemble.data.scan import with_scan
+from ensemble.data.scan import scan_images, with_scan
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
@@ -32,8 +36,8 @@ __all__ = [
 
 
 OnEvent = Callable[[Mapping[str, Any]], None]
-"""Who hears of progress: mappings with an `event` key (`scanning, preparing, prepared, bad-images, decoding, fold-kept,
-fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
+"""Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
+fold-kept, fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,14 @@ def read_recipe(
 
 def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
-    plan = shared_plan(table, resolved.recipe.folds, outputs, save=False)
-    return RunRequest(asked, resolved, table, plan, plan_path(table, resolved.recipe.folds, outputs), outputs)
+    folds = resolved.recipe.folds
+
+    def clusters() -> NDArray[np.int64]:
+        scan = scan_images(table.train, outputs / "cache")
+        return duplicate_clusters(table.train, scan, folds.near_distance)
+
+    plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
+    return RunRequest(asked, resolved, table, plan, plan_path(table, folds, outputs), outputs)
 
 
 def load_rows(

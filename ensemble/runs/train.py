@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble.core.run import RunFolder, check_run_name
 from ensemble.errors import InputError
+from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, make_request, newest_run
 
@@ -55,7 +56,8 @@ def train(
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
         _refuse_strangers(run.path)
-    record = execute_run(request, run, folds=folds, engine=engine, fresh=fresh, on_event=on_event)
+    findings = checked_request(request, on_event)
+    record = execute_run(request, run, folds=folds, engine=engine, fresh=fresh, findings=findings, on_event=on_event)
     return TrainedRun(run.path, record)
 
 

@@ -15,8 +15,9 @@ from ensemble.core.locks import folder_lock
 from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_files import ResolvedRecipe, save_recipe_with, with_values
 from ensemble.core.run import RunFolder, check_run_name, now
+from ensemble.data.audit import Finding
 from ensemble.errors import InputError, PartialFailure
-from ensemble.runs.bad_images import refuse_bad_images
+from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
@@ -69,9 +70,9 @@ def tune(
     name = study or resolved.name
     check_run_name(name)
     request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
-    refuse_bad_images(request)
     work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
     work.refuse_if_other()
+    work.findings = checked_request(request, on_event)
     with folder_lock(work.path):
         sweep_temporaries(work.path)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -88,6 +89,7 @@ class _StudyWork:
         self.engine, self.on_event = engine, on_event
         self.resolved: ResolvedRecipe = request.resolved
         self.space = self.resolved.recipe.search
+        self.findings: list[Finding] = []
         self.metric = self.resolved.recipe.metric or "accuracy"
         self.greater_is_better = METRICS[self.metric].greater_is_better
 
@@ -175,6 +177,7 @@ class _StudyWork:
                 request,
                 RunFolder(trial_folder(self.path, trial.number), label),
                 engine=self.engine,
+                findings=self.findings,
                 on_event=lambda event: self.on_event({**event, "trial": prefix}),
             )
             if record["state"] == "complete":

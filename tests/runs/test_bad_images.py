@@ -84,7 +84,7 @@ def test_dropped_training_rows_are_recorded_and_in_no_file(spoilt: Path, workspa
     record = json.loads((dropped / "run.json").read_text())
     assert {row["id"] for row in record["dropped_rows"]} == gone
     assert "is empty" in record["dropped_rows"][0]["why"]
-    assert record["rows"] == {"train": 46, "test": 12}
+    assert record["rows"] == {"train": 46, "validated": 46, "test": 12}
     oof = load_predictions(dropped / "oof.npy")
     assert list(oof.ids) == [row_id for row_id in ids_of(spoilt, "train") if row_id not in gone]
     assert oof.sidecar["dropped_rows"] == 2
@@ -128,7 +128,7 @@ def test_dropping_where_nothing_is_bad_says_nothing_and_counts_nothing(workspace
 
 
 def test_a_fold_that_would_be_empty_is_refused(spoilt: Path, ens: Ens) -> None:
-    assert ens("folds", "--recipe", "tiny").code == 0
+    assert ens("folds", "--recipe", "tiny", "--set", "data.bad_images=drop").code == 0
     plan = load_plan(next(Path("outputs/folds").glob("*.csv")))
     for row_id, fold in plan.fold_by_id().items():
         if fold == 1:

@@ -1,0 +1,176 @@
+"""What files a dataset's folder holds: each directory is listed once, however many rows ask. Opens no file."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from ensemble.core.natural_order import natural_key
+
+__all__ = ["IMAGE_SUFFIXES", "STAR", "Listing", "leaves_folder"]
+
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in "avif bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
+)
+"""Endings by which `*` takes a file for an image; a table may name any file."""
+
+STAR = "\0"
+"""Stands for a pattern's `*`, since names of files may hold that."""
+
+_SHOWN = 3
+
+
+class Listing:
+    """The directories below `folder`, read when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._directories: dict[str, _Directory | None] = {}
+
+    def has_file(self, path: str) -> bool:
+        """Whether there is such a file. `path` is below the folder, with forward slashes."""
+        place, _, name = path.rpartition("/")
+        directory = self._directory(place)
+        return directory is not None and name in directory.files
+
+    def find(self, pattern: str) -> list[str]:
+        """The image files that a filled pattern leads to, in natural order; hidden ones never."""
+        *places, last = pattern.split("/")
+        found: list[str] = [""]
+        for segment in places:
+            found = [f"{place}{name}/" for place in found for name in self._matches(place, segment, "folders")]
+        return [f"{place}{name}" for place in found for name in self._matches(place, last, "images")]
+
+    def describe(self, path: str) -> str:
+        """What lies where `path` was looked for: the deepest directory on the way that is there, and its content."""
+        place = path.replace(STAR, "*").rpartition("/")[0]
+        missing = ""
+        while (directory := self._directory(place)) is None and place:
+            place, missing = place.rpartition("/")[0], place
+        where = place or str(self._folder)
+        if missing:
+            return f"there is no folder {missing}; {where} holds {_few(directory.folders if directory else ())}"
+        files = sorted(directory.files, key=natural_key) if directory else []
+        if not files:
+            return f"{where} holds no files, but {_few(directory.folders if directory else ())}"
+        return f"{where} holds {_few(files)}"
+
+    def _matches(self, place: str, segment: str, kind: str) -> Sequence[str]:
+        """Names in `place` that one segment of a pattern stands for."""
+        directory = self._directory(place.rstrip("/"))
+        if directory is None:
+            return []
+        names: _Names = getattr(directory, kind)
+        if STAR not in segment:
+            exact = directory.files if kind == "images" else names.known
+            return [segment] if segment in exact or segment in (".", "") else []
+        prefix, _, suffix = segment.partition(STAR)
+        return names.between(prefix, suffix)
+
+    def _directory(self, place: str) -> _Directory | None:
+        place = _normal(place)
+        if place not in self._directories:
+            try:
+                self._directories[place] = _Directory(self._folder / place)
+            except (OSError, ValueError):  # ValueError: no file system knows such a name
+                self._directories[place] = None
+        return self._directories[place]
+
+
+class _Directory:
+    """One directory's names."""
+
+    def __init__(self, path: Path) -> None:
+        files: list[str] = []
+        folders: list[str] = []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                (folders if entry.is_dir() else files).append(entry.name)
+        self.files = frozenset(files)
+        self._folders = folders
+
+    @cached_property
+    def images(self) -> _Names:
+        """Visible files that are images by their name."""
+        return _Names([name for name in self.files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES])
+
+    @cached_property
+    def folders(self) -> _Names:
+        """Visible directories."""
+        return _Names(self._folders)
+
+
+class _Names:
+    """Visible names, to be asked for all that begin and end alike."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.known = frozenset(name for name in names if not name.startswith("."))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._natural)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def between(self, prefix: str, suffix: str) -> Sequence[str]:
+        """Names of `prefix`, anything, `suffix`, in natural order. A `.` before and nothing behind: any extension."""
+        if not prefix and not suffix:
+            return self._natural
+        is_extension = prefix.endswith(".") and not suffix
+        if len(prefix) >= len(suffix):
+            near = _starting(self._sorted, prefix)
+        else:
+            near = [name[::-1] for name in _starting(self._reversed, suffix[::-1])]
+        shortest = len(prefix) + len(suffix)
+        found = [
+            name
+            for name in near
+            if len(name) >= shortest
+            and name.startswith(prefix)
+            and name.endswith(suffix)
+            and not (is_extension and "." in name[len(prefix) :])
+        ]
+        return found if len(found) < 2 else sorted(found, key=natural_key)
+
+    @cached_property
+    def _natural(self) -> Sequence[str]:
+        return sorted(self.known, key=natural_key)
+
+    @cached_property
+    def _sorted(self) -> Sequence[str]:
+        return sorted(self.known)
+
+    @cached_property
+    def _reversed(self) -> Sequence[str]:
+        return sorted(name[::-1] for name in self.known)
+
+
+def leaves_folder(path: str) -> bool:
+    """Whether a path is absolute or climbs above the folder it is meant to be in."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    return path.startswith(("/", "\\")) or ".." in parts or ":" in (parts or ("",))[0]
+
+
+def _normal(place: str) -> str:
+    return place if place and not place.startswith(".") and "/." not in place else PurePosixPath(place).as_posix()
+
+
+def _starting(names: Sequence[str], prefix: str) -> list[str]:
+    """Those of sorted names that start with `prefix`, which stand together."""
+    found = []
+    for position in range(bisect_left(names, prefix), len(names)):
+        if not names[position].startswith(prefix):
+            break
+        found.append(names[position])
+    return found
+
+
+def _few(names: Sequence[str] | _Names) -> str:
+    if not len(names):
+        return "nothing"
+    first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]
+    return ", ".join(first) + (f", … ({len(names)})" if len(names) > _SHOWN else "")

@@ -1,0 +1,232 @@
+"""From a table, a table expanded by files, or files alone, to rows: columns, ids, image paths, boxes. No labels."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec
+from ensemble.core.templates import columns_of, fill, split_template
+from ensemble.core.text_table import read_text_table
+from ensemble.data.complaining import Complaints, few
+from ensemble.data.listing import STAR, Listing, leaves_folder
+from ensemble.errors import InputError
+
+__all__ = ["Column", "RawRows", "read_numbers", "read_rows"]
+
+Column = Sequence[str]
+_ROW = "row"
+
+
+@dataclass
+class RawRows:
+    """Rows as they were read. `ids`, `paths` and `boxes` are None where something was wrong with them."""
+
+    where: str
+    """The table or the pattern, for messages."""
+    columns: dict[str, Column]
+    """Every column that a template may name."""
+    own: tuple[str, ...]
+    """Names of the table's own columns, and of those that `fields` adds."""
+    count: int
+    ids: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | None = None
+    boxes: npt.NDArray[np.float64] | None = None
+
+    def fill(self, template: str, complaints: Complaints, what: str) -> list[str] | None:
+        """The template for every row; None, with a complaint, where it names a column that there is not."""
+        strangers = [name for name in columns_of(template) if name not in self.columns]
+        if strangers:
+            names = ", ".join(map(_shown_column, self.own or self.columns))
+            complaints.append(f"{self.where}: {what} {template!r} names column {strangers[0]!r}; the table has {names}")
+            return None
+        return fill(template, self.columns, self.count, star=STAR if what in ("image", "files") else "*")
+
+    def column(self, name: str, complaints: Complaints, what: str) -> Column | None:
+        """One column by its name; None, with a complaint, where there is none."""
+        if name not in self.columns:
+            names = ", ".join(map(_shown_column, self.own or self.columns))
+            complaints.append(f"{self.where}: {what} names column {name!r}; the table has {names}")
+            return None
+        return self.columns[name]
+
+    def name(self, row: int) -> str:
+        """How messages call a row."""
+        return self.ids[row] if self.ids is not None else f"row {row}"
+
+
+def read_rows(spec: RowsSpec, listing: Listing, folder: Path, complaints: Complaints) -> RawRows | None:
+    """The rows that `spec` describes; None where they can't even be counted. Faults go to `complaints`."""
+    try:
+        rows = _table_rows(spec, folder)
+    except InputError as error:
+        complaints += error.messages
+        return None
+    if spec.files is not None:
+        expanded = _expand(rows, spec.files, listing, folder, complaints)
+        if expanded is None:
+            return None
+        rows = expanded
+    rows.columns.setdefault(_ROW, list(map(str, range(rows.count))))
+    if spec.fields is not None:
+        _add_fields(rows, spec.fields, complaints)
+    _add_ids(rows, spec.id, complaints)
+    _add_paths(rows, spec.image or "{file.path}", listing, folder, complaints)
+    if spec.box is not None:
+        rows.boxes = _boxes(rows, spec.box, complaints)
+    return rows
+
+
+def read_numbers(values: Column) -> tuple[npt.NDArray[np.float64], list[int]]:
+    """Cells as finite numbers, and the rows where they are none. Each distinct text is read once."""
+    number_of: dict[str, float] = {}
+    for text in set(values):
+        try:
+            number_of[text] = float(text) if re.fullmatch(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*", text) else np.nan
+        except ValueError:
+            number_of[text] = np.nan
+    numbers = np.fromiter(map(number_of.__getitem__, values), dtype=np.float64, count=len(values))
+    return numbers, np.flatnonzero(~np.isfinite(numbers)).tolist()
+
+
+def _table_rows(spec: RowsSpec, folder: Path) -> RawRows:
+    """The table as it stands; without one, a single row without columns, for `files` to expand."""
+    if spec.table is None:
+        return RawRows(str(folder / (spec.files or "")), {}, (), 1)
+    path = folder / spec.table
+    table = read_text_table(path)
+    return RawRows(str(path), dict(table.columns), table.header, len(table))
+
+
+def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaints: Complaints) -> RawRows | None:
+    """A row for every file of every row, with the file's columns."""
+    patterns = rows.fill(files, complaints, "files")
+    if patterns is None or not _stay_inside(patterns, rows.where, complaints):
+        return None
+    found = [listing.find(pattern) for pattern in patterns]
+    empty = [pattern.replace(STAR, "*") for pattern, paths in zip(patterns, found, strict=True) if not paths]
+    if empty:
+        complaints.add(
+            f"{rows.where}: {{n}} rows have no image files" if rows.own else f"{folder}: no image files",
+            empty,
+            listing.describe(empty[0]),
+        )
+        return None
+    paths = [path for of_row in found for path in of_row]
+    complaints.add(f"{rows.where}: {{n}} files belong to more than one row", _doubled(paths))
+    source = [row for row, of_row in enumerate(found) for _ in of_row]
+    columns: dict[str, Column] = {name: [cells[row] for row in source] for name, cells in rows.columns.items()}
+    for name, cells in _file_columns(paths).items():
+        columns.setdefault(name, cells)
+    return RawRows(rows.where, columns, rows.own, len(paths))
+
+
+def _file_columns(paths: Sequence[str]) -> dict[str, Column]:
+    """What a file's path tells of it."""
+    split = [path.rpartition("/") for path in paths]
+    names = [name for _, _, name in split]
+    return {
+        "file.path": paths,
+        "file.name": names,
+        "file.stem": [name.rpartition(".")[0] or name for name in names],
+        "file.folder": [place.rpartition("/")[2] for place, _, _ in split],
+    }
+
+
+def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None:
+    """Columns taken out of a name."""
+    names = columns_of(spec.pattern)
+    taken = [name for name in names if name in rows.columns]
+    if taken:
+        complaints.append(f"{rows.where}: fields.pattern names {taken[0]!r}, which is a column already; rename it")
+        return
+    values = rows.fill(spec.value, complaints, "fields.value")
+    pattern = re.compile(
+        "".join(re.escape(text) + "(.+)" * (name is not None) for text, name in split_template(spec.pattern)), re.DOTALL
+    )
+    matches = [pattern.fullmatch(value) for value in values or ()]
+    odd = [value for value, match in zip(values or (), matches, strict=True) if match is None]
+    complaints.add(f"{rows.where}: {{n}} names are not built as {spec.pattern}", odd)
+    for position, name in enumerate(names, start=1):
+        rows.columns[name] = [match[position] if match else "" for match in matches] or [""] * rows.count
+    rows.own = (*rows.own, *names)
+
+
+def _add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
+    ids = rows.fill(template, complaints, "id")
+    if ids is None:
+        return
+    rows.ids = tuple(ids)
+    complaints.add(f"{rows.where}: {{n}} ids stand more than once", sorted(_doubled(ids)))
+    unusable = [f"row {row} ({row_id!r})" for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
+    complaints.add(f"{rows.where}: {{n}} ids are empty or hold a line end", unusable)
+
+
+def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, complaints: Complaints) -> None:
+    """Where each row's image lies; every file must be there."""
+    paths = rows.fill(template, complaints, "image")
+    if paths is None or not _stay_inside(paths, rows.where, complaints):
+        return
+    if STAR in "".join(paths[:1]):
+        found = [listing.find(path) for path in paths]
+        several = [few(files, 2) for files in found if len(files) > 1]
+        complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
+        missing = [path.replace(STAR, "*") for path, files in zip(paths, found, strict=True) if not files]
+        paths = [files[0] if files else "" for files in found]
+    else:
+        paths = [path.removeprefix("./") for path in paths]
+        missing = [path for path in paths if not listing.has_file(path)]
+    if missing:
+        complaints.add(f"{folder}: {{n}} images are missing", missing, listing.describe(missing[0]))
+    rows.paths = tuple(paths)
+
+
+def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[np.float64] | None:
+    """(rows, 4) left, top, right, bottom in pixels, with the margin; may reach out of the image."""
+    columns = []
+    for name in spec.columns:
+        cells = rows.column(name, complaints, "box")
+        if cells is None:
+            return None
+        numbers, odd = read_numbers(cells)
+        complaints.add(
+            f"{rows.where}: {{n}} values of box column {name} are no numbers",
+            [f"{rows.name(row)} ({cells[row]!r})" for row in odd],
+        )
+        columns.append(numbers)
+    boxes = np.stack(columns, axis=1)
+    if spec.format == "xywh":
+        boxes[:, 2:] += boxes[:, :2]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    flat = np.flatnonzero((sides <= 0).any(axis=1)).tolist()
+    complaints.add(
+        f"{rows.where}: {{n}} boxes are empty or upside down",
+        [f"{rows.name(row)} ({' '.join(rows.columns[name][row] for name in spec.columns)})" for row in flat],
+        f"box.format is {spec.format}",
+    )
+    return np.concatenate([boxes[:, :2] - sides * spec.margin, boxes[:, 2:] + sides * spec.margin], axis=1)
+
+
+_UNUSABLE = re.compile(r"[\r\n\0]")
+
+
+def _stay_inside(paths: Sequence[str], where: str, complaints: Complaints) -> bool:
+    """Complain of paths that lead out of the dataset's folder."""
+    outside = [path.replace(STAR, "*") for path in paths if leaves_folder(path)]
+    complaints.add(f"{where}: {{n}} image paths lead out of the dataset's folder", outside)
+    return not outside
+
+
+def _doubled(names: Sequence[str]) -> list[str]:
+    return [] if len(set(names)) == len(names) else [name for name, count in Counter(names).items() if count > 1]
+
+
+def _shown_column(name: str) -> str:
+    """A column's name; with quotes where blanks would hide."""
+    return name if name and name == name.strip() else repr(name)
