@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ensemble.core.labels import Bounds
 from ensemble.core.schema import Fraction, Frozen, PositiveFloat
 
 __all__ = [
@@ -31,6 +32,9 @@ class DataPart(Frozen):
 
     name: Annotated[str, Field(min_length=1)]
     """Name of the dataset's description. `data: digits` is short for `data: {name: digits}`."""
+    bins: dict[str, Bounds] = Field(default_factory=dict)
+    """Other bounds for parts of composed labels, for training rows alone: `{age: [30, 58]}`. Validation rows keep the
+    description's."""
 
 
 class FoldsPart(Frozen):

@@ -63,7 +63,7 @@ def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunReq
 def load_rows(resolved: ResolvedRecipe, outputs: Path) -> Table:
     """The rows of a recipe's dataset."""
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
-    return load_table(resolved.dataset_name, resolved.dataset, where)
+    return load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
 
 
 def default_recipe(outputs: Path) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.files import atomic_path, save_json
+from ensemble.core.files import atomic_path, load_json, save_json
 from ensemble.core.foldplan import FoldPlan, load_plan
 from ensemble.core.metrics import score_all
 from ensemble.core.probability import Predictions, save_predictions
@@ -66,15 +66,18 @@ def train_fold(
     plan_path: str,
     train_pixels: str,
     test_pixels: str | None,
+    train_labels: str | None,
     repeat: int,
     fold: int,
 ) -> dict[str, Any]:
     """Train one fold and fill `folder`; `fold.json`, written last, says that all of it is there.
 
-    `about` (run, identity, dataset and their hashes) goes into every file that leaves here.
+    `about` (run, identity, dataset and their hashes) goes into every file that leaves here. `train_labels` names a
+    file with the rows to train on by another label than the plan's.
     """
+    other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
     work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
-    return work.run(load_plan(Path(plan_path)), open_pixels(Path(train_pixels)), test_pixels)
+    return work.run(load_plan(Path(plan_path)), open_pixels(Path(train_pixels)), test_pixels, other_labels)
 
 
 class _FoldWork:
@@ -97,13 +100,15 @@ class _FoldWork:
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
         self.history: list[dict[str, Any]] = []
 
-    def run(self, plan: FoldPlan, images: DecodedImages, test_pixels: str | None) -> dict[str, Any]:
+    def run(
+        self, plan: FoldPlan, images: DecodedImages, test_pixels: str | None, other_labels: Mapping[str, int]
+    ) -> dict[str, Any]:
         """Train, save the weights, predict both parts, and close the folder."""
         started = time.monotonic()
         torch.set_num_threads(self.decided["threads"])
         training, validation, labels = _split(plan, images, self.classes, self.parts)
         self.log(f"fold {self.parts.fold}: {len(training)} training rows, {len(validation)} validation rows")
-        network = self.train(images, training, validation, labels)
+        network = self.train(images, training, validation, labels, _relabelled(labels, images, other_labels))
         self.save_history()
         spec = _spec(self.recipe, len(self.classes))
         save_network(self.folder, network, spec, self.model_facts())
@@ -119,6 +124,7 @@ class _FoldWork:
         training: npt.NDArray[np.int64],
         validation: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
+        train_labels: npt.NDArray[np.int64],
     ) -> torch.nn.Module:
         """A network built afresh and trained; each epoch's validation scores go to the history."""
         torch.manual_seed(self.seed("weights"))
@@ -131,7 +137,7 @@ class _FoldWork:
             self.recipe,
             batches=lambda epoch: training_batches(images, training, size, augment, self.parts, epoch),
             steps_per_epoch=_steps(len(training), size),
-            labels=torch.from_numpy(labels),
+            labels=torch.from_numpy(train_labels),
             normalizer=self.normalizer,
             precision=self.decided["precision"],
             seed_of=lambda epoch: self.seed("epoch", epoch),
@@ -263,6 +269,14 @@ def _split(
     labels[rows] = [index[name] for name in plan.labels]
     held_out = plan.folds[:, parts.repeat] == parts.fold
     return rows[~held_out], rows[held_out], labels
+
+
+def _relabelled(
+    labels: npt.NDArray[np.int64], images: DecodedImages, other_labels: Mapping[str, int]
+) -> npt.NDArray[np.int64]:
+    """Every row's label with those put in its place that training wants."""
+    wanted = (other_labels.get(row_id, label) for row_id, label in zip(images.ids, labels.tolist(), strict=True))
+    return np.fromiter(wanted, dtype=np.int64, count=len(labels))
 
 
 def _steps(rows: int, batch_size: int) -> int:

@@ -114,7 +114,7 @@ def test_a_template_that_can_not_be_followed_is_refused(tmp_path: Path, template
 
 def test_a_missing_template_is_refused(tmp_path: Path) -> None:
     combined = Combined(PROBS, decide(PROBS))
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="there is no such template"):
         write_submission(tmp_path / "s.csv", IDS, CLASSES, combined, SubmissionSpec(), tmp_path / "none.csv")
 
 

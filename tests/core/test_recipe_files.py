@@ -75,6 +75,7 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
     assert {key: origin for key, origin in resolved.origins.items() if not key.startswith(("folds", "loss"))} == {
         "description": "default",
         "data.name": "--data",
+        "data.bins": "default",
         "seed": "default",
         "image.size": "default",
         "image.mean": "default",
