@@ -151,8 +151,8 @@ class _Names:
 
 def leaves_folder(path: str) -> bool:
     """Whether a path is absolute or climbs above the folder it is meant to be in."""
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    return path.startswith(("/", "\\")) or ".." in parts or ":" in (parts or ("",))[0]
+    plain = path.replace("\\", "/")
+    return plain.startswith("/") or (".." in plain and ".." in plain.split("/")) or ":" in plain.partition("/")[0]
 
 
 def _normal(place: str) -> str:

@@ -19,7 +19,7 @@ def melanoma(rows: int, seed: int) -> Plan:
     random = generator("standin-melanoma", seed)
     test = round(rows * _TEST_SHARE)
     plan = Plan()
-    numbers = (random.permutation(9_000_000)[:rows] + 1_000_000).tolist()
+    numbers = (random.choice(9_000_000, rows, replace=False) + 1_000_000).tolist()
     shared = [_rows(numbers[test:], "train", random), _rows(numbers[:test], "test", random)]
     facts = ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge")
     for part, (known, targets) in zip(("train", "test"), shared, strict=True):
@@ -46,7 +46,7 @@ def _rows(numbers: list[int], part: str, random: np.random.Generator) -> tuple[l
     """Columns and targets; the malignant ones are spread over patients."""
     count = len(numbers)
     patients = max(6, count // _ROWS_A_PATIENT)
-    codes = [f"IP_{code:07d}" for code in random.permutation(9_999_999)[:patients].tolist()]
+    codes = [f"IP_{code:07d}" for code in random.choice(9_999_999, patients, replace=False).tolist()]
     facts = [
         (sex, str(age))
         for sex, age in zip(

@@ -61,9 +61,8 @@ def folders(rows: int, seed: int) -> Plan:
         ending = (".png", ".PNG", ".jpg")[numbers[label] % 3]
         path = f"train/{_SPECIES[label]}/{numbers[label]}{ending}"
         plan.pictures.append(Picture(path, _leaf(label, len(_SPECIES)), (40 + 8 * (numbers[label] % 4), 64)))
-    names = [
-        f"{number:09x}.png" for number in generator("standin-names", seed).permutation(16**6)[: len(test)].tolist()
-    ]
+    numbers_drawn = generator("standin-names", seed).choice(16**6, len(test), replace=False)
+    names = [f"{number:09x}.png" for number in numbers_drawn.tolist()]
     plan.pictures += [
         Picture(f"test/{name}", _leaf(label, len(_SPECIES))) for name, label in zip(names, test, strict=True)
     ]
@@ -83,7 +82,7 @@ def folders(rows: int, seed: int) -> Plan:
 def _cassava(rows: int, seed: int, share_2019: float) -> Plan:
     train, test = split_rows(rows, _CASSAVA_ROWS, seed)
     random = generator("standin-cassava", seed)
-    names = [f"{number}.jpg" for number in (random.permutation(4_000_000)[:rows] + 1000).tolist()]
+    names = [f"{number}.jpg" for number in (random.choice(4_000_000, rows, replace=False) + 1000).tolist()]
     train_names, test_names = names[: len(train)], names[len(train) :]
     years = np.where(np.arange(len(train)) % 5 < round(share_2019 * 5), 2019, 2020).tolist()
     plan = Plan()
