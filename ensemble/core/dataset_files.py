@@ -21,6 +21,9 @@ _EXAMPLES: dict[KeyPath, str] = {
     ("train", "label", "value"): 'value: "{label}"',
     **{(part, key): example for part in ("train", "test") for key, example in _ROWS_EXAMPLES.items()},
 }
+_NOT_FOR_TEST = "is for training rows alone; leave it out"
+_ADVICE = dict.fromkeys(["label", "group", "group_unknown", "train_only", "fold_column"], _NOT_FOR_TEST)
+"""What to say where these are unknown keys: in `test`."""
 
 
 def load_dataset(name: str, folder: Path) -> DatasetDescription:
@@ -49,5 +52,5 @@ def _describe(document: YamlDocument, complaints: list[Complaint]) -> DatasetDes
     try:
         return DatasetDescription.model_validate(document.values)
     except ValidationError as error:
-        complaints += retell(error, DatasetDescription, locate, examples=_EXAMPLES)
+        complaints += retell(error, DatasetDescription, locate, examples=_EXAMPLES, advice=_ADVICE)
         return None

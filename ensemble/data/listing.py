@@ -61,13 +61,14 @@ class Listing:
 
     def _matches(self, place: str, segment: str, kind: str) -> Sequence[str]:
         """Names in `place` that one segment of a pattern stands for."""
+        if STAR not in segment and kind == "folders":
+            return [segment]  # whether it is there shows when it is listed
         directory = self._directory(place.rstrip("/"))
         if directory is None:
             return []
-        names: _Names = getattr(directory, kind)
         if STAR not in segment:
-            exact = directory.files if kind == "images" else names.known
-            return [segment] if segment in exact or segment in (".", "") else []
+            return [segment] if segment in directory.files else []
+        names: _Names = getattr(directory, kind)
         prefix, _, suffix = segment.partition(STAR)
         return names.between(prefix, suffix)
 
@@ -173,4 +174,4 @@ def _few(names: Sequence[str] | _Names) -> str:
     if not len(names):
         return "nothing"
     first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]
-    return ", ".join(first) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
+    return ", ".join(first) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
