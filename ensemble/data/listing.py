@@ -90,7 +90,10 @@ class _Directory:
         folders: list[str] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                (folders if entry.is_dir() else files).append(entry.name)
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file():  # a link that leads nowhere is neither
+                    files.append(entry.name)
         self.files = frozenset(files)
         self._folders = folders
 

@@ -56,6 +56,13 @@ def test_a_hidden_directory_is_seen_when_it_is_named(folder: Path) -> None:
     assert Listing(folder).find(f"none/{STAR}") == []
 
 
+def test_a_link_that_leads_nowhere_is_no_file(folder: Path) -> None:
+    (folder / "b" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "b" / "other.png").symlink_to(folder / "a" / "1.jpg")
+    assert Listing(folder).find(f"b/{STAR}") == ["b/other.png", "b/x.png"]
+    assert not Listing(folder).has_file("b/gone.png")
+
+
 def test_an_ending_is_not_a_part_of_a_name(folder: Path) -> None:
     assert Listing(folder).find(f"a/1.{STAR}") == ["a/1.jpg"]
     assert Listing(folder).find(f"a/1.2.{STAR}") == ["a/1.2.jpg"]
