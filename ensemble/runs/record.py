@@ -48,6 +48,7 @@ def new_record(
         "recipe_name": request.resolved.name,
         "recipe": request.resolved.recipe.plain(),
         "dataset": request.table.dataset,
+        "data_folder": str(request.table.train.folder),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
         "folds": {**plan.facts(), "path": request.plan_path.name},

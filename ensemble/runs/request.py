@@ -125,7 +125,7 @@ def load_rows(
 ) -> Table:
     """The rows of a recipe's dataset, every image looked at; `keep_pixels`: with a mind to train on them."""
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
-    table = load_table(resolved.dataset_name, resolved.dataset, where)
+    table = load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
     seen: dict[str, Rows] = {}
     for part, rows in (("train", table.train), ("test", table.test)):
         if rows is not None:
