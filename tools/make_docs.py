@@ -17,13 +17,12 @@ from pydantic.fields import FieldInfo
 
 from ensemble.cli import build_parser
 from ensemble.core.dataset import DatasetDescription
+from ensemble.core.labels import PartSpec
 from ensemble.core.recipe import Recipe, SearchDimension
-from ensemble.core.schema_keys import allowed_text, leaf_keys
+from ensemble.core.schema_keys import allowed_text, leaf_keys, part_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"
-_WITHOUT_EFFECT = ("test.label", "test.group")
-"""Keys that the rows of both tables share but that mean nothing for test rows; `test.label` is refused."""
 
 
 def main() -> int:
@@ -67,8 +66,16 @@ def recipe_part() -> str:
 
 
 def dataset_part() -> str:
-    """Every key of a dataset's description."""
-    return "\n".join(_key_table(DatasetDescription))
+    """Every key of a dataset's description, and below it those of one part of a composed label."""
+    return "\n".join(
+        [
+            *_key_table(DatasetDescription),
+            "",
+            "A part of `train.label.parts` has these keys:",
+            "",
+            *_key_table(PartSpec),
+        ]
+    )
 
 
 def commands_part() -> str:
@@ -97,9 +104,8 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def _key_table(schema: type[BaseModel]) -> list[str]:
     rows = [
-        [f"`{key}`", allowed_text(_annotation(field)), _default(key, field), field.description or ""]
+        [f"`{key}`", allowed_text(_annotation(field)), _default(schema, key, field), field.description or ""]
         for key, field in leaf_keys(schema).items()
-        if not key.startswith(_WITHOUT_EFFECT)
     ]
     return _table(["key", "allowed", "default", "meaning"], rows)
 
@@ -109,14 +115,29 @@ def _annotation(field: FieldInfo) -> Any:
     return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 
-def _default(key: str, field: FieldInfo) -> str:
+def _default(schema: type[BaseModel], key: str, field: FieldInfo) -> str:
     """The default as a file would hold it."""
     if field.is_required():
-        return "required with `test`" if key.startswith("test.") else "required"
+        optional = _optional_part(schema, key)
+        return f"required with `{optional}`" if optional else "required"
     value = field.get_default(call_default_factory=True)
     if value is None or value == "":
         return "none"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _optional_part(schema: type[BaseModel], key: str) -> str:
+    """The innermost part above a key that may be left out; empty where there is none."""
+    parts = key.split(".")[:-1]
+    optional = ""
+    for depth, name in enumerate(parts, start=1):
+        field = schema.model_fields[name]
+        optional = optional if field.is_required() else ".".join(parts[:depth])
+        inner = part_of(field.annotation)
+        if inner is None:
+            break
+        schema = inner
+    return optional
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

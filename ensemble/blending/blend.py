@@ -14,6 +14,7 @@ from typing import Any
 from ensemble.blending.align import Aligned, align
 from ensemble.blending.honest import RESAMPLES, Honest, assess
 from ensemble.blending.members import Member, load_members, unique_names
+from ensemble.blending.sample import find_sample
 from ensemble.blending.submission import Labels, Submission, make_submission, save_submission
 from ensemble.blending.vote import COMBINERS, Combined
 from ensemble.core.complaints import any_of
@@ -42,6 +43,10 @@ class Blend:
     """Where the submission lies as well, if `out` was given."""
     document: dict[str, Any]
     """The content of `blend.json`."""
+    sample: Path | None = None
+    """The dataset's own sample file, if it was found and followed."""
+    missing_sample: str | None = None
+    """The sample file that the dataset names, if nobody knows where it lies."""
 
 
 def blend(
@@ -61,18 +66,24 @@ def blend(
     """Combine the members in `paths` into a submission and a `blend.json` with honest scores.
 
     The submission's format is `submission`, else that of the dataset `find_dataset` knows by the members' name for it.
+    Its sample file is the template where none is given and it can be found.
     """
     _check_words(method, metric, name)
     members = load_members(paths, renormalize=renormalize)
-    dataset = _known_dataset(members, find_dataset)
+    name_of_data = _dataset_name(members)
+    dataset = _known_dataset(members, name_of_data, find_dataset)
     test = align(
         [member.test for member in members],
         [str(member.path) for member in members],
-        classes=dataset.classes if dataset is not None else None,
+        classes=dataset.class_names if dataset is not None else None,
     )
     members = _in_order(members, test)
     spec = submission or (dataset.submission if dataset is not None else SubmissionSpec())
-    if (labels or spec.value) == "index" and dataset is None and not test.classes_agreed:
+    sample = None
+    if template is None and spec.sample is not None and name_of_data is not None:
+        template = sample = find_sample(spec.sample, name_of_data, members)
+    has_order = dataset is not None and dataset.class_names is not None
+    if (labels or spec.value) == "index" and not has_order and not test.classes_agreed:
         raise InputError("members order their classes differently, so class numbers mean nothing; say --labels name")
     metric = metric or _common_metric(members)
     honest, scores, reason = _honest(members, test, method, metric)
@@ -96,7 +107,8 @@ def blend(
         "renormalized_rows": sum(one.test.renormalized + (one.oof.renormalized if one.oof else 0) for one in members),
         **_carried(members),
     }
-    return _write(folder, out, document, table, _predictions(test, combined, document))
+    missing = spec.sample if template is None else None
+    return _write(folder, out, document, table, _predictions(test, combined, document), sample, missing)
 
 
 def _check_words(method: str, metric: str | None, name: str | None) -> None:
@@ -115,13 +127,20 @@ def _check_words(method: str, metric: str | None, name: str | None) -> None:
         raise InputError(*problems)
 
 
+def _dataset_name(members: Sequence[Member]) -> str | None:
+    """What the first member that tells calls its dataset."""
+    named = (member.test.sidecar.get("dataset") for member in members)
+    return next((str(name) for name in named if name is not None), None)
+
+
 def _known_dataset(
-    members: Sequence[Member], find_dataset: Callable[[str], DatasetDescription | None] | None
+    members: Sequence[Member], name: str | None, find_dataset: Callable[[str], DatasetDescription | None] | None
 ) -> DatasetDescription | None:
     """The description of the members' dataset; None when unknown, or when it tells of other classes."""
-    names = [member.test.sidecar["dataset"] for member in members if member.test.sidecar.get("dataset") is not None]
-    found = find_dataset(names[0]) if names and find_dataset is not None else None
-    return found if found is not None and set(found.classes) == set(members[0].test.classes) else None
+    found = find_dataset(name) if name is not None and find_dataset is not None else None
+    if found is None or found.class_names is None:
+        return found
+    return found if set(found.class_names) == set(members[0].test.classes) else None
 
 
 def _in_order(members: Sequence[Member], test: Aligned) -> list[Member]:
@@ -228,7 +247,13 @@ def _predictions(test: Aligned, combined: Combined, document: dict[str, Any]) ->
 
 
 def _write(
-    folder: Path, out: Path | None, document: dict[str, Any], table: Submission, predictions: Predictions
+    folder: Path,
+    out: Path | None,
+    document: dict[str, Any],
+    table: Submission,
+    predictions: Predictions,
+    sample: Path | None,
+    missing_sample: str | None,
 ) -> Blend:
     """Replace the blend's folder content, `blend.json` last."""
     path = folder / "submission.csv"
@@ -241,4 +266,4 @@ def _write(
             save_submission(out, table)
         document["files"] = hash_files(folder, _FILES)
         save_json(folder / "blend.json", document)
-    return Blend(folder, path, out, document)
+    return Blend(folder, path, out, document, sample, missing_sample)

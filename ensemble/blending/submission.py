@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ensemble.blending.vote import Combined
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import atomic_path
+from ensemble.core.text_table import TextTable, read_text_table
 from ensemble.errors import InputError
 
 __all__ = ["Labels", "Submission", "make_submission", "save_submission", "write_submission"]
@@ -71,20 +72,22 @@ def make_submission(
 
     A template decides rows, columns and id spelling; `labels`, else `fmt`, decides between names and numbers.
     """
+    _check_class_asked(classes, fmt)
     if template is None:
-        value: str = labels or fmt.value
+        value = labels or _described_value(fmt)
         header = (fmt.id, *classes) if value == "probability" else (fmt.id, fmt.label)
         if len(set(header)) != len(header):
             raise InputError(f"submission: {_doubled(header)} would be two columns; name submission.id otherwise")
-        answers = _answers(combined, None, _cells(header[1:], classes, value))
+        answers = _answers(combined, None, _cells(header[1:], classes, value, fmt))
         return Submission(header, tuple(ids), 0, answers)
-    header, rows = _read_template(template)
+    sample = _read_template(template)
+    header = sample.header
     id_column = header.index(fmt.id) if fmt.id in header else 0
     others = tuple(name for column, name in enumerate(header) if column != id_column)
     value = _value_for(template, header[id_column], others, classes, fmt, labels)
-    wanted = tuple(row[id_column] for row in rows)
+    wanted = sample.columns[header[id_column]]
     order = _row_order(template, header[id_column], wanted, ids)
-    return Submission(header, wanted, id_column, _answers(combined, order, _cells(others, classes, value)))
+    return Submission(header, wanted, id_column, _answers(combined, order, _cells(others, classes, value, fmt)))
 
 
 def save_submission(path: Path, submission: Submission) -> None:
@@ -101,31 +104,22 @@ def save_submission(path: Path, submission: Submission) -> None:
                     raise RuntimeError(f"{path}: row {line} read back as {found}, meant was {meant}")
 
 
-def _read_template(path: Path) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Header and rows of a sample file, all text; blank lines don't count."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            lines = [(reader.line_num, row) for row in reader if row]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save the template as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: the template can't be read ({error.strerror or error})") from error
-    except csv.Error as error:
-        raise InputError(f"{path}: the template is no CSV file ({error})") from error
-    if len(lines) < 2:
-        raise InputError(f"{path}: the template needs a header and at least one row")
-    header = tuple(lines[0][1])
-    if len(set(header)) != len(header):
-        raise InputError(f"{path}: column {_doubled(header)} stands twice in the template")
-    if any("\n" in name or "\r" in name for name in header):
-        raise InputError(f"{path}: a column's name holds a line break; is a quote left open in the header?")
-    if len(header) < 2:
-        raise InputError(f"{path}: the template has one column, {header[0]!r}; an id and an answer are needed")
-    for line, row in lines[1:]:
-        if len(row) != len(header):
-            raise InputError(f"{path}:{line}: {len(row)} cells, the header has {len(header)}")
-    return header, [row for _, row in lines[1:]]
+def _read_template(path: Path) -> TextTable:
+    """A sample file: an id's column and at least one more."""
+    table = read_text_table(path, "template")
+    if len(table.header) < 2:
+        raise InputError(f"{path}: the template has one column, {table.header[0]!r}; an id and an answer are needed")
+    return table
+
+
+def _described_value(fmt: SubmissionSpec) -> str:
+    """What the dataset asks for: `name`, `index`, `probability` of each class, or `probability_of` one."""
+    return fmt.value if fmt.probability_of is None else "probability_of"
+
+
+def _check_class_asked(classes: Sequence[str], fmt: SubmissionSpec) -> None:
+    if fmt.probability_of not in (None, *classes):
+        raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {_examples(classes)}")
 
 
 def _value_for(
@@ -140,12 +134,12 @@ def _value_for(
     if set(others) == set(classes):
         return "probability"
     if len(others) == 1:
-        if labels is None and fmt.value == "probability":
+        if labels is None and _described_value(fmt) == "probability":
             raise InputError(
                 f"{template}: one column, {others[0]!r}, but the dataset asks for a probability column a class; "
                 "say --labels name or --labels index"
             )
-        return labels or fmt.value
+        return labels or _described_value(fmt)
     missing = [name for name in classes if name not in others]
     unknown = [name for name in others if name not in classes]
     parts = [
@@ -181,11 +175,14 @@ def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequenc
     return np.array([position[name] for name in wanted], dtype=np.int64)
 
 
-def _cells(others: Sequence[str], classes: Sequence[str], value: str) -> Callable[[Any, Any], list[list[str]]]:
+def _cells(
+    others: Sequence[str], classes: Sequence[str], value: str, fmt: SubmissionSpec
+) -> Callable[[Any, Any], list[list[str]]]:
     """From a block of probabilities and decisions to its rows' cells, the id's left out."""
-    if value == "probability":
+    if value.startswith("probability"):
+        asked = others if fmt.probability_of is None or value == "probability" else [fmt.probability_of]
         column = {name: index for index, name in enumerate(classes)}
-        columns = [column[name] for name in others]
+        columns = [column[name] for name in asked]
         return lambda probs, _: [list(map(repr, row)) for row in probs[:, columns].tolist()]
     if value == "index":
         return lambda _, decisions: [[str(index)] for index in decisions.tolist()]

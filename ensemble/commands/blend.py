@@ -63,6 +63,13 @@ def _shown(done: Blend) -> list[str | Table]:
     if document["renormalized_rows"]:
         shown.append(f"{document['renormalized_rows']} rows did not sum to 1 and were divided by their sum")
     shown.append(f"submission: {done.submission} ({document['rows']} rows)")
+    if done.sample is not None:
+        shown.append(f"rows and columns as in {done.sample}")
+    if done.missing_sample is not None:
+        shown.append(
+            f"the dataset's sample file, {done.missing_sample}, was not found; columns are those of its description, "
+            "rows those of the test table; --template F names it"
+        )
     if done.copy is not None:
         shown.append(f"also at: {done.copy}")
     return shown

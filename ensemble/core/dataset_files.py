@@ -14,13 +14,15 @@ from ensemble.core.yaml_reader import YamlDocument, YamlError, read_yaml
 
 __all__ = ["load_dataset"]
 
-_ROWS_EXAMPLES = {"table": "table: train.csv", "id": 'id: "{id}"', "image": 'image: "images/{id}.png"'}
 _EXAMPLES: dict[KeyPath, str] = {
     ("classes",): "classes: [cat, dog]",
     ("train",): 'train: {table: train.csv, id: "{id}", image: "images/{id}.png", label: {value: "{label}"}}',
-    ("train", "label", "value"): 'value: "{label}"',
-    **{(part, key): example for part in ("train", "test") for key, example in _ROWS_EXAMPLES.items()},
+    ("train", "id"): 'id: "{id}"',
+    ("test", "id"): 'id: "{id}"',
 }
+_NOT_FOR_TEST = "is for training rows alone; leave it out"
+_ADVICE = dict.fromkeys(["label", "group", "group_unknown", "train_only", "fold_column"], _NOT_FOR_TEST)
+"""What to say where these are unknown keys: in `test`."""
 
 
 def load_dataset(name: str, folder: Path) -> DatasetDescription:
@@ -49,5 +51,5 @@ def _describe(document: YamlDocument, complaints: list[Complaint]) -> DatasetDes
     try:
         return DatasetDescription.model_validate(document.values)
     except ValidationError as error:
-        complaints += retell(error, DatasetDescription, locate, examples=_EXAMPLES)
+        complaints += retell(error, DatasetDescription, locate, examples=_EXAMPLES, advice=_ADVICE)
         return None

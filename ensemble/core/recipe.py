@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ensemble.core.labels import Bounds
 from ensemble.core.schema import Fraction, Frozen, PositiveFloat
 
 __all__ = [
@@ -41,6 +42,9 @@ class DataPart(Frozen):
     cache_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """Shorter side in pixels that larger images are kept at, their aspect too, for augmentations that crop. Left out:
     images are kept as squares of `image.size`."""
+    bins: dict[str, Bounds] = Field(default_factory=dict)
+    """Other bounds for parts of composed labels, for training rows alone: `{age: [30, 58]}`. Validation rows keep the
+    description's."""
 
 
 class FoldsPart(Frozen):

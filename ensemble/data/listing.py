@@ -61,13 +61,14 @@ class Listing:
 
     def _matches(self, place: str, segment: str, kind: str) -> Sequence[str]:
         """Names in `place` that one segment of a pattern stands for."""
+        if STAR not in segment and kind == "folders":
+            return [segment]  # whether it is there shows when it is listed
         directory = self._directory(place.rstrip("/"))
         if directory is None:
             return []
-        names: _Names = getattr(directory, kind)
         if STAR not in segment:
-            exact = directory.files if kind == "images" else names.known
-            return [segment] if segment in exact or segment in (".", "") else []
+            return [segment] if segment in directory.files else []
+        names: _Names = getattr(directory, kind)
         prefix, _, suffix = segment.partition(STAR)
         return names.between(prefix, suffix)
 
@@ -89,7 +90,10 @@ class _Directory:
         folders: list[str] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                (folders if entry.is_dir() else files).append(entry.name)
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file():  # a link that leads nowhere is neither
+                    files.append(entry.name)
         self.files = frozenset(files)
         self._folders = folders
 
@@ -151,8 +155,8 @@ class _Names:
 
 def leaves_folder(path: str) -> bool:
     """Whether a path is absolute or climbs above the folder it is meant to be in."""
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    return path.startswith(("/", "\\")) or ".." in parts or ":" in (parts or ("",))[0]
+    plain = path.replace("\\", "/")
+    return plain.startswith("/") or (".." in plain and ".." in plain.split("/")) or ":" in plain.partition("/")[0]
 
 
 def _normal(place: str) -> str:
@@ -173,4 +177,4 @@ def _few(names: Sequence[str] | _Names) -> str:
     if not len(names):
         return "nothing"
     first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]
-    return ", ".join(first) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
+    return ", ".join(first) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")

@@ -175,7 +175,7 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
         return
     if STAR in "".join(paths[:1]):
         found = [listing.find(path) for path in paths]
-        several = [few(files, 2) for files in found if len(files) > 1]
+        several = [f"{rows.name(row)} ({few(files, 2)})" for row, files in enumerate(found) if len(files) > 1]
         complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
         missing = [path.replace(STAR, "*") for path, files in zip(paths, found, strict=True) if not files]
         paths = [files[0] if files else "" for files in found]

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.files import load_json
+import numpy as np
+
+from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, verify_files
 from ensemble.data.pixels import build_pixels
 from ensemble.engine.scheduler import run_tasks
@@ -70,7 +72,20 @@ class FoldTraining:
             "train_pixels": self._decoded("train"),
             "test_pixels": self._decoded("test"),
             "left_out": {part: sorted(rows) for part, rows in left_out(self._request).items()},
+            "train_labels": self._train_labels(),
         }
+
+    def _train_labels(self) -> str | None:
+        """A file with the rows to train on by another label than the official one; None where there are none."""
+        table = self._request.table
+        if table.train_labels is None:
+            return None
+        different = np.flatnonzero(table.train_labels != table.labels).tolist()
+        by_id = {table.train.ids[row]: int(table.train_labels[row]) for row in different}
+        path = self._request.cache / f"train-labels-{sha256_text(canonical_json(by_id))[:16]}.json"
+        if not path.exists():
+            save_json(path, by_id)
+        return str(path)
 
     def _decoded(self, part: str) -> str | None:
         """The folder with the images of the training or test rows that can be used; None where there are none."""

@@ -48,6 +48,7 @@ def new_record(
         "recipe_path": str(request.resolved.path),
         "recipe": request.resolved.recipe.plain(),
         "dataset": request.table.dataset,
+        "data_folder": str(request.table.train.folder),
         "asked": identity.plain(),
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),

@@ -94,7 +94,7 @@ def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunReq
 def load_rows(resolved: ResolvedRecipe, outputs: Path, on_event: OnEvent = lambda event: None) -> Table:
     """The rows of a recipe's dataset, every image looked at."""
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
-    table = load_table(resolved.dataset_name, resolved.dataset, where)
+    table = load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
     seen: dict[str, Rows] = {}
     for part, rows in (("train", table.train), ("test", table.test)):
         if rows is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from ensemble.core.foldplan import FoldPlan
 from ensemble.data.batches import SeedParts
 from ensemble.data.pixel_sets import Squares
 
-__all__ = ["split_rows"]
+__all__ = ["relabelled", "split_rows"]
 
 
 def split_rows(
@@ -27,3 +27,11 @@ def split_rows(
     labels[rows] = [index[plan.labels[row]] for row in kept]
     held_out = plan.folds[kept, parts.repeat] == parts.fold
     return rows[~held_out], rows[held_out], labels
+
+
+def relabelled(
+    labels: npt.NDArray[np.int64], images: Squares, other_labels: Mapping[str, int]
+) -> npt.NDArray[np.int64]:
+    """Every row's label with those put in its place that training wants."""
+    wanted = (other_labels.get(row_id, label) for row_id, label in zip(images.ids, labels.tolist(), strict=True))
+    return np.fromiter(wanted, dtype=np.int64, count=len(labels))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.files import atomic_path, save_json
+from ensemble.core.files import atomic_path, load_json, save_json
 from ensemble.core.foldplan import FoldPlan, load_plan
 from ensemble.core.metrics import score_all
 from ensemble.core.probability import Predictions, save_predictions
@@ -25,7 +25,7 @@ from ensemble.data.batches import SeedParts, training_batches
 from ensemble.data.pixel_sets import Squares, as_squares
 from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
-from ensemble.training.fold_rows import split_rows
+from ensemble.training.fold_rows import relabelled, split_rows
 from ensemble.training.loop import EpochResult, train_epochs
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
 from ensemble.training.pretrained import choose_pretrained
@@ -69,17 +69,19 @@ def train_fold(
     train_pixels: str,
     test_pixels: str | None,
     left_out: dict[str, list[str]],
+    train_labels: str | None,
     repeat: int,
     fold: int,
 ) -> dict[str, Any]:
     """Train one fold and fill `folder`; `fold.json`, written last, says that all of it is there.
 
     `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
-    class shares of this fold's training rows. `about` (run, identity, dataset and their hashes) goes into every file
-    that leaves here.
+    class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
+    than the plan's. `about` (run, identity, dataset and their hashes) goes into every file that leaves here.
     """
+    other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
     work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
-    return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out)
+    return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out, other_labels)
 
 
 class _FoldWork:
@@ -103,7 +105,12 @@ class _FoldWork:
         self.history: list[dict[str, Any]] = []
 
     def run(
-        self, plan: FoldPlan, train_pixels: str, test_pixels: str | None, left_out: Mapping[str, Sequence[str]]
+        self,
+        plan: FoldPlan,
+        train_pixels: str,
+        test_pixels: str | None,
+        left_out: Mapping[str, Sequence[str]],
+        other_labels: Mapping[str, int],
     ) -> dict[str, Any]:
         """Train, save the weights, predict both parts, and close the folder."""
         started = time.monotonic()
@@ -111,7 +118,7 @@ class _FoldWork:
         images = self.open(train_pixels)
         training, validation, labels = split_rows(plan, images, self.classes, self.parts, left_out["train"])
         self.log(f"fold {self.parts.fold}: {len(training)} training rows, {len(validation)} validation rows")
-        network = self.train(images, training, validation, labels)
+        network = self.train(images, training, validation, labels, relabelled(labels, images, other_labels))
         self.save_history()
         spec = _spec(self.recipe, len(self.classes))
         save_network(self.folder, network, spec, self.model_facts())
@@ -133,6 +140,7 @@ class _FoldWork:
         training: npt.NDArray[np.int64],
         validation: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
+        train_labels: npt.NDArray[np.int64],
     ) -> torch.nn.Module:
         """A network built afresh and trained; each epoch's validation scores go to the history."""
         torch.manual_seed(self.seed("weights"))
@@ -145,7 +153,7 @@ class _FoldWork:
             self.recipe,
             batches=lambda epoch: training_batches(images, training, size, augment, self.parts, epoch),
             steps_per_epoch=_steps(len(training), size),
-            labels=torch.from_numpy(labels),
+            labels=torch.from_numpy(train_labels),
             normalizer=self.normalizer,
             precision=self.decided["precision"],
             seed_of=lambda epoch: self.seed("epoch", epoch),

@@ -53,6 +53,25 @@ def test_without_a_template_the_description_decides(tmp_path: Path, fmt: Any, la
     assert _write(tmp_path, fmt=SubmissionSpec(**fmt), labels=labels) == text.format(1 / 3, 2 / 3)
 
 
+ONE = {"value": "probability", "label": "target", "probability_of": "dog"}
+
+
+def test_the_probability_of_one_class_stands_in_one_column(tmp_path: Path) -> None:
+    expected = f"id,target\n001,0.75\nNA,0.1\n1e5,{2 / 3!r}\n"
+    assert _write(tmp_path, fmt=SubmissionSpec(**ONE)) == expected
+    assert _write(tmp_path, "id,target\n001,0\nNA,0\n1e5,0\n", fmt=SubmissionSpec(**ONE)) == expected
+
+
+def test_a_template_with_all_classes_gets_all_of_them_though_one_is_described(tmp_path: Path) -> None:
+    text = _write(tmp_path, "id,cat,dog\nNA,0,0\n001,0,0\n1e5,0,0\n", fmt=SubmissionSpec(**ONE))
+    assert text.splitlines()[1:3] == ["NA,0.9,0.1", "001,0.25,0.75"]
+
+
+def test_the_probability_of_a_class_that_nobody_predicted_is_refused(tmp_path: Path) -> None:
+    message = _refusal(tmp_path, None, fmt=SubmissionSpec(**{**ONE, "probability_of": "fox"}))
+    assert "submission.probability_of: 'fox' is none of 'cat', 'dog'" in message
+
+
 def test_a_template_gives_rows_columns_and_spelling(tmp_path: Path) -> None:
     assert _write(tmp_path, "image,ans\nNA,0\n1e5,0\n001,0\n") == "image,ans\nNA,cat\n1e5,dog\n001,dog\n"
 
@@ -114,7 +133,7 @@ def test_a_template_that_can_not_be_followed_is_refused(tmp_path: Path, template
 
 def test_a_missing_template_is_refused(tmp_path: Path) -> None:
     combined = Combined(PROBS, decide(PROBS))
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="there is no such template"):
         write_submission(tmp_path / "s.csv", IDS, CLASSES, combined, SubmissionSpec(), tmp_path / "none.csv")
 
 

@@ -78,6 +78,7 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
         "data.bad_images": "default",
         "data.cache": "default",
         "data.cache_size": "default",
+        "data.bins": "default",
         "seed": "default",
         "image.size": "default",
         "image.mean": "default",

@@ -213,6 +213,80 @@ def test_a_rule_between_keys_of_a_dataset_names_its_key(folder: Path, write: Wri
         load_dataset("mine", folder)
 
 
+ROWS = "table: t, id: i, image: x"
+LABEL = "label: {value: y}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"train: {{id: i, image: x, {LABEL}}}", "train.table: missing; name a CSV file, such as train.csv, or files"),
+        (f"train: {{table: t, id: i, {LABEL}}}", "train.image: missing; say where a row's image lies"),
+        (f"train: {{table: ../t, id: i, image: x, {LABEL}}}", "train.table: ../t leads out of the dataset's folder"),
+        (
+            f"train: {{table: t, id: '{{i', image: x, {LABEL}}}",
+            "train.id: the template '{i' is malformed: expected '}'",
+        ),
+        (f"train: {{{ROWS}, files: x, {LABEL}}}", "train.image: files names the images already"),
+        (f"train: {{files: 'x/{{a}}/*', id: i, {LABEL}}}", "train.files: names columns, but there is no table"),
+        (f"train: {{{ROWS}, label: {{}}}}", "train.label.value: missing; give a template such as {label}, or columns"),
+        (f"train: {{{ROWS}, label: {{value: a, columns: one-hot}}}}", "train.label.columns: stands beside value"),
+        (f"train: {{{ROWS}, label: {{columns: onehot}}}}", "train.label.columns is 'onehot', but must be one-hot"),
+        (
+            f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b], value: v, map: {{x: c}}}}]}}}}",
+            "train.label.parts[0].map: leads to c, which is none of a, b",
+        ),
+        (
+            f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b], value: v, bins: [1, 2]}}]}}}}",
+            "train.label.parts[0].bins: [1, 2] has 2 bounds, but 2 classes need 1",
+        ),
+        (
+            f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b, c], value: v}}]}}}}",
+            "classes: 2 names, but the parts of train.label make 3",
+        ),
+        (
+            f"train: {{{ROWS}, {LABEL}, box: {{columns: [a, b]}}}}",
+            "train.box.columns is ['a', 'b'], but must be a list",
+        ),
+        (f"train: {{{ROWS}, {LABEL}}}\nsubmission: {{sample: /s}}", "submission.sample: /s leads out of the dataset's"),
+        (
+            f"train: {{{ROWS}, {LABEL}}}\nsubmission: {{probability_of: a}}",
+            "submission.probability_of: is for value: pro",
+        ),
+        (
+            f"train: {{{ROWS}, {LABEL}}}\nsubmission: {{value: probability, probability_of: c}}",
+            "submission.probability_of: c is no class",
+        ),
+        (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, {LABEL}}}", "test.label is for training rows alone"),
+        (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, group: g}}", "test.group is for training rows alone"),
+    ],
+)
+def test_one_fault_of_a_description_makes_one_line(folder: Path, write: Write, text: str, expected: str) -> None:
+    write("data/mine", f"classes: [a, b]\n{text}\n")
+    with pytest.raises(InputError) as caught:
+        load_dataset("mine", folder)
+    (message,) = caught.value.messages
+    assert message.partition(": ")[2].startswith(expected), message
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "expected"),
+    [
+        ("found", "kind: index, value: y", "classes: found needs a train.label.value that is the class's name"),
+        ("found", "columns: one-hot", "classes: found needs a train.label.value that is the class's name"),
+        ("parts", "value: y", "classes: parts, but train.label has no parts"),
+        ("folders", "value: y", "classes is 'folders', but must be a list of at least 2 values"),
+    ],
+)
+def test_classes_that_nobody_can_know_are_refused(
+    folder: Path, write: Write, classes: str, label: str, expected: str
+) -> None:
+    write("data/mine", f"classes: {classes}\ntrain: {{{ROWS}, label: {{{label}}}}}\n")
+    with pytest.raises(InputError) as caught:
+        load_dataset("mine", folder)
+    assert str(caught.value).startswith(f"recipes/data/mine.yaml:1: {expected}")
+
+
 def test_a_circle_of_extends_names_the_files(folder: Path, write: Write) -> None:
     write("r", "extends: other\n")
     write("other", "extends: ./r.yaml\n")

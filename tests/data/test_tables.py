@@ -100,6 +100,165 @@ def test_all_faults_are_told_together(folder: Path) -> None:
     assert len(raised.value.messages) == 3
 
 
+COLUMNS = {"table": "train.csv", "id": "{id}", "image": "images/{id}.png", "label": {"value": "{label}"}}
+
+
+def refusal(folder: Path, **changes: Any) -> list[str]:
+    """What is said when the training rows are described with `changes`."""
+    with pytest.raises(InputError) as raised:
+        load_table("squares", describe(train={**COLUMNS, **changes}), folder)
+    return list(raised.value.messages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id": "{no}"}, "id '{no}' names column 'no'; the table has id, label"),
+        ({"image": "images/{no}"}, "image 'images/{no}' names column 'no'"),
+        ({"group": "{person}"}, "group '{person}' names column 'person'"),
+        ({"train_only": {"column": "source", "values": ["2019"]}}, "train_only names column 'source'"),
+        (
+            {"train_only": {"column": "label", "values": ["rde"]}},
+            "no row has rde in column label, which holds blue, gr",
+        ),
+        ({"train_only": {"column": "label", "values": ["red", "green", "blue"]}}, "none is left to validate on"),
+        ({"fold_column": "fold"}, "fold_column names column 'fold'"),
+        ({"box": {"columns": ["x", "y", "w", "h"]}}, "box names column 'x'"),
+        (
+            {"box": {"columns": ["id", "id", "label", "id"]}},
+            "48 values of box column label are no numbers: 0000 ('red')",
+        ),
+        (
+            {"box": {"columns": ["id", "id", "id", "id"]}},
+            "48 boxes are empty or upside down: 0000 (0000 0000 0000 0000)",
+        ),
+        ({"label": {"columns": "one-hot"}}, "a one-hot label names column 'red'; the table has id, label"),
+        (
+            {"label": {"value": "{label}", "kind": "index"}},
+            "48 labels are none of 0, 1, 2: 'red' (16 rows, first 0000)",
+        ),
+        (
+            {"image": "image/{id}.png"},
+            "48 images are missing: image/0000.png, image/0037.png, image/0074.png, …; there is no folder image; ",
+        ),
+        (
+            {"image": "images/{id}.jpg"},
+            "48 images are missing: images/0000.jpg, images/0037.jpg, images/0074.jpg, …; images holds 0000.png, 0035",
+        ),
+        ({"image": "images/{id}/*.png"}, "48 images are missing: images/0000/*.png"),
+        ({"image": "images/*{label}.png"}, "48 images are missing: images/*red.png"),
+        ({"image": "images/00*"}, "48 rows have more than one image images/00*: 0000 (images/0000.png, "),
+        ({"image": None, "files": "image/{id}*"}, "48 rows have no image files: image/0000*, image/0037*"),
+        (
+            {"image": None, "files": "images/00*", "id": "{id}{file.name}"},
+            "files belong to more than one row: images/0000.png",
+        ),
+        ({"image": None, "files": "../{id}*"}, "48 image paths lead out of the dataset's folder: ../0000*"),
+        ({"fields": {"value": "{id}", "pattern": "{a}-{b}"}}, "48 names are not built as {a}-{b}: 0000, 0037"),
+        ({"fields": {"value": "{id}", "pattern": "{id}-{b}"}}, "fields.pattern names 'id', which is a column already"),
+        (
+            {"label": {"parts": [{"name": "c", "classes": ["red", "green", "azure"], "value": "{label}"}]}},
+            "16 values of label part c are none of red, green, azure: 'blue'",
+        ),
+        (
+            {"label": {"parts": [{"name": "c", "classes": ["a", "b", "c"], "value": "{label}", "bins": [1, 2]}]}},
+            "48 values of label part c are no numbers",
+        ),
+    ],
+)
+def test_each_fault_of_a_description_says_what_the_table_or_folder_holds(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    assert words in "\n".join(refusal(folder, **changes))
+
+
+def test_several_wrong_columns_and_both_tables_are_told_together(folder: Path) -> None:
+    (folder / "test.csv").unlink()
+    messages = refusal(folder, group="{person}", fold_column="fold", label={"value": "{klass}"})
+    assert len(messages) == 4
+
+
+def test_a_misspelt_label_is_told_with_what_was_meant(folder: Path) -> None:
+    edit(folder / "train.csv", lambda text: text.replace("green", "gren"))
+    (message,) = refusal(folder)
+    assert "16 labels are none of red, green, blue: 'gren' (16 rows, first 0037); did you mean green?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,red,green,blue\n0000,1,0,0\n0037,0,1,0\n", ""),
+        ("id,red,green,blue\n0000,1.0,0.0,0\n0037,0,1,0\n", ""),
+        (
+            "id,red,green,blue\n0000,1,1,0\n0037,0,1,0\n",
+            "1 rows don't have one 1 among 0s in the columns of the classes: 0000 (1 1 0)",
+        ),
+        ("id,red,green,blue\n0000,0,0,0\n0037,x,1,0\n", "2 rows don't have one 1"),
+        ("id,red,green,blue\n0000,0.5,0.5,0\n0037,2,-1,0\n", "2 rows don't have one 1"),
+    ],
+)
+def test_one_hot_rows_have_one_1(folder: Path, text: str, words: str) -> None:
+    (folder / "train.csv").write_text(text)
+    if words:
+        assert words in refusal(folder, label={"columns": "one-hot"})[0]
+    else:
+        table = load_table("squares", describe(train={**COLUMNS, "label": {"columns": "one-hot"}}), folder)
+        assert table.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,answer\n", "the sample has no rows"),
+        ("image,answer\n0816,red\n", "submission.id is id, but the sample has the columns image, answer"),
+        ("id,answer\n816,red\n", "1 ids of the sample are no test rows: 816"),
+    ],
+)
+def test_a_sample_that_does_not_fit_the_test_rows_is_told_before_training(folder: Path, text: str, words: str) -> None:
+    description = describe(submission={"sample": "sample.csv", "id": "id", "label": "answer"})
+    load_table("squares", description, folder)  # one that is not there is no fault: blend says so
+    (folder / "sample.csv").write_text(text)
+    with pytest.raises(InputError) as raised:
+        load_table("squares", description, folder)
+    assert words in str(raised.value)
+
+
+def test_groups_that_nobody_knows_never_meet_a_known_one(folder: Path) -> None:
+    edit(folder / "train.csv", lambda text: text.replace("red", "?0000").replace("green", ""))
+    description = describe(classes="found", train={**COLUMNS, "label": {"value": "{id}"}, "group": "{label}"})
+    groups = np.array(load_table("squares", description, folder).groups)
+    assert len(set(groups)) == 16 + 2
+
+
+@pytest.mark.parametrize(("form", "right", "bottom"), [("xyxy", 5.0, 7.0), ("xywh", 6.0, 9.0)])
+def test_boxes_of_both_formats_have_their_margin_and_count_for_the_hash(
+    folder: Path, form: str, right: float, bottom: float
+) -> None:
+    edit(folder / "train.csv", lambda text: text.replace("\n", ",1,2,5,7\n").replace(",1,2,5,7", ",x,y,z,w", 1))
+    plain = load_table("squares", describe(), folder)
+    box = {"columns": ["x", "y", "z", "w"], "format": form, "margin": 0.5}
+    table = load_table("squares", describe(train={**COLUMNS, "box": box}), folder)
+    assert table.train.boxes is not None
+    width, height = right - 1, bottom - 2
+    expected = [1 - width / 2, 2 - height / 2, right + width / 2, bottom + height / 2]
+    assert table.train.boxes[0].tolist() == expected
+    assert table.sha256 != plain.sha256
+
+
+def test_what_a_plan_depends_on_is_hashed(folder: Path) -> None:
+    def sha256(**changes: Any) -> str:
+        return load_table("squares", describe(train={**COLUMNS, **changes}), folder).rows_sha256
+
+    hashes = {
+        sha256(),
+        sha256(group="{label}"),
+        sha256(train_only={"column": "label", "values": ["red"]}),
+        sha256(fold_column="label"),
+    }
+    assert len(hashes) == 4
+    assert sha256() == load_table("squares", describe(), folder).rows_sha256
+
+
 def test_a_dataset_without_a_place_says_how_to_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENS_DATA_ROOT", raising=False)
     with pytest.raises(InputError, match="pass --data squares=PATH, or set ENS_DATA_ROOT"):

@@ -1,0 +1,121 @@
+"""From each layout as it comes to a submission that its organiser would take: drawn, trained, blended."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from standins.make import LAYOUTS, make_standin
+from standins.plan import TEST_LABELS_NAME
+
+from ensemble import load_predictions
+
+Ens = Callable[..., Any]
+RECIPE = """\
+data: digits
+folds: {k: 2}
+image: {size: 16}
+model: {name: test_resnet, pretrained: false}
+train: {epochs: 1, batch_size: 16}
+"""
+SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
+PROBABILITIES = {"melanoma", "dog_breeds", "plant_pathology"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the recipe `r`; the data lie below `data`."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
+    monkeypatch.delenv("ENS_DATA_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def table(path: Path) -> tuple[list[str], list[list[str]]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        header, *rows = list(csv.reader(stream))
+    return header, rows
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_goes_from_its_files_to_its_submission(name: str, folder: Path, ens: Ens) -> None:
+    make_standin(name, folder / "data" / name, 60)
+    answer = ens("train", "--recipe", "r", "--data", f"{name}=data/{name}")
+    assert answer.code == 0, answer.err
+    answer = ens("blend", "outputs/r/probs.npy", "--name", "b")
+    assert answer.code == 0, answer.err
+    header, rows = table(folder / "outputs" / "blends" / "b" / "submission.csv")
+    wanted_header, wanted = table(folder / "data" / name / SAMPLES[name])
+    _, right = table(folder / "data" / name / TEST_LABELS_NAME)
+    if name == "digits":  # it has no sample; the description's columns and the test table's order stand in
+        wanted_header = ["id", "label"]
+    assert header == wanted_header
+    assert [row[0] for row in rows] == [row[0] for row in wanted]
+    if name in PROBABILITIES:
+        assert all(0 <= float(cell) <= 1 for row in rows for cell in row[1:])
+    else:
+        classes = load_predictions(folder / "outputs" / "r" / "probs.npy").classes
+        allowed = (
+            set(map(str, range(len(classes)))) if name in ("mask18", "digits") or "cassava" in name else {*classes}
+        )
+        assert {row[1] for row in rows} <= allowed
+        assert {row[1] for row in right} <= allowed, "the answers kept apart are spelt like the submission"
+
+
+def test_a_sample_below_the_data_root_is_found_and_its_order_kept(
+    folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_standin("cassava", folder / "data" / "cassava", 40)
+    sample = folder / "data" / "cassava" / "sample_submission.csv"
+    header, *lines = sample.read_text(encoding="utf-8").splitlines()
+    sample.write_text("\n".join([header, *lines[::-1]]) + "\n", encoding="utf-8")
+    assert ens("train", "--recipe", "r", "--data", "cassava=data/cassava").code == 0
+    (folder / "data").rename(folder / "moved")  # what run.json says is no more
+    unknown = ens("blend", "outputs/r/probs.npy", "--name", "a")
+    assert "the dataset's sample file, sample_submission.csv, was not found" in unknown.out
+    monkeypatch.setenv("ENS_DATA_ROOT", str(folder / "moved"))
+    found = ens("blend", "outputs/r/probs.npy", "--name", "b")
+    assert f"rows and columns as in {folder / 'moved'}" in found.out
+    by_order = table(folder / "outputs" / "blends" / "b" / "submission.csv")[1]
+    assert [row[0] for row in by_order] == [line.split(",")[0] for line in lines[::-1]]
+    assert sorted(by_order) == sorted(table(folder / "outputs" / "blends" / "a" / "submission.csv")[1])
+
+
+def test_a_broken_record_beside_the_probabilities_does_not_stop_a_blend(folder: Path, ens: Ens) -> None:
+    make_standin("cassava", folder / "data" / "cassava", 40)
+    assert ens("train", "--recipe", "r", "--data", "cassava=data/cassava").code == 0
+    (folder / "outputs" / "r" / "run.json").write_text(json.dumps({"format": 99}), encoding="utf-8")
+    assert ens("blend", "outputs/r/probs.npy").code == 0
+
+
+def test_other_age_bounds_change_the_training_and_nothing_that_is_scored(folder: Path, ens: Ens) -> None:
+    make_standin("mask18", folder / "data" / "mask18", 120)
+    data = ("--data", "mask18=data/mask18")
+    assert ens("train", "--recipe", "r", *data).code == 0
+    answer = ens("train", "--recipe", "r", *data, "--name", "moved", "--set", "data.bins={age: [30, 40]}")
+    assert answer.code == 0, answer.err
+    plain, moved = (load_predictions(folder / "outputs" / name / "oof.npy") for name in ("r", "moved"))
+    assert np.array_equal(plain.labels, moved.labels)  # type: ignore[arg-type]
+    assert plain.sidecar["folds_sha256"] == moved.sidecar["folds_sha256"]
+    assert not np.array_equal(plain.probs, moved.probs)
+
+
+def test_a_broken_dataset_is_told_in_full_before_anything_is_written(folder: Path, ens: Ens) -> None:
+    make_standin("mask18", folder / "data" / "mask18", 60)
+    people = folder / "data" / "mask18" / "train" / "train.csv"
+    text = people.read_text(encoding="utf-8").replace("female,Asian", "Female,Asian").replace("001498-1,", "001498-1,,")
+    people.write_text(text, encoding="utf-8")
+    next((folder / "data" / "mask18" / "eval" / "images").glob("[0-9a-f]*.jpg")).unlink()
+    answer = ens("train", "--recipe", "r", "--data", "mask18=data/mask18")
+    assert answer.code == 2
+    assert "train.csv:3: 6 cells, the header has 5" in answer.err
+    assert "1 images are missing: eval/images/" in answer.err
+    assert "Traceback" not in answer.err
+    assert not (folder / "outputs").exists()
