@@ -84,6 +84,16 @@ def test_ci_runs_the_very_commands_of_the_makefile() -> None:
     assert "pytest " not in script and "mypy ." not in script
 
 
+def test_the_pictures_of_the_docs_are_those_of_real_plans() -> None:
+    """Each is drawn again from plans made now; every page that shows one says in words what there is to see."""
+    command = [sys.executable, str(ROOT / "tools" / "make_pictures.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = re.findall(r"!\[([^\]]+)\]\((pictures/[^)]+)\)", (ROOT / "docs" / "folds.md").read_text(encoding="utf-8"))
+    assert {path for _, path in shown} == {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert all(len(words.split()) > 10 for words, _ in shown)
+
+
 def test_the_set_up_tells_an_old_python_in_a_sentence() -> None:
     """Exit code 2, the version that is needed, and no traceback."""
     code = (

@@ -176,7 +176,9 @@ def _train_test(ids: tuple[str, ...], count: int, exact: Integers, near: Integer
         twin = int(np.flatnonzero(clusters[:count] == clusters[row])[0])
         return f"{ids[row]} {'=' if same[row] else '~'} {ids[twin]}"
 
-    message = f"{counted(int(alike.sum()), 'test image')} among the training images too, {same.sum()} byte for byte"
+    message = (
+        f"{counted(int(alike.sum()), 'test image')} among the training images too, {same.sum() or 'none'} byte for byte"
+    )
     examples = tuple(shown(int(row)) for row in np.flatnonzero(alike)[:SHOWN])
     yield Finding("warning", "train-test-duplicate", int(alike.sum()), message, examples)
 
