@@ -1,0 +1,156 @@
+"""What every image of a table is: size, state, hashes, means. Each file is looked at once, and again when it changed.
+
+What was found is kept in the cache by path, size and time of change, so that a second look costs only a `stat` a file.
+Which findings follow is the audit's business, what to do about a bad image `runs`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.core.files import sha256_text, sweep_temporaries
+from ensemble.core.locks import folder_lock
+from ensemble.data.image_headers import BadImage, ImageHeader, read_header
+from ensemble.data.images import Pixels, decode_image, read_content
+from ensemble.data.scan_store import STATES, Looks, load_looks, save_looks
+from ensemble.data.tables import Rows
+from ensemble.data.threads import OnProgress, for_each_row
+
+__all__ = ["BAD_STATES", "ImageScan", "perceptual_hash", "scan_images"]
+
+BAD_STATES = ("unreadable", "truncated", "too-large", "missing")
+"""States of images that can't be trained on; the others are `ok` and `blank`, one colour all over."""
+
+_ENOUGH = 128  # pixels of the shorter side that means, deviations and the perceptual hash are taken from
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScan:
+    """Facts of each row's image, in the order of `ids`. Sizes are upright; of a bad image, 0 where unknown."""
+
+    ids: tuple[str, ...]
+    widths: npt.NDArray[np.int32]
+    heights: npt.NDArray[np.int32]
+    channels: npt.NDArray[np.int32]
+    """As stored: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha, or CMYK."""
+    states: tuple[str, ...]
+    """`ok | unreadable | truncated | blank | too-large | missing`"""
+    sha256: tuple[str, ...]
+    """Of the file's bytes, in hex; empty for what can't be read."""
+    phash: npt.NDArray[np.uint64]
+    """64 bits that change little when the image is scaled, compressed or brightened; 0 for blank and bad images."""
+    means: npt.NDArray[np.float64]
+    """(rows, 3), of values in 0..1, upright RGB."""
+    stds: npt.NDArray[np.float64]
+    """(rows, 3)"""
+    reasons: tuple[str, ...]
+    """Why a bad image is bad, to follow its file's name; empty for the others."""
+
+
+def scan_images(rows: Rows, cache: Path, on_progress: OnProgress | None = None) -> ImageScan:
+    """Look at every image of `rows` that `cache` does not know yet, in threads; bad ones are told in `states`."""
+    folder = cache / f"scan-{sha256_text(str(rows.folder.absolute()))[:16]}"
+    stamps = _stamps(rows)
+    looks = load_looks(folder)
+    found = looks.positions(rows.paths, stamps)
+    if (found < 0).any():
+        with folder_lock(folder, wait=True):
+            sweep_temporaries(folder)
+            looks = _look_at_rest(rows, stamps, folder, on_progress)
+        found = looks.positions(rows.paths, stamps)
+    return _as_scan(rows.ids, looks, found)
+
+
+def perceptual_hash(pixels: Pixels) -> int:
+    """64 bits of an image: which of the lowest frequencies of its 32 x 32 grey version are above their median."""
+    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    waves = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
+    bits = waves > np.median(waves[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _stamps(rows: Rows) -> npt.NDArray[np.int64]:
+    """(rows, 2): size and time of change of each file; -1 where there is none."""
+    folder, stamps = str(rows.folder), np.full((len(rows.paths), 2), -1, dtype=np.int64)
+    for row, path in enumerate(rows.paths):
+        try:
+            found = os.stat(f"{folder}/{path}")
+        except (OSError, ValueError):
+            continue
+        stamps[row] = found.st_size, found.st_mtime_ns
+    return stamps
+
+
+def _look_at_rest(rows: Rows, stamps: npt.NDArray[np.int64], folder: Path, on_progress: OnProgress | None) -> Looks:
+    """Look at what is not known yet, and remember it."""
+    stored = load_looks(folder)  # another process may have looked while we waited for the lock
+    absent = np.flatnonzero(stored.positions(rows.paths, stamps) < 0)
+    first = {rows.paths[row]: row for row in reversed(absent.tolist())}  # several rows may share a file
+    fresh = Looks.empty(list(first), stamps[list(first.values())])
+    looks = stored
+    try:
+        for_each_row(lambda row: _look(fresh, row, rows.folder), range(len(fresh.paths)), on_progress)
+    finally:
+        looks = stored.with_those_of(fresh)  # what was seen before Ctrl+C need not be looked at again
+        save_looks(folder, looks)
+    return looks
+
+
+def _look(looks: Looks, row: int, folder: Path) -> None:
+    """Fill in one record, its state last."""
+    record, path = looks.records[row], folder / looks.paths[row]
+    try:
+        content = read_content(path)
+        record["sha256"] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
+        header = read_header(content)
+        record["width"], record["height"] = header.upright_size
+        record["channels"] = header.channels
+        pixels = decode_image(content, header=header, shrink=_shrink(header))
+        means, stds = cv2.meanStdDev(pixels)
+        record["means"], record["stds"] = means[:, 0] / 255, stds[:, 0] / 255
+        is_blank = not stds.any() and _is_one_colour(content, header)
+        record["phash"] = 0 if is_blank else perceptual_hash(pixels)
+        record["state"] = STATES.index("blank" if is_blank else "ok")
+    except BadImage as bad:
+        looks.reasons[row] = bad.reason
+        record["state"] = STATES.index(bad.state)
+
+
+def _shrink(header: ImageHeader) -> int:
+    """How much smaller a JPEG may be decoded: it is read to its end all the same, but in a fraction of the time."""
+    if header.format != "JPEG":
+        return 1
+    shorter = min(header.width, header.height)
+    return next((shrink for shrink in (8, 4, 2) if shorter >= shrink * _ENOUGH), 1)
+
+
+def _is_one_colour(content: bytes, header: ImageHeader) -> bool:
+    """Whether an image that looks blank when shrunk is so at its full size."""
+    pixels = decode_image(content, header=header)
+    return bool((pixels == pixels[0, 0]).all())
+
+
+def _as_scan(ids: tuple[str, ...], looks: Looks, found: npt.NDArray[np.int64]) -> ImageScan:
+    """The records of the rows, column by column."""
+    records = looks.records[found]
+    hashes, nothing = records["sha256"].tobytes().hex(), "0" * 64
+    sha256 = (hashes[start : start + 64] for start in range(0, len(hashes), 64))
+    return ImageScan(
+        ids=ids,
+        widths=records["width"].astype(np.int32),
+        heights=records["height"].astype(np.int32),
+        channels=records["channels"].astype(np.int32),
+        states=tuple(STATES[code] for code in records["state"].tolist()),
+        sha256=tuple("" if text == nothing else text for text in sha256),
+        phash=records["phash"].astype(np.uint64),
+        means=records["means"].astype(np.float64),
+        stds=records["stds"].astype(np.float64),
+        reasons=tuple(looks.reasons[row] for row in found.tolist()),
+    )

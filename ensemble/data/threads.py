@@ -1,0 +1,72 @@
+"""Work on rows in threads: as many as this process may use cores, told of as it goes, stopped when asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import cv2
+
+__all__ = ["OnProgress", "for_each_row", "usable_cores"]
+
+OnProgress = Callable[[int, int], None]
+"""(done, total)"""
+_CHUNK = 32  # rows a thread takes at a time: handing over costs nothing then, and stopping waits for few
+
+
+def usable_cores() -> int:
+    """The cores this process may use, which a container may have limited."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def for_each_row(work: Callable[[int], None], rows: Sequence[int], on_progress: OnProgress | None = None) -> None:
+    """Call `work` with every row, in any order, in threads; the first exception stops the rest and is raised here.
+
+    `on_progress` is called in this thread, at last with (total, total).
+    """
+
+    def work_on(chunk: Sequence[int]) -> int:
+        for row in chunk:
+            work(row)
+        return len(chunk)
+
+    done, total = 0, len(rows)
+    chunks = iter([rows[start : start + _CHUNK] for start in range(0, total, _CHUNK)])
+    cores = usable_cores()
+    with _one_thread_each(), ThreadPoolExecutor(cores) as pool:
+        pending: set[Future[int]] = set()
+        try:
+            while True:
+                for chunk in _at_most(chunks, 2 * cores - len(pending)):
+                    pending.add(pool.submit(work_on, chunk))
+                if not pending:
+                    return
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                done += sum(future.result() for future in finished)
+                if on_progress is not None:
+                    on_progress(done, total)
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _at_most(chunks: Iterator[Sequence[int]], count: int) -> Iterator[Sequence[int]]:
+    for _ in range(count):
+        chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep OpenCV from starting threads of its own under ours."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
