@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["bars", "histogram"]
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 180, 90, 22, 40
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 180, 130, 22, 40
 _HEIGHT, _BOTTOM = 260, 40
 _BLUE, _GREY = "#3465a4", "#555753"
 _LONGEST = 26
