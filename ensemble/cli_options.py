@@ -71,6 +71,11 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     option("--renormalize", action="store_true", help="divide rows that do not sum to 1 by their sum; says how many")
 
 
+def _eda_options(command: argparse.ArgumentParser) -> None:
+    _recipe_options(command)
+    command.add_argument("--out", metavar="DIR", help="write tables (CSV) and figures (SVG) into this folder")
+
+
 def _status_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("where", nargs="?", metavar="OUTPUTS", help="the outputs folder to look at (default: outputs)")
 
@@ -105,6 +110,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "make or show the fold plan that all recipes of a dataset share",
         "ens folds --recipe quickstart --set folds.k=10",
         _recipe_options,
+    ),
+    "eda": (
+        "look at the data: classes, sizes, unreadable, duplicates, contradictions",
+        "ens eda --recipe quickstart --out eda",
+        _eda_options,
     ),
     "status": (
         "leaderboard of runs, studies and blends, with what is missing and what to do next",

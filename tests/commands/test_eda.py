@@ -1,0 +1,94 @@
+"""`ens eda`: the facts of a dataset for a person, as JSON, as tables and as figures."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+Ens = Callable[..., Any]
+
+
+@pytest.fixture
+def spoilt(squares: Path, tmp_path: Path) -> Path:
+    """The tiny dataset with a twin of another class, a test image among the training rows, a file cut off."""
+    folder = Path(shutil.copytree(squares, tmp_path / "spoilt" / "squares"))
+    images = folder / "images"
+    rows = [line.split(",") for line in (folder / "train.csv").read_text().splitlines()[1:]]
+    test = (folder / "test.csv").read_text().splitlines()[1]
+    (red, *_), (green, *_) = ([row_id for row_id, label in rows if label == name] for name in ("red", "green"))
+    shutil.copy(images / f"{red}.png", images / f"{green}.png")
+    shutil.copy(images / f"{test}.png", images / f"{rows[5][0]}.png")
+    cut = images / f"{rows[8][0]}.png"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    cv2.imwrite(str(images / f"{rows[11][0]}.png"), np.full((9, 30, 3), 7, dtype=np.uint8))
+    return folder
+
+
+def test_the_facts_are_those_of_the_files(workspace: Path, ens: Ens) -> None:
+    facts = ens("eda", "--recipe", "tiny", "--json").document
+    assert (facts["dataset"], facts["rows"], facts["test_rows"]) == ("squares", 48, 12)
+    assert facts["class_counts"] == {"red": 16, "green": 16, "blue": 16}
+    assert facts["images"]["sizes"] == [{"width": 20, "height": 20, "images": 48}]
+    assert facts["images"]["states"] == {"ok": 48}
+    assert facts["test_images"]["states"] == {"ok": 12}
+    assert len(facts["images"]["mean"]) == 3
+    assert facts["files"] == []
+    assert not list(workspace.glob("outputs/*/run.json"))
+
+
+def test_what_is_wrong_with_images_is_found(workspace: Path, ens: Ens, spoilt: Path) -> None:
+    answer = ens("eda", "--recipe", "tiny", "--data", f"squares={spoilt}", "--json")
+    found = {finding["code"]: finding for finding in answer.document["findings"]}
+    assert {"label-conflict", "train-test-duplicate", "truncated", "blank"} <= set(found)
+    assert found["label-conflict"]["count"] >= 1
+    assert found["truncated"]["count"] == 1
+    assert answer.document["images"]["states"] == {"blank": 1, "ok": 46, "truncated": 1}
+
+
+def test_tables_and_figures_are_written_whole(workspace: Path, ens: Ens, spoilt: Path) -> None:
+    answer = ens("eda", "--recipe", "tiny", "--data", f"squares={spoilt}", "--out", "look", "--json")
+    files = [Path(path) for path in answer.document["files"]]
+    assert {path.name for path in files} == {
+        *("classes.csv", "images.csv", "findings.csv"),
+        *("classes.svg", "widths.svg", "heights.svg", "aspects.svg"),
+    }
+    for path in files:
+        if path.suffix == ".svg":
+            ET.parse(path)
+    with Path("look/images.csv").open(newline="") as stream:
+        images = list(csv.DictReader(stream))
+    assert len(images) == 60
+    assert sorted({row["state"] for row in images}) == ["blank", "ok", "truncated"]
+    assert {row["part"] for row in images} == {"train", "test"}
+
+
+def test_a_person_sees_bars_sizes_normalisation_and_findings(workspace: Path, ens: Ens, spoilt: Path) -> None:
+    shown = ens("eda", "--recipe", "tiny", "--data", f"squares={spoilt}").out
+    for words in (
+        "48 training rows, 12 test rows, 3 classes",
+        "####",
+        "width",
+        "  mean: [",
+        "truncated",
+        "label-conflict",
+    ):
+        assert words in shown
+    assert "nothing suspicious was found" in ens("eda", "--recipe", "tiny").out or "note" in shown
+
+
+def test_a_second_look_opens_no_image(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ens("eda", "--recipe", "tiny", "--json").document
+
+    def fail(*arguments: object, **options: object) -> None:
+        pytest.fail("an image was decoded again")
+
+    monkeypatch.setattr("ensemble.data.scan.decode_image", fail)
+    assert ens("eda", "--recipe", "tiny", "--json").document == before
