@@ -33,8 +33,14 @@ def _recipe_options(command: argparse.ArgumentParser) -> None:
 
 
 def _engine_option(command: argparse.ArgumentParser) -> None:
-    choices = ["inline"]
-    command.add_argument("--engine", choices=choices, default="inline", help="where folds run: inline, in this process")
+    option = command.add_argument
+    option("--workers", type=_positive, metavar="N", help="folds at a time (default: one a GPU, else one a core)")
+    option(
+        "--engine",
+        choices=["local", "inline"],
+        default="local",
+        help="local: each fold in a process of its own; inline: one after the other in this process, to debug",
+    )
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:

@@ -59,6 +59,8 @@ def _line(event: Mapping[str, Any]) -> str | None:
             return f"{fold}: started"
         case "epoch":
             return f"{fold}: {_epoch(event)}"
+        case "retried":
+            return f"{fold}: its process died ({event['how']}); started again"
         case "fold-finished":
             return f"{fold}: finished in {event['seconds']:.1f} s"
         case "fold-failed":

@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             data=arguments.data,
             name=arguments.name,
             engine=arguments.engine,
+            workers=arguments.workers,
             fresh=arguments.fresh,
             outputs=arguments.outputs,
             folder=arguments.folder,

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             sampler=arguments.sampler,
             seed=arguments.seed,
             engine=arguments.engine,
+            workers=arguments.workers,
             outputs=arguments.outputs,
             folder=arguments.folder,
             on_event=on_event,

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ensemble.engine.inline import InlineEngine
-from ensemble.engine.task import Engine, Listener, Task, TaskEvent
+from ensemble.engine.local import LocalEngine
+from ensemble.engine.task import Engine, Listener, Slots, Task, TaskEvent
 
 __all__ = ["ENGINES", "run_tasks"]
 
-ENGINES: dict[str, Callable[[Listener], Engine]] = {"inline": InlineEngine}
+ENGINES: dict[str, Callable[[Listener, Slots], Engine]] = {"local": LocalEngine, "inline": InlineEngine}
 """Every engine by its name on the command line."""
 
 _POLL_S = 0.2
 
 
-def run_tasks(tasks: Sequence[Task], engine: str, on_event: Listener) -> dict[str, TaskEvent]:
+def run_tasks(
+    tasks: Sequence[Task],
+    engine: str,
+    on_event: Listener,
+    slots: Slots = Slots(),  # noqa: B008 - frozen
+) -> dict[str, TaskEvent]:
     """Run all tasks on the named engine; give back each one's last event. Nothing runs on when this is interrupted."""
     last: dict[str, TaskEvent] = {}
 
@@ -24,7 +30,7 @@ def run_tasks(tasks: Sequence[Task], engine: str, on_event: Listener) -> dict[st
             last[event.task] = event
         on_event(event)
 
-    backend = ENGINES[engine](listen)
+    backend = ENGINES[engine](listen, slots)
     try:
         for task in tasks:
             backend.submit(task)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["Engine", "Listener", "Report", "Task", "TaskEvent", "find_function"]
+__all__ = ["Engine", "Listener", "Report", "Slots", "Task", "TaskEvent", "find_function"]
 
 Report = Callable[[Mapping[str, Any]], None]
 """What a task's function calls to tell of its progress: one small JSON mapping a call."""
@@ -41,6 +41,21 @@ class TaskEvent:
 
 Listener = Callable[[TaskEvent], None]
 """Who hears of events."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many tasks run at a time. With `gpus`, slots take them in turn: one each, or shared where slots are more."""
+
+    count: int = 1
+    gpus: tuple[str, ...] = ()
+
+    def environment(self, slot: int, threads: int) -> dict[str, str]:
+        """What a slot's process must have in its environment before torch starts."""
+        found = {"OMP_NUM_THREADS": str(threads)}
+        if self.gpus:
+            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        return found
 
 
 class Engine(Protocol):

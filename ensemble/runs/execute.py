@@ -22,6 +22,7 @@ from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.workplace import Workplace
 
 __all__ = ["execute_run"]
 
@@ -31,7 +32,7 @@ def execute_run(
     run: RunFolder,
     *,
     folds: Sequence[int] | None = None,
-    engine: str = "inline",
+    workplace: Workplace,
     fresh: bool = False,
     findings: Sequence[Finding] = (),
     on_event: OnEvent = lambda event: None,
@@ -43,7 +44,7 @@ def execute_run(
     """
     wanted = _wanted(request, folds)
     record = None if fresh else _record_of_same(run, request)
-    decided = record["decided"] if record is not None else _prepare(request, engine, on_event)
+    decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
     with folder_lock(run.path):
         if fresh:
             _move_aside(run)
@@ -56,7 +57,7 @@ def execute_run(
         if not request.plan_path.exists():
             save_plan(request.plan_path, request.plan)
         with _leaving_a_true_state(run, record):
-            training.train(engine)
+            training.train(workplace)
             if merge_run(request, run, record):
                 on_event({"event": "merged", "scores": record["scores"]["oof"]})
     return record
@@ -81,19 +82,20 @@ def _record_of_same(run: RunFolder, request: RunRequest) -> dict[str, Any] | Non
     return record
 
 
-def _prepare(request: RunRequest, engine: str, on_event: OnEvent) -> dict[str, Any]:
+def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
     """Let a worker decide what depends on the machine, and refuse what it can't build."""
     on_event({"event": "preparing"})
     with tempfile.TemporaryDirectory(prefix="ens-prepare-") as folder:
         arguments = {"recipe": request.resolved.recipe.plain(), "classes": len(request.table.classes)}
         task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
-        last = run_tasks([task], engine, lambda event: None)["prepare"]
+        last = run_tasks([task], workplace.engine, lambda event: None)["prepare"]
         if last.kind == "refused":
             raise InputError(*last.data["messages"])
         if last.kind == "failed":
             log = Path(last.data["log"]).read_text(encoding="utf-8")
             raise EnsError(f"{request.resolved.name}: {last.data['error']}") from RuntimeError(log)
-    decided: dict[str, Any] = last.data["result"]
+    folds = request.plan.k * request.plan.repeats
+    decided: dict[str, Any] = {**last.data["result"], "threads": workplace.threads(folds)}
     on_event({"event": "prepared", **decided})
     return decided
 

@@ -17,6 +17,7 @@ from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
 from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.workplace import Workplace
 
 __all__ = ["FoldTraining", "OnEvent"]
 
@@ -51,7 +52,7 @@ class FoldTraining:
         if self._todo:
             self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
 
-    def train(self, engine: str) -> None:
+    def train(self, workplace: Workplace) -> None:
         """Train what `decode` found to be left."""
         if not self._todo:
             return
@@ -61,8 +62,9 @@ class FoldTraining:
         tasks = {key.folder_name(self._request.plan.repeats): key for key in self._todo}
         run_tasks(
             [self._task(name, key, shared) for name, key in tasks.items()],
-            engine,
+            workplace.engine,
             lambda event: self._follow(event, tasks[event.task]),
+            workplace.slots(len(tasks)),
         )
 
     def _folder(self, key: FoldKey) -> Path:

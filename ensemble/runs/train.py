@@ -12,6 +12,7 @@ from ensemble.errors import InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, make_request, newest_run
+from ensemble.runs.workplace import Workplace
 
 __all__ = ["TrainedRun", "train"]
 
@@ -41,7 +42,8 @@ def train(
     sets: Sequence[str] = (),
     data: str | None = None,
     name: str | None = None,
-    engine: str = "inline",
+    engine: str = "local",
+    workers: int | None = None,
     fresh: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
@@ -57,7 +59,15 @@ def train(
     if not fresh:
         _refuse_strangers(run.path)
     findings = checked_request(request, on_event)
-    record = execute_run(request, run, folds=folds, engine=engine, fresh=fresh, findings=findings, on_event=on_event)
+    record = execute_run(
+        request,
+        run,
+        folds=folds,
+        workplace=Workplace(engine, workers),
+        fresh=fresh,
+        findings=findings,
+        on_event=on_event,
+    )
     return TrainedRun(run.path, record)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device, threads; refuse a network that can't be built."""
+    """Decide, before any fold: weights, precision, device; refuse a network that can't be built."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
     network = build_network(_spec(parsed, classes), pretrained=False)
@@ -52,7 +51,6 @@ def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes
         "pretrained_why": choice.reason,
         "precision": precision,
         "device": device,
-        "threads": _usable_threads(),
         "parameters": count_parameters(network),
     }
 
@@ -307,12 +305,3 @@ def _spec(recipe: Recipe, classes: int) -> NetworkSpec:
     if not isinstance(size, int):
         raise TypeError("image.size is resolved before a run starts")
     return NetworkSpec(recipe.model.name, classes, size, recipe.model.drop_rate)
-
-
-def _usable_threads() -> int:
-    """What `OMP_NUM_THREADS` asks for, else the cores this process may use, which a container may have limited."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-import ensemble.training.torchvision_cure  # noqa: F401 - before timm
 from ensemble.core.files import atomic_path, load_json, save_json, sha256_file
 from ensemble.errors import InputError
+from ensemble.training.torchvision_cure import timm
 
 __all__ = ["NetworkSpec", "build_network", "count_parameters", "load_network", "save_network"]
 
@@ -37,8 +37,6 @@ class NetworkSpec:
 
 def build_network(spec: NetworkSpec, *, pretrained: bool) -> torch.nn.Module:
     """A new network, its random weights drawn from torch's current seed."""
-    import timm
-
     if not timm.is_model(spec.name):
         close = difflib.get_close_matches(spec.name.split(".")[0], timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists the names"

@@ -8,8 +8,8 @@ import threading
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import ensemble.training.torchvision_cure  # noqa: F401 - before timm
 from ensemble.errors import InputError
+from ensemble.training.torchvision_cure import timm
 
 __all__ = ["PretrainedChoice", "choose_pretrained"]
 
@@ -42,8 +42,6 @@ def choose_pretrained(name: str, wish: bool | str) -> PretrainedChoice:
 
 def _obstacle(name: str) -> str | None:
     """Why the weights can't be had; None when they can."""
-    import timm
-
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         return f"timm has no weights for {name}"

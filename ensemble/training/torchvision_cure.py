@@ -1,4 +1,4 @@
-"""Makes torchvision, and so timm, importable beside a torch its compiled library was not built for. Import it first.
+"""Makes torchvision, and so timm, importable beside a torch that it was not built for. Take timm from here.
 
 A torchvision wheel built for CUDA can't load its operators beside a CPU build of torch; its import then dies with
 `operator torchvision::nms does not exist` (pytorch/vision issues 8985, 9077, 9085). Declaring the two operators that
@@ -7,12 +7,13 @@ the import asks for is enough for all that timm needs; the compiled operators th
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 
 import torch
 
-__all__ = ["STATE"]
+__all__ = ["STATE", "timm"]
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library: torch.library.Library | None = None  # the declarations live as long as this object
@@ -48,3 +49,6 @@ def _cure() -> str:
 
 STATE = _cure()
 """`whole`: its operators load; `cured`: declared by this module; `missing`: torchvision is not installed."""
+
+timm = importlib.import_module("timm")
+"""timm itself; imported here, and at once, so that a server of workers has it before the first fold."""

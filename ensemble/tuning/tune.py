@@ -20,6 +20,7 @@ from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
+from ensemble.runs.workplace import Workplace
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
 from ensemble.tuning.propose import propose
 from ensemble.tuning.space import values_of
@@ -54,7 +55,8 @@ def tune(
     timeout_s: float | None = None,
     sampler: str = "tpe",
     seed: int = 0,
-    engine: str = "inline",
+    engine: str = "local",
+    workers: int | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -70,7 +72,7 @@ def tune(
     name = study or resolved.name
     check_run_name(name)
     request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
-    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
+    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, Workplace(engine, workers), on_event)
     work.refuse_if_other()
     work.findings = checked_request(request, on_event)
     with folder_lock(work.path):
@@ -83,10 +85,10 @@ class _StudyWork:
     """One study while it is worked on."""
 
     def __init__(
-        self, path: Path, request: RunRequest, sampler: str, seed: int, engine: str, on_event: OnEvent
+        self, path: Path, request: RunRequest, sampler: str, seed: int, workplace: Workplace, on_event: OnEvent
     ) -> None:
         self.path, self.request, self.sampler, self.seed = path, request, sampler, seed
-        self.engine, self.on_event = engine, on_event
+        self.workplace, self.on_event = workplace, on_event
         self.resolved: ResolvedRecipe = request.resolved
         self.space = self.resolved.recipe.search
         self.findings: list[Finding] = []
@@ -176,7 +178,7 @@ class _StudyWork:
             record = execute_run(
                 request,
                 RunFolder(trial_folder(self.path, trial.number), label),
-                engine=self.engine,
+                workplace=self.workplace,
                 findings=self.findings,
                 on_event=lambda event: self.on_event({**event, "trial": prefix}),
             )

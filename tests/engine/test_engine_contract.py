@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ensemble.engine.scheduler import ENGINES, run_tasks
-from ensemble.engine.task import Task, TaskEvent
+from ensemble.engine.task import Slots, Task, TaskEvent
 
 HERE = "tasks_under_test"
 SOURCE = """
@@ -99,7 +99,7 @@ def test_a_name_in_flight_is_refused_and_may_be_used_again_later(tmp_path: Path,
 @names
 def test_a_cancelled_or_closed_task_is_not_heard_of_again(tmp_path: Path, engine: str) -> None:
     told: list[TaskEvent] = []
-    backend = ENGINES[engine](told.append)
+    backend = ENGINES[engine](told.append, Slots(2))
     backend.submit(task(tmp_path, name="a"))
     backend.submit(task(tmp_path, name="b"))
     backend.cancel("a")

@@ -177,18 +177,27 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "number", "code"),
+    ("words", "number", "code", "workers"),
     [
-        ("fold 0: epoch 1", signal.SIGKILL, -9),
-        ("fold 1: epoch 1", signal.SIGKILL, -9),
-        ("fold 1: started", signal.SIGTERM, 130),
-        ("fold 1: epoch 1", signal.SIGINT, 130),
+        ("fold 0: epoch 1", signal.SIGKILL, -9, 1),
+        ("fold 1: epoch 1", signal.SIGKILL, -9, 1),
+        ("fold 1: started", signal.SIGTERM, 130, 1),
+        ("fold 1: epoch 1", signal.SIGINT, 130, 1),
+        ("fold 1: epoch 1", signal.SIGKILL, -9, 2),
+        ("fold 1: started", signal.SIGINT, 130, 2),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
-    workspace: Path, undisturbed: Path, ens: Ens, fingerprint: Fingerprint, words: str, number: int, code: int
+    workspace: Path,
+    undisturbed: Path,
+    ens: Ens,
+    fingerprint: Fingerprint,
+    words: str,
+    number: int,
+    code: int,
+    workers: int,
 ) -> None:
-    process = start(workspace, "train", "--recipe", "tiny", "--name", "stopped")
+    process = start(workspace, "train", "--recipe", "tiny", "--name", "stopped", "--workers", str(workers))
     wait_for(process, words)
     process.send_signal(number)
     _, rest = process.communicate(timeout=60)
@@ -201,10 +210,21 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     assert state in ("interrupted", "partial")
     answer = ens("train", "--recipe", "tiny", "--name", "stopped")
     assert answer.code == 0, answer.err
-    assert ("fold 0: finished earlier, kept" in answer.err) == (words != "fold 0: epoch 1")
+    if workers == 1:
+        assert ("fold 0: finished earlier, kept" in answer.err) == (words != "fold 0: epoch 1")
     assert fingerprint(stopped) == fingerprint(undisturbed)
     assert not list(stopped.rglob("*.ens-tmp"))
     assert not (stopped / ".lock").exists()
+
+
+def test_engines_and_slots_change_no_byte(
+    workspace: Path, ens: Ens, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, words in {"a": ("--engine", "inline"), "b": ("--workers", "1"), "c": ("--workers", "2")}.items():
+        assert ens("train", "--recipe", "tiny", "--name", name, *words).code == 0
+    found = [fingerprint(workspace / "outputs" / name) for name in "abc"]
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_second_command_on_a_run_is_refused_and_names_the_first(workspace: Path, ens: Ens) -> None:

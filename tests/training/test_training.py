@@ -120,8 +120,8 @@ def test_pretrained_true_without_weights_in_reach_is_refused_at_once(monkeypatch
 def test_results_of_a_fold_do_not_depend_on_folds_before_it(
     workspace: Path, ens: Callable[..., Any], fingerprint: Callable[[Path], dict[str, str]]
 ) -> None:
-    ens("train", "--recipe", "tiny", "--name", "all")
-    ens("train", "--recipe", "tiny", "--name", "last", "--folds", "1")
+    ens("train", "--recipe", "tiny", "--name", "all", "--engine", "inline")
+    ens("train", "--recipe", "tiny", "--name", "last", "--folds", "1", "--engine", "inline")
     alone = fingerprint(workspace / "outputs" / "last" / "fold-1")
     assert alone == fingerprint(workspace / "outputs" / "all" / "fold-1")
     assert "model.safetensors" in alone

@@ -149,7 +149,7 @@ def test_trials_in_two_sittings_are_those_of_one(workspace: Path, ens: Ens) -> N
 
 def test_a_killed_study_goes_on_to_the_same_end(workspace: Path, ens: Ens) -> None:
     command = [sys.executable, "-u", "-m", "ensemble", "tune", "--recipe", "tiny", "--trials", "2", "--study", "killed"]
-    command += ["--set", "train.epochs=1"]
+    command += ["--set", "train.epochs=1", "--workers", "1"]
     process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -1,0 +1,31 @@
+"""Calls a task's function and turns what happens into events; the same in every engine."""
+
+from __future__ import annotations
+
+import traceback
+
+from ensemble.engine.task import Report, Task, TaskEvent, find_function
+from ensemble.errors import EnsError, InputError
+
+__all__ = ["call_task", "summary_of"]
+
+
+def call_task(task: Task, report: Report) -> TaskEvent:
+    """Run the task's function here; an error becomes an event, its traceback goes to the task's log."""
+    try:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        result = find_function(task.function)(task.folder, report, **task.arguments)
+    except InputError as error:
+        return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
+    except Exception as error:
+        log = task.folder / "log.txt"
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(traceback.format_exc())
+        return TaskEvent(task.name, "failed", {"error": summary_of(error), "log": str(log)})
+    return TaskEvent(task.name, "finished", {"result": result})
+
+
+def summary_of(error: Exception) -> str:
+    """An error in one line; one made for a person needs no type."""
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, EnsError) else f"{type(error).__name__}: {first}"
