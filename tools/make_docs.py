@@ -16,9 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ensemble.cli import build_parser
+from ensemble.core.augmentation import PRESETS, argument_names
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.recipe import Recipe, SearchDimension
 from ensemble.core.schema_keys import allowed_text, leaf_keys
+from ensemble.core.yaml_writer import format_yaml
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"
@@ -71,6 +73,22 @@ def dataset_part() -> str:
     return "\n".join(_key_table(DatasetDescription))
 
 
+def augmentation_part() -> str:
+    """Every preset written out, then every transform with its arguments."""
+    lines: list[str] = []
+    for name, transforms in PRESETS.items():
+        items = [f"  - {_flow(item)}" for item in transforms]
+        lines += [f"`{name}`:", "", "```yaml", "\n".join(["augment:", *items]) if items else "augment: []", "```", ""]
+    rows = [[f"`{name}`", " ".join(f"`{key}`" for key in keys)] for name, keys in argument_names().items()]
+    return "\n".join([*lines, *_table(["transform", "arguments"], rows)])
+
+
+def _flow(transform: Any) -> str:
+    """`{Blur: {p: 1.0}}` as an item of a YAML list, on one line."""
+    shown = format_yaml({"one": [transform]}).strip().removeprefix("one: [").removesuffix("]")
+    return shown.removeprefix("{").removesuffix("}") if isinstance(transform, dict) else shown
+
+
 def commands_part() -> str:
     """Every command: its job, its own options, one example; the options they share once, at the end."""
     commands = _commands(build_parser())
@@ -82,12 +100,15 @@ def commands_part() -> str:
         lines += [*_option_table(own), ""] if own else []
         lines += ["```sh", (command.epilog or "").removeprefix("example:\n").strip(), "```", ""]
         shared = _option_table(common)
-    return "\n".join([*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared])
+    return "\n".join(
+        [*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared]
+    )
 
 
 PAGES: dict[str, Callable[[], str]] = {
     "recipes.md": recipe_part,
     "datasets.md": dataset_part,
+    "augmentation.md": augmentation_part,
     "commands.md": commands_part,
 }
 """The pages with a generated part, and what makes it."""

@@ -18,7 +18,7 @@ from ensemble.core.locks import folder_lock
 from ensemble.data.tables import Rows
 from ensemble.errors import InputError
 
-__all__ = ["DecodedImages", "build_pixels", "decode_image", "open_pixels"]
+__all__ = ["DecodedImages", "build_pixels", "decode_image", "fit_image", "open_pixels"]
 
 Pixels = npt.NDArray[np.uint8]
 _CACHE_VERSION = 1
@@ -57,9 +57,15 @@ def decode_image(path: Path, size: int) -> Pixels:
     bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     if bgr is None:
         raise InputError(f"{path}: not an image that can be decoded")
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    shrinks = min(rgb.shape[:2]) > size
-    resized = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return fit_image(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8), size)
+
+
+def fit_image(image: Pixels, size: int) -> Pixels:
+    """The whole image at (size, size), nothing cut off; the image itself where it has that size."""
+    if image.shape[:2] == (size, size):
+        return image
+    shrinks = min(image.shape[:2]) > size
+    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.uint8)
 
 

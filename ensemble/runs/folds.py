@@ -70,7 +70,7 @@ class FoldTraining:
 
     def _decoded(self, part: str) -> str | None:
         """The folder with the decoded images of the training or test rows; None where there are none."""
-        table, size = self._request.table, self._request.image_size
+        table, size = self._request.table, self._request.stored_size
         rows = table.train if part == "train" else table.test
         if rows is None:
             return None

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.core.augmentation import stored_size
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.run import find_runs
+from ensemble.data.sampling import check_sampling
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Table, dataset_folder, load_table
 from ensemble.errors import InputError
@@ -41,6 +43,12 @@ class RunRequest:
         return size
 
     @property
+    def stored_size(self) -> int:
+        """Side in pixels of the decoded images, which may be larger where training crops."""
+        recipe = self.resolved.recipe
+        return stored_size(self.image_size, recipe.image.cache_size, recipe.augment)
+
+    @property
     def cache(self) -> Path:
         """Where decoded images are kept."""
         return self.outputs / "cache"
@@ -56,6 +64,7 @@ def make_request(
 
 def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
+    check_sampling(resolved.recipe.sampling, table.classes)
     plan = shared_plan(table, resolved.recipe.folds, outputs, save=False)
     return RunRequest(resolved, table, plan, plan_path(table, resolved.recipe.folds, outputs), outputs)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,10 +21,10 @@ from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.run import hash_files
-from ensemble.data.augment import make_augment
-from ensemble.data.batches import SeedParts, training_batches
+from ensemble.data.batches import SeedParts
 from ensemble.data.pixels import DecodedImages, open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
+from ensemble.training.fold_feed import check_feed, image_size, make_feed
 from ensemble.training.loop import EpochResult, train_epochs
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
 from ensemble.training.pretrained import choose_pretrained
@@ -37,10 +38,11 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device, threads; refuse a network that can't be built."""
+    """Decide, before any fold: weights, precision, device, threads; refuse what can't be built."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
     network = build_network(_spec(parsed, classes), pretrained=False)
+    check_feed(parsed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = parsed.train.precision
     if precision == "auto":
@@ -101,6 +103,7 @@ class _FoldWork:
         """Train, save the weights, predict both parts, and close the folder."""
         started = time.monotonic()
         torch.set_num_threads(self.decided["threads"])
+        cv2.setNumThreads(1)  # the feed's workers share the cores already
         training, validation, labels = _split(plan, images, self.classes, self.parts)
         self.log(f"fold {self.parts.fold}: {len(training)} training rows, {len(validation)} validation rows")
         network = self.train(images, training, validation, labels)
@@ -124,25 +127,25 @@ class _FoldWork:
         torch.manual_seed(self.seed("weights"))
         spec = _spec(self.recipe, len(self.classes))
         network = build_network(spec, pretrained=self.decided["pretrained"]).to(self.device)
-        augment = make_augment(self.recipe.augment)
-        size = self.recipe.train.batch_size
-        epochs = train_epochs(
-            network,
-            self.recipe,
-            batches=lambda epoch: training_batches(images, training, size, augment, self.parts, epoch),
-            steps_per_epoch=_steps(len(training), size),
-            labels=torch.from_numpy(labels),
-            normalizer=self.normalizer,
-            precision=self.decided["precision"],
-            seed_of=lambda epoch: self.seed("epoch", epoch),
-        )
         clock = time.monotonic()
-        for result in epochs:
-            probs = self.probabilities(network, images, validation, policy="none")
-            scores = score_all(labels[validation], probs)
-            self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
-            self.tell(result, scores, time.monotonic() - clock)
-            clock = time.monotonic()
+        threads = self.decided["threads"]
+        with make_feed(self.recipe, images, training, labels[training], self.classes, self.parts, threads) as feed:
+            epochs = train_epochs(
+                network,
+                self.recipe,
+                batches=feed.epoch,
+                steps_per_epoch=feed.steps,
+                labels=torch.from_numpy(labels),
+                normalizer=self.normalizer,
+                precision=self.decided["precision"],
+                seed_of=lambda epoch: self.seed("epoch", epoch),
+            )
+            for result in epochs:
+                probs = self.probabilities(network, images, validation, policy="none")
+                scores = score_all(labels[validation], probs)
+                self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
+                self.tell(result, scores, time.monotonic() - clock)
+                clock = time.monotonic()
         return network
 
     def predict(
@@ -180,7 +183,13 @@ class _FoldWork:
     ) -> npt.NDArray[np.float64]:
         """Predict with this fold's normalisation."""
         return predict_rows(
-            network, images, rows, normalizer=self.normalizer, policy=policy, batch_size=_PREDICTION_BATCH
+            network,
+            images,
+            rows,
+            size=image_size(self.recipe),
+            normalizer=self.normalizer,
+            policy=policy,
+            batch_size=_PREDICTION_BATCH,
         )
 
     def close(self, oof: Predictions, started: float, *, with_test: bool) -> dict[str, Any]:
@@ -265,17 +274,8 @@ def _split(
     return rows[~held_out], rows[held_out], labels
 
 
-def _steps(rows: int, batch_size: int) -> int:
-    """Batches an epoch; a single last row joins the batch before."""
-    full, rest = divmod(rows, batch_size)
-    return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
-
-
 def _spec(recipe: Recipe, classes: int) -> NetworkSpec:
-    size = recipe.image.size
-    if not isinstance(size, int):
-        raise TypeError("image.size is resolved before a run starts")
-    return NetworkSpec(recipe.model.name, classes, size, recipe.model.drop_rate)
+    return NetworkSpec(recipe.model.name, classes, image_size(recipe), recipe.model.drop_rate)
 
 
 def _usable_threads() -> int:
