@@ -44,7 +44,7 @@ class PageKeeper:
         """`most` bytes are read before pages are given back."""
         self._map = getattr(pixels, "_mmap", None) if isinstance(pixels, np.memmap) else None
         self._most, self._read = most, 0
-        if self._map is not None and (len(self._map) <= 2 * most or not hasattr(mmap, "MADV_DONTNEED")):
+        if self._map is not None and (len(self._map) <= 4 * most or not hasattr(mmap, "MADV_DONTNEED")):
             self._map = None
 
     def note(self, size: int) -> None:
