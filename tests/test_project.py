@@ -89,7 +89,9 @@ def test_the_pictures_of_the_docs_are_those_of_real_plans() -> None:
     command = [sys.executable, str(ROOT / "tools" / "make_pictures.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = re.findall(r"!\[([^\]]+)\]\((pictures/[^)]+)\)", (ROOT / "docs" / "folds.md").read_text(encoding="utf-8"))
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = re.findall(r"!\[([^\]]+)\]\((?:docs/)?(pictures/[^)]+)\)", text)
     assert {path for _, path in shown} == {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()}
     assert all(len(words.split()) > 10 for words, _ in shown)
 

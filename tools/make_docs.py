@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ensemble.cli import build_parser
+from ensemble.core.augmentation import PRESETS, argument_names
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.labels import PartSpec
 from ensemble.core.recipe import Recipe, SearchDimension
 from ensemble.core.schema_keys import allowed_text, leaf_keys, part_of
+from ensemble.core.yaml_writer import format_yaml
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"
@@ -78,6 +80,22 @@ def dataset_part() -> str:
     )
 
 
+def augmentation_part() -> str:
+    """Every preset written out, then every transform with its arguments."""
+    lines: list[str] = []
+    for name, transforms in PRESETS.items():
+        items = [f"  - {_flow(item)}" for item in transforms]
+        lines += [f"`{name}`:", "", "```yaml", "\n".join(["augment:", *items]) if items else "augment: []", "```", ""]
+    rows = [[f"`{name}`", " ".join(f"`{key}`" for key in keys)] for name, keys in argument_names().items()]
+    return "\n".join([*lines, *_table(["transform", "arguments"], rows)])
+
+
+def _flow(transform: Any) -> str:
+    """`{Blur: {p: 1.0}}` as an item of a YAML list, on one line."""
+    shown = format_yaml({"one": [transform]}).strip().removeprefix("one: [").removesuffix("]")
+    return shown.removeprefix("{").removesuffix("}") if isinstance(transform, dict) else shown
+
+
 def commands_part() -> str:
     """Every command: its job, its own options, one example; the options they share once, at the end."""
     commands = _commands(build_parser())
@@ -97,6 +115,7 @@ def commands_part() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "recipes.md": recipe_part,
     "datasets.md": dataset_part,
+    "augmentation.md": augmentation_part,
     "commands.md": commands_part,
 }
 """The pages with a generated part, and what makes it."""

@@ -14,6 +14,7 @@ from ensemble.errors import InputError
 
 __all__ = [
     "Complaint",
+    "FaultsInside",
     "FaultyInput",
     "KeyPath",
     "Place",
@@ -58,6 +59,14 @@ class FaultyInput(InputError):
     def __init__(self, complaints: Sequence[Complaint]) -> None:
         super().__init__(*map(str, complaints))
         self.complaints = tuple(complaints)
+
+
+class FaultsInside(ValueError):
+    """Faults of one value that is checked by hand rather than by its type: where inside it, and what is wrong."""
+
+    def __init__(self, faults: Sequence[tuple[KeyPath, str]]) -> None:
+        super().__init__("; ".join(f"{dotted(path)} {text}".lstrip() for path, text in faults))
+        self.faults = tuple(faults)
 
 
 def raise_together(complaints: Iterable[Complaint]) -> None:

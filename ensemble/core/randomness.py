@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["derive_seed", "generator"]
+__all__ = ["Keys", "derive_seed", "generator", "hash_ids", "mix_keys", "sample_keys"]
+
+Keys = npt.NDArray[np.uint64]
+"""One 64-bit key a row."""
 
 
 def derive_seed(purpose: str, *parts: int | str) -> int:
@@ -18,3 +23,22 @@ def derive_seed(purpose: str, *parts: int | str) -> int:
 def generator(purpose: str, *parts: int | str) -> np.random.Generator:
     """A fresh NumPy generator for one purpose; its stream (PCG64) is part of what a run's identity promises."""
     return np.random.Generator(np.random.PCG64(derive_seed(purpose, *parts)))
+
+
+def hash_ids(ids: Sequence[str]) -> Keys:
+    """A 64-bit number for each id, to be made into keys of many epochs by `sample_keys`."""
+    digests = b"".join(hashlib.blake2b(row_id.encode("utf-8"), digest_size=8).digest() for row_id in ids)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def sample_keys(id_hashes: Keys, purpose: str, *parts: int | str) -> Keys:
+    """A 64-bit key for each row: a function of the purpose, its parts and the row's id, and of nothing else."""
+    here = np.array([derive_seed(purpose, *parts, half) for half in (0, 1)], dtype=np.uint64)
+    return mix_keys(id_hashes ^ mix_keys((here[:1] << np.uint64(32)) | here[1:]))
+
+
+def mix_keys(keys: Keys) -> Keys:
+    """Every bit of a key spread over all bits of another: the last part of SplitMix64, a bijection."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))

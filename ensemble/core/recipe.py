@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ensemble.core.augmentation import checked_transforms
 from ensemble.core.labels import Bounds
 from ensemble.core.schema import Fraction, Frozen, PositiveFloat
 
@@ -19,6 +20,7 @@ __all__ = [
     "LossPart",
     "ModelPart",
     "Recipe",
+    "SamplingPart",
     "SearchDimension",
     "TrainPart",
 ]
@@ -39,9 +41,6 @@ class DataPart(Frozen):
     cache: Literal["auto", "decoded", "encoded", "none"] = "auto"
     """How images are kept in `outputs/cache`: `decoded` pixels, `encoded` as their files' bytes, `none`: the files are
     read again each time; `auto` takes the first of these that leaves half of the free disk. Changes no result."""
-    cache_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """Shorter side in pixels that larger images are kept at, their aspect too, for augmentations that crop. Left out:
-    images are kept as squares of `image.size`."""
     bins: dict[str, Bounds] = Field(default_factory=dict)
     """Other bounds for parts of composed labels, for training rows alone: `{age: [30, 58]}`. Validation rows keep the
     description's."""
@@ -87,10 +86,42 @@ class ImagePart(Frozen):
 
     size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] = "auto"
     """Side in pixels of the square the network sees. `auto`: what the dataset's description recommends, else 224."""
+    cache_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] = "auto"
+    """Side in pixels at which images are kept, at least `size`. `auto`: `size`, or 8/7 of it (256 for 224) where
+    `augment` crops and does not pad. Validation and test images are resized to `size`, nothing cut off."""
+    keep_aspect: bool = False
+    """`false`: images are kept as squares; `true`: their shorter side is kept at `cache_size`, and their aspect too,
+    for augmentations that crop."""
     mean: Channel | None = None
     """Mean per channel, of values in 0..1; left out: the dataset's, else ImageNet's."""
     std: Channel | None = None
     """Deviation per channel; left out: the dataset's, else ImageNet's."""
+
+    @model_validator(mode="after")
+    def _cache_holds_the_image(self) -> ImagePart:
+        if isinstance(self.size, int) and isinstance(self.cache_size, int) and self.cache_size < self.size:
+            raise ValueError(f"cache_size is {self.cache_size}, but must be at least size, {self.size}")
+        return self
+
+
+class SamplingPart(Frozen):
+    """Which training rows an epoch draws, and how often; always shuffled. Validation sees each row once."""
+
+    kind: Literal["plain", "balanced", "weighted", "oversample"] = "plain"
+    """`plain`: each row once; `balanced`: equally many rows of each class; `weighted`: rows as often as their class's
+    weight says; `oversample`: rows of rare classes repeated until `ratio` is reached. The first three draw as many rows
+    as there are, in whole; what is repeated within an epoch is augmented anew."""
+    weights: Annotated[dict[str, PositiveFloat], Field(min_length=1)] | None = None
+    """For `weighted`: class name to how often its rows are drawn, against 1 for the classes left out."""
+    ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """For `oversample`: least share of a class's rows against those of the largest class; 1 makes all equal."""
+
+    @model_validator(mode="after")
+    def _weights_are_for_weighted(self) -> SamplingPart:
+        if (self.kind == "weighted") != (self.weights is not None):
+            needs = "needs weights, such as {weights: {cat: 2.0}}" if self.weights is None else "takes no weights"
+            raise ValueError(f"kind is {self.kind}, which {needs}")
+        return self
 
 
 class ModelPart(Frozen):
@@ -121,6 +152,9 @@ class TrainPart(Frozen):
     """Passes over the fold's training rows."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Rows per optimiser step."""
+    drop_last: bool = False
+    """Leave out the last batch of a training epoch where it is not full. Kept, a single last row joins the batch
+    before. Validation and test rows are always all predicted."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """`adamw`, or `sgd` with Nesterov momentum 0.9."""
     lr: PositiveFloat = 1e-3
@@ -180,7 +214,7 @@ def _from_short(key: str, short: type) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, short) else value)
 
 
-SHORT_FORMS: dict[tuple[str, ...], str] = {("data",): "name", ("search", "*"): "choices"}
+SHORT_FORMS: dict[tuple[str, ...], str] = {("data",): "name", ("sampling",): "kind", ("search", "*"): "choices"}
 """Where a plain value may stand for a mapping: the key that the value then goes to. Read by the merging of files."""
 
 
@@ -197,8 +231,13 @@ class Recipe(Frozen):
     """The fold plan."""
     image: ImagePart = ImagePart()
     """Size and normalisation."""
-    augment: Literal["none", "light"] = "none"
-    """Random changes to training images; never to validation or test images. `light`: small shifts, turns and zooms."""
+    augment: Annotated[
+        list[Any] | Literal["none", "light", "medium", "heavy", "faces"], AfterValidator(checked_transforms)
+    ] = "none"
+    """Random changes to training images; never to validation or test images. A preset, or a list of albumentations
+    transforms such as `[{HorizontalFlip: {p: 0.5}}]`: docs/augmentation.md."""
+    sampling: Annotated[SamplingPart, _from_short("kind", str)] = SamplingPart()
+    """Which training rows an epoch draws, and how often. `sampling: balanced` is short for `{kind: balanced}`."""
     model: ModelPart
     """The network."""
     loss: LossPart = LossPart()

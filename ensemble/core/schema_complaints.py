@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ensemble.core.complaints import Complaint, KeyPath, Place, closest, dotted, show_value
+from ensemble.core.complaints import Complaint, FaultsInside, KeyPath, Place, closest, dotted, show_value
 from ensemble.core.schema_keys import allowed_text, bounds_text, choices_of, members_of, unknown_key_text, walk
 
 __all__ = ["retell"]
@@ -45,7 +45,12 @@ def retell(
         if path in with_faults_inside:  # a union's verdict on a value whose inside says more
             continue
         if details["type"] == "value_error":
-            complaints.append(_of_rule(path, str(details["ctx"]["error"]), allowed, locate))
+            cause = details["ctx"]["error"]
+            if isinstance(cause, FaultsInside):
+                inside = [((*path, *inner), text) for inner, text in cause.faults]
+                complaints += [Complaint(locate(where), f"{dotted(where)} {text}") for where, text in inside]
+                continue
+            complaints.append(_of_rule(path, str(cause), allowed, locate))
             continue
         if details["type"] == "missing":
             text = _missing_text(path, model, examples or {})

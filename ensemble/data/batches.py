@@ -1,22 +1,39 @@
-"""Batches of uint8 pixels for one fold: shuffled and augmented for training, plain and complete for prediction."""
+"""Batches of uint8 pixels for one fold: sampled, shuffled, augmented for training; plain and complete for prediction.
+
+Workers make batches ahead: threads, since OpenCV and NumPy release Python's lock; or processes, where albumentations'
+own Python would hold it. However many there are, and of which kind, a batch's bytes are the same.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.randomness import derive_seed, generator
-from ensemble.data.pixel_sets import Squares
+from ensemble.core.randomness import hash_ids, mix_keys, sample_keys
+from ensemble.core.recipe import SamplingPart
+from ensemble.data.buffers import BufferPool
+from ensemble.data.feed_process import FeedProcess
+from ensemble.data.fitting import resized
+from ensemble.data.pixel_sets import Images, indexed, is_mapped
+from ensemble.data.sampling import class_targets, copy_numbers, draw_order
 
 if TYPE_CHECKING:
     from ensemble.data.augment import Augment
 
-__all__ = ["Batch", "SeedParts", "plain_batches", "training_batches"]
+__all__ = ["Batch", "Positions", "SeedParts", "TrainingFeed", "TrainingRows", "plain_batches"]
+
+_WORTH_PROCESSES = 25_000  # images through a slow pipeline, about 10 s: less is done before processes have started
+
+Positions = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -30,49 +47,180 @@ class SeedParts:
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` are positions in the decoded images; `pixels` are (rows, size, size, 3) uint8."""
+    """`rows` are positions in the images; `pixels` are (rows, size, size, 3) uint8."""
 
-    rows: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.uint8]
-
-
-def training_batches(
-    images: Squares,
-    rows: npt.NDArray[np.int64],
-    batch_size: int,
-    augment: Augment | None,
-    parts: SeedParts,
-    epoch: int,
-) -> Iterator[Batch]:
-    """One epoch: every row once, in an order of its own, each changed by its own seed; the last batch may be smaller.
-
-    `rows` come in the order of their ids, so that the order of a table has no say. A last batch of a single row joins
-    the one before, since batch normalisation can't train on one.
-    """
-    where = (parts.seed, parts.repeat, parts.fold, epoch)
-    order = rows[generator("order", *where).permutation(len(rows))]
-
-    def make(chosen: npt.NDArray[np.int64]) -> Batch:
-        pixels = images.get(chosen)
-        if augment is not None:
-            for position, row in enumerate(chosen):
-                pixels[position] = augment(pixels[position], derive_seed("augment", *where, images.ids[row]))
-        return Batch(chosen, pixels)
-
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(chunks) > 1 and len(chunks[-1]) == 1:
-        single = chunks.pop()
-        chunks[-1] = np.concatenate([chunks[-1], single])
-    with ThreadPoolExecutor(1) as ahead:  # one batch is made while the one before is trained on
-        following = ahead.submit(make, chunks[0])
-        for chunk in chunks[1:]:
-            ready, following = following.result(), ahead.submit(make, chunk)
-            yield ready
-        yield following.result()
+    rows: Positions
+    pixels: Pixels
 
 
-def plain_batches(images: Squares, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-    """Every row once, in the order given, unchanged."""
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows to train on, in the order of their ids; their labels as positions in `classes`; how they are sampled."""
+
+    rows: Positions
+    labels: Positions
+    classes: tuple[str, ...]
+    sampling: SamplingPart
+
+    def order(self, parts: SeedParts, epoch: int) -> Positions:
+        """The rows of one epoch, in their order."""
+        where = (parts.seed, parts.repeat, parts.fold, epoch)
+        return draw_order(self.sampling, self.rows, self.labels, self.classes, where)
+
+    def __len__(self) -> int:
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return int(class_targets(self.sampling, counts, self.classes).sum())
+
+
+class TrainingFeed:
+    """One fold's training batches, epoch after epoch. To be closed, as a context manager does."""
+
+    def __init__(
+        self,
+        images: Images,
+        training: TrainingRows,
+        parts: SeedParts,
+        *,
+        size: int,
+        batch_size: int,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+        workers: int = 1,
+        processes: bool | None = None,
+        epochs: int = 1,
+    ) -> None:
+        """With `workers` 0, batches are made when they are asked for.
+
+        `processes` left out: where the pipeline is slow and `epochs` are many enough to repay starting them.
+        """
+        self._training, self._parts, self._size = training, parts, size
+        self._batch_size, self._drop_last = batch_size, drop_last
+        self._images, self._source = images, _Source(images, size)
+        self._hashes = hash_ids(images.ids) if augment is not None else None
+        self._augment = augment
+        if processes is None:
+            is_long = len(training) * epochs >= _WORTH_PROCESSES
+            processes = augment is not None and not augment.is_fast and is_long and workers > 1
+        self._processes = processes and augment is not None and workers > 0 and is_mapped(images)
+        self._workers = workers
+        self._threads = ThreadPoolExecutor(workers, "feed") if workers else None
+        self._pipelines: SimpleQueue[Any] = SimpleQueue()
+        self._started: list[FeedProcess] = []
+        for number in range(max(workers, 1)):
+            self._pipelines.put(self._pipeline(number))
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return len(self._starts(len(self._training))) - 1
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch; the rows that sampling draws, each changed by its own key."""
+        order = self._training.order(self._parts, epoch)
+        keys = self._keys(order, epoch)
+        starts = self._starts(len(order))
+        parts = [slice(start, end) for start, end in pairwise(starts)]
+        jobs = ((order[part], None if keys is None else keys[part]) for part in parts)
+        if self._threads is None:
+            yield from (self._make(*job) for job in jobs)
+            return
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for job in jobs:
+                ahead.append(self._threads.submit(self._make, *job))
+                if len(ahead) > self._workers + 1:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def close(self) -> None:
+        """Wait for what is being made, and end all workers."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        for process in self._started:
+            process.close()
+
+    def __enter__(self) -> TrainingFeed:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _starts(self, rows: int) -> list[int]:
+        """Where batches begin, and the end of the last; a single last row joins the batch before.
+
+        Batch normalisation can't train on one row; and where there are fewer rows than one batch, they are kept.
+        """
+        full, rest = divmod(rows, self._batch_size)
+        ends = [self._batch_size * number for number in range(full + 1)]
+        if rest and full and self._drop_last:
+            return ends
+        if rest == 1 and full:
+            return [*ends[:-1], rows]
+        return [*ends, rows] if rest else ends
+
+    def _keys(self, order: Positions, epoch: int) -> npt.NDArray[np.uint64] | None:
+        """A key for each place of the order: of the row, and for copies of a row of their number."""
+        if self._hashes is None:
+            return None
+        parts = self._parts
+        keys = sample_keys(self._hashes[order], "augment", parts.seed, parts.repeat, parts.fold, epoch)
+        copies = copy_numbers(order).astype(np.uint64)
+        return np.where(copies > 0, mix_keys(keys + copies), keys)
+
+    def _make(self, rows: Positions, keys: npt.NDArray[np.uint64] | None) -> Batch:
+        if keys is None:
+            return Batch(rows, self._source.plain(rows))
+        pipeline = self._pipelines.get()
+        try:
+            return Batch(rows, self._source.augmented(rows, keys, pipeline))
+        finally:
+            self._pipelines.put(pipeline)
+
+    def _pipeline(self, number: int) -> Any:
+        if self._augment is None:
+            return None
+        if not self._processes:
+            return self._augment if number == 0 else self._augment.copy()
+        process = FeedProcess(self._augment.transforms, self._size, self._images, self._batch_size + 1)
+        self._started.append(process)
+        return process
+
+
+def plain_batches(images: Images, rows: Positions, batch_size: int, size: int) -> Iterator[Batch]:
+    """Every row once, in the order given, unchanged but for its size; the last batch may be smaller."""
+    source = _Source(images, size)
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        yield Batch(chosen, images.get(chosen))
+        yield Batch(chosen, source.plain(chosen))
+
+
+class _Source:
+    """Images as batches of the size that the network sees."""
+
+    def __init__(self, images: Images, size: int) -> None:
+        self._images, self._size = images, size
+        self._pool = BufferPool((size, size, 3), np.uint8)
+
+    def augmented(self, rows: Positions, keys: npt.NDArray[np.uint64], pipeline: Any) -> Pixels:
+        """The images changed by a pipeline, here or in its own process."""
+        out = self._pool.take(len(rows))
+        if isinstance(pipeline, FeedProcess):
+            pipeline.fill(rows, keys, out)
+        else:
+            pipeline.fill(*indexed(self._images, rows), keys, out)
+        return out
+
+    def plain(self, rows: Positions) -> Pixels:
+        """The images at the size that the network sees, nothing else changed."""
+        out = self._pool.take(len(rows))
+        pixels, places = indexed(self._images, rows)
+        if isinstance(pixels, np.ndarray) and pixels.shape[1:] == out.shape[1:]:
+            np.take(pixels, places, axis=0, out=out, mode="clip")  # any other mode goes through a copy
+        else:
+            for image, place in zip(places.tolist(), out, strict=True):
+                place[:] = resized(pixels[image], self._size, self._size)
+        return out

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ensemble.data.image_headers import BadImage, ImageHeader, read_header
 from ensemble.data.images import PIXEL_LIMIT, Pixels, decode_image
 
-__all__ = ["FINE", "Box", "StoredShape", "clipped", "decode_shrink", "fit", "halved", "load_fitted"]
+__all__ = ["FINE", "Box", "StoredShape", "clipped", "decode_shrink", "fit", "halved", "load_fitted", "resized"]
 
 Box = npt.NDArray[np.float64]
 """x0, y0, x1, y1 in pixels of the upright image."""
@@ -28,7 +28,7 @@ FINE = 512
 
 @dataclass(frozen=True)
 class StoredShape:
-    """What is kept of an image: a square of `size`, or, where it is larger, its shorter side brought down to `size`."""
+    """What is kept of an image: a square of `size`, or its shorter side brought to `size`, and its aspect."""
 
     size: int
     is_square: bool = True
@@ -37,7 +37,7 @@ class StoredShape:
         """Width and height that an image of this size is kept in."""
         if self.is_square:
             return self.size, self.size
-        scale = min(1.0, self.size / min(width, height))
+        scale = self.size / min(width, height)
         return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -71,11 +71,15 @@ def fit(pixels: Pixels, header: ImageHeader, shape: StoredShape, box: Box | None
             int(left * across) : max(int(left * across) + 1, round(right * across)),
         ]
         width, height = right - left, bottom - top
-    wide, high = shape.of(width, height)
-    pixels = halved(pixels, wide, high)
-    if pixels.shape[:2] == (high, wide):
-        return np.ascontiguousarray(pixels)
-    return cast(Pixels, cv2.resize(pixels, (wide, high), interpolation=cv2.INTER_LINEAR))
+    return np.ascontiguousarray(resized(pixels, *shape.of(width, height)))
+
+
+def resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    """The whole image in that size, nothing cut off; the image itself where it has that size."""
+    pixels = halved(pixels, width, height)
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def halved(pixels: Pixels, width: int, height: int) -> Pixels:

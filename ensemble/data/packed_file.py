@@ -21,7 +21,8 @@ from ensemble.data.threads import OnProgress, for_each_row
 __all__ = ["BLOCK_BYTES", "MappedFile", "PackWriter", "block_sums"]
 
 BLOCK_BYTES = 4 * 2**20
-_MOST_MAPPED = 96 * 2**20
+_MOST_MAPPED = 64 * 2**20
+_STAYS_MAPPED = 256 * 2**20  # files up to this size: letting go would cost time and save little
 
 
 class PackWriter:
@@ -84,20 +85,26 @@ def block_sums(path: Path, on_progress: OnProgress | None = None) -> list[int]:
 class MappedFile:
     """A file's bytes as a read-only array. What was read long ago is let go, so that memory does not grow with it.
 
-    Letting go loses nothing: pages stay in the system's file cache, arrays stay valid, and read them again.
+    Letting go loses nothing: pages stay in the system's file cache, arrays stay valid, and read them again. Pickled, it
+    is the path, to be mapped anew by another process.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with path.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._touched = 0
-        if hasattr(self._map, "madvise"):
+        self._lets_go = hasattr(mmap, "MADV_DONTNEED") and len(self.bytes) > _STAYS_MAPPED
+        if hasattr(mmap, "MADV_RANDOM"):
             self._map.madvise(mmap.MADV_RANDOM)  # rows come shuffled: reading ahead would read what nobody wants
 
     def touch(self, count: int) -> None:
         """Say that `count` bytes were read; every now and then all pages are let go."""
         self._touched += count
-        if self._touched > _MOST_MAPPED and hasattr(self._map, "madvise"):
+        if self._lets_go and self._touched > _MOST_MAPPED:
             self._touched = 0
             self._map.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedFile, (self._path.absolute(),)

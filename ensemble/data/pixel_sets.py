@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.fitting import StoredShape, halved, load_fitted
+from ensemble.data.fitting import StoredShape, load_fitted
 from ensemble.data.image_headers import BadImage
 from ensemble.data.images import Pixels
 from ensemble.data.packed_file import MappedFile
 
-__all__ = ["DecodedImages", "EncodedImages", "Images", "Squares", "VariableImages", "as_squares"]
+__all__ = ["DecodedImages", "EncodedImages", "Images", "VariableImages", "indexed", "is_mapped"]
 
 RowNumbers = npt.NDArray[np.int64]
 
@@ -38,6 +37,12 @@ class DecodedImages:
         if self.source is not None:
             self.source.touch(batch.nbytes)
         return batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without the pixels, where they are mapped and can be mapped again."""
+        if self.source is None:
+            return DecodedImages, (self.ids, self.pixels)
+        return _squares, (self.ids, self.source, self.pixels.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,38 +87,19 @@ class EncodedImages:
 Images = DecodedImages | VariableImages | EncodedImages
 
 
-class Squares(Protocol):
-    """Named rows whose `get` gives (rows, size, size, 3) batches."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The rows' names."""
-        ...
-
-    def get(self, rows: RowNumbers) -> Pixels:
-        """A new batch."""
-        ...
+def indexed(images: Images, rows: RowNumbers) -> tuple[Any, RowNumbers]:
+    """Something that holds the rows' images, and where in it each lies: the map itself, so that nothing is copied."""
+    if not isinstance(images, DecodedImages):
+        return images.get(rows), np.arange(len(rows))
+    if images.source is not None:
+        images.source.touch(len(rows) * images.pixels[0].nbytes)
+    return np.asarray(images.pixels), rows
 
 
-def as_squares(images: Images, size: int) -> Squares:
-    """Images as squares of `size`: as they are where they are such, else each resized, without any crop."""
-    if isinstance(images, DecodedImages) and images.pixels.shape[1:3] == (size, size):
-        return images
-    return _Resized(images.ids, images, size)
+def is_mapped(images: Images) -> bool:
+    """Whether another process can map the pixels too, so that the images can be sent to it."""
+    return isinstance(images, DecodedImages | VariableImages) and images.source is not None
 
 
-@dataclass(frozen=True, eq=False)
-class _Resized:
-    ids: tuple[str, ...]
-    images: Images
-    size: int
-
-    def get(self, rows: RowNumbers) -> Pixels:
-        found = self.images.get(rows)
-        if isinstance(found, np.ndarray) and found.shape[1:3] == (self.size, self.size):
-            return found
-        return np.stack([_to_square(image, self.size) for image in found])
-
-
-def _to_square(image: Pixels, size: int) -> Pixels:
-    return cast(Pixels, cv2.resize(halved(image, size, size), (size, size), interpolation=cv2.INTER_LINEAR))
+def _squares(ids: tuple[str, ...], source: MappedFile, shape: tuple[int, ...]) -> DecodedImages:
+    return DecodedImages(ids, source.bytes.reshape(shape), source)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.augmentation import stored_size
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
@@ -18,6 +19,7 @@ from ensemble.core.run import RunFolder, find_runs
 from ensemble.data.audit_images import duplicate_clusters
 from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape
+from ensemble.data.sampling import check_sampling
 from ensemble.data.scan import scan_images, with_scan
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Rows, Table, dataset_folder, load_table
@@ -72,7 +74,7 @@ class RunRequest:
 
     @property
     def stored_shape(self) -> StoredShape:
-        """What is kept of each image: squares, or with `data.cache_size` images whose shorter side is that."""
+        """What is kept of each image, which may be larger than what the network sees where training crops."""
         return _stored_shape(self.resolved)
 
     @property
@@ -110,6 +112,7 @@ def read_recipe(
 
 def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
+    check_sampling(resolved.recipe.sampling, table.classes)
     folds = resolved.recipe.folds
 
     def clusters() -> NDArray[np.int64]:
@@ -137,10 +140,10 @@ def load_rows(
 
 
 def _stored_shape(resolved: ResolvedRecipe) -> StoredShape:
-    size, cache_size = resolved.recipe.image.size, resolved.recipe.data.cache_size
-    if not isinstance(size, int):
+    image, augment = resolved.recipe.image, resolved.recipe.augment
+    if not isinstance(image.size, int):
         raise TypeError("image.size is resolved when a recipe is loaded")
-    return StoredShape(size) if cache_size is None else StoredShape(cache_size, is_square=False)
+    return StoredShape(stored_size(image.size, image.cache_size, augment), is_square=not image.keep_aspect)
 
 
 def _teller(on_event: OnEvent, part: str) -> Callable[[int, int], None]:

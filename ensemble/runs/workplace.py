@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from ensemble.data.threads import usable_cores
 from ensemble.engine.task import Slots
 
 __all__ = ["Workplace"]
@@ -34,12 +35,6 @@ class Workplace:
         if asked.isdecimal() and int(asked) > 0:
             return int(asked)
         return max(1, usable_cores() // self.slots(tasks).count)
-
-
-def usable_cores() -> int:
-    """Cores this process may use, which a container may have limited."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _gpus() -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,12 +20,12 @@ from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.run import hash_files
-from ensemble.data.augment import make_augment
-from ensemble.data.batches import SeedParts, training_batches
-from ensemble.data.pixel_sets import Squares, as_squares
+from ensemble.data.batches import SeedParts
+from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
-from ensemble.training.fold_rows import relabelled, split_rows
+from ensemble.training.fold_feed import check_feed, image_size, make_feed
+from ensemble.training.fold_rows import FoldRows, split_rows
 from ensemble.training.loop import EpochResult, train_epochs
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
 from ensemble.training.pretrained import choose_pretrained
@@ -38,10 +39,11 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse a network that can't be built."""
+    """Decide, before any fold: weights, precision, device; refuse what can't be built."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
     network = build_network(_spec(parsed, classes), pretrained=False)
+    check_feed(parsed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = parsed.train.precision
     if precision == "auto":
@@ -113,62 +115,50 @@ class _FoldWork:
         """Train, save the weights, predict both parts, and close the folder."""
         started = time.monotonic()
         torch.set_num_threads(self.decided["threads"])
-        images = self.open(train_pixels)
-        training, validation, labels = split_rows(plan, images, self.classes, self.parts, left_out["train"])
-        self.log(f"fold {self.parts.fold}: {len(training)} training rows, {len(validation)} validation rows")
-        network = self.train(images, training, validation, labels, relabelled(labels, images, other_labels))
+        cv2.setNumThreads(1)  # the feed's workers share the cores already
+        images = open_pixels(Path(train_pixels))
+        rows = split_rows(plan, images, self.classes, self.parts, left_out["train"], other_labels)
+        self.log(f"fold {self.parts.fold}: {len(rows.training)} training rows, {len(rows.validation)} validation rows")
+        network = self.train(images, rows)
         self.save_history()
         spec = _spec(self.recipe, len(self.classes))
         save_network(self.folder, network, spec, self.model_facts())
-        oof = self.predict(network, images, validation, labels[validation])
+        oof = self.predict(network, images, rows.validation, rows.labels[rows.validation])
         with_test = test_pixels is not None or bool(left_out["test"])
         if with_test:
-            shares = np.bincount(labels[training], minlength=len(self.classes)) / len(training)
-            test = self.open(test_pixels) if test_pixels is not None else None
-            self.predict_test(network, test, left_out["test"], shares)
+            test = open_pixels(Path(test_pixels)) if test_pixels is not None else None
+            self.predict_test(network, test, left_out["test"], rows.class_shares(len(self.classes)))
         return self.close(oof, started, with_test=with_test)
 
-    def open(self, folder: str) -> Squares:
-        """Cached images as the squares that the network sees."""
-        return as_squares(open_pixels(Path(folder)), _spec(self.recipe, len(self.classes)).image_size)
-
-    def train(
-        self,
-        images: Squares,
-        training: npt.NDArray[np.int64],
-        validation: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.int64],
-        train_labels: npt.NDArray[np.int64],
-    ) -> torch.nn.Module:
+    def train(self, images: Images, rows: FoldRows) -> torch.nn.Module:
         """A network built afresh and trained; each epoch's validation scores go to the history."""
         torch.manual_seed(self.seed("weights"))
         spec = _spec(self.recipe, len(self.classes))
         network = build_network(spec, pretrained=self.decided["pretrained"]).to(self.device)
-        augment = make_augment(self.recipe.augment)
-        size = self.recipe.train.batch_size
-        epochs = train_epochs(
-            network,
-            self.recipe,
-            batches=lambda epoch: training_batches(images, training, size, augment, self.parts, epoch),
-            steps_per_epoch=_steps(len(training), size),
-            labels=torch.from_numpy(train_labels),
-            normalizer=self.normalizer,
-            precision=self.decided["precision"],
-            seed_of=lambda epoch: self.seed("epoch", epoch),
-        )
         clock = time.monotonic()
-        for result in epochs:
-            probs = self.probabilities(network, images, validation, policy="none")
-            scores = score_all(labels[validation], probs)
-            self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
-            self.tell(result, scores, time.monotonic() - clock)
-            clock = time.monotonic()
+        with make_feed(self.recipe, images, rows, self.classes, self.parts, self.decided["threads"]) as feed:
+            epochs = train_epochs(
+                network,
+                self.recipe,
+                batches=feed.epoch,
+                steps_per_epoch=feed.steps,
+                labels=torch.from_numpy(rows.train_labels),
+                normalizer=self.normalizer,
+                precision=self.decided["precision"],
+                seed_of=lambda epoch: self.seed("epoch", epoch),
+            )
+            for result in epochs:
+                probs = self.probabilities(network, images, rows.validation, policy="none")
+                scores = score_all(rows.labels[rows.validation], probs)
+                self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
+                self.tell(result, scores, time.monotonic() - clock)
+                clock = time.monotonic()
         return network
 
     def predict(
         self,
         network: torch.nn.Module,
-        images: Squares,
+        images: Images,
         rows: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
     ) -> Predictions:
@@ -190,7 +180,7 @@ class _FoldWork:
     def predict_test(
         self,
         network: torch.nn.Module,
-        images: Squares | None,
+        images: Images | None,
         without_image: Sequence[str],
         shares: npt.NDArray[np.float64],
     ) -> None:
@@ -209,7 +199,7 @@ class _FoldWork:
         save_predictions(self.folder / "probs", predictions)
 
     def timed(
-        self, network: torch.nn.Module, images: Squares, rows: npt.NDArray[np.int64]
+        self, network: torch.nn.Module, images: Images, rows: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
         """Probabilities with the recipe's views, and what they cost."""
         clock = time.monotonic()
@@ -218,11 +208,17 @@ class _FoldWork:
         return probs, {"seconds_per_1000_images": round(seconds, 4), "parameters": count_parameters(network)}
 
     def probabilities(
-        self, network: torch.nn.Module, images: Squares, rows: npt.NDArray[np.int64], *, policy: str
+        self, network: torch.nn.Module, images: Images, rows: npt.NDArray[np.int64], *, policy: str
     ) -> npt.NDArray[np.float64]:
         """Predict with this fold's normalisation."""
         return predict_rows(
-            network, images, rows, normalizer=self.normalizer, policy=policy, batch_size=_PREDICTION_BATCH
+            network,
+            images,
+            rows,
+            size=image_size(self.recipe),
+            normalizer=self.normalizer,
+            policy=policy,
+            batch_size=_PREDICTION_BATCH,
         )
 
     def close(self, oof: Predictions, started: float, *, with_test: bool) -> dict[str, Any]:
@@ -294,14 +290,5 @@ class _FoldWork:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def _steps(rows: int, batch_size: int) -> int:
-    """Batches an epoch; a single last row joins the batch before."""
-    full, rest = divmod(rows, batch_size)
-    return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
-
-
 def _spec(recipe: Recipe, classes: int) -> NetworkSpec:
-    size = recipe.image.size
-    if not isinstance(size, int):
-        raise TypeError("image.size is resolved before a run starts")
-    return NetworkSpec(recipe.model.name, classes, size, recipe.model.drop_rate)
+    return NetworkSpec(recipe.model.name, classes, image_size(recipe), recipe.model.drop_rate)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ensemble.core.recipe import Recipe
@@ -17,6 +19,8 @@ from ensemble.training.optimizers import learning_rate, make_optimizer
 __all__ = ["EpochResult", "LossError", "train_epochs"]
 
 _CHECK_EVERY = 16
+
+Positions = npt.NDArray[np.int64]
 
 
 class LossError(EnsError):
@@ -50,7 +54,7 @@ def train_epochs(
     for epoch in range(1, recipe.train.epochs + 1):
         torch.manual_seed(seed_of(epoch))
         network.train()
-        pending: list[tuple[int, float, Batch, torch.Tensor]] = []
+        pending: list[tuple[int, float, Positions, torch.Tensor]] = []
         total, seen, lr = 0.0, 0, 0.0
         for position, batch in enumerate(batches(epoch)):
             step = (epoch - 1) * steps_per_epoch + position
@@ -66,7 +70,7 @@ def train_epochs(
             if recipe.train.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.train.clip_norm)
             optimizer.step()
-            pending.append((step, lr, batch, loss.detach()))
+            pending.append((step, lr, batch.rows, loss.detach()))
             if len(pending) == _CHECK_EVERY:
                 total += _drain(pending)
             seen += len(batch.rows)
@@ -74,14 +78,14 @@ def train_epochs(
         yield EpochResult(epoch, total / seen, lr, seen)
 
 
-def _drain(pending: list[tuple[int, float, Batch, torch.Tensor]]) -> float:
+def _drain(pending: list[tuple[int, float, Positions, torch.Tensor]]) -> float:
     """Sum of loss times rows of the pending steps, now read from the device; the first that is no number ends all."""
     total = 0.0
-    for step, lr, batch, loss in pending:
+    for step, lr, rows, loss in pending:
         value = float(loss)
         if not abs(value) < float("inf"):
-            rows = ", ".join(map(str, batch.rows[:8].tolist()))
-            raise LossError(f"the loss is {value} at step {step} (learning rate {lr:.3g}, rows {rows}, …)")
-        total += value * len(batch.rows)
+            shown = ", ".join(map(str, rows[:8].tolist()))
+            raise LossError(f"the loss is {value} at step {step} (learning rate {lr:.3g}, rows {shown}, …)")
+        total += value * len(rows)
     pending.clear()
     return total

@@ -50,6 +50,8 @@ def test_what_changes_no_result_is_not_in_the_identity(key: str) -> None:
         {"data": "cassava"},
         {"folds": {"k": 4}},
         {"image": {"size": 64}},
+        {"image": {"cache_size": 64}},
+        {"image": {"keep_aspect": True}},
         {"augment": "light"},
         {"model": {"name": "resnet18"}},
         {"loss": {"label_smoothing": 0.1}},

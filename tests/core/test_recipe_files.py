@@ -72,15 +72,18 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
     assert (resolved.dataset_name, resolved.dataset_path) == ("mine", tmp_path / "files")
     recipe = resolved.recipe
     assert (recipe.model.name, recipe.model.drop_rate, recipe.train.lr, recipe.train.epochs) == ("b", 0.1, 2.0, 5)
-    assert {key: origin for key, origin in resolved.origins.items() if not key.startswith(("folds", "loss"))} == {
+    assert {
+        key: origin for key, origin in resolved.origins.items() if not key.startswith(("folds", "loss", "sampling"))
+    } == {
         "description": "default",
         "data.name": "--data",
         "data.bad_images": "default",
         "data.cache": "default",
-        "data.cache_size": "default",
         "data.bins": "default",
         "seed": "default",
         "image.size": "default",
+        "image.cache_size": "default",
+        "image.keep_aspect": "default",
         "image.mean": "default",
         "image.std": "recipes/data/mine.yaml",
         "augment": "default",
@@ -89,6 +92,7 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
         "model.drop_rate": "recipes/base.yaml:2",
         "train.epochs": "--set",
         "train.batch_size": "recipes/middle.yaml:4",
+        "train.drop_last": "default",
         "train.optimizer": "default",
         "train.lr": "recipes/middle.yaml:3",
         "train.weight_decay": "default",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape, fit, load_fitted
 from ensemble.data.image_headers import ImageHeader
 from ensemble.data.packed_file import BLOCK_BYTES, MappedFile, PackWriter, block_sums
-from ensemble.data.pixel_sets import DecodedImages, VariableImages, as_squares
+from ensemble.data.pixel_sets import DecodedImages, VariableImages, is_mapped
 from ensemble.data.pixels import build_pixels, open_pixels
 from ensemble.data.scan import scan_images
 from ensemble.data.tables import Rows
@@ -85,11 +86,10 @@ def test_every_way_of_caching_gives_the_same_pixels(
     assert same(found[0], [load_fitted(one, shape, None if boxes is None else boxes[0]) for one in files])
 
 
-def test_larger_images_are_kept_with_their_shorter_side_at_the_cache_size(mixed: Path, tmp_path: Path) -> None:
+def test_images_kept_in_their_aspect_have_their_shorter_side_at_the_cache_size(mixed: Path, tmp_path: Path) -> None:
     images = open_pixels(build_pixels(rows_of(mixed), StoredShape(32, is_square=False), tmp_path))
     assert isinstance(images, VariableImages)
-    assert [image.shape[:2] for image in every(images)] == [(20, 20), (43, 32), (32, 87), (32, 38), (32, 320), (10, 12)]
-    assert as_squares(images, 16).get(np.array([3, 1])).shape == (2, 16, 16, 3)
+    assert [image.shape[:2] for image in every(images)] == [(32, 32), (43, 32), (32, 87), (32, 38), (32, 320), (32, 38)]
 
 
 def test_a_box_cuts_out_what_it_names(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_stored_image_has_the_size_that_was_reckoned(width: int, height: int, 
     assert found.shape == (*shape.of(width, height)[::-1], 3)
     assert (found == 77).all()
     if not is_square:
-        assert min(found.shape[:2]) == min(size, width, height)
+        assert min(found.shape[:2]) == size
 
 
 def test_shrinking_sees_every_pixel() -> None:
@@ -333,6 +333,18 @@ def test_reading_a_large_map_does_not_keep_it_in_memory(tmp_path: Path) -> None:
         assert not mapped.bytes[start : start + BLOCK_BYTES].any()
         mapped.touch(BLOCK_BYTES)
     assert resident() - before < 150 * 2**20
+
+
+def test_images_sent_to_another_process_are_mapped_there_and_not_copied(mixed: Path, tmp_path: Path) -> None:
+    for shape in (StoredShape(64), StoredShape(64, is_square=False)):
+        images = open_pixels(build_pixels(rows_of(mixed), shape, tmp_path))
+        assert is_mapped(images)
+        sent = pickle.dumps(images)
+        assert len(sent) < 2000
+        assert same(every(pickle.loads(sent)), every(images))
+    loose = DecodedImages(("a",), np.ones((1, 2, 2, 3), dtype=np.uint8))
+    assert not is_mapped(loose)
+    assert same(every(pickle.loads(pickle.dumps(loose))), every(loose))
 
 
 def resident() -> int:

@@ -152,9 +152,17 @@ def test_the_way_of_caching_changes_no_result_and_no_identity(
     )
 
 
-def test_images_kept_larger_than_the_network_sees_can_be_trained_on(workspace: Path, ens: Ens) -> None:
-    answer = ens("train", "--recipe", "tiny", "--set", "data.cache_size=18")
-    assert answer.code == 0, answer.err
+def test_images_kept_larger_and_in_their_aspect_train_to_the_same_from_every_cache(
+    workspace: Path, ens: Ens, fingerprint: Callable[[Path], dict[str, str]]
+) -> None:
+    found = {}
+    for mode in ("decoded", "encoded", "none"):
+        sets = ("image.cache_size=18", "image.keep_aspect=true", "augment=medium", f"data.cache={mode}")
+        words = [word for one in sets for word in ("--set", one)]
+        answer = ens("train", "--recipe", "tiny", "--name", mode, *words)
+        assert answer.code == 0, answer.err
+        found[mode] = fingerprint(workspace / "outputs" / mode)
+    assert found["decoded"] == found["encoded"] == found["none"]
 
 
 def test_a_cache_that_is_deleted_between_commands_is_made_again(

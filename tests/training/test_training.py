@@ -137,3 +137,52 @@ def test_a_loss_that_is_no_number_fails_the_fold_and_leaves_no_probabilities(
     assert "the loss is" in record["fold_states"][0]["error"]
     assert "at step" in record["fold_states"][0]["error"]
     assert not list((workspace / "outputs" / "tiny").rglob("*.npy"))
+
+
+def test_validation_and_test_rows_are_never_augmented(
+    workspace: Path, ens: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row that goes through the pipeline is one that the fold trains on."""
+    from ensemble.core.foldplan import load_plan
+    from ensemble.data.augment import Augment
+
+    seen: list[tuple[int, list[int]]] = []
+    fill = Augment.fill
+
+    def watched(self: Augment, pixels: Any, rows: Any, keys: Any, out: Any) -> None:
+        seen.append((len(pixels), rows.tolist()))
+        fill(self, pixels, rows, keys, out)
+
+    monkeypatch.setattr(Augment, "fill", watched)
+    assert ens("train", "--recipe", "tiny", "--folds", "0", "--set", "tta=hflip").code == 0
+    (plan_file,) = (workspace / "outputs" / "folds").glob("*.csv")
+    folds = load_plan(plan_file).fold_by_id(0)
+    rows = {row for count, chosen in seen if count == 48 for row in chosen}
+    trained = [row for row, row_id in enumerate(_ids(workspace)) if folds[row_id] != 0]
+    assert sorted(rows) == trained
+    trials = [count for count, _ in seen if count != 48]
+    assert trials == [16]  # the pipeline was tried on made-up images before any fold, and on no test row
+
+
+def _ids(workspace: Path) -> list[str]:
+    """The training rows in the order of their decoded images."""
+    return next(
+        lines
+        for path in (workspace / "outputs" / "cache").rglob("ids.txt")
+        if len(lines := path.read_text(encoding="utf-8").split()) == 48
+    )
+
+
+def test_a_pipeline_that_fails_is_refused_before_any_fold(workspace: Path, ens: Callable[..., Any]) -> None:
+    answer = ens("train", "--recipe", "tiny", "--set", "augment=[{RandomCrop: {height: 90, width: 90}}]")
+    assert answer.code == 2
+    assert "augment: fails on an image of 19 x 19 pixels: a crop of 90 x 90 exceeds" in answer.err
+    assert not (workspace / "outputs" / "tiny" / "fold-0").exists()
+
+
+def test_samplers_and_larger_stored_images_train_through(workspace: Path, ens: Callable[..., Any]) -> None:
+    sets = ("augment=medium", "sampling={kind: oversample, ratio: 0.5}", "train.drop_last=true", "train.epochs=1")
+    answer = ens("train", "--recipe", "tiny", *(word for one in sets for word in ("--set", one)))
+    assert answer.code == 0, answer.err
+    assert list((workspace / "outputs" / "cache").glob("pixels-19-*"))
+    assert ens("train", "--recipe", "tiny", "--set", "sampling={kind: weighted, weights: {gren: 2.0}}").code == 2
