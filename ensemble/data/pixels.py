@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.files import (
     atomic_path,
-    canonical_json,
-    load_json,
-    save_bytes,
-    save_json,
-    sha256_file,
-    sha256_text,
     sweep_temporaries,
 )
 from ensemble.core.locks import folder_lock
-from ensemble.data.fitting import StoredShape, clipped, load_fitted
+from ensemble.data.cache_folder import CachedPart, CacheMode, finish_folder, free_bytes, is_sound, load_note
+from ensemble.data.fitting import StoredShape, load_fitted
 from ensemble.data.image_headers import BadImage
 from ensemble.data.images import read_content
-from ensemble.data.packed_file import MappedFile, PackWriter, block_sums
+from ensemble.data.packed_file import MappedFile, PackWriter
 from ensemble.data.pixel_sets import DecodedImages, EncodedImages, Images, VariableImages
 from ensemble.data.scan import BAD_STATES, ImageScan, scan_images
 from ensemble.data.tables import Rows
@@ -41,52 +34,10 @@ from ensemble.errors import InputError
 
 __all__ = ["CacheMode", "CacheWish", "DecodedImages", "Images", "bad_image_lines", "build_pixels", "open_pixels"]
 
-CacheMode = Literal["decoded", "encoded", "none"]
 CacheWish = Literal["auto", "decoded", "encoded", "none"]
 
-_FORMAT = 2
 _AUTO_SHARE = 0.5  # of the free disk, that `auto` may take
-_SPARE_BYTES = 64 * 2**20  # left free in any case
 _SHOWN = 10
-_sound: dict[Path, tuple[int, ...]] = {}
-"""Files whose blocks this process has checked, with what `stat` said then."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Rows to be cached in a shape, with what the scan found."""
-
-    rows: Rows
-    scan: ImageScan
-    shape: StoredShape
-
-    def folder(self, cache: Path, mode: CacheMode) -> Path:
-        """Its name is a hash of the rows' ids, content and boxes, and of the shape; with no cache also of the place."""
-        boxes = None if self.rows.boxes is None else self.rows.boxes.tolist()
-        place = [str(self.rows.folder), *self.rows.paths] if mode == "none" else []
-        facts = [_FORMAT, mode, vars(self.shape), self.rows.ids, self.scan.sha256, boxes, place]
-        return cache / f"pixels-{self.shape.size}-{sha256_text(canonical_json(facts))[:16]}"
-
-    def decoded_bytes(self) -> int:
-        """What its pixels take."""
-        if self.shape.is_square:
-            return len(self.rows.ids) * self.shape.size**2 * 3
-        return 3 * sum(wide * high for wide, high in map(self._stored, range(len(self.rows.ids))))
-
-    def encoded_bytes(self) -> int:
-        """What its files take."""
-        return sum((self.rows.folder / path).stat().st_size for path in self.rows.paths)
-
-    def box(self, row: int) -> npt.NDArray[np.float64] | None:
-        """The part of a row's image that is meant; None: all of it."""
-        return None if self.rows.boxes is None else self.rows.boxes[row]
-
-    def _stored(self, row: int) -> tuple[int, int]:
-        width, height = int(self.scan.widths[row]), int(self.scan.heights[row])
-        if self.rows.boxes is not None:
-            left, top, right, bottom = clipped(self.rows.boxes[row], width, height)
-            width, height = right - left, bottom - top
-        return self.shape.of(width, height)
 
 
 def build_pixels(
@@ -105,12 +56,12 @@ def build_pixels(
     scan = scan_images(rows, cache, on_progress)
     if bad := bad_image_lines(rows, scan):
         raise InputError(*bad[:_SHOWN], *([f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []))
-    part = _Part(rows, scan, shape)
+    part = CachedPart(rows, scan, shape)
     mode = _choose(part, cache) if wish == "auto" else wish
     folder = part.folder(cache, mode)
-    if not _is_sound(folder, on_progress):
+    if not is_sound(folder, on_progress):
         with folder_lock(folder, wait=True):
-            if not _is_sound(folder, on_progress):
+            if not is_sound(folder, on_progress):
                 sweep_temporaries(folder)
                 _build(folder, part, mode, on_progress)
     return folder
@@ -118,7 +69,7 @@ def build_pixels(
 
 def open_pixels(folder: Path) -> Images:
     """Map a finished folder."""
-    note = _load_note(folder)
+    note = load_note(folder)
     if note is None:
         raise OSError(f"{folder}: the cached images are gone or damaged; the same command makes them again")
     ids = tuple((folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1])
@@ -149,28 +100,23 @@ def _piece(packed: MappedFile, start: int, length: int) -> bytes:
     return packed.bytes[start : start + length].tobytes()
 
 
-def _choose(part: _Part, cache: Path) -> CacheMode:
+def _choose(part: CachedPart, cache: Path) -> CacheMode:
     """What there is already, else the fastest that leaves half of the free disk."""
     for mode in get_args(CacheMode):
-        if _load_note(part.folder(cache, mode)) is not None:
+        if load_note(part.folder(cache, mode)) is not None:
             return mode  # type: ignore[no-any-return]
-    free = _free_bytes(cache) * _AUTO_SHARE
+    free = free_bytes(cache) * _AUTO_SHARE
     if part.decoded_bytes() <= free:
         return "decoded"
     return "encoded" if part.encoded_bytes() <= free else "none"
 
 
-def _free_bytes(cache: Path) -> int:
-    place = next(place for place in (cache, *cache.absolute().parents) if place.exists())
-    return shutil.disk_usage(place).free - _SPARE_BYTES
-
-
-def _build(folder: Path, part: _Part, mode: CacheMode, on_progress: OnProgress | None) -> None:
+def _build(folder: Path, part: CachedPart, mode: CacheMode, on_progress: OnProgress | None) -> None:
     """Fill a folder; its note comes last."""
     (folder / "pixels.json").unlink(missing_ok=True)
     count = len(part.rows.ids)
     if mode == "none":
-        _finish(folder, part, mode, np.zeros((count, 3), dtype=np.int64))
+        finish_folder(folder, part, mode, np.zeros((count, 3), dtype=np.int64))
         return
     needed = part.decoded_bytes() if mode == "decoded" else part.encoded_bytes()
     (folder / "pixels.bin").unlink(missing_ok=True)  # a damaged one only takes the space that the new one needs
@@ -184,11 +130,11 @@ def _build(folder: Path, part: _Part, mode: CacheMode, on_progress: OnProgress |
             if mode == "encoded":
                 index[:, 1] = writer.lengths
             os.truncate(temporary, int((writer.offsets + writer.lengths).max()))
-    _finish(folder, part, mode, index)
+    finish_folder(folder, part, mode, index)
 
 
 def _write_all(
-    part: _Part, mode: CacheMode, writer: PackWriter, index: npt.NDArray[np.int64], on_progress: OnProgress | None
+    part: CachedPart, mode: CacheMode, writer: PackWriter, index: npt.NDArray[np.int64], on_progress: OnProgress | None
 ) -> None:
     """Every row's pixels or bytes into the file; what goes wrong is told together."""
     broken: list[str] = []
@@ -215,7 +161,7 @@ def _write_all(
 @contextmanager
 def _space(folder: Path, needed: int, mode: CacheMode) -> Iterator[None]:
     """Refuse what does not fit on the disk, before it is begun or when the disk fills up on the way."""
-    free = _free_bytes(folder)
+    free = free_bytes(folder)
     if needed <= free:
         try:
             yield
@@ -228,52 +174,3 @@ def _space(folder: Path, needed: int, mode: CacheMode) -> Iterator[None]:
         f"{folder.parent}: the {mode} images need {needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free; "
         f"free some, move --outputs to a larger disk, or pass --set {less}"
     )
-
-
-def _finish(folder: Path, part: _Part, mode: CacheMode, index: npt.NDArray[np.int64]) -> None:
-    """Write the small files, and last the note that describes them all."""
-    save_bytes(folder / "ids.txt", "".join(f"{row_id}\n" for row_id in part.rows.ids).encode("utf-8"))
-    save_bytes(folder / "index.bin", index.astype("<i8").tobytes())
-    pixels = folder / "pixels.bin"
-    note = {
-        "format": _FORMAT,
-        "mode": mode,
-        "shape": vars(part.shape),
-        "bytes": pixels.stat().st_size if mode != "none" else 0,
-        "blocks": block_sums(pixels) if mode != "none" else [],
-        "files": {name: sha256_file(folder / name) for name in ("ids.txt", "index.bin")},
-        "boxes": part.rows.boxes.tolist() if mode != "decoded" and part.rows.boxes is not None else None,
-        "place": str(part.rows.folder.absolute()) if mode == "none" else None,
-        "paths": list(part.rows.paths) if mode == "none" else None,
-    }
-    save_json(folder / "pixels.json", {**note, "sha256": sha256_text(canonical_json(note))})
-
-
-def _load_note(folder: Path) -> dict[str, Any] | None:
-    """The folder's note, if it is itself whole and the files beside it are as long, and the small ones what it says."""
-    try:
-        note: dict[str, Any] = load_json(folder / "pixels.json")
-        if note["format"] != _FORMAT or note.pop("sha256") != sha256_text(canonical_json(note)):
-            return None
-        if any(sha256_file(folder / name) != sha256 for name, sha256 in note["files"].items()):
-            return None
-        if note["mode"] != "none" and (folder / "pixels.bin").stat().st_size != note["bytes"]:
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return note
-
-
-def _is_sound(folder: Path, on_progress: OnProgress | None) -> bool:
-    """Whether every block of a folder's pixels is what was written; looked at once a process."""
-    note = _load_note(folder)
-    if note is None or note["mode"] == "none":
-        return note is not None
-    path = folder / "pixels.bin"
-    found = path.stat()
-    stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    if _sound.get(path) != stamp:
-        if block_sums(path) != note["blocks"]:
-            return False
-        _sound[path] = stamp
-    return True

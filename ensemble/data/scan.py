@@ -26,13 +26,13 @@ from ensemble.data.scan_store import STATES, Looks, load_looks, save_looks
 from ensemble.data.tables import Rows
 from ensemble.data.threads import OnProgress, for_each_row
 
-__all__ = ["BAD_STATES", "ImageScan", "Keep", "perceptual_hash", "scan_images", "with_scan"]
+__all__ = ["BAD_STATES", "ImageScan", "Keep", "is_unseen", "perceptual_hash", "scan_images", "with_scan"]
 
 BAD_STATES = ("unreadable", "truncated", "too-large", "missing")
 """States of images that can't be trained on; the others are `ok` and `blank`, one colour all over."""
 
-Keep = Callable[[int, Pixels, ImageHeader], None]
-"""Takes a row, its decoded pixels and its header, to keep what it needs of them."""
+Keep = Callable[[str, Pixels, ImageHeader], None]
+"""Takes a path, its decoded pixels and its header, to keep what it needs of them; called from several threads."""
 
 _ENOUGH = 128  # pixels of the shorter side that means, deviations and the perceptual hash are taken from
 
@@ -60,18 +60,25 @@ class ImageScan:
     """Why a bad image is bad, to follow its file's name; empty for the others."""
 
 
-def scan_images(rows: Rows, cache: Path, on_progress: OnProgress | None = None) -> ImageScan:
+def scan_images(
+    rows: Rows, cache: Path, on_progress: OnProgress | None = None, *, keep: Keep | None = None
+) -> ImageScan:
     """Look at every image of `rows` that `cache` does not know yet, in threads; bad ones are told in `states`."""
-    folder = cache / f"scan-{sha256_text(str(rows.folder.absolute()))[:16]}"
+    folder = _folder(rows, cache)
     stamps = _stamps(rows)
     looks = load_looks(folder)
     found = looks.positions(rows.paths, stamps)
     if (found < 0).any():
         with folder_lock(folder, wait=True):
             sweep_temporaries(folder)
-            looks = _look_at_rest(rows, stamps, folder, on_progress)
+            looks = _look_at_rest(rows, stamps, folder, on_progress, keep)
         found = looks.positions(rows.paths, stamps)
     return _as_scan(rows.ids, looks, found)
+
+
+def is_unseen(rows: Rows, cache: Path) -> bool:
+    """Whether none of the rows' images has been looked at yet."""
+    return bool((load_looks(_folder(rows, cache)).positions(rows.paths, _stamps(rows)) < 0).all())
 
 
 def with_scan(rows: Rows, cache: Path, on_progress: OnProgress | None = None) -> Rows:
@@ -82,10 +89,16 @@ def with_scan(rows: Rows, cache: Path, on_progress: OnProgress | None = None) ->
 
 def perceptual_hash(pixels: Pixels) -> int:
     """64 bits of an image: which of the lowest frequencies of its 32 x 32 grey version are above their median."""
-    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    small = halved(pixels, 64, 64)
+    grey = cv2.resize(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
     bits = waves > np.median(waves[1:])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _folder(rows: Rows, cache: Path) -> Path:
+    """Where the looks at a dataset's files are kept."""
+    return cache / f"scan-{sha256_text(str(rows.folder.absolute()))[:16]}"
 
 
 def _stamps(rows: Rows) -> npt.NDArray[np.int64]:
@@ -100,7 +113,9 @@ def _stamps(rows: Rows) -> npt.NDArray[np.int64]:
     return stamps
 
 
-def _look_at_rest(rows: Rows, stamps: npt.NDArray[np.int64], folder: Path, on_progress: OnProgress | None) -> Looks:
+def _look_at_rest(
+    rows: Rows, stamps: npt.NDArray[np.int64], folder: Path, on_progress: OnProgress | None, keep: Keep | None
+) -> Looks:
     """Look at what is not known yet, and remember it."""
     stored = load_looks(folder)  # another process may have looked while we waited for the lock
     absent = np.flatnonzero(stored.positions(rows.paths, stamps) < 0)
@@ -108,7 +123,7 @@ def _look_at_rest(rows: Rows, stamps: npt.NDArray[np.int64], folder: Path, on_pr
     fresh = Looks.empty(list(first), stamps[list(first.values())])
     looks = stored
     try:
-        for_each_row(lambda row: _look(fresh, row, rows.folder), range(len(fresh.paths)), on_progress)
+        for_each_row(lambda row: _look(fresh, row, rows.folder, keep), range(len(fresh.paths)), on_progress)
     finally:
         looks = stored.with_those_of(fresh)  # what was seen before Ctrl+C need not be looked at again
         save_looks(folder, looks)
@@ -126,7 +141,7 @@ def _look(looks: Looks, row: int, folder: Path, keep: Keep | None = None) -> Non
         record["channels"] = header.channels
         pixels = decode_image(content, header=header, shrink=decode_shrink(header))
         if keep is not None:
-            keep(row, pixels, header)
+            keep(looks.paths[row], pixels, header)
         small = halved(pixels, _ENOUGH, _ENOUGH)
         means, stds = cv2.meanStdDev(small)
         record["means"], record["stds"] = means[:, 0] / 255, stds[:, 0] / 255

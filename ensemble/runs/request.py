@@ -16,6 +16,7 @@ from ensemble.core.identity import Identity
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.run import find_runs
 from ensemble.data.audit_images import duplicate_clusters
+from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape
 from ensemble.data.scan import scan_images, with_scan
 from ensemble.data.splits import plan_path, shared_plan
@@ -46,18 +47,9 @@ class RunRequest:
         return Identity(self.resolved.recipe, self.table.sha256, self.plan.sha256)
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels; a resolved recipe has a number."""
-        size = self.resolved.recipe.image.size
-        if not isinstance(size, int):
-            raise TypeError("image.size is resolved when a recipe is loaded")
-        return size
-
-    @property
     def stored_shape(self) -> StoredShape:
         """What is kept of each image: squares, or with `data.cache_size` images whose shorter side is that."""
-        size = self.resolved.recipe.data.cache_size
-        return StoredShape(self.image_size) if size is None else StoredShape(size, is_square=False)
+        return _stored_shape(self.resolved)
 
     @property
     def cache(self) -> Path:
@@ -76,7 +68,7 @@ def make_request(
 ) -> RunRequest:
     """Read the recipe, the dataset's rows and the fold plan they share."""
     resolved = load_recipe(recipe or default_recipe(outputs), folder=folder, sets=sets, data=data)
-    return request_for(resolved, load_rows(resolved, outputs, on_event), outputs)
+    return request_for(resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
 
 
 def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
@@ -91,15 +83,27 @@ def request_for(resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunReq
     return RunRequest(resolved, table, plan, plan_path(table, folds, outputs), outputs)
 
 
-def load_rows(resolved: ResolvedRecipe, outputs: Path, on_event: OnEvent = lambda event: None) -> Table:
-    """The rows of a recipe's dataset, every image looked at."""
+def load_rows(
+    resolved: ResolvedRecipe, outputs: Path, on_event: OnEvent = lambda event: None, *, keep_pixels: bool = False
+) -> Table:
+    """The rows of a recipe's dataset, every image looked at; `keep_pixels`: with a mind to train on them."""
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
     table = load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
     seen: dict[str, Rows] = {}
     for part, rows in (("train", table.train), ("test", table.test)):
         if rows is not None:
-            seen[part] = with_scan(rows, outputs / "cache", _teller(on_event, part))
+            tell = _teller(on_event, part)
+            if keep_pixels and resolved.recipe.data.cache in ("auto", "decoded"):
+                look_and_keep(rows, _stored_shape(resolved), outputs / "cache", tell)
+            seen[part] = with_scan(rows, outputs / "cache", tell)
     return dataclasses.replace(table, **seen)  # type: ignore[arg-type]
+
+
+def _stored_shape(resolved: ResolvedRecipe) -> StoredShape:
+    size, cache_size = resolved.recipe.image.size, resolved.recipe.data.cache_size
+    if not isinstance(size, int):
+        raise TypeError("image.size is resolved when a recipe is loaded")
+    return StoredShape(size) if cache_size is None else StoredShape(cache_size, is_square=False)
 
 
 def _teller(on_event: OnEvent, part: str) -> Callable[[int, int], None]:

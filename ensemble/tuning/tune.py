@@ -69,7 +69,7 @@ def tune(
         )
     name = study or resolved.name
     check_run_name(name)
-    request = request_for(resolved, load_rows(resolved, outputs, on_event), outputs)
+    request = request_for(resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
     work = _StudyWork(outputs / "studies" / name, request, sampler, seed, engine, on_event)
     work.refuse_if_other()
     work.findings = checked_request(request, on_event)

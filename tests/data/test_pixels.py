@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ensemble.data.pixels as pixels_module
+from ensemble.data.cache_folder import load_note
+from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape, fit, load_fitted
 from ensemble.data.image_headers import ImageHeader
 from ensemble.data.packed_file import BLOCK_BYTES, MappedFile, PackWriter, block_sums
 from ensemble.data.pixel_sets import DecodedImages, VariableImages, as_squares
 from ensemble.data.pixels import build_pixels, open_pixels
+from ensemble.data.scan import scan_images
 from ensemble.data.tables import Rows
 from ensemble.errors import InputError
 
@@ -122,6 +124,46 @@ def test_shrinking_sees_every_pixel() -> None:
     assert area < found < 1.3 * area < picked / 2
 
 
+@pytest.mark.parametrize("shape", [StoredShape(16), StoredShape(32, is_square=False), StoredShape(700)], ids=str)
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_the_first_look_leaves_the_very_cache_behind(
+    mixed: Path, tmp_path: Path, shape: StoredShape, with_boxes: bool, request: pytest.FixtureRequest
+) -> None:
+    rows = rows_of(mixed, np.array([[0, 2.5, 15, 300]] * 6) if with_boxes else None)
+    look_and_keep(rows, shape, tmp_path / "looked")
+    afterwards = build_pixels(rows, shape, tmp_path / "afterwards")
+    if shape.size < 512 and not with_boxes:
+        request.getfixturevalue("never_decodes")
+    found = build_pixels(rows, shape, tmp_path / "looked")
+    assert found.name == afterwards.name
+    assert same(every(open_pixels(found)), every(open_pixels(afterwards)))
+    assert not list((tmp_path / "looked").rglob("first-*/*"))
+
+
+def test_the_first_look_at_a_bad_image_leaves_no_cache(squares: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(squares, tmp_path / "copy"))
+    (copy / "images" / "0037.png").write_bytes(b"")
+    rows = rows_of(copy)
+    look_and_keep(rows, StoredShape(16), tmp_path / "cache")
+    assert not list(tmp_path.rglob("pixels.bin"))
+    assert scan_images(rows, tmp_path / "cache").states.count("unreadable") == 1
+
+
+def test_a_killed_first_look_leaves_nothing_that_passes_for_whole(squares: Path, tmp_path: Path) -> None:
+    process = build_elsewhere(squares, tmp_path, 0.05, BUILD.replace("# the first look comes here", LOOK_FIRST))
+    assert process.stdout is not None
+    for _ in range(5):
+        assert process.stdout.readline() == "decoding\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(list(tmp_path.glob("first-*/*.ens-tmp"))) == 1
+    rows = rows_of(squares)
+    look_and_keep(rows, StoredShape(16), tmp_path)
+    folder = build_pixels(rows, 16, tmp_path)
+    assert not list(tmp_path.rglob("*.ens-tmp"))
+    assert same(every(open_pixels(folder)), every(open_pixels(build_pixels(rows, 16, tmp_path / "other"))))
+
+
 def test_other_content_under_the_same_names_is_another_cache(squares: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(squares, tmp_path / "copy"))
     same_content = build_pixels(rows_of(copy), 16, tmp_path / "cache")
@@ -216,33 +258,43 @@ def test_auto_takes_the_fastest_that_leaves_half_of_the_disk_free(
     for name, free in {"encoded": 2 * decoded - 2, "none": 2 * encoded - 2, "decoded": 2 * decoded}.items():
         with_free(monkeypatch, spare + free)
         folder = build_pixels(rows, 64, tmp_path / name, wish="auto")
-        found[name] = pixels_module._load_note(folder)["mode"]  # type: ignore[index]
+        found[name] = load_note(folder)["mode"]  # type: ignore[index]
     assert found == {"encoded": "encoded", "none": "none", "decoded": "decoded"}
     with_free(monkeypatch, spare)
     again = build_pixels(rows, 64, tmp_path / "decoded", wish="auto")
-    assert pixels_module._load_note(again)["mode"] == "decoded"  # type: ignore[index]
+    assert load_note(again)["mode"] == "decoded"  # type: ignore[index]
 
 
 BUILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import ensemble.data.pixels as pixels
+from ensemble.data.scan import scan_images
 from ensemble.data.tables import Rows
 folder, cache, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 names = sorted(path.name for path in (folder / "images").iterdir())
 rows = Rows(tuple(name.split(".")[0] for name in names), tuple(f"images/{name}" for name in names), folder)
 decode = pixels.load_fitted
 def slowly(*arguments):
-    print("decoding", flush=True)
+    os.write(1, b"decoding\\n")  # print would mix the lines of two threads
     time.sleep(slow)
     return decode(*arguments)
 pixels.load_fitted = slowly
+# the first look comes here
 print(pixels.build_pixels(rows, 16, cache), flush=True)
 """
 
 
-def build_elsewhere(squares: Path, cache: Path, slow: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILD, str(squares), str(cache), str(slow)]
+LOOK_FIRST = """
+import ensemble.data.first_look as first
+from ensemble.data.fitting import StoredShape
+decode, first.fit = first.fit, slowly
+first.look_and_keep(rows, StoredShape(16), cache)
+"""
+
+
+def build_elsewhere(squares: Path, cache: Path, slow: float, code: str = BUILD) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, str(squares), str(cache), str(slow)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
