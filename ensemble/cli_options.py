@@ -113,7 +113,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         _blend_options,
     ),
     "folds": (
-        "make or show the fold plan that all recipes of a dataset share",
+        "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
         "ens folds --recipe quickstart --set folds.k=10",
         _recipe_options,
     ),

@@ -154,7 +154,7 @@ def test_validation_and_test_rows_are_never_augmented(
         fill(self, pixels, rows, keys, out)
 
     monkeypatch.setattr(Augment, "fill", watched)
-    assert ens("train", "--recipe", "tiny", "--folds", "0", "--set", "tta=hflip").code == 0
+    assert ens("train", "--recipe", "tiny", "--engine", "inline", "--folds", "0", "--set", "tta=hflip").code == 0
     (plan_file,) = (workspace / "outputs" / "folds").glob("*.csv")
     folds = load_plan(plan_file).fold_by_id(0)
     rows = {row for count, chosen in seen if count == 48 for row in chosen}
