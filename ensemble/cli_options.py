@@ -79,7 +79,9 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
 
 def _eda_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
-    command.add_argument("--out", metavar="DIR", help="write tables (CSV) and figures (SVG) into this folder")
+    option = command.add_argument
+    option("--out", metavar="DIR", help="write tables (CSV) and figures (SVG) into this folder")
+    option("--augment", action="store_true", help="draw a contact sheet of augmented images, augment.png")
 
 
 def _status_options(command: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
 from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files
-from ensemble.runs.eda import look_at_data
+from ensemble.runs.eda import draw_augmentation, look_at_data
 
 __all__ = ["run"]
 
@@ -31,6 +31,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     facts = look.facts
     written = save_eda_files(Path(arguments.out), look) if arguments.out else []
+    if arguments.augment:
+        place = Path(arguments.out) if arguments.out else arguments.outputs / "eda" / facts["dataset"]
+        written.append(draw_augmentation(look, place))
     document = {**facts, "files": [str(path) for path in written]}
     shown: list[str | Table] = [_headline(facts), "", _classes(facts), ""]
     shown += _images("training images", facts["images"])

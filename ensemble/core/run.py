@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 RUN_FORMAT = 1
-RESERVED_NAMES = frozenset({"blends", "cache", "folds", "logs", "studies"})
+RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "studies"})
 _NAME = re.compile(r"[\w][\w.+=-]{0,127}", re.UNICODE)
 
 

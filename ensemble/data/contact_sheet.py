@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,11 +17,32 @@ from ensemble.data.augment import make_augment
 from ensemble.data.batches import SeedParts
 from ensemble.data.fitting import resized
 from ensemble.data.pixel_sets import Images, indexed
+from ensemble.data.pixels import open_pixels
 
-__all__ = ["contact_sheet", "save_contact_sheet"]
+__all__ = ["contact_sheet", "draw_contact_sheet", "save_contact_sheet"]
 
 _GAP, _PAPER = 4, 255
 _LEAST_SIDE = 96  # smaller images are enlarged by whole numbers, so that one sees their pixels
+
+
+def draw_contact_sheet(
+    folder: Path,
+    report: Callable[[Mapping[str, Any]], None],
+    *,
+    pixels: str,
+    ids: list[str],
+    augment: str | Transforms,
+    seed: int,
+    size: int,
+    epochs: int,
+) -> str:
+    """A task: the sheet of the named rows of a cache folder as `augment.png` in `folder`."""
+    images = open_pixels(Path(pixels))
+    position = {row_id: row for row, row_id in enumerate(images.ids)}
+    rows = np.array([position[row_id] for row_id in ids], dtype=np.int64)
+    sheet = contact_sheet(images, rows, augment, SeedParts(seed, 0, 0), size=size, epochs=epochs)
+    save_contact_sheet(folder / "augment.png", sheet)
+    return str(folder / "augment.png")
 
 
 def contact_sheet(

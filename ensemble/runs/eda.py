@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 
 from ensemble.data.image_facts import describe_images
+from ensemble.data.pixels import build_pixels
 from ensemble.data.scan import ImageScan, scan_images
+from ensemble.engine.scheduler import run_tasks
+from ensemble.engine.task import Task
+from ensemble.errors import EnsError, InputError
 from ensemble.runs.audit import audit_request
 from ensemble.runs.folds import OnEvent
 from ensemble.runs.request import RunRequest, make_request
 
-__all__ = ["Look", "look_at_data"]
+__all__ = ["Look", "draw_augmentation", "look_at_data"]
+
+_SHEET_ROWS, _SHEET_EPOCHS = 8, 7
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,39 @@ def look_at_data(
         "findings": [finding.plain() for finding in findings],
     }
     return Look(facts, request, train, test)
+
+
+def draw_augmentation(look: Look, folder: Path) -> Path:
+    """Draw `augment.png` in `folder`: a line an image, as validation sees it, then as training would, epoch by epoch.
+
+    There is one image of each class, as far as there is room.
+    """
+    request = look.request
+    recipe, rows, size = request.resolved.recipe, request.table.train.usable, request.resolved.recipe.image.size
+    arguments = {
+        "pixels": str(build_pixels(rows, request.stored_shape, request.cache, wish=recipe.data.cache)),
+        "ids": _one_of_each(request, set(rows.ids)),
+        "augment": recipe.plain()["augment"],
+        "seed": recipe.seed,
+        "size": size,
+        "epochs": _SHEET_EPOCHS,
+    }
+    task = Task("contact sheet", "ensemble.data.contact_sheet:draw_contact_sheet", arguments, folder)
+    last = run_tasks([task], "inline", lambda event: None)[task.name]
+    if last.kind == "refused":
+        raise InputError(*last.data["messages"])
+    if last.kind == "failed":
+        raise EnsError(f"the contact sheet failed: {last.data['error']}; log: {last.data['log']}")
+    return Path(last.data["result"])
+
+
+def _one_of_each(request: RunRequest, usable: set[str]) -> list[str]:
+    """Rows to show: the first of each class, then the second, until there are enough."""
+    table = request.table
+    seen: dict[int, int] = {}
+    turns = []
+    for row_id, label in zip(table.train.ids, table.labels.tolist(), strict=True):
+        if row_id in usable:
+            turns.append((seen.setdefault(label, 0), label, row_id))
+            seen[label] += 1
+    return [row_id for _, _, row_id in sorted(turns)[:_SHEET_ROWS]]

@@ -92,3 +92,19 @@ def test_a_second_look_opens_no_image(workspace: Path, ens: Ens, monkeypatch: py
 
     monkeypatch.setattr("ensemble.data.scan.decode_image", fail)
     assert ens("eda", "--recipe", "tiny", "--json").document == before
+
+
+def test_the_contact_sheet_shows_the_image_and_its_changes(workspace: Path, ens: Ens) -> None:
+    answer = ens("eda", "--recipe", "tiny", "--augment", "--json")
+    assert answer.code == 0, answer.err
+    (path,) = answer.document["files"]
+    assert path == str(Path("outputs/eda/squares/augment.png"))
+    sheet = cv2.imread(path)
+    side = 96 + 4
+    assert sheet.shape == (8 * side + 4, 8 * side + 8, 3)
+    first = [sheet[4:100, 4 + column * side + 4 * (column > 0) :][:, :96] for column in range(8)]
+    assert len({tile.tobytes() for tile in first}) == 8
+    plain = ens("eda", "--recipe", "tiny", "--augment", "--set", "augment=none", "--out", "plain", "--json")
+    sheet = cv2.imread(plain.document["files"][-1])
+    tiles = [sheet[4:100, 4 + column * side + 4 * (column > 0) :][:, :96] for column in range(8)]
+    assert len({tile.tobytes() for tile in tiles}) == 1
