@@ -210,8 +210,8 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     assert state in ("interrupted", "partial")
     answer = ens("train", "--recipe", "tiny", "--name", "stopped")
     assert answer.code == 0, answer.err
-    if workers == 1:
-        assert ("fold 0: finished earlier, kept" in answer.err) == (words != "fold 0: epoch 1")
+    if workers == 1 and words.startswith("fold 1"):
+        assert "fold 0: finished earlier, kept" in answer.err
     assert fingerprint(stopped) == fingerprint(undisturbed)
     assert not list(stopped.rglob("*.ens-tmp"))
     assert not (stopped / ".lock").exists()
