@@ -88,7 +88,7 @@ def _prepared(event: Mapping[str, Any]) -> str:
     weights = "pretrained weights" if event["pretrained"] else f"warning: {event['pretrained_why']}"
     if not event["pretrained"] and "recipe asks" in event["pretrained_why"]:
         weights = "from scratch"
-    device = f"{event['device']}, {event['precision']}, {event['threads']} threads"
+    device = f"{event['device']}, {event['precision']}, {event['threads']} thread{'s' if event['threads'] > 1 else ''}"
     return f"{event['parameters']:,} parameters, {weights}, on {device}"
 
 

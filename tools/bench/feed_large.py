@@ -24,7 +24,10 @@ from ensemble.core.augmentation import Transforms, stored_size
 from ensemble.core.recipe import SamplingPart
 from ensemble.data.augment import Augment
 from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.data.first_look import look_and_keep
+from ensemble.data.fitting import StoredShape
 from ensemble.data.pixels import build_pixels, open_pixels
+from ensemble.data.scan import with_scan
 from ensemble.data.tables import Rows
 from ensemble.inference.predict import Normalizer
 
@@ -118,7 +121,9 @@ def feed_of(folder: Path, paths: list[Path], cache: Path, transforms: Transforms
     """The feed of one fold that trains on all images."""
     ids = tuple(path.stem for path in paths)
     rows = Rows(ids, tuple(path.relative_to(folder).as_posix() for path in paths), folder)
-    images = open_pixels(build_pixels(rows, stored_size(SIZE, "auto", transforms), cache))
+    shape = StoredShape(stored_size(SIZE, "auto", transforms))
+    look_and_keep(rows, shape, cache)  # as a run does: looked at and decoded in one pass
+    images = open_pixels(build_pixels(with_scan(rows, cache), shape, cache))
     training = TrainingRows(np.arange(len(ids)), np.zeros(len(ids), dtype=np.int64), ("a",), SamplingPart())
     augment = Augment(transforms, SIZE)
     return TrainingFeed(
