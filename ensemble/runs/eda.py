@@ -44,7 +44,7 @@ def look_at_data(
     on_event: OnEvent = lambda event: None,
 ) -> Look:
     """Scan every image of a recipe's dataset, or take what an earlier scan found, and describe it."""
-    request = make_request(recipe, folder=Path(folder), outputs=Path(outputs), sets=sets, data=data)
+    request = make_request(recipe, folder=Path(folder), outputs=Path(outputs), sets=sets, data=data, on_event=on_event)
     findings = audit_request(request, on_event)
     table = request.table
     train = scan_images(table.train, request.cache)

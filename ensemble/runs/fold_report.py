@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ensemble.core.foldplan import FoldPlan, save_plan
 from ensemble.runs.audit import audit_request
-from ensemble.runs.request import OnEvent, load_rows, read_recipe, request_for
+from ensemble.runs.request import OnEvent, make_request
 
 __all__ = ["fold_plan"]
 
@@ -30,8 +30,7 @@ def fold_plan(
     A plan with errors is not written.
     """
     outputs = Path(outputs)
-    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
-    request = request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
+    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     findings = audit_request(request, on_event)
     is_wrong = any(finding.level == "error" for finding in findings)
     made = not request.plan_path.exists() and not is_wrong

@@ -91,10 +91,11 @@ def make_request(
     sets: Sequence[str] = (),
     data: str | None = None,
     on_event: OnEvent = lambda event: None,
+    keep_pixels: bool = False,
 ) -> RunRequest:
-    """Read the recipe, the dataset's rows and the fold plan they share."""
+    """Read the recipe, the dataset's rows and the fold plan they share; `keep_pixels`: with a mind to train on them."""
     asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
-    return request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
+    return request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=keep_pixels), outputs)
 
 
 def read_recipe(

@@ -54,7 +54,9 @@ def train(
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
-    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
+    request = make_request(
+        recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event, keep_pixels=True
+    )
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
         _refuse_strangers(run.path)
