@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.recipe import FoldsPart
+from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.splits import make_plan
 from ensemble.data.tables import Rows, Table
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ensemble.core.labels import LabelSpec
-from ensemble.core.recipe import Channel
+from ensemble.core.recipe_data import Channel
 from ensemble.core.schema import Frozen
 from ensemble.core.templates import PatternTemplate, Template, columns_of
 

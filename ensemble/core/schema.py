@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Fraction", "Frozen", "PositiveFloat"]
+__all__ = ["Fraction", "Frozen", "PositiveFloat", "Seed"]
 
 
 class Frozen(BaseModel):
@@ -21,3 +21,4 @@ class Frozen(BaseModel):
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.randomness import hash_ids, mix_keys, sample_keys
-from ensemble.core.recipe import SamplingPart
+from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.buffers import BufferPool
 from ensemble.data.feed_process import FeedProcess
 from ensemble.data.fitting import resized

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ensemble.core.complaints import closest
 from ensemble.core.randomness import generator
-from ensemble.core.recipe import SamplingPart
+from ensemble.core.recipe_data import SamplingPart
 from ensemble.errors import InputError
 
 __all__ = ["check_sampling", "class_targets", "copy_numbers", "draw_order"]

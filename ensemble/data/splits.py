@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ensemble.core.files import canonical_json, sha256_text
 from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
-from ensemble.core.recipe import FoldsPart
+from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.duplicates import join_clusters
 from ensemble.data.schemes import SplitRows, given_folds, split_rows
 from ensemble.data.tables import Table

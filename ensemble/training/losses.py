@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from ensemble.core.recipe import LossPart
+from ensemble.core.recipe_model import LossPart
 
 __all__ = ["Loss", "make_loss"]
 

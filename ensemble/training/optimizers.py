@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ensemble.core.recipe import TrainPart
+from ensemble.core.recipe_train import TrainPart
 
 __all__ = ["learning_rate", "make_optimizer"]
 

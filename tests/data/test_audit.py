@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.recipe import FoldsPart
+from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.audit import Finding, audit
 from ensemble.data.audit_images import duplicate_clusters
 from ensemble.data.findings import CODES, SHOWN

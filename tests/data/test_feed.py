@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.core.augmentation import PRESETS
-from ensemble.core.recipe import SamplingPart
+from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.augment import Augment, make_augment
 from ensemble.data.batches import Batch, SeedParts, TrainingFeed, TrainingRows, plain_batches
 from ensemble.data.buffers import BufferPool

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.recipe import FoldsPart
+from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.splits import make_plan, shared_plan
 from ensemble.data.tables import LabelPart, Rows, Table
 from ensemble.errors import InputError

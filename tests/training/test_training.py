@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ensemble.training.torchvision_cure as cure
-from ensemble.core.recipe import TrainPart
+from ensemble.core.recipe_train import TrainPart
 from ensemble.errors import InputError
 from ensemble.inference.predict import Normalizer
 from ensemble.inference.views import views_of

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ensemble.core.augmentation import Transforms
-from ensemble.core.recipe import SamplingPart
+from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.augment import Augment
 from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
 from ensemble.data.packed_file import MappedFile

@@ -19,7 +19,7 @@ from side_by_side import Contest
 
 import ensemble.training.torchvision_cure  # noqa: F401  (before anything that imports torchvision)
 from ensemble.core.augmentation import Transforms
-from ensemble.core.recipe import SamplingPart
+from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.augment import Augment
 from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows
 from ensemble.data.pixel_sets import DecodedImages
