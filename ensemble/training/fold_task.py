@@ -29,7 +29,7 @@ from ensemble.training.fold_rows import FoldRows, split_rows
 from ensemble.training.loop import EpochResult, Trainer
 from ensemble.training.losses import make_loss
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
-from ensemble.training.precision import check_compile, choose_precision
+from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision
 from ensemble.training.pretrained import choose_pretrained
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
@@ -48,6 +48,8 @@ def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes
     check_feed(parsed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(parsed.train.precision, device)
+    if precision == "bf16" and device == "cpu":
+        check_bf16_gradients(network, torch.zeros(1, 3, image_size(parsed), image_size(parsed)))
     if parsed.train.compile:
         check_compile(device)
     return {
