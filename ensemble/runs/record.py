@@ -51,6 +51,7 @@ def new_record(
         "data_folder": str(request.table.train.folder),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
+        "code": {code.name: code.sha256 for code in request.code},
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),
         "rows": {

@@ -38,7 +38,9 @@ _PREDICTION_BATCH = 256
 Report = Callable[[Mapping[str, Any]], None]
 
 
-def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
+def prepare_run(
+    folder: Path, report: Report, *, recipe: dict[str, Any], classes: int, code: Mapping[str, Any]
+) -> dict[str, Any]:
     """Decide, before any fold: weights, precision, device; refuse what can't be built."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
@@ -64,6 +66,7 @@ def train_fold(
     recipe: dict[str, Any],
     decided: dict[str, Any],
     about: dict[str, Any],
+    code: Mapping[str, Any],
     classes: list[str],
     plan_path: str,
     train_pixels: str,
@@ -77,7 +80,8 @@ def train_fold(
 
     `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
     class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
-    than the plan's. `about` (run, identity, dataset and their hashes) goes into every file that leaves here.
+    than the plan's. `code` says how to import what the recipe names as `module:function`. `about` (run, identity,
+    dataset and their hashes) goes into every file that leaves here.
     """
     other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
     work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
