@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
@@ -54,6 +55,7 @@ def execute_run(
         training.tell_left_out()
         training.keep_finished()
         training.decode(wanted)
+        save_code(run.path, request.code)
         if not request.plan_path.exists():
             save_plan(request.plan_path, request.plan)
         with _leaving_a_true_state(run, record):
@@ -86,7 +88,11 @@ def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> di
     """Let a worker decide what depends on the machine, and refuse what it can't build."""
     on_event({"event": "preparing"})
     with tempfile.TemporaryDirectory(prefix="ens-prepare-") as folder:
-        arguments = {"recipe": request.resolved.recipe.plain(), "classes": len(request.table.classes)}
+        arguments = {
+            "recipe": request.resolved.recipe.plain(),
+            "classes": len(request.table.classes),
+            "code": {code.name: code.plain() for code in request.code},
+        }
         task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
         last = run_tasks([task], workplace.engine, lambda event: None)["prepare"]
         if last.kind == "refused":

@@ -15,7 +15,8 @@ import torch
 
 from ensemble.core.files import atomic_path, load_json, save_json
 from ensemble.core.foldplan import FoldPlan, load_plan
-from ensemble.core.metrics import score_all
+from ensemble.core.metrics import per_class, score_all
+from ensemble.core.own_metric import own_metrics
 from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
@@ -29,6 +30,7 @@ from ensemble.training.fold_rows import FoldRows, split_rows
 from ensemble.training.loop import EpochResult, train_epochs
 from ensemble.training.losses import ClassFacts, Loss, make_loss
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
+from ensemble.training.own_loss import check_loss, own_losses
 from ensemble.training.pretrained import choose_pretrained
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
@@ -39,12 +41,16 @@ _PREDICTION_BATCH = 256
 Report = Callable[[Mapping[str, Any]], None]
 
 
-def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
+def prepare_run(
+    folder: Path, report: Report, *, recipe: dict[str, Any], classes: int, code: Mapping[str, Any]
+) -> dict[str, Any]:
     """Decide, before any fold: weights, precision, device; refuse what can't be built."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
     network = build_network(_spec(parsed, classes), pretrained=False)
     check_feed(parsed)
+    check_loss(parsed, code, classes)
+    own_metrics(parsed.metric, code, classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = parsed.train.precision
     if precision == "auto":
@@ -65,6 +71,7 @@ def train_fold(
     recipe: dict[str, Any],
     decided: dict[str, Any],
     about: dict[str, Any],
+    code: Mapping[str, Any],
     classes: list[str],
     plan_path: str,
     train_pixels: str,
@@ -78,10 +85,12 @@ def train_fold(
 
     `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
     class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
-    than the plan's. `about` (run, identity, dataset and their hashes) goes into every file that leaves here.
+    than the plan's. `code` says how to import what the recipe names as `module:function`. `about` (run, identity,
+    dataset and their hashes) goes into every file that leaves here.
     """
     other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
-    work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
+    parts = SeedParts(0, repeat, fold)
+    work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, code, classes, parts, report)
     return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out, other_labels)
 
 
@@ -94,12 +103,14 @@ class _FoldWork:
         recipe: Recipe,
         decided: dict[str, Any],
         about: dict[str, Any],
+        code: Mapping[str, Any],
         classes: list[str],
         parts: SeedParts,
         report: Report,
     ) -> None:
         self.folder, self.recipe, self.decided, self.about = folder, recipe, decided, about
-        self.classes, self.report = classes, report
+        self.classes, self.report, self.code = classes, report, code
+        self.own_metrics = own_metrics(recipe.metric, code, len(classes))
         self.parts = SeedParts(recipe.seed, parts.repeat, parts.fold)
         self.device = torch.device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
@@ -151,7 +162,7 @@ class _FoldWork:
             )
             for result in epochs:
                 probs = self.probabilities(network, images, rows.validation, policy="none")
-                scores = score_all(rows.labels[rows.validation], probs)
+                scores = score_all(rows.labels[rows.validation], probs, self.own_metrics)
                 self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
                 self.tell(result, scores, time.monotonic() - clock)
                 clock = time.monotonic()
@@ -160,7 +171,7 @@ class _FoldWork:
     def loss(self, rows: FoldRows) -> Loss:
         """The recipe's loss, which may know the classes of this fold's training rows."""
         counts = np.bincount(rows.train_labels[rows.training], minlength=len(self.classes))
-        return make_loss(self.recipe.loss, ClassFacts(tuple(self.classes), counts))
+        return make_loss(self.recipe.loss, ClassFacts(tuple(self.classes), counts), own_losses(self.recipe, self.code))
 
     def predict(
         self,
@@ -179,7 +190,7 @@ class _FoldWork:
             labels=labels,
             folds=[self.parts.fold] * len(rows),
             groups=None,
-            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs)},
+            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs, self.own_metrics)},
         )
         save_predictions(self.folder / "oof", predictions)
         return predictions
@@ -241,6 +252,7 @@ class _FoldWork:
             "best_epoch": self.recipe.train.epochs,
             "best_epoch_why": "train.select is last: the last epoch, whatever its score",
             "scores": oof.sidecar["scores"],
+            "per_class": per_class(np.asarray(oof.labels), oof.probs),
             "cost": oof.sidecar["cost"],
             "seconds": round(time.monotonic() - started, 3),
             "device": self.decided["device"],

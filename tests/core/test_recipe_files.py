@@ -73,7 +73,9 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
     recipe = resolved.recipe
     assert (recipe.model.name, recipe.model.drop_rate, recipe.train.lr, recipe.train.epochs) == ("b", 0.1, 2.0, 5)
     assert {
-        key: origin for key, origin in resolved.origins.items() if not key.startswith(("folds", "loss", "sampling"))
+        key: origin
+        for key, origin in resolved.origins.items()
+        if not key.startswith(("folds", "loss", "mix", "sampling"))
     } == {
         "description": "default",
         "data.name": "--data",
