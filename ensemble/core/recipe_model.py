@@ -1,4 +1,4 @@
-"""The recipe's parts about the network and what its training minimises.
+"""The recipe's part about the network.
 
 Each field's docstring is its documentation.
 """
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ensemble.core.schema import Fraction, Frozen
 
-__all__ = ["LossPart", "ModelPart"]
+__all__ = ["ModelPart"]
 
 
 class ModelPart(Frozen):
@@ -24,12 +24,3 @@ class ModelPart(Frozen):
     scratch with one warning; decided once, before any fold starts, and recorded."""
     drop_rate: Fraction = 0.0
     """Dropout before the classifier."""
-
-
-class LossPart(Frozen):
-    """What the training minimises."""
-
-    name: Literal["cross-entropy"] = "cross-entropy"
-    """`cross-entropy`: softmax cross-entropy over the classes."""
-    label_smoothing: Fraction = 0.0
-    """Share of the target spread evenly over all classes."""

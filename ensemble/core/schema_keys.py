@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ensemble.core.complaints import KeyPath, any_of, closest, dotted
+from ensemble.core.schema import CODE_NAME
 
 __all__ = [
     "allowed_text",
@@ -151,6 +152,8 @@ def _phrase(annotation: Any, bare: Any) -> str:
         bounds = bounds_text(annotation)
         comma = "," if bounds.startswith("at") else ""
         return f"{_KINDS[bare]}{comma} {bounds}".rstrip()
+    if _constraint(annotation, "pattern") == CODE_NAME:
+        return "module:function"
     if bare is str:
         return "text that is not empty" if _constraint(annotation, "min_length") else "text"
     if _is_model(bare):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.augmentation import stored_size
+from ensemble.core.class_names import check_class_names
 from ensemble.core.custom_code import OwnCode, find_code, require_allowed
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
@@ -20,7 +21,6 @@ from ensemble.core.run import RunFolder, find_runs
 from ensemble.data.audit_images import duplicate_clusters
 from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape
-from ensemble.data.sampling import check_sampling
 from ensemble.data.scan import scan_images, with_scan
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Rows, Table, dataset_folder, load_table
@@ -126,7 +126,7 @@ def read_recipe(
 
 def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
-    check_sampling(resolved.recipe.sampling, table.classes)
+    check_class_names(resolved.recipe, table.classes)
     folds = resolved.recipe.folds
 
     def clusters() -> NDArray[np.int64]:

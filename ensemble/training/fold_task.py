@@ -27,6 +27,7 @@ from ensemble.inference.predict import Normalizer, predict_rows
 from ensemble.training.fold_feed import check_feed, image_size, make_feed
 from ensemble.training.fold_rows import FoldRows, split_rows
 from ensemble.training.loop import EpochResult, train_epochs
+from ensemble.training.losses import ClassFacts, Loss, make_loss
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
 from ensemble.training.pretrained import choose_pretrained
 
@@ -147,6 +148,7 @@ class _FoldWork:
                 batches=feed.epoch,
                 steps_per_epoch=feed.steps,
                 labels=torch.from_numpy(rows.train_labels),
+                loss_of=self.loss(rows),
                 normalizer=self.normalizer,
                 precision=self.decided["precision"],
                 seed_of=lambda epoch: self.seed("epoch", epoch),
@@ -158,6 +160,11 @@ class _FoldWork:
                 self.tell(result, scores, time.monotonic() - clock)
                 clock = time.monotonic()
         return network
+
+    def loss(self, rows: FoldRows) -> Loss:
+        """The recipe's loss, which may know the classes of this fold's training rows."""
+        counts = np.bincount(rows.train_labels[rows.training], minlength=len(self.classes))
+        return make_loss(self.recipe.loss, ClassFacts(tuple(self.classes), counts))
 
     def predict(
         self,

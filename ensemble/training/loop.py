@@ -13,7 +13,7 @@ from ensemble.core.recipe import Recipe
 from ensemble.data.batches import Batch
 from ensemble.errors import EnsError
 from ensemble.inference.predict import Normalizer
-from ensemble.training.losses import make_loss
+from ensemble.training.losses import Loss
 from ensemble.training.optimizers import learning_rate, make_optimizer
 
 __all__ = ["EpochResult", "LossError", "train_epochs"]
@@ -44,13 +44,13 @@ def train_epochs(
     batches: Callable[[int], Iterator[Batch]],
     steps_per_epoch: int,
     labels: torch.Tensor,
+    loss_of: Loss,
     normalizer: Normalizer,
     precision: str,
     seed_of: Callable[[int], int],
 ) -> Iterator[EpochResult]:
     """Train in place, yielding after each epoch; `batches(epoch)` and `seed_of(epoch)` carry all randomness."""
     optimizer = make_optimizer(network, recipe.train)
-    loss_of = make_loss(recipe.loss)
     for epoch in range(1, recipe.train.epochs + 1):
         torch.manual_seed(seed_of(epoch))
         network.train()
