@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemble.core.recipe import Recipe
 from ensemble.core.recipe_loss import MixPart
-from ensemble.training.mixing import Mixer, make_mixer
+from ensemble.training.mixing import Mixer, make_mixing
 
 CLASSES = 5
 
@@ -114,6 +115,15 @@ def test_memory_stays_channels_last() -> None:
 
 
 def test_the_last_epochs_see_rows_as_they_are() -> None:
-    part = MixPart(kind="mixup", last_epochs_off=2)
-    assert [make_mixer(part, 3, epoch, 5) is not None for epoch in range(1, 6)] == [True, True, True, False, False]
-    assert make_mixer(MixPart(), 3, 1, 5) is None
+    values = {"data": "digits", "model": {"name": "x"}, "train": {"epochs": 5}}
+    recipe = Recipe.model_validate({**values, "mix": {"kind": "mixup", "last_epochs_off": 2}})
+    epoch = 0
+    mixing = make_mixing(recipe, 3, lambda: epoch)
+    assert mixing is not None
+    pixels, labels = torch.rand(4, 1, 4, 4), torch.arange(4) % 3
+    mixed = []
+    for epoch in range(1, 6):
+        changed, targets = mixing(pixels, labels, epoch)
+        mixed.append((targets.ndim == 2, not torch.equal(changed, pixels)))
+    assert mixed == [(True, True)] * 3 + [(False, False)] * 2
+    assert make_mixing(Recipe.model_validate(values), 3, lambda: 1) is None

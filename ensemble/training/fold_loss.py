@@ -1,30 +1,34 @@
-"""Losses of one's own, `module:function`: loaded, and tried before any fold is trained by them."""
+"""The loss of one fold: it may know the classes of the training rows, and may be one's own, `module:function`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ensemble.core.code_import import load_function
 from ensemble.core.recipe import Recipe
 from ensemble.core.recipe_loss import LOSSES
 from ensemble.errors import EnsError, InputError
-from ensemble.training.losses import ClassFacts, CustomLoss, make_loss
+from ensemble.training.losses import ClassFacts, CustomLoss, Loss, make_loss
 
-__all__ = ["check_loss", "own_losses"]
+__all__ = ["check_loss", "fold_loss"]
 
 
-def own_losses(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]]) -> dict[str, CustomLoss]:
-    """The recipe's own loss functions, by their names."""
-    return {name: load_function(name, codes) for name in recipe.loss.terms if name not in LOSSES}
+def fold_loss(
+    recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: Sequence[str], labels: npt.NDArray[np.int64]
+) -> Loss:
+    """The recipe's loss for a fold whose training rows have these labels."""
+    facts = ClassFacts(tuple(classes), np.bincount(labels, minlength=len(classes)))
+    return make_loss(recipe.loss, facts, _own_losses(recipe, codes))
 
 
 def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: int) -> None:
     """Refuse a loss of one's own that fails, or that nothing can be learned from, on targets as the recipe has them."""
-    own = own_losses(recipe, codes)
+    own = _own_losses(recipe, codes)
     if not own:
         return
     facts = ClassFacts(tuple(f"class {label}" for label in range(classes)), np.full(classes, 2, dtype=np.int64))
@@ -41,3 +45,8 @@ def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: 
             raise InputError(f"loss: {', '.join(own)} failed on {tried}: {type(error).__name__}: {error}") from error
         if logits.grad is None or not torch.isfinite(logits.grad).all():
             raise InputError(f"loss: {', '.join(own)} has no finite gradient on {tried}")
+
+
+def _own_losses(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]]) -> dict[str, CustomLoss]:
+    """The recipe's own loss functions, by their names."""
+    return {name: load_function(name, codes) for name in recipe.loss.terms if name not in LOSSES}
