@@ -24,6 +24,7 @@ from ensemble.core.complaints import Complaint, Place, closest, raise_together
 from ensemble.core.files import canonical_json, save_bytes, sha256_file, sha256_text
 from ensemble.core.recipe_find import shipped_folder, shown_path
 from ensemble.core.recipe_load import ResolvedRecipe
+from ensemble.core.schema import CODE_NAME
 from ensemble.errors import InputError
 
 __all__ = ["CODE_FOLDER", "OwnCode", "check_code_of_run", "find_code", "is_code_name", "require_allowed", "save_code"]
@@ -31,7 +32,6 @@ __all__ = ["CODE_FOLDER", "OwnCode", "check_code_of_run", "find_code", "is_code_
 CODE_FOLDER = "code"
 """Where a run's folder keeps the files of its own code."""
 
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MAY_NAME_CODE = (("model", "name"), ("loss",), ("metric",))
 """The parts of a recipe where `module:function` may stand, however deep."""
 
@@ -58,7 +58,7 @@ class OwnCode:
 
 def is_code_name(value: Any) -> bool:
     """Whether a recipe's word is `module:function`; `hf-hub:timm/resnet50` is not."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+    return isinstance(value, str) and re.match(CODE_NAME, value) is not None
 
 
 def find_code(resolved: ResolvedRecipe) -> tuple[OwnCode, ...]:

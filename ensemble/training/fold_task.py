@@ -26,11 +26,12 @@ from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
 from ensemble.training.fold_feed import check_feed, image_size, make_feed
 from ensemble.training.fold_rows import FoldRows, split_rows
-from ensemble.training.loop import EpochResult, Trainer
+from ensemble.training.freezing import check_freezing, parameter_groups, set_frozen
+from ensemble.training.loop import EpochResult, Hooks, Trainer
 from ensemble.training.losses import ClassFacts, Loss, make_loss
-from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
+from ensemble.training.networks import NetworkSpec, build_network, check_network, count_parameters, save_network
 from ensemble.training.precision import check_compile, choose_precision
-from ensemble.training.pretrained import choose_pretrained
+from ensemble.training.pretrained import decide_weights, start_network
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
 
@@ -41,20 +42,31 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 def prepare_run(
-    folder: Path, report: Report, *, recipe: dict[str, Any], classes: int, code: Mapping[str, Any]
+    folder: Path,
+    report: Report,
+    *,
+    recipe: dict[str, Any],
+    classes: int,
+    parts: Sequence[int],
+    code: Mapping[str, Any],
+    weights: str | None,
 ) -> dict[str, Any]:
     """Decide, before any fold: weights, precision, device; refuse what can't be built."""
     parsed = Recipe.model_validate(recipe)
-    choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
-    network = build_network(_spec(parsed, classes), pretrained=False)
+    spec = NetworkSpec.asked(parsed, classes, tuple(parts), image_size(parsed))
+    network = build_network(spec, pretrained=False, codes=code)
+    check_network(network, spec)
+    check_freezing(network, parsed)
     check_feed(parsed)
+    start = decide_weights(parsed.model, Path(weights) if weights is not None else None)
+    if start["weights"] is not None:
+        start["pretrained_why"] = start_network(spec, start, code)[1]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(parsed.train.precision, device)
     if parsed.train.compile:
         check_compile(device)
     return {
-        "pretrained": choice.use,
-        "pretrained_why": choice.reason,
+        **start,
         "precision": precision,
         "device": device,
         "parameters": count_parameters(network),
@@ -69,6 +81,7 @@ def train_fold(
     decided: dict[str, Any],
     about: dict[str, Any],
     code: Mapping[str, Any],
+    parts: Sequence[int],
     classes: list[str],
     plan_path: str,
     train_pixels: str,
@@ -82,11 +95,14 @@ def train_fold(
 
     `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
     class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
-    than the plan's. `code` says how to import what the recipe names as `module:function`. `about` (run, identity,
+    than the plan's. `code` says how to import what the recipe names as `module:function`, `parts` how many classes each
+    part of a composed label has. `about` (run, identity,
     dataset and their hashes) goes into every file that leaves here.
     """
     other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
-    work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
+    parsed = Recipe.model_validate(recipe)
+    work = _FoldWork(folder, parsed, decided, about, classes, SeedParts(0, repeat, fold), report)
+    work.code, work.spec = code, NetworkSpec.asked(parsed, len(classes), tuple(parts), image_size(parsed))
     return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out, other_labels)
 
 
@@ -109,6 +125,8 @@ class _FoldWork:
         self.device = torch.device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
         self.history: list[dict[str, Any]] = []
+        self.code: Mapping[str, Any] = {}
+        self.spec = NetworkSpec.asked(recipe, len(classes), (), image_size(recipe))
 
     def run(
         self,
@@ -127,8 +145,7 @@ class _FoldWork:
         self.log(f"fold {self.parts.fold}: {len(rows.training)} training rows, {len(rows.validation)} validation rows")
         network = self.train(images, rows)
         self.save_history()
-        spec = _spec(self.recipe, len(self.classes))
-        save_network(self.folder, network, spec, self.model_facts())
+        save_network(self.folder, network, self.spec, self.model_facts(), self.code)
         oof = self.predict(network, images, rows.validation, rows.labels[rows.validation])
         with_test = test_pixels is not None or bool(left_out["test"])
         if with_test:
@@ -139,8 +156,9 @@ class _FoldWork:
     def train(self, images: Images, rows: FoldRows) -> torch.nn.Module:
         """A network built afresh and trained; each epoch's validation scores go to the history."""
         torch.manual_seed(self.seed("weights"))
-        spec = _spec(self.recipe, len(self.classes))
-        network = build_network(spec, pretrained=self.decided["pretrained"]).to(self.device)
+        network, start = start_network(self.spec, self.decided, self.code)
+        network = network.to(self.device)
+        self.log(f"{self.spec.name}: {start}")
         with make_feed(self.recipe, images, rows, self.classes, self.parts, self.decided["threads"]) as feed:
             trainer = self.trainer(network, feed, images, rows)
             while not trainer.is_done:
@@ -163,6 +181,8 @@ class _FoldWork:
             normalizer=self.normalizer,
             precision=self.decided["precision"],
             seed_of=self.seed,
+            hooks=Hooks(set_frozen=lambda network, epoch: set_frozen(network, self.recipe, epoch)),
+            groups=parameter_groups(network, self.recipe),
             plain=lambda: plain_batches(images, rows.training, train.batch_size, image_size(self.recipe)),
         )
 
@@ -305,7 +325,3 @@ class _FoldWork:
         """Add a line to the fold's log."""
         with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-
-def _spec(recipe: Recipe, classes: int) -> NetworkSpec:
-    return NetworkSpec(recipe.model.name, classes, image_size(recipe), recipe.model.drop_rate)
