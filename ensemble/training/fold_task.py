@@ -30,7 +30,7 @@ from ensemble.training.freezing import check_freezing, parameter_groups, set_fro
 from ensemble.training.loop import EpochResult, Hooks, Trainer
 from ensemble.training.losses import ClassFacts, Loss, make_loss
 from ensemble.training.networks import NetworkSpec, build_network, check_network, count_parameters, save_network
-from ensemble.training.precision import check_compile, choose_precision
+from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision
 from ensemble.training.pretrained import decide_weights, start_network
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
@@ -63,6 +63,8 @@ def prepare_run(
         start["pretrained_why"] = start_network(spec, start, code)[1]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(parsed.train.precision, device)
+    if precision == "bf16" and device == "cpu":
+        check_bf16_gradients(network, torch.zeros(1, 3, image_size(parsed), image_size(parsed)))
     if parsed.train.compile:
         check_compile(device)
     return {
