@@ -32,8 +32,8 @@ __all__ = ["CODE_FOLDER", "OwnCode", "check_code_of_run", "find_code", "is_code_
 CODE_FOLDER = "code"
 """Where a run's folder keeps the files of its own code."""
 
-_MAY_NAME_CODE = (("model", "name"), ("loss",), ("metric",))
-"""The parts of a recipe where `module:function` may stand, however deep."""
+_MAY_NAME_CODE = (("model", "name"), ("loss", "name"), ("loss", "plus"), ("metric",))
+"""The keys of a recipe where `module:function` may stand, as a value or as a key below."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class OwnCode:
 
 def is_code_name(value: Any) -> bool:
     """Whether a recipe's word is `module:function`; `hf-hub:timm/resnet50` is not."""
-    return isinstance(value, str) and re.match(CODE_NAME, value) is not None
+    return isinstance(value, str) and re.fullmatch(CODE_NAME, value) is not None
 
 
 def find_code(resolved: ResolvedRecipe) -> tuple[OwnCode, ...]:
@@ -126,14 +126,14 @@ def check_code_of_run(run: Path, codes: Mapping[str, Mapping[str, Any]], recipes
 
 
 def _names_in(plain: Any, key: tuple[str, ...]) -> Iterator[str]:
-    """Every `module:function` at or below a key."""
+    """Every `module:function` at or below a key, a key itself included: `loss.plus` has them there."""
     for part in key:
         plain = plain[part]
     waiting = [plain]
     while waiting:
         value = waiting.pop(0)
         if isinstance(value, dict):
-            waiting += value.values()
+            waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list):
             waiting += value
         elif is_code_name(value):

@@ -54,7 +54,7 @@ class LossPart(Frozen):
         if self.name in self.plus:
             raise ValueError(f"plus: {self.name} is the loss itself; add others")
         for name in self.plus:
-            if name not in LOSSES and not re.match(CODE_NAME, name):
+            if name not in LOSSES and not re.fullmatch(CODE_NAME, name):
                 meant = f"; did you mean {near}?" if (near := closest(name, LOSSES)) else ""
                 raise ValueError(f"plus: {name} is no loss; allowed: module:function, or {any_of(LOSSES)}{meant}")
         return self

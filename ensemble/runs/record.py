@@ -78,7 +78,9 @@ def new_record(
             for key in fold_keys(plan.k, plan.repeats)
         ],
         "metric": request.resolved.recipe.metric,
+        "greater_is_better": request.greater_is_better,
         "scores": {"oof": None},
+        "per_class": None,
         "cost": None,
         "files": {},
         "optimistic": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ensemble.core.class_names import check_class_names
 from ensemble.core.custom_code import OwnCode, find_code, require_allowed
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
+from ensemble.core.metrics import METRICS, Metric
+from ensemble.core.own_metric import own_metrics
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.recipe_weights import find_weights
 from ensemble.core.run import RunFolder, find_runs
@@ -77,6 +80,18 @@ class RunRequest:
     def identity(self) -> Identity:
         """The hash of what changes the result."""
         return Identity(self.resolved.recipe, self.table.sha256, self.plan.sha256, self._code_hashes)
+
+    @cached_property
+    def own_metrics(self) -> dict[str, Metric]:
+        """The metric by its name, if it is the recipe's own; its code is imported, so it must have been allowed."""
+        codes = {code.name: code.plain() for code in self.code}
+        return own_metrics(self.resolved.recipe.metric, codes, len(self.table.classes))
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Which way the recipe's metric is better."""
+        metric = self.resolved.recipe.metric or "accuracy"
+        return (METRICS | self.own_metrics)[metric].greater_is_better
 
     @property
     def _code_hashes(self) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""The worker's two tasks: decide what depends on the machine, once; train one fold and fill its folder."""
+"""The worker's task: train one fold and fill its folder. What is decided before any fold is `prepare_run`'s."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 
 from ensemble.core.files import atomic_path, load_json, save_json
 from ensemble.core.foldplan import FoldPlan, load_plan
-from ensemble.core.metrics import score_all
+from ensemble.core.metrics import per_class, score_all
+from ensemble.core.own_metric import own_metrics
 from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
@@ -24,14 +25,15 @@ from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
-from ensemble.training.fold_feed import check_feed, image_size, make_feed
+from ensemble.training.fold_feed import image_size, make_feed
+from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_rows import FoldRows, split_rows
-from ensemble.training.freezing import check_freezing, parameter_groups, set_frozen
+from ensemble.training.freezing import parameter_groups, set_frozen
 from ensemble.training.loop import EpochResult, Hooks, Trainer
-from ensemble.training.losses import ClassFacts, Loss, make_loss
-from ensemble.training.networks import NetworkSpec, build_network, check_network, count_parameters, save_network
-from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision
-from ensemble.training.pretrained import decide_weights, start_network
+from ensemble.training.mixing import make_mixing
+from ensemble.training.networks import NetworkSpec, count_parameters, save_network
+from ensemble.training.prepare import prepare_run
+from ensemble.training.pretrained import start_network
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
 
@@ -39,40 +41,6 @@ FOLD_FORMAT = 1
 _PREDICTION_BATCH = 256
 
 Report = Callable[[Mapping[str, Any]], None]
-
-
-def prepare_run(
-    folder: Path,
-    report: Report,
-    *,
-    recipe: dict[str, Any],
-    classes: int,
-    parts: Sequence[int],
-    code: Mapping[str, Any],
-    weights: str | None,
-) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse what can't be built."""
-    parsed = Recipe.model_validate(recipe)
-    spec = NetworkSpec.asked(parsed, classes, tuple(parts), image_size(parsed))
-    network = build_network(spec, pretrained=False, codes=code)
-    check_network(network, spec)
-    check_freezing(network, parsed)
-    check_feed(parsed)
-    start = decide_weights(parsed.model, Path(weights) if weights is not None else None)
-    if start["weights"] is not None:
-        start["pretrained_why"] = start_network(spec, start, code)[1]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = choose_precision(parsed.train.precision, device)
-    if precision == "bf16" and device == "cpu":
-        check_bf16_gradients(network, torch.zeros(1, 3, image_size(parsed), image_size(parsed)))
-    if parsed.train.compile:
-        check_compile(device)
-    return {
-        **start,
-        "precision": precision,
-        "device": device,
-        "parameters": count_parameters(network),
-    }
 
 
 def train_fold(
@@ -98,13 +66,12 @@ def train_fold(
     `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
     class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
     than the plan's. `code` says how to import what the recipe names as `module:function`, `parts` how many classes each
-    part of a composed label has. `about` (run, identity,
-    dataset and their hashes) goes into every file that leaves here.
+    part of a composed label has. `about` (run, identity, dataset and their hashes) goes into every file that leaves.
     """
     other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
     parsed = Recipe.model_validate(recipe)
-    work = _FoldWork(folder, parsed, decided, about, classes, SeedParts(0, repeat, fold), report)
-    work.code, work.spec = code, NetworkSpec.asked(parsed, len(classes), tuple(parts), image_size(parsed))
+    spec = NetworkSpec.asked(parsed, len(classes), tuple(parts), image_size(parsed))
+    work = _FoldWork(folder, parsed, spec, decided, about, code, classes, SeedParts(0, repeat, fold), report)
     return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out, other_labels)
 
 
@@ -115,20 +82,22 @@ class _FoldWork:
         self,
         folder: Path,
         recipe: Recipe,
+        spec: NetworkSpec,
         decided: dict[str, Any],
         about: dict[str, Any],
+        code: Mapping[str, Any],
         classes: list[str],
         parts: SeedParts,
         report: Report,
     ) -> None:
         self.folder, self.recipe, self.decided, self.about = folder, recipe, decided, about
-        self.classes, self.report = classes, report
+        self.classes, self.report, self.code = classes, report, code
+        self.own_metrics = own_metrics(recipe.metric, code, len(classes))
         self.parts = SeedParts(recipe.seed, parts.repeat, parts.fold)
         self.device = torch.device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
         self.history: list[dict[str, Any]] = []
-        self.code: Mapping[str, Any] = {}
-        self.spec = NetworkSpec.asked(recipe, len(classes), (), image_size(recipe))
+        self.spec = spec
 
     def run(
         self,
@@ -166,7 +135,7 @@ class _FoldWork:
             while not trainer.is_done:
                 result = trainer.run_epoch()
                 probs = self.probabilities(trainer.evaluation_network(), images, rows.validation, policy="none")
-                scores = score_all(rows.labels[rows.validation], probs)
+                scores = score_all(rows.labels[rows.validation], probs, self.own_metrics)
                 self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
                 self.tell(result, scores)
         return trainer.evaluation_network()
@@ -174,24 +143,23 @@ class _FoldWork:
     def trainer(self, network: torch.nn.Module, feed: TrainingFeed, images: Images, rows: FoldRows) -> Trainer:
         """The training of this fold, at its start."""
         train = self.recipe.train
-        return Trainer(
+        trainer = Trainer(
             network,
             train,
             feed=feed,
             labels=torch.from_numpy(rows.train_labels),
-            loss=self.loss(rows),
+            loss=fold_loss(self.recipe, self.code, self.classes, rows.train_labels[rows.training]),
             normalizer=self.normalizer,
             precision=self.decided["precision"],
             seed_of=self.seed,
-            hooks=Hooks(set_frozen=lambda network, epoch: set_frozen(network, self.recipe, epoch)),
+            hooks=Hooks(
+                mixer=make_mixing(self.recipe, len(self.classes), lambda: trainer.epoch),
+                set_frozen=lambda network, epoch: set_frozen(network, self.recipe, epoch),
+            ),
             groups=parameter_groups(network, self.recipe),
             plain=lambda: plain_batches(images, rows.training, train.batch_size, image_size(self.recipe)),
         )
-
-    def loss(self, rows: FoldRows) -> Loss:
-        """The recipe's loss, which may know the classes of this fold's training rows."""
-        counts = np.bincount(rows.train_labels[rows.training], minlength=len(self.classes))
-        return make_loss(self.recipe.loss, ClassFacts(tuple(self.classes), counts))
+        return trainer
 
     def predict(
         self,
@@ -210,7 +178,7 @@ class _FoldWork:
             labels=labels,
             folds=[self.parts.fold] * len(rows),
             groups=None,
-            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs)},
+            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs, self.own_metrics)},
         )
         save_predictions(self.folder / "oof", predictions)
         return predictions
@@ -272,6 +240,7 @@ class _FoldWork:
             "best_epoch": self.recipe.train.epochs,
             "best_epoch_why": "train.select is last: the last epoch, whatever its score",
             "scores": oof.sidecar["scores"],
+            "per_class": per_class(np.asarray(oof.labels), oof.probs),
             "cost": oof.sidecar["cost"],
             "seconds": round(time.monotonic() - started, 3),
             "device": self.decided["device"],

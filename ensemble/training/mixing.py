@@ -6,23 +6,35 @@ one before it: batches come shuffled. timm's needs even batches, and mixes whole
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ensemble.core.recipe import Recipe
 from ensemble.core.recipe_loss import MixPart
 
-__all__ = ["Mixer", "make_mixer"]
+__all__ = ["Mixer", "Mixing", "make_mixing"]
 
 Floats = npt.NDArray[np.float64]
 
 
-def make_mixer(part: MixPart, classes: int, epoch: int, epochs: int) -> Mixer | None:
-    """The recipe's mixing in one of its epochs, counted from 1; None where rows stay as they are."""
-    is_off = part.kind == "none" or epoch > epochs - part.last_epochs_off
-    return None if is_off else Mixer(part, classes)
+Mixing = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""(pixels, labels, seed) to (pixels, targets)."""
+
+
+def make_mixing(recipe: Recipe, classes: int, epoch_now: Callable[[], int]) -> Mixing | None:
+    """The recipe's mixing, which leaves the last epochs' batches alone; `epoch_now` counts from 1."""
+    if recipe.mix.kind == "none":
+        return None
+    mixer, last = Mixer(recipe.mix, classes), recipe.train.epochs - recipe.mix.last_epochs_off
+
+    def mix(pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return mixer(pixels, labels, seed) if epoch_now() <= last else (pixels, labels)
+
+    return mix
 
 
 @dataclass(frozen=True)

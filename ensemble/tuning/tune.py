@@ -13,7 +13,6 @@ from ensemble.core.custom_code import find_code, require_allowed
 from ensemble.core.files import load_json, save_json, sweep_temporaries
 from ensemble.core.identity import differing_keys
 from ensemble.core.locks import folder_lock
-from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_files import ResolvedRecipe, save_recipe_with, with_values
 from ensemble.core.run import RunFolder, check_run_name, now
 from ensemble.data.audit import Finding
@@ -98,7 +97,7 @@ class _StudyWork:
         self.findings: list[Finding] = []
         self.allow_code = False
         self.metric = self.resolved.recipe.metric or "accuracy"
-        self.greater_is_better = METRICS[self.metric].greater_is_better
+        self.greater_is_better = request.greater_is_better
 
     def identity_of(self) -> dict[str, Any]:
         """What decides a study's course: another value, another study."""
@@ -146,6 +145,7 @@ class _StudyWork:
             "recipe_name": self.resolved.name,
             "dataset": self.request.table.dataset,
             "metric": self.metric,
+            "greater_is_better": self.greater_is_better,
             "asked": dataclasses.asdict(self.request.asked),
             "identity_of": self.identity_of(),
             "best": None,
