@@ -14,6 +14,7 @@ from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
+from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
@@ -45,6 +46,8 @@ def execute_run(
     """
     wanted = _wanted(request, folds)
     record = None if fresh else _record_of_same(run, request)
+    if record is not None:
+        check_same_weights(record["decided"], request.weights, run.path)
     decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
     with folder_lock(run.path):
         if fresh:
@@ -91,7 +94,9 @@ def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> di
         arguments = {
             "recipe": request.resolved.recipe.plain(),
             "classes": len(request.table.classes),
+            "parts": request.part_sizes,
             "code": {code.name: code.plain() for code in request.code},
+            "weights": str(request.weights) if request.weights is not None else None,
         }
         task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
         last = run_tasks([task], workplace.engine, lambda event: None)["prepare"]

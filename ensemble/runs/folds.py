@@ -78,6 +78,7 @@ class FoldTraining:
             "decided": self._record["decided"],
             "about": sidecar_of(self._record),
             "code": {code.name: code.plain(self._run.path.absolute() / CODE_FOLDER) for code in self._request.code},
+            "parts": self._request.part_sizes,
             "classes": list(self._request.table.classes),
             "plan_path": str(self._request.plan_path),
             **self._pixels,

@@ -20,6 +20,7 @@ from ensemble.core.identity import Identity
 from ensemble.core.metrics import METRICS, Metric
 from ensemble.core.own_metric import own_metrics
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
+from ensemble.core.recipe_weights import find_weights
 from ensemble.core.run import RunFolder, find_runs
 from ensemble.data.audit_images import duplicate_clusters
 from ensemble.data.first_look import look_and_keep
@@ -72,6 +73,8 @@ class RunRequest:
     outputs: Path
     code: tuple[OwnCode, ...] = ()
     """What the recipe names as `module:function`."""
+    weights: Path | None = None
+    """The file that the recipe names in `model.pretrained`."""
 
     @property
     def identity(self) -> Identity:
@@ -93,6 +96,11 @@ class RunRequest:
     @property
     def _code_hashes(self) -> tuple[tuple[str, str], ...]:
         return tuple((code.name, code.sha256) for code in self.code)
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """How many classes each part of a composed label has."""
+        return [len(part.classes) for part in self.table.parts]
 
     @property
     def stored_shape(self) -> StoredShape:
@@ -123,6 +131,7 @@ def make_request(
     asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
     if allow_code is not None:
         require_allowed(find_code(resolved), allow_code)
+        find_weights(resolved)
     return request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=keep_pixels), outputs)
 
 
@@ -142,6 +151,11 @@ def read_recipe(
 def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
     check_class_names(resolved.recipe, table.classes)
+    if resolved.recipe.model.heads == "parts" and not table.parts:
+        raise InputError(
+            f"model.heads is parts, but the labels of dataset {table.dataset} have no parts; "
+            "say one, or describe them with train.label.parts (docs/datasets.md)"
+        )
     folds = resolved.recipe.folds
 
     def clusters() -> NDArray[np.int64]:
@@ -149,7 +163,16 @@ def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: P
         return duplicate_clusters(table.train, scan, folds.near_distance)
 
     plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
-    return RunRequest(asked, resolved, table, plan, plan_path(table, folds, outputs), outputs, find_code(resolved))
+    return RunRequest(
+        asked,
+        resolved,
+        table,
+        plan,
+        plan_path(table, folds, outputs),
+        outputs,
+        find_code(resolved),
+        find_weights(resolved),
+    )
 
 
 def load_rows(
