@@ -112,3 +112,13 @@ class Recipe(Frozen):
     (mirrored both ways), `d4` 8 (mirrored and turned by right angles)."""
     search: dict[str, Annotated[SearchDimension, _from_short("choices", list)]] = Field(default_factory=dict)
     """What `ens tune` may change: a dotted key of this recipe to its values. Changes no result of `ens train`."""
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        if self.model.heads == "parts" and "bce" in self.loss.terms:
+            key = "loss.name" if self.loss.name == "bce" else "loss.plus"
+            raise ValueError(f"{key} is bce, which wants a score for each class; model.heads: parts gives none")
+        off, epochs = self.mix.last_epochs_off, self.train.epochs
+        if self.mix.kind != "none" and off >= epochs:
+            raise ValueError(f"mix.last_epochs_off is {off}, but must be less than train.epochs, {epochs}")
+        return self

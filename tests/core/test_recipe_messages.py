@@ -74,6 +74,10 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
             "loss.weights is 'blanced', but must be a mapping, or none, balanced or effective",
         ),
         ("loss: {weights: {cat: -1}}", "loss.weights.cat is -1, but must be greater than 0"),
+        (
+            "mix: {kind: mixup, last_epochs_off: 15}",
+            "mix.last_epochs_off is 15, but must be less than train.epochs, 15",
+        ),
         ("mix: mixip", "mix.kind is 'mixip', but must be none, mixup, cutmix or both; did you mean mixup?"),
         ("metric: f1", "metric is 'f1', but must be module:function, or accuracy, balanced_accuracy, precision,"),
         ("workers: 2", "workers is a machine setting, not part of a recipe"),
@@ -355,3 +359,10 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are(
     with pytest.raises(InputError) as caught:
         load_recipe(name, folder=folder)
     assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(("loss", "key"), [("bce", "loss.name"), ("{plus: {bce: 0.5}}", "loss.plus")])
+def test_bce_is_refused_for_heads_that_give_log_probabilities(folder: Path, write: Write, loss: str, key: str) -> None:
+    write("r", f"data: digits\nmodel: {{name: x, heads: parts}}\nloss: {loss}\n")
+    (message,) = complaints(folder)
+    assert message.startswith(f"recipes/r.yaml:3: {key} is bce, which wants a score for each class")
