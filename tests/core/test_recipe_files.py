@@ -26,7 +26,6 @@ from ensemble.core.recipe_files import (
     with_values,
 )
 from ensemble.core.recipe_merge import Layer, merge_layers
-from ensemble.core.schema_keys import leaf_keys
 from ensemble.core.yaml_reader import read_yaml
 from ensemble.core.yaml_writer import format_yaml
 from ensemble.errors import InputError
@@ -73,7 +72,7 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
     assert (resolved.dataset_name, resolved.dataset_path) == ("mine", tmp_path / "files")
     recipe = resolved.recipe
     assert (recipe.model.name, recipe.model.drop_rate, recipe.train.lr, recipe.train.epochs) == ("b", 0.1, 2.0, 5)
-    written = {
+    assert {key: origin for key, origin in resolved.origins.items() if origin != "default"} == {
         "data.name": "--data",
         "image.std": "recipes/data/mine.yaml",
         "model.name": "recipes/r.yaml:4",
@@ -83,9 +82,7 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
         "train.lr": "recipes/middle.yaml:3",
         "metric": "recipes/base.yaml:4",
     }
-    left_out = {key for key in leaf_keys(Recipe) if key.split(".")[0] in ("data", "image", "model", "train", "tta")}
-    expected = dict.fromkeys(left_out, "default") | written
-    assert {key: resolved.origins[key] for key in expected} == expected
+    assert set(resolved.origins) >= {"description", "seed", "data.bad_images", "image.mean", "train.optimizer", "tta"}
 
 
 def test_what_a_recipe_leaves_open_is_the_datasets_else_imagenets(tmp_path: Path, write: Write) -> None:
