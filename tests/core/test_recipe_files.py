@@ -26,7 +26,6 @@ from ensemble.core.recipe_files import (
     with_values,
 )
 from ensemble.core.recipe_merge import Layer, merge_layers
-from ensemble.core.schema_keys import leaf_keys
 from ensemble.core.yaml_reader import read_yaml
 from ensemble.core.yaml_writer import format_yaml
 from ensemble.errors import InputError
