@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from ensemble.commands.live_area import LiveArea
 
 __all__ = ["progress"]
 
+_USUAL = (80, 24)
 _TICK_S = 0.5  # the clocks in the table go on between events
 
 
@@ -73,8 +73,9 @@ def _live_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def _terminal_size() -> os.terminal_size:
-    """The size of the terminal on stderr; stdout may be a file."""
+    """The size of the terminal on stderr, since stdout may be a file; one that does not say is taken for a usual one."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno())
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):
-        return shutil.get_terminal_size()
+        columns, lines = 0, 0
+    return os.terminal_size((columns or _USUAL[0], lines or _USUAL[1]))

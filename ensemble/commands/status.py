@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         f"missing: {kind} {item[kind]}: {_few(item['missing'])}"
         for kind in ("run", "study", "blend")
         for item in report[_PLURAL[kind]]
-        if item["missing"] and item["state" if kind == "run" else kind] != "running"
+        if item["missing"] and (kind != "run" or item["state"] != "running")
     ]
     if len(missing) > _MISSING_SHOWN:
         more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"

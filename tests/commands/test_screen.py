@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,8 +120,10 @@ class Terminal:
             elif piece == "\x1b[J":
                 self.rows = [*self.rows[: self.at], ""]
             elif piece[0] not in "\x1b\r":
-                assert len(piece) < self.columns, "a line that the terminal would wrap"
-                self.rows[self.at] += piece
+                row = self.rows[self.at] + piece
+                pieces = [row[start : start + self.columns] for start in range(0, len(row), self.columns)]
+                self.rows[self.at :] = pieces
+                self.at += len(pieces) - 1
         return len(text)
 
     def flush(self) -> None:
@@ -199,6 +207,38 @@ def test_no_clipped_line_is_wider_than_asked(text: str, columns: int) -> None:
 )
 def test_times_read_as_a_clock_says_them(seconds: float, shown: str) -> None:
     assert shown_duration(seconds) == shown
+
+
+@pytest.mark.parametrize("columns", [100, 42])
+def test_a_real_terminal_shows_one_table_while_it_trains_and_none_after(workspace: Path, columns: int) -> None:
+    (workspace / "recipes" / "longer.yaml").write_text("extends: tiny\ntrain: {epochs: 3}\n")
+    command = [sys.executable, "-m", "ensemble", "train", "--recipe", "tiny", "--recipe", "longer"]
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env=environment, text=True)
+    os.close(follower)
+    terminal, screens, seen = Terminal(columns), list[str](), b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        seen += piece
+        complete, newline, rest = seen.rpartition(b"\n")
+        terminal.write((complete + newline).decode())
+        seen = rest
+        screens.append("\n".join(terminal.rows))
+    terminal.write(seen.decode())
+    out, _ = process.communicate(timeout=60)
+    os.close(leader)
+    assert process.returncode == 0, "\n".join(terminal.rows)
+    assert all(screen.count("epoch") <= 1 for screen in screens), "the table was drawn twice"
+    table = next(screen for screen in screens if "2/3" in screen or "3/3" in screen).splitlines()
+    start = next(number for number, row in enumerate(table) if row.startswith("task"))
+    assert [row.split()[0] for row in table[start + 1 : start + 6]] == ["longer", "longer", "tiny", "tiny", "4"]
+    assert not any(row.startswith(("task", "longer fold", "tiny fold")) for row in terminal.rows)
+    assert "longer  complete    2/2" in out
 
 
 def facts(**changes: Any) -> FoldFacts:
