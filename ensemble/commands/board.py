@@ -13,7 +13,7 @@ from ensemble.commands.remaining import FoldFacts, fold_remaining, total_remaini
 
 __all__ = ["Board"]
 
-_LONGEST_NAME = 40
+_LONGEST_NAME, _LONGEST_SLOT = 40, 12
 _BAR = 24
 _DROPPED_FIRST = ("data wait", "slot", "images/s", "loss")  # where a terminal is narrow
 _SHOWN_IN_TABLE = frozenset(
@@ -127,9 +127,8 @@ class Board:
         match event["event"]:
             case "fold-started":
                 facts.state, facts.started, facts.heard, facts.epoch, facts.skipped = "training", now, now, 0, 0
-                slot = event.get("gpu", event.get("slot"))
-                row.slot = "" if slot is None else str(slot)
-            case "retried":
+                row.slot = clip(f"gpu {event['gpu']}", _LONGEST_SLOT) if "gpu" in event else str(event.get("slot", ""))
+            case "retried" | "restarted":
                 facts.started, facts.heard, facts.epoch, facts.skipped = now, now, 0, 0
                 facts.told, row.said = None, None
             case "epoch":

@@ -35,11 +35,19 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "fold-kept":
             return f"{fold}: finished earlier, kept"
         case "fold-started":
-            return f"{fold}: started"
+            return f"{fold}: started" if event.get("attempt", 1) == 1 else None
+        case "resumed":
+            return f"{fold}: goes on in epoch {event['epoch']}, after step {event['step']}"
+        case "warning":
+            return f"{fold}: warning: {event['line']}"
         case "epoch":
             return f"{fold}: {_epoch(event)}"
         case "retried":
             return f"{fold}: its process died ({event['how']}); started again"
+        case "restarted":
+            return f"{fold}: {event['reason']}; started again"
+        case "stopping":
+            return f"{fold}: asked to save itself and stop; Ctrl+C again stops at once"
         case "fold-finished":
             return f"{fold}: finished in {event['seconds']:.1f} s"
         case "fold-failed":

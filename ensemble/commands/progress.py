@@ -73,7 +73,7 @@ def _live_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def _terminal_size() -> os.terminal_size:
-    """The size of the terminal on stderr, since stdout may be a file; one that does not say is taken for a usual one."""
+    """The size of the terminal on stderr, since stdout may be a file; one that does not say is taken for usual."""
     try:
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):
