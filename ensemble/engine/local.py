@@ -94,7 +94,7 @@ class LocalEngine:
         theirs.close()
         self._workers[task.name] = _Worker(task, process, ours, slot, attempt)
         if attempt == 1:
-            self._listener(TaskEvent(task.name, "started"))
+            self._listener(TaskEvent(task.name, "started", {"slot": slot}))
 
     def _hear(self, worker: _Worker) -> None:
         """Pass on one message; a closed pipe means that the process is gone."""
