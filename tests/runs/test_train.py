@@ -18,6 +18,7 @@ import pytest
 
 from ensemble import load_predictions
 from ensemble.core.foldplan import load_plan
+from ensemble.core.metrics import METRICS
 
 Ens = Callable[..., Any]
 Fingerprint = Callable[[Path], dict[str, str]]
