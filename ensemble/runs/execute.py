@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
+from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
@@ -44,6 +46,8 @@ def execute_run(
     """
     wanted = _wanted(request, folds)
     record = None if fresh else _record_of_same(run, request)
+    if record is not None:
+        check_same_weights(record["decided"], request.weights, run.path)
     decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
     with folder_lock(run.path):
         if fresh:
@@ -54,6 +58,7 @@ def execute_run(
         training.tell_left_out()
         training.keep_finished()
         training.decode(wanted)
+        save_code(run.path, request.code)
         if not request.plan_path.exists():
             save_plan(request.plan_path, request.plan)
         with _leaving_a_true_state(run, record):
@@ -86,7 +91,13 @@ def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> di
     """Let a worker decide what depends on the machine, and refuse what it can't build."""
     on_event({"event": "preparing"})
     with tempfile.TemporaryDirectory(prefix="ens-prepare-") as folder:
-        arguments = {"recipe": request.resolved.recipe.plain(), "classes": len(request.table.classes)}
+        arguments = {
+            "recipe": request.resolved.recipe.plain(),
+            "classes": len(request.table.classes),
+            "parts": request.part_sizes,
+            "code": {code.name: code.plain() for code in request.code},
+            "weights": str(request.weights) if request.weights is not None else None,
+        }
         task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
         last = run_tasks([task], workplace.engine, lambda event: None)["prepare"]
         if last.kind == "refused":

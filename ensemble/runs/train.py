@@ -45,17 +45,28 @@ def train(
     engine: str = "local",
     workers: int | None = None,
     fresh: bool = False,
+    allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> TrainedRun:
-    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities."""
+    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
+
+    `allow_code`: a recipe from outside the working directory may name code, and that code is run.
+    """
     outputs = Path(outputs)
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
     request = make_request(
-        recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event, keep_pixels=True
+        recipe,
+        folder=Path(folder),
+        outputs=outputs,
+        sets=sets,
+        data=data,
+        on_event=on_event,
+        keep_pixels=True,
+        allow_code=allow_code,
     )
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
