@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from ensemble.engine.task import Report, Task, TaskEvent, find_function
+from ensemble.engine.task import Report, RetryWith, StopAsked, Task, TaskEvent, find_function
 from ensemble.errors import EnsError, InputError
 
 __all__ = ["call_task", "summary_of"]
@@ -15,6 +15,10 @@ def call_task(task: Task, report: Report) -> TaskEvent:
     try:
         task.folder.mkdir(parents=True, exist_ok=True)
         result = find_function(task.function)(task.folder, report, **task.arguments)
+    except StopAsked:
+        return TaskEvent(task.name, "stopped")
+    except RetryWith as wish:
+        return TaskEvent(task.name, "again", {"changes": wish.changes, "reason": wish.reason})
     except InputError as error:
         return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
     except Exception as error:

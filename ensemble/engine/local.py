@@ -21,12 +21,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
+from ensemble.engine.attempts import Attempt
 from ensemble.engine.call import call_task
-from ensemble.engine.task import Listener, Slots, Task, TaskEvent
+from ensemble.engine.task import Listener, PlainReport, Slots, Task, TaskEvent
 
 __all__ = ["LocalEngine"]
 
-_ATTEMPTS = 3
 _GRACE_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
@@ -35,12 +35,15 @@ _PR_SET_PDEATHSIG = 1
 class _Worker:
     """A process at work on a task."""
 
-    task: Task
+    attempt: Attempt
     process: Any
     connection: Connection
     slot: int
-    attempt: int
-    is_over: bool = False
+
+    @property
+    def task(self) -> Task:
+        """What it works on."""
+        return self.attempt.task
 
 
 class LocalEngine:
@@ -48,7 +51,7 @@ class LocalEngine:
 
     def __init__(self, listener: Listener, slots: Slots) -> None:
         self._listener = listener
-        self._queue: deque[tuple[Task, int]] = deque()
+        self._queue: deque[Attempt] = deque()
         self._workers: dict[str, _Worker] = {}
         self._free = sorted(range(slots.count), reverse=True)
         self._slots = slots
@@ -56,14 +59,14 @@ class LocalEngine:
 
     def submit(self, task: Task) -> None:
         """Queue a task; it starts at a later `poll`."""
-        if task.name in self._workers or any(queued.name == task.name for queued, _ in self._queue):
+        if task.name in self._workers or any(queued.task.name == task.name for queued in self._queue):
             raise ValueError(f"task {task.name} is queued already")
-        self._queue.append((task, 1))
+        self._queue.append(Attempt(task))
 
     def poll(self, timeout_s: float) -> None:
         """Fill free slots, then pass on what workers said, waiting up to `timeout_s` for the first word."""
         while self._queue and self._free:
-            self._start(*self._queue.popleft())
+            self._start(self._queue.popleft())
         sources = [worker.connection for worker in self._workers.values()]
         if not sources:
             return
@@ -73,7 +76,7 @@ class LocalEngine:
 
     def cancel(self, name: str) -> None:
         """Forget a queued task, or stop its process."""
-        self._queue = deque(item for item in self._queue if item[0].name != name)
+        self._queue = deque(queued for queued in self._queue if queued.task.name != name)
         worker = self._workers.get(name)
         if worker is not None:
             self._stop([worker])
@@ -83,7 +86,8 @@ class LocalEngine:
         self._queue.clear()
         self._stop(list(self._workers.values()))
 
-    def _start(self, task: Task, attempt: int) -> None:
+    def _start(self, attempt: Attempt) -> None:
+        task = attempt.task
         context = self._context or _make_context(task)
         self._context = context
         ours, theirs = context.Pipe(duplex=False)
@@ -92,9 +96,9 @@ class LocalEngine:
         process = context.Process(target=_work, args=(task, theirs, environment, os.getpid()), daemon=True)
         process.start()
         theirs.close()
-        self._workers[task.name] = _Worker(task, process, ours, slot, attempt)
-        if attempt == 1:
-            self._listener(TaskEvent(task.name, "started"))
+        self._workers[task.name] = _Worker(attempt, process, ours, slot)
+        where = {"attempt": attempt.number, "pid": process.pid, "slot": slot}
+        self._listener(TaskEvent(task.name, "started", where))
 
     def _hear(self, worker: _Worker) -> None:
         """Pass on one message; a closed pipe means that the process is gone."""
@@ -103,24 +107,24 @@ class LocalEngine:
         except (EOFError, OSError):
             self._bury(worker)
             return
-        worker.is_over = event.is_last
-        if event.is_last:
+        if event.is_last or event.kind == "again":
             self._release(worker)
-        self._listener(event)
+        if event.kind == "again":
+            self._try_again(*worker.attempt.after_wish(event))
+        else:
+            self._listener(event)
 
     def _bury(self, worker: _Worker) -> None:
         """A process died without a word: start its task again, or say that it failed."""
         self._release(worker)
         code = worker.process.exitcode
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        if worker.attempt < _ATTEMPTS:
-            self._listener(TaskEvent(worker.task.name, "progress", {"event": "retried", "how": how}))
-            self._queue.appendleft((worker.task, worker.attempt + 1))
-            return
-        error = f"its process died {worker.attempt} times, the last time: {how}"
-        self._listener(
-            TaskEvent(worker.task.name, "failed", {"error": error, "log": str(worker.task.folder / "log.txt")})
-        )
+        self._try_again(*worker.attempt.after_death(how))
+
+    def _try_again(self, told: TaskEvent, again: Attempt | None) -> None:
+        """Tell, and put the next try, if there is one, at the head of the queue."""
+        self._queue.extendleft([again] if again is not None else [])
+        self._listener(told)
 
     def _release(self, worker: _Worker) -> None:
         worker.process.join(_GRACE_S)
@@ -162,7 +166,8 @@ def _work(task: Task, connection: Connection, environment: Mapping[str, str], pa
     with (task.folder / "log.txt").open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno() if sys.stdout else 1)
         os.dup2(log.fileno(), sys.stderr.fileno() if sys.stderr else 2)
-    connection.send(call_task(task, lambda data: connection.send(TaskEvent(task.name, "progress", dict(data)))))
+    report = PlainReport(lambda data: connection.send(TaskEvent(task.name, "progress", dict(data))))
+    connection.send(call_task(task, report))
     connection.close()
 
 

@@ -8,10 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["Engine", "Listener", "Report", "Slots", "Task", "TaskEvent", "find_function"]
+from ensemble.core.reporting import PlainReport, Report
+from ensemble.errors import RetryWith, StopAsked
 
-Report = Callable[[Mapping[str, Any]], None]
-"""What a task's function calls to tell of its progress: one small JSON mapping a call."""
+__all__ = [
+    "Engine",
+    "Listener",
+    "PlainReport",
+    "Report",
+    "RetryWith",
+    "Slots",
+    "StopAsked",
+    "Task",
+    "TaskEvent",
+    "find_function",
+]
 
 
 @dataclass(frozen=True)
@@ -27,15 +38,19 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskEvent:
-    """Something that happened to a task. `finished` carries its result; `failed` an error; `refused` bad input."""
+    """Something that happened to a task. `finished` carries its result; `failed` an error; `refused` bad input.
+
+    A listener never hears `again` (with `changes`, `reason`) and `stopped`: what they say is between a worker and its
+    engine, which starts the task anew, or has asked it to stop.
+    """
 
     task: str
-    kind: Literal["started", "progress", "finished", "failed", "refused"]
+    kind: Literal["started", "progress", "finished", "failed", "refused", "again", "stopped"]
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_last(self) -> bool:
-        """Whether the task is over."""
+        """Whether the task is over, for whoever listens."""
         return self.kind in ("finished", "failed", "refused")
 
 

@@ -11,7 +11,7 @@ from ensemble.engine.task import Slots, Task, TaskEvent
 
 HERE = "tasks_under_test"
 SOURCE = """
-from ensemble.errors import InputError
+from ensemble.errors import InputError, RetryWith
 
 def succeed(folder, report, *, number):
     report({"event": "step", "step": 1})
@@ -25,6 +25,14 @@ def fail(folder, report, *, number):
 
 def refuse(folder, report, *, number):
     raise InputError("first complaint", "second complaint")
+
+def shrink(folder, report, *, number):
+    with (folder / "seen.txt").open("a") as stream:
+        stream.write(f"{number} ")
+    report.beat()
+    if number != 1:
+        raise RetryWith({"number": number // 2}, f"{number} is too much")
+    return {"number": number}
 """
 
 names = pytest.mark.parametrize("engine", sorted(ENGINES))
@@ -72,6 +80,26 @@ def test_an_exception_is_an_event_with_one_line_and_a_log_and_stops_no_other_tas
 def test_bad_input_found_by_a_task_comes_back_as_its_messages(tmp_path: Path, engine: str) -> None:
     last, _ = run([task(tmp_path, "refuse")], engine)
     assert (last["a"].kind, last["a"].data["messages"]) == ("refused", ["first complaint", "second complaint"])
+
+
+@names
+def test_a_task_may_ask_to_be_started_anew_with_other_arguments(tmp_path: Path, engine: str) -> None:
+    told: list[TaskEvent] = []
+    last = run_tasks([task(tmp_path, "shrink", number=8)], engine, told.append)
+    assert last["a"].data["result"] == {"number": 1}
+    assert (tmp_path / "a" / "seen.txt").read_text() == "8 4 2 1 "
+    assert [event.data["attempt"] for event in told if event.kind == "started"] == [1, 2, 3, 4]
+    assert [dict(event.data) for event in told if event.kind == "progress"] == [
+        {"event": "restarted", "reason": f"{number} is too much", "changes": {"number": number // 2}}
+        for number in (8, 4, 2)
+    ]
+
+
+@names
+def test_a_task_that_asks_for_ever_is_given_up(tmp_path: Path, engine: str) -> None:
+    last, _ = run([task(tmp_path, "shrink", number=-1)], engine)  # -1 // 2 is -1
+    assert last["a"].kind == "failed"
+    assert last["a"].data["error"] == "it asked 13 times to be started anew, the last time: -1 is too much"
 
 
 @names
