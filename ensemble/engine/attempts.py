@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from ensemble.engine.call import failure
 from ensemble.engine.task import Task, TaskEvent
 
 __all__ = ["Attempt"]
@@ -30,7 +31,7 @@ class Attempt:
         """What to tell after the process died without a word, and the next try, if there is one."""
         deaths = self.deaths + 1
         if deaths >= _DEATHS:
-            return self._failed(f"its process died {deaths} times, the last time: {how}"), None
+            return failure(self.task, f"its process died {deaths} times, the last time: {how}"), None
         told = TaskEvent(self.task.name, "progress", {"event": "retried", "how": how})
         return told, dataclasses.replace(self, deaths=deaths)
 
@@ -38,10 +39,7 @@ class Attempt:
         """The same after an event `again`: the next try has its changes."""
         changes, reason = wish.data["changes"], wish.data["reason"]
         if self.wishes >= _WISHES:
-            return self._failed(f"it asked {_WISHES + 1} times to be started anew, the last time: {reason}"), None
+            return failure(self.task, f"it asked {_WISHES + 1} times to be started anew, the last time: {reason}"), None
         told = TaskEvent(self.task.name, "progress", {"event": "restarted", "reason": reason, "changes": changes})
         changed = dataclasses.replace(self.task, arguments={**self.task.arguments, **changes})
         return told, dataclasses.replace(self, task=changed, wishes=self.wishes + 1)
-
-    def _failed(self, error: str) -> TaskEvent:
-        return TaskEvent(self.task.name, "failed", {"error": error, "log": str(self.task.folder / "log.txt")})

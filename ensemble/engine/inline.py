@@ -7,7 +7,7 @@ from collections import deque
 
 from ensemble.engine.attempts import Attempt
 from ensemble.engine.call import call_task
-from ensemble.engine.task import Listener, PlainReport, Slots, Task, TaskEvent
+from ensemble.engine.task import Limits, Listener, PlainReport, Slots, Task, TaskEvent
 
 __all__ = ["InlineEngine"]
 
@@ -15,7 +15,7 @@ __all__ = ["InlineEngine"]
 class InlineEngine:
     """Runs the oldest task at each `poll`, to its end."""
 
-    def __init__(self, listener: Listener, slots: Slots) -> None:
+    def __init__(self, listener: Listener, slots: Slots, limits: Limits | None = None) -> None:
         self._queue: deque[Attempt] = deque()
         self._listener = listener
 

@@ -13,6 +13,7 @@ from ensemble.errors import RetryWith, StopAsked
 
 __all__ = [
     "Engine",
+    "Limits",
     "Listener",
     "PlainReport",
     "Report",
@@ -60,17 +61,33 @@ Listener = Callable[[TaskEvent], None]
 
 @dataclass(frozen=True)
 class Slots:
-    """How many tasks run at a time. With `gpus`, slots take them in turn: one each, or shared where slots are more."""
+    """How many tasks run at a time. With `gpus`, slots take them in turn: one each, or shared where slots are more.
+
+    `gpus` are names that CUDA_VISIBLE_DEVICES takes; an empty tuple hides all, None leaves the environment as it is.
+    """
 
     count: int = 1
-    gpus: tuple[str, ...] = ()
+    gpus: tuple[str, ...] | None = None
 
     def environment(self, slot: int, threads: int) -> dict[str, str]:
-        """What a slot's process must have in its environment before torch starts."""
-        found = {"OMP_NUM_THREADS": str(threads)}
-        if self.gpus:
-            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        """What a slot's process must have in its environment before torch looks at its devices."""
+        found = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
+        if self.gpus is not None:
+            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)] if self.gpus else ""
+            found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbers as nvidia-smi gives them, not fastest first
         return found
+
+    def describe(self, slot: int) -> dict[str, Any]:
+        """A slot for the log: its number, and its GPU if it has one."""
+        return {"slot": slot, "gpu": self.gpus[slot % len(self.gpus)]} if self.gpus else {"slot": slot}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """For how long engines wait: a task silent for `hang_s` is taken for hung; one asked to stop gets `grace_s`."""
+
+    hang_s: float = 600.0
+    grace_s: float = 10.0
 
 
 class Engine(Protocol):
