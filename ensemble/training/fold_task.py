@@ -30,6 +30,7 @@ from ensemble.training.fold_rows import FoldRows, split_rows
 from ensemble.training.loop import EpochResult, train_epochs
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
 from ensemble.training.pretrained import choose_pretrained
+from ensemble.training.step_memory import measure_step_memory
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
 
@@ -37,8 +38,10 @@ FOLD_FORMAT = 1
 _PREDICTION_BATCH = 256
 
 
-def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse what can't be built."""
+def prepare_run(
+    folder: Path, report: Report, *, recipe: dict[str, Any], classes: int, measure_memory: bool = False
+) -> dict[str, Any]:
+    """Decide, before any fold: weights, precision, device; refuse what can't be built; measure a step if asked."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
     network = build_network(_spec(parsed, classes), pretrained=False)
@@ -47,13 +50,19 @@ def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes
     precision = parsed.train.precision
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return {
+    decided = {
         "pretrained": choice.use,
         "pretrained_why": choice.reason,
         "precision": precision,
         "device": device,
         "parameters": count_parameters(network),
     }
+    if measure_memory and device == "cuda":
+        rows, size = parsed.train.batch_size, image_size(parsed)
+        decided["step_memory"] = measure_step_memory(
+            network, rows=rows, size=size, classes=classes, precision=precision, device=torch.device(device)
+        )
+    return decided
 
 
 def train_fold(
