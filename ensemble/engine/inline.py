@@ -7,7 +7,7 @@ from collections import deque
 
 from ensemble.engine.attempts import Attempt
 from ensemble.engine.call import call_task
-from ensemble.engine.task import Limits, Listener, PlainReport, Slots, Task, TaskEvent
+from ensemble.engine.task import Limits, Listener, PlainReport, Report, Slots, Task, TaskEvent
 
 __all__ = ["InlineEngine"]
 
@@ -18,6 +18,8 @@ class InlineEngine:
     def __init__(self, listener: Listener, slots: Slots, limits: Limits | None = None) -> None:
         self._queue: deque[Attempt] = deque()
         self._listener = listener
+        if slots.gpus is not None:
+            os.environ.update(slots.environment(0, 1))  # CUDA looks at it when first used
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
@@ -32,7 +34,7 @@ class InlineEngine:
             task = attempt.task
             self._listener(TaskEvent(task.name, "started", {"attempt": attempt.number, "pid": os.getpid(), "slot": 0}))
             report = PlainReport(lambda data: self._listener(TaskEvent(task.name, "progress", data)))
-            event = call_task(task, report)
+            event = self._call(task, report)
             if event.kind == "again":
                 event, again = attempt.after_wish(event)
                 self._queue.extendleft([again] if again is not None else [])
@@ -45,3 +47,6 @@ class InlineEngine:
     def close(self) -> None:
         """Forget all queued tasks."""
         self._queue.clear()
+
+    def _call(self, task: Task, report: Report) -> TaskEvent:
+        return call_task(task, report)
