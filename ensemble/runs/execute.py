@@ -12,7 +12,7 @@ from typing import Any
 
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
-from ensemble.core.locks import folder_lock
+from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
@@ -43,6 +43,7 @@ def execute_run(
     Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
     the others are kept, and the same call goes on.
     """
+    refuse_if_held(run.path)
     wanted = _wanted(request, folds)
     record = None if fresh else _record_of_same(run, request)
     decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
