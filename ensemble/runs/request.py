@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.asked import Asked
 from ensemble.core.augmentation import stored_size
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
@@ -26,7 +27,6 @@ from ensemble.data.tables import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
 
 __all__ = [
-    "Asked",
     "OnEvent",
     "RunRequest",
     "load_rows",
@@ -39,21 +39,8 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-fold-kept, fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a recipe was asked for: its file, `--set` words and `--data`; what a later command needs to ask the same."""
-
-    recipe: str
-    sets: tuple[str, ...] = ()
-    data: str | None = None
-
-    def words(self) -> list[str]:
-        """As options of the command line."""
-        sets = [word for value in self.sets for word in ("--set", value)]
-        return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
+queued, fold-kept, fold-started, epoch, retried, fold-finished, fold-failed, merged`) and what goes with it: `run` where
+it is of one, and a `label` to tell it by where there are several."""
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class _StudyWork:
                 RunFolder(trial_folder(self.path, trial.number), label),
                 workplace=self.workplace,
                 findings=self.findings,
-                on_event=lambda event: self.on_event({**event, "trial": prefix}),
+                on_event=lambda event: self.on_event({**event, "label": prefix}),
             )
             if record["state"] == "complete":
                 value = record["scores"]["oof"][self.metric]

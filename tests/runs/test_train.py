@@ -111,7 +111,7 @@ def test_part_of_the_folds_is_a_partial_run_without_merged_files(workspace: Path
     run = workspace / "outputs" / "tiny"
     assert record_of(run)["state"] == "partial"
     assert not (run / "probs.npy").exists()
-    assert "folds 0 are missing" in answer.out
+    assert "fold 0 is missing" in answer.out
     assert ens("train", "--recipe", "tiny").code == 0
     assert record_of(run)["state"] == "complete"
     assert [state["attempts"] for state in record_of(run)["fold_states"]] == [1, 1]
