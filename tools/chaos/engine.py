@@ -120,12 +120,13 @@ class Chaos:
         """Kill one of a command's processes, or the command."""
         server = [pid for pid in children(command) if "forkserver" in command_line(pid)]
         workers = [pid for parent in server for pid in children(parent)]
-        what = self._random.choices(["worker", "command", "server"], [6, 2, 1])[0]
-        victims = {"worker": workers, "command": [command], "server": server}[what]
-        if not victims:
-            return False
+        if not workers and self._random.random() < 0.9:
+            return False  # still starting: seldom worth a kill
+        victims = {"worker": workers, "command": [command], "server": server}
+        there = [what for what, pids in victims.items() if pids]
+        what = self._random.choices(there, [{"worker": 6, "command": 2, "server": 1}[each] for each in there])[0]
         try:
-            os.kill(self._random.choice(victims), signal.SIGKILL)
+            os.kill(self._random.choice(victims[what]), signal.SIGKILL)
         except ProcessLookupError:
             return False
         self.killed[what] += 1
