@@ -11,6 +11,7 @@ from ensemble.commands.outcome import Outcome, Table, shown_score, shown_spread
 from ensemble.commands.progress import progress
 from ensemble.core.recipe_find import is_pattern
 from ensemble.core.run import FoldKey
+from ensemble.engine.call import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.train import TrainedRun, train, train_many
 
@@ -32,6 +33,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
             "data": arguments.data,
             "engine": arguments.engine,
             "workers": arguments.workers,
+            "gpus": arguments.gpus,
+            "per_gpu": arguments.per_gpu,
+            "hang_timeout_s": arguments.hang_timeout,
             "fresh": arguments.fresh,
             "allow_code": arguments.allow_code,
             "outputs": arguments.outputs,
@@ -116,11 +120,11 @@ def _failures(item: TrainedRun) -> list[str]:
     for state in record["fold_states"]:
         if state["state"] == "failed":
             folds.setdefault(state["error"], []).append(FoldKey(state["repeat"], state["fold"]))
-    lines = [
-        f"{record['run']}: {_named(keys, repeats)} failed: {error}; "
-        f"log: {item.path / keys[0].folder_name(repeats) / 'log.txt'}"
-        for error, keys in folds.items()
-    ]
+    lines = []
+    for error, keys in folds.items():
+        log = item.path / keys[0].folder_name(repeats) / "log.txt"
+        lines.append(f"{record['run']}: {_named(keys, repeats)} failed: {error}; log: {log}")
+        lines += [f"    {line}" for line in log_end(log)]
     return lines if item.error is None else [*lines, f"{record['run']}: could not be merged: {item.error}"]
 
 

@@ -15,6 +15,7 @@ from ensemble.core.run import FoldKey, RunFolder, verify_files
 from ensemble.data.pixels import build_pixels
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
+from ensemble.runs.event_log import add_event
 from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
 from ensemble.runs.request import OnEvent, RunRequest
 
@@ -130,7 +131,7 @@ class FoldTraining:
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
         if event.kind == "progress":
-            self._on_event({**event.data, **vars(key)})
+            self._note({**event.data, **vars(key)})
             return
         if event.kind == "started":
             attempts = fold_state(self._record, key)["attempts"] + 1
@@ -142,9 +143,15 @@ class FoldTraining:
         else:
             error = event.data.get("error") or "; ".join(event.data["messages"])
             set_fold(self._record, key, state="failed", error=error, scores=None)
-            told = {"event": "fold-failed", "error": error, "log": event.data.get("log")}
+            log = {"log": event.data.get("log"), "log_end": event.data.get("log_end", [])}
+            told = {"event": "fold-failed", "error": error, **log}
         self._run.save_record(self._record)
-        self._on_event({**told, **vars(key)})
+        self._note({**told, **vars(key)})
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Tell on what happened to a fold, and add it to the run's log of events."""
+        add_event(self._run.path, event)
+        self._on_event(event)
 
     def _note_finished(self, key: FoldKey, finished: Mapping[str, Any]) -> None:
         known = ("best_epoch", "scores", "seconds", "device")

@@ -15,7 +15,7 @@ from ensemble.runs.execute import execute_runs
 from ensemble.runs.request import OnEvent, RunRequest, newest_run
 from ensemble.runs.shared_requests import SharedRequests
 from ensemble.runs.work import RunWork
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.workplace import Auto, Workplace
 
 __all__ = ["TrainedRun", "train", "train_many"]
 
@@ -49,6 +49,9 @@ def train(
     name: str | None = None,
     engine: str = "local",
     workers: int | None = None,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     fresh: bool = False,
     allow_code: bool = False,
     outputs: Path | str = "outputs",
@@ -70,7 +73,7 @@ def train(
         _refuse_strangers(run.path)
     findings = requests.findings(request)
     work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=on_event)
-    execute_runs([work], Workplace(engine, workers), Together(), on_event)
+    execute_runs([work], Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), Together(), on_event)
     if work.error is not None:
         raise work.error
     return TrainedRun(run.path, work.record)
@@ -84,6 +87,9 @@ def train_many(
     data: str | None = None,
     engine: str = "local",
     workers: int | None = None,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     fresh: bool = False,
     allow_code: bool = False,
     outputs: Path | str = "outputs",
@@ -110,7 +116,7 @@ def train_many(
             findings = requests.findings(request)
             tell = _labelled(on_event, run.name) if len(names) > 1 else on_event
             works[run.path] = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=tell)
-    execute_runs(list(works.values()), Workplace(engine, workers), together, on_event)
+    execute_runs(list(works.values()), Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), together, on_event)
     return [
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))
         for work in works.values()

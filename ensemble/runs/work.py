@@ -12,13 +12,14 @@ from typing import Any
 from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
-from ensemble.core.locks import folder_lock
+from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.runs.estimate import FoldCost, cost_of
+from ensemble.runs.event_log import add_event
 from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
@@ -44,6 +45,7 @@ class RunWork:
         findings: Sequence[Finding] = (),
         on_event: OnEvent = lambda event: None,
     ) -> None:
+        refuse_if_held(run.path)  # at once, not after all that comes before the lock
         self.request, self.run = request, run
         self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
         self.record: dict[str, Any] = {}
@@ -61,7 +63,7 @@ class RunWork:
         """What an earlier command decided for this run; None where `prepare_task` has to be asked."""
         return self._earlier["decided"] if self._earlier is not None and not self._fresh else None
 
-    def prepare_task(self, folder: Path) -> Task:
+    def prepare_task(self, folder: Path, *, measure_memory: bool) -> Task:
         """What lets a worker decide what depends on the machine, and refuse what it can't build."""
         request = self.request
         arguments = {
@@ -70,13 +72,14 @@ class RunWork:
             "parts": request.part_sizes,
             "code": {code.name: code.plain() for code in request.code},
             "weights": str(request.weights) if request.weights is not None else None,
+            "measure_memory": measure_memory,
         }
         return Task(f"{self.run.name}/prepare", "ensemble.training.fold_task:prepare_run", arguments, folder)
 
     def prepared(self, result: Mapping[str, Any], workplace: Workplace) -> dict[str, Any]:
         """The worker's decisions, and the threads of a fold, which no other run has a say in."""
         folds = self.request.plan.k * self.request.plan.repeats
-        decided: dict[str, Any] = {**result, "threads": workplace.threads(folds)}
+        decided: dict[str, Any] = {**result, "threads": workplace.threads(folds, result)}
         self._tell({"event": "prepared", **decided})
         return decided
 
@@ -127,6 +130,7 @@ class RunWork:
     def leave(self) -> None:
         """However the work ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""
         if self._before is not None:
+            sweep_temporaries(self.run.path)  # of workers that were killed; none is left by now
             for state in self.record["fold_states"]:
                 if state["state"] == "running":
                     state["state"] = "missing"
@@ -140,6 +144,7 @@ class RunWork:
         """Merge a whole run; that it can't be merged is this run's misfortune, not that of those beside it."""
         try:
             if merge_run(self.request, self.run, self.record):
+                add_event(self.run.path, {"event": "merged", "scores": self.record["scores"]["oof"]})
                 self._tell({"event": "merged", "scores": self.record["scores"]["oof"]})
         except (EnsError, OSError) as error:
             self.error = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ensemble.core.own_metric import own_metrics
 from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
+from ensemble.core.reporting import Report
 from ensemble.core.run import hash_files
 from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
@@ -39,8 +40,6 @@ __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
 
 FOLD_FORMAT = 1
 _PREDICTION_BATCH = 256
-
-Report = Callable[[Mapping[str, Any]], None]
 
 
 def train_fold(
