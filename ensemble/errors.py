@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EnsError", "InputError", "Interrupted", "PartialFailure"]
+__all__ = ["EnsError", "InputError", "Interrupted", "PartialFailure", "RetryWith"]
 
 
 class EnsError(Exception):
@@ -31,3 +31,14 @@ class Interrupted(EnsError):
     """Stopped by a person or the machine; what was finished is kept, and the same command continues."""
 
     exit_code = 130
+
+
+class RetryWith(Exception):
+    """A task can't be done as it was asked, but could be otherwise: its engine starts it anew with `changes`."""
+
+    def __init__(self, changes: dict[str, object], reason: str) -> None:
+        super().__init__(changes, reason)
+        self.changes, self.reason = changes, reason
+
+    def __str__(self) -> str:
+        return self.reason
