@@ -20,14 +20,16 @@ from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.run import hash_files
-from ensemble.data.batches import SeedParts
+from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
 from ensemble.training.fold_feed import check_feed, image_size, make_feed
 from ensemble.training.fold_rows import FoldRows, split_rows
-from ensemble.training.loop import EpochResult, train_epochs
+from ensemble.training.loop import EpochResult, Trainer
+from ensemble.training.losses import make_loss
 from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
+from ensemble.training.precision import check_compile, choose_precision
 from ensemble.training.pretrained import choose_pretrained
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
@@ -45,9 +47,9 @@ def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes
     network = build_network(_spec(parsed, classes), pretrained=False)
     check_feed(parsed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = parsed.train.precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    precision = choose_precision(parsed.train.precision, device)
+    if parsed.train.compile:
+        check_compile(device)
     return {
         "pretrained": choice.use,
         "pretrained_why": choice.reason,
@@ -135,25 +137,30 @@ class _FoldWork:
         torch.manual_seed(self.seed("weights"))
         spec = _spec(self.recipe, len(self.classes))
         network = build_network(spec, pretrained=self.decided["pretrained"]).to(self.device)
-        clock = time.monotonic()
         with make_feed(self.recipe, images, rows, self.classes, self.parts, self.decided["threads"]) as feed:
-            epochs = train_epochs(
-                network,
-                self.recipe,
-                batches=feed.epoch,
-                steps_per_epoch=feed.steps,
-                labels=torch.from_numpy(rows.train_labels),
-                normalizer=self.normalizer,
-                precision=self.decided["precision"],
-                seed_of=lambda epoch: self.seed("epoch", epoch),
-            )
-            for result in epochs:
-                probs = self.probabilities(network, images, rows.validation, policy="none")
+            trainer = self.trainer(network, feed, images, rows)
+            while not trainer.is_done:
+                result = trainer.run_epoch()
+                probs = self.probabilities(trainer.evaluation_network(), images, rows.validation, policy="none")
                 scores = score_all(rows.labels[rows.validation], probs)
                 self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
-                self.tell(result, scores, time.monotonic() - clock)
-                clock = time.monotonic()
-        return network
+                self.tell(result, scores)
+        return trainer.evaluation_network()
+
+    def trainer(self, network: torch.nn.Module, feed: TrainingFeed, images: Images, rows: FoldRows) -> Trainer:
+        """The training of this fold, at its start."""
+        train = self.recipe.train
+        return Trainer(
+            network,
+            train,
+            feed=feed,
+            labels=torch.from_numpy(rows.train_labels),
+            loss=make_loss(self.recipe.loss),
+            normalizer=self.normalizer,
+            precision=self.decided["precision"],
+            seed_of=self.seed,
+            plain=lambda: plain_batches(images, rows.training, train.batch_size, image_size(self.recipe)),
+        )
 
     def predict(
         self,
@@ -243,7 +250,7 @@ class _FoldWork:
         self.log(f"done in {record['seconds']:.1f} s: {oof.sidecar['scores']}")
         return record
 
-    def tell(self, result: EpochResult, scores: Mapping[str, float | None], seconds: float) -> None:
+    def tell(self, result: EpochResult, scores: Mapping[str, float | None]) -> None:
         """Report an epoch, and log it."""
         epoch = {
             "event": "epoch",
@@ -252,7 +259,8 @@ class _FoldWork:
             "loss": result.loss,
             "metric": self.recipe.metric,
             "value": scores.get(self.recipe.metric or "accuracy"),
-            "images_per_s": result.rows / max(seconds, 1e-9),
+            "images_per_s": result.images_per_s,
+            "wait_share": result.wait_share,
         }
         self.report(epoch)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)

@@ -101,6 +101,10 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
         "train.clip_norm": "default",
         "train.precision": "default",
         "train.select": "default",
+        "train.inner_share": "default",
+        "train.patience": "default",
+        "train.checkpoint_steps": "default",
+        "train.deterministic": "default",
         "metric": "recipes/base.yaml:4",
         "tta": "default",
     }

@@ -16,8 +16,9 @@ from ensemble.errors import InputError
 from ensemble.inference.predict import Normalizer
 from ensemble.inference.views import views_of
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
-from ensemble.training.optimizers import learning_rate, make_optimizer
+from ensemble.training.optimizers import decay_groups
 from ensemble.training.pretrained import choose_pretrained
+from ensemble.training.schedules import Schedule
 
 SPEC = NetworkSpec("test_resnet", 3, 16)
 
@@ -63,7 +64,7 @@ def test_other_architectures_take_the_image_size_of_the_recipe(name: str) -> Non
 
 def test_biases_and_normalisation_are_spared_from_decay() -> None:
     network = build_network(SPEC, pretrained=False)
-    decayed, spared = make_optimizer(network, TrainPart(weight_decay=0.3)).param_groups
+    decayed, spared = decay_groups(network, 0.3)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim <= 1 for parameter in spared["params"])
@@ -74,7 +75,7 @@ def test_biases_and_normalisation_are_spared_from_decay() -> None:
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
 def test_no_schedule_goes_above_the_rate_of_the_recipe_or_below_zero(schedule: str, warmup: float) -> None:
     train = TrainPart.model_validate({"schedule": schedule, "warmup_epochs": warmup, "epochs": 4, "lr": 0.1})
-    rates = [learning_rate(train, step, 10) for step in range(40)]
+    rates = [Schedule(train, 10).rate(step) for step in range(40)]
     assert max(rates) <= 0.1 + 1e-12
     assert min(rates) >= 0
     assert max(rates) > 0.09
@@ -87,7 +88,7 @@ def test_cosine_is_that_of_torch() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
     for step in range(20):
-        assert learning_rate(train, step, 10) == pytest.approx(reference.get_last_lr()[0])
+        assert Schedule(train, 10).rate(step) == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
 
