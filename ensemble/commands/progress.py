@@ -57,6 +57,10 @@ def _line(event: Mapping[str, Any]) -> str | None:
             return f"{fold}: finished earlier, kept"
         case "fold-started":
             return f"{fold}: started"
+        case "resumed":
+            return f"{fold}: goes on in epoch {event['epoch']}, after step {event['step']}"
+        case "warning":
+            return f"{fold}: warning: {event['line']}"
         case "epoch":
             return f"{fold}: {_epoch(event)}"
         case "retried":

@@ -39,7 +39,7 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-fold-kept, fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
+fold-kept, fold-started, resumed, warning, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
 
 
 @dataclass(frozen=True)
