@@ -21,6 +21,7 @@ from ensemble.core.files import atomic_path, sha256_file
 __all__ = ["Checkpoints", "Loaded", "snapshot"]
 
 _KEPT = 2  # the newest, and the one to fall back to
+_PLAIN = (torch.Tensor, int, float, str, bool, type(None))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Checkpoints:
         """Write it soon; nobody may change the state any more. One that still waits gives way to a newer one."""
         if step == self._newest:
             return
+        _check_loadable(state, "state")
         self._newest = step
         job = _Job(step, state, {**self._about, **about})
         with self._lock:
@@ -136,6 +138,18 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(snapshot(inner) for inner in value)
     return value
+
+
+def _check_loadable(value: Any, where: str) -> None:
+    """Refuse, loudly and before anything relies on it, what `weights_only` would not load again."""
+    if type(value) is dict:
+        for key, inner in value.items():
+            _check_loadable(inner, f"{where}.{key}")
+    elif type(value) in (list, tuple):
+        for place, inner in enumerate(value):
+            _check_loadable(inner, f"{where}[{place}]")
+    elif type(value) not in _PLAIN:
+        raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint can't hold")
 
 
 class _Hashing:

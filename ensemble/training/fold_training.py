@@ -105,8 +105,9 @@ class FoldTraining:
         """Score a finished epoch, write it into the history, and see whether its weights are the ones to take."""
         network = trainer.evaluation_network()
         scores, inner = self._score(network)
-        row = {"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores}
-        row |= {f"inner_{name}": value for name, value in (inner or {}).items()}
+        named = {**scores, **{f"inner_{name}": value for name, value in (inner or {}).items()}}
+        values = {name: None if value is None else float(value) for name, value in named.items()}
+        row = {"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **values}
         self.history.append(row)
         is_taken = self.selection.note(result.epoch, scores if inner is None else inner)
         if is_taken and self._train.select != "last":

@@ -30,7 +30,7 @@ def the_machine(device: torch.device, decided: Mapping[str, Any], micro_batch: i
         "threads": decided["threads"],
         "precision": decided["precision"],
         "micro_batch": micro_batch,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,15 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert torch.equal(found.state["network"]["weight"], torch.full((50,), 0.1))
     assert found.state["history"] == [{"epoch": 1, "loss": 0.1 + 0.2}]
     assert (found.about["epoch"], found.about["step"], found.about["fold"]) == (2, 3, 1)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    with (
+        Checkpoints(tmp_path, ABOUT, print) as checkpoints,
+        pytest.raises(TypeError, match=r"state\.a\[1\] is a float64"),
+    ):
+        checkpoints.save(1, {"a": [1.0, np.float64(1.0)]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_copy_does_not_change_with_what_it_was_taken_of() -> None:
