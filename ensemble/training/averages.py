@@ -106,22 +106,13 @@ class Swa(_Copy):
     def __init__(self, first_epoch: int, inputs: Inputs | None) -> None:
         super().__init__()
         self._first_epoch, self._inputs = first_epoch, inputs
-        self._is_measured = False
 
     def after_epoch(self, network: torch.nn.Module, epoch: int) -> None:
-        if epoch >= self._first_epoch:
-            self._take(network, 1 / (self._taken + 1))
-            self._is_measured = False
-
-    def network(self, trained: torch.nn.Module) -> torch.nn.Module:
-        if self._copy is not None and self._inputs is not None and not self._is_measured:
+        if epoch < self._first_epoch:
+            return
+        self._take(network, 1 / (self._taken + 1))
+        if self._copy is not None and self._inputs is not None:
             _measure_batch_norms(self._copy, self._inputs)
-            self._is_measured = True
-        return super().network(trained)
-
-    def load(self, trained: torch.nn.Module, state: dict[str, Any]) -> None:
-        super().load(trained, state)
-        self._is_measured = False
 
 
 def _measure_batch_norms(network: torch.nn.Module, inputs: Inputs) -> None:

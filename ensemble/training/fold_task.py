@@ -13,10 +13,10 @@ from ensemble.core.foldplan import load_plan
 from ensemble.core.recipe import Recipe
 from ensemble.data.batches import SeedParts
 from ensemble.errors import InputError
-from ensemble.training.fold_feed import check_feed
+from ensemble.training.fold_feed import check_feed, image_size
 from ensemble.training.fold_work import FoldSources, FoldWork, network_spec
 from ensemble.training.networks import build_network, count_parameters
-from ensemble.training.precision import check_compile, choose_precision
+from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision
 from ensemble.training.pretrained import choose_pretrained
 from ensemble.training.trouble import halved, is_out_of_memory
 
@@ -33,6 +33,8 @@ def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes
     check_feed(parsed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(parsed.train.precision, device)
+    if precision == "bf16" and device == "cpu":
+        check_bf16_gradients(network, torch.zeros(1, 3, image_size(parsed), image_size(parsed)))
     if parsed.train.compile:
         check_compile(device)
     if count_parameters(network) == 0:

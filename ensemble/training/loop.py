@@ -199,7 +199,7 @@ class Trainer:
 
     def _take_step(self, batches: Sequence[Batch]) -> None:
         """One optimiser step: the mean loss over all rows of these batches."""
-        torch.manual_seed(self._seed_of("step", self.epoch, self.step))
+        _seed(self._seed_of("step", self.epoch, self.step), self._labels.device)
         self._lr = self._schedule.rate(self.steps_done)
         set_rate(self._optimizer, self._lr)
         rows = np.concatenate([batch.rows for batch in batches]) if len(batches) > 1 else batches[0].rows
@@ -262,6 +262,13 @@ def _cuts(rows: int, most: int | None) -> list[int]:
     if most is not None and most > 1:
         parts = max(1, min(parts, rows // 2))
     return [rows * part // parts for part in range(parts + 1)]
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed torch where the network computes; `torch.manual_seed` asks every kind of device, which takes 0.4 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _copied(value: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from ensemble.errors import InputError
 
-__all__ = ["Precision", "check_compile", "choose_precision", "set_determinism"]
+__all__ = ["Precision", "check_bf16_gradients", "check_compile", "choose_precision", "set_determinism"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,6 +26,36 @@ def choose_precision(wish: str, device: str) -> str:
     if wish != "auto":
         return wish
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def check_bf16_gradients(network: torch.nn.Module, images: torch.Tensor) -> None:
+    """Refuse a network whose weight gradients in bf16 would be wrong on a CPU; `images` are of the size it will see.
+
+    Where a convolution with a stride sees a single pixel, only the middle of its kernel meets it. oneDNN then leaves
+    the gradients of the rest as the memory was, instead of zero (torch 2.13): at times NaN, at times just wrong.
+    """
+    wrong: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(module: torch.nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
+            if inputs[0].shape[-2:] == (1, 1) and max(module.stride) > 1 and max(module.kernel_size) > 1:
+                wrong.append(name)
+
+        return hook
+
+    convolutions = [(name, module) for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    handles = [module.register_forward_pre_hook(look(name)) for name, module in convolutions]
+    try:
+        with torch.inference_mode():
+            network.eval()(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if wrong:
+        raise InputError(
+            f"train.precision: bf16, but at image.size {images.shape[-1]} the layer {wrong[0]} sees a single pixel in "
+            "steps of two, whose gradients in bf16 are wrong on a CPU; say fp32, or a larger image.size"
+        )
 
 
 def check_compile(device: str) -> None:

@@ -87,6 +87,24 @@ def test_a_later_epoch_is_the_same_without_those_before_it(images: DecodedImages
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(after, alone, strict=True))
 
 
+@pytest.mark.parametrize(("augment", "workers"), [("none", 0), ("light", 0), ("heavy", 2)])
+def test_an_epoch_from_a_later_step_is_the_rest_of_it_and_makes_nothing_else(
+    images: DecodedImages, augment: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = epoch(images, 2, augment=augment)
+    made: list[int] = []
+    make = TrainingFeed._make
+    monkeypatch.setattr(TrainingFeed, "_make", lambda *a: (made.append(len(a[1])), make(*a))[1])
+    for step in range(len(expected) + 2):
+        made.clear()
+        with feed(images, augment, workers=workers) as opened:
+            found = list(opened.epoch(2, from_step=step))
+        rest = expected[step:]
+        assert [batch.rows.tolist() for batch in found] == [batch.rows.tolist() for batch in rest]
+        assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(found, rest, strict=True))
+        assert len(made) == len(rest)
+
+
 @pytest.mark.parametrize("change", ["seed", "repeat", "fold", "epoch"])
 def test_seed_repeat_fold_and_epoch_each_change_what_a_sample_gets(images: DecodedImages, change: str) -> None:
     other = SeedParts(**{**vars(PARTS), change: 5}) if change != "epoch" else PARTS
