@@ -56,7 +56,7 @@ def _line(event: Mapping[str, Any]) -> str | None:
         case "fold-kept":
             return f"{fold}: finished earlier, kept"
         case "fold-started":
-            return f"{fold}: started"
+            return f"{fold}: started" if event.get("attempt", 1) == 1 else None
         case "resumed":
             return f"{fold}: goes on in epoch {event['epoch']}, after step {event['step']}"
         case "warning":
@@ -65,11 +65,15 @@ def _line(event: Mapping[str, Any]) -> str | None:
             return f"{fold}: {_epoch(event)}"
         case "retried":
             return f"{fold}: its process died ({event['how']}); started again"
+        case "restarted":
+            return f"{fold}: {event['reason']}; started again"
+        case "stopping":
+            return f"{fold}: asked to save itself and stop; Ctrl+C again stops at once"
         case "fold-finished":
             return f"{fold}: finished in {event['seconds']:.1f} s"
         case "fold-failed":
             log = f" (log: {event['log']})" if event.get("log") else ""
-            return f"{fold}: FAILED: {event['error']}{log}"
+            return "\n    ".join([f"{fold}: FAILED: {event['error']}{log}", *event.get("log_end", [])])
         case "merged":
             return f"{event.get('trial', '')}merged all folds"
         case "trial-started":

@@ -18,6 +18,7 @@ from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
 from ensemble.errors import EnsError, InputError
+from ensemble.runs.event_log import add_event
 from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
@@ -45,6 +46,7 @@ def execute_run(
     wanted = _wanted(request, folds)
     record = None if fresh else _record_of_same(run, request)
     decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
+    workplace.slots(1, decided)  # refuses devices that can't be, before anything is written
     with folder_lock(run.path):
         if fresh:
             _move_aside(run)
@@ -59,6 +61,7 @@ def execute_run(
         with _leaving_a_true_state(run, record):
             training.train(workplace)
             if merge_run(request, run, record):
+                add_event(run.path, {"event": "merged", "scores": record["scores"]["oof"]})
                 on_event({"event": "merged", "scores": record["scores"]["oof"]})
     return record
 
@@ -86,27 +89,39 @@ def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> di
     """Let a worker decide what depends on the machine, and refuse what it can't build."""
     on_event({"event": "preparing"})
     with tempfile.TemporaryDirectory(prefix="ens-prepare-") as folder:
-        arguments = {"recipe": request.resolved.recipe.plain(), "classes": len(request.table.classes)}
+        arguments = {
+            "recipe": request.resolved.recipe.plain(),
+            "classes": len(request.table.classes),
+            "measure_memory": workplace.measures_memory,
+        }
         task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
-        last = run_tasks([task], workplace.engine, lambda event: None)["prepare"]
+        slots, limits = workplace.slots(1), workplace.limits
+        last = run_tasks([task], workplace.engine, lambda event: None, slots, limits)["prepare"]
         if last.kind == "refused":
             raise InputError(*last.data["messages"])
         if last.kind == "failed":
             log = Path(last.data["log"]).read_text(encoding="utf-8")
             raise EnsError(f"{request.resolved.name}: {last.data['error']}") from RuntimeError(log)
     folds = request.plan.k * request.plan.repeats
-    decided: dict[str, Any] = {**last.data["result"], "threads": workplace.threads(folds)}
+    found = last.data["result"]
+    decided: dict[str, Any] = {**found, "threads": workplace.threads(folds, found)}
     on_event({"event": "prepared", **decided})
+    for line in workplace.notes():
+        on_event({"event": "finding", "line": line})
     return decided
 
 
 @contextlib.contextmanager
 def _leaving_a_true_state(run: RunFolder, record: dict[str, Any]) -> Iterator[None]:
-    """However the block ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""
+    """However the block ends, `run.json` says what is there; a killed process leaves `running`, and a free lock.
+
+    Workers are gone by then; what those that were killed left half-written is removed.
+    """
     before = copy.deepcopy(record)
     try:
         yield
     finally:
+        sweep_temporaries(run.path)
         for state in record["fold_states"]:
             if state["state"] == "running":
                 state["state"] = "missing"

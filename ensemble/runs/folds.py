@@ -15,6 +15,7 @@ from ensemble.data.pixels import build_pixels
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
+from ensemble.runs.event_log import add_event
 from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
 from ensemble.runs.request import OnEvent, RunRequest
 from ensemble.runs.workplace import Workplace
@@ -73,7 +74,8 @@ class FoldTraining:
             [self._task(name, key, shared) for name, key in tasks.items()],
             workplace.engine,
             lambda event: self._follow(event, tasks[event.task]),
-            workplace.slots(len(tasks)),
+            workplace.slots(len(tasks), self._record["decided"]),
+            workplace.limits,
         )
 
     def _folder(self, key: FoldKey) -> Path:
@@ -128,21 +130,27 @@ class FoldTraining:
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
         """Note in the record what happened to a fold, and tell it on."""
         if event.kind == "progress":
-            self._on_event({**event.data, **vars(key)})
+            self._tell({**event.data, **vars(key)})
             return
         if event.kind == "started":
             attempts = fold_state(self._record, key)["attempts"] + 1
             set_fold(self._record, key, state="running", attempts=attempts, error=None)
-            told: dict[str, Any] = {"event": "fold-started"}
+            told: dict[str, Any] = {"event": "fold-started", **event.data}
         elif event.kind == "finished":
             self._note_finished(key, event.data["result"])
             told = {"event": "fold-finished", **fold_state(self._record, key)}
         else:
             error = event.data.get("error") or "; ".join(event.data["messages"])
             set_fold(self._record, key, state="failed", error=error, scores=None)
-            told = {"event": "fold-failed", "error": error, "log": event.data.get("log")}
+            log = {"log": event.data.get("log"), "log_end": event.data.get("log_end", [])}
+            told = {"event": "fold-failed", "error": error, **log}
         self._run.save_record(self._record)
-        self._on_event({**told, **vars(key)})
+        self._tell({**told, **vars(key)})
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """Tell on what happened to a fold, and add it to the run's log of events."""
+        add_event(self._run.path, event)
+        self._on_event(event)
 
     def _note_finished(self, key: FoldKey, finished: Mapping[str, Any]) -> None:
         known = {name: finished[name] for name in _TOLD if name in finished}

@@ -12,7 +12,7 @@ from ensemble.errors import InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, make_request, newest_run
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.workplace import Auto, Workplace
 
 __all__ = ["TrainedRun", "train"]
 
@@ -44,6 +44,9 @@ def train(
     name: str | None = None,
     engine: str = "local",
     workers: int | None = None,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     fresh: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
@@ -65,7 +68,7 @@ def train(
         request,
         run,
         folds=folds,
-        workplace=Workplace(engine, workers),
+        workplace=Workplace(engine, workers, gpus, per_gpu, hang_timeout_s),
         fresh=fresh,
         findings=findings,
         on_event=on_event,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class Predictor:
 
     recipe: Recipe
     normalizer: Normalizer
+    beat: Callable[[], None]
     micro_batch: int | None = None
 
     def epoch_scores(self, network: torch.nn.Module, images: Images, rows: FoldRows) -> tuple[Scores, Scores | None]:
@@ -63,6 +64,7 @@ class Predictor:
             normalizer=self.normalizer,
             policy=policy,
             batch_size=most,
+            beat=self.beat,
         )
         _check(probs, images.ids, rows)
         return probs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from ensemble.core.files import load_json
 from ensemble.core.foldplan import load_plan
 from ensemble.core.recipe import Recipe
+from ensemble.core.reporting import Report
 from ensemble.data.batches import SeedParts
 from ensemble.errors import InputError
 from ensemble.training.fold_feed import check_feed, image_size
@@ -18,15 +19,16 @@ from ensemble.training.fold_work import FoldSources, FoldWork, network_spec
 from ensemble.training.networks import build_network, count_parameters
 from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision
 from ensemble.training.pretrained import choose_pretrained
+from ensemble.training.step_memory import measure_step_memory
 from ensemble.training.trouble import halved, is_out_of_memory
 
 __all__ = ["prepare_run", "train_fold"]
 
-Report = Callable[[Mapping[str, Any]], None]
 
-
-def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes: int) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse what can't be built or trained."""
+def prepare_run(
+    folder: Path, report: Report, *, recipe: dict[str, Any], classes: int, measure_memory: bool = False
+) -> dict[str, Any]:
+    """Decide, before any fold: weights, precision, device; refuse what can't be built; measure a step if asked."""
     parsed = Recipe.model_validate(recipe)
     choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
     network = build_network(network_spec(parsed, classes), pretrained=False)
@@ -39,13 +41,19 @@ def prepare_run(folder: Path, report: Report, *, recipe: dict[str, Any], classes
         check_compile(device)
     if count_parameters(network) == 0:
         raise InputError(f"model.name: {parsed.model.name} has no weights to train")
-    return {
+    decided = {
         "pretrained": choice.use,
         "pretrained_why": choice.reason,
         "precision": precision,
         "device": device,
         "parameters": count_parameters(network),
     }
+    if measure_memory and device == "cuda":
+        rows, size = parsed.train.batch_size, image_size(parsed)
+        decided["step_memory"] = measure_step_memory(
+            network, rows=rows, size=size, classes=classes, precision=precision, device=torch.device(device)
+        )
+    return decided
 
 
 def train_fold(

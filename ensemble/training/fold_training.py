@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ensemble.core.recipe_train import TrainPart
-from ensemble.errors import Interrupted
+from ensemble.errors import StopAsked
 from ensemble.training.checkpoints import Checkpoints, Loaded, snapshot
 from ensemble.training.loop import EpochResult, Trainer
 from ensemble.training.selection import Selection
@@ -34,15 +34,17 @@ class FoldTraining:
         *,
         checkpoints: Checkpoints,
         stop: StopRequest,
+        beat: Callable[[], None],
         score: Callable[[torch.nn.Module], tuple[Scores, Scores | None]],
         tell: Callable[[Row, EpochResult, float], None],
     ) -> None:
         """`score` gives an epoch's scores on the validation rows, and on the inner rows where there are any.
 
+        `beat` is called after every step, and may raise `StopAsked`, as `stop` may ask for it: the state is then saved.
         `tell` hears each row of the history as it comes, and the seconds that remain.
         """
         self._train, self._checkpoints, self._stop = train, checkpoints, stop
-        self._score, self._tell = score, tell
+        self._beat, self._score, self._tell = beat, score, tell
         self.selection = Selection(train, metric)
         self.history: list[Row] = []
         self.machines: list[dict[str, Any]] = []
@@ -81,9 +83,13 @@ class FoldTraining:
 
     def after_step(self, trainer: Trainer, steps: int) -> None:
         """Between two optimiser steps: save where it is time, and leave where somebody asked for it."""
-        if self._stop:
+        try:
+            self._beat()
+            if self._stop:
+                raise StopAsked
+        except StopAsked:
             self.save(trainer)
-            raise Interrupted(f"stopped after step {steps}, which is saved")
+            raise
         every = self._train.checkpoint_steps
         if every is not None and steps % every == 0:
             self.save(trainer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import score_all
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
+from ensemble.core.reporting import Report
 from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
@@ -38,8 +39,6 @@ from ensemble.training.watchers import Watchers
 __all__ = ["FoldSources", "FoldWork", "network_spec"]
 
 _SHOWN_IDS = 8
-
-Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class FoldWork:
         self.files = FoldFiles(folder, parts, about, classes)
         self.device = usable_device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
-        self.predictor = Predictor(recipe, self.normalizer, micro_batch)
+        self.predictor = Predictor(recipe, self.normalizer, report.beat, micro_batch)
 
     def run(self, sources: FoldSources) -> dict[str, Any]:
         """Train, save the weights, predict both parts, and close the folder."""
@@ -138,6 +137,7 @@ class FoldWork:
             self.recipe.metric or "accuracy",
             checkpoints=checkpoints,
             stop=stop,
+            beat=self.report.beat,
             score=lambda network: self.predictor.epoch_scores(network, images, rows),
             tell=lambda row, result, remaining: self.tell(row, result, remaining, training, watchers),
         )
@@ -163,7 +163,7 @@ class FoldWork:
         before: int | None = loaded.about["machine"]["micro_batch"]
         if before is not None:
             self.micro_batch = before if self.micro_batch is None else min(before, self.micro_batch)
-            self.predictor = Predictor(self.recipe, self.normalizer, self.micro_batch)
+            self.predictor = Predictor(self.recipe, self.normalizer, self.report.beat, self.micro_batch)
         epoch, step = loaded.about["epoch"], loaded.about["step"]
         self.files.log(f"goes on after step {step}, in epoch {epoch}")
         self.report({"event": "resumed", "epoch": min(epoch, self.recipe.train.epochs), "step": step})

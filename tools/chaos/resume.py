@@ -31,6 +31,7 @@ import numpy as np
 
 from ensemble.core.files import sha256_file
 from ensemble.core.foldplan import save_plan
+from ensemble.core.reporting import PlainReport
 from ensemble.data.pixels import build_pixels
 from ensemble.runs.request import make_request
 from ensemble.training import fold_task, fold_work
@@ -176,7 +177,7 @@ def _start(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _interfere(folder, workers, kill_at, drop)
-        fold_task.train_fold(folder, lambda event: None, **arguments)
+        fold_task.train_fold(folder, PlainReport(), **arguments)
         code = 0
     except BaseException:
         (folder / "trace.txt").write_text(traceback.format_exc())
@@ -186,7 +187,9 @@ def _start(
 
 def _interfere(folder: Path, workers: int, kill_at: int | None, drop: str | None) -> None:
     """In the child: count steps, die after one of them, make batches with other threads, forget a piece of state."""
-    after_step, begin, make_feed = FoldTraining.after_step, FoldTraining.begin, fold_work.make_feed
+    training: Any = FoldTraining
+    work: Any = fold_work
+    after_step, begin, make_feed = training.after_step, training.begin, work.make_feed
     steps = 0
 
     def counted(self: FoldTraining, trainer: Any, done: int) -> None:
@@ -209,13 +212,12 @@ def _interfere(folder: Path, workers: int, kill_at: int | None, drop: str | None
     def fed(*parts: Any) -> Any:
         return make_feed(*parts[:-1], workers)
 
-    FoldTraining.after_step, FoldTraining.begin = counted, forgetful  # type: ignore[method-assign]
-    fold_work.make_feed = fed
+    training.after_step, training.begin, work.make_feed = counted, forgetful, fed
 
 
 def _forget(state: dict[str, Any], key: str, trainer: dict[str, Any], selection: dict[str, Any]) -> None:
     """Put in the place of a piece of state what it is at the start of a training."""
-    fresh = {"trainer": trainer, "selection": selection, "history": [], "best": None, "unscored": None}
+    fresh: Any = {"trainer": trainer, "selection": selection, "history": [], "best": None, "unscored": None}
     *path, last = key.split(".")
     for part in path:
         state, fresh = state[part], fresh[part]
