@@ -59,6 +59,7 @@ def _engine_option(command: argparse.ArgumentParser) -> None:
         metavar="S",
         help="a fold that shows no sign of life for S seconds is killed and retried (default: ENS_HANG_S, else 600)",
     )
+    option("--allow-code", action="store_true", help="run code that a recipe from outside this directory names")
     option(
         "--engine",
         choices=["local", "inline"],
@@ -74,6 +75,11 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option("--folds", type=_fold_list, metavar="0,2", help="train these folds only")
     option("--name", metavar="RUN", help="name of the run's folder (default: the recipe's name)")
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
+    option(
+        "--log",
+        metavar="WHERE",
+        help="tell epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
+    )
 
 
 def _tune_options(command: argparse.ArgumentParser) -> None:

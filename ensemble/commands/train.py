@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import statistics
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ensemble.commands.hints import here
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
+from ensemble.core.watching import split_watchers
 from ensemble.errors import PartialFailure
 from ensemble.runs.train import TrainedRun, train
 
@@ -31,6 +33,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
             per_gpu=arguments.per_gpu,
             hang_timeout_s=arguments.hang_timeout,
             fresh=arguments.fresh,
+            log=split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
+            allow_code=arguments.allow_code,
             outputs=arguments.outputs,
             folder=arguments.folder,
             on_event=on_event,
@@ -56,6 +60,8 @@ def _table(record: dict[str, Any]) -> Table:
     if oof is not None:
         rows.append(["all", "out of fold", *(_number(oof.get(name)) for name in names), ""])
     title = f"{record['run']}: {record['recipe']['model']['name']} on {record['dataset']}"
+    if record["optimistic"]:
+        title += " (optimistic: each fold's epoch was chosen by the rows it is scored on)"
     return Table(["fold", "state", *names, "seconds"], rows, title)
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
+from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
@@ -23,6 +25,7 @@ from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.trainable import check_trainable
 from ensemble.runs.workplace import Workplace
 
 __all__ = ["execute_run"]
@@ -36,15 +39,21 @@ def execute_run(
     workplace: Workplace,
     fresh: bool = False,
     findings: Sequence[Finding] = (),
+    watch: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Train what is missing of a run, and merge it when whole; give back its record. It holds the audit's `findings`.
+
+    `watch` names where else epochs are told, see `core.watching`.
 
     Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
     the others are kept, and the same call goes on.
     """
     wanted = _wanted(request, folds)
+    check_trainable(request)
     record = None if fresh else _record_of_same(run, request)
+    if record is not None:
+        check_same_weights(record["decided"], request.weights, run.path)
     decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
     workplace.slots(1, decided)  # refuses devices that can't be, before anything is written
     with folder_lock(run.path):
@@ -52,10 +61,11 @@ def execute_run(
             _move_aside(run)
         sweep_temporaries(run.path)
         record = _record_of_same(run, request) or new_record(request, run.name, decided, findings)
-        training = FoldTraining(request, run, record, on_event)
+        training = FoldTraining(request, run, record, on_event, watch)
         training.tell_left_out()
         training.keep_finished()
         training.decode(wanted)
+        save_code(run.path, request.code)
         if not request.plan_path.exists():
             save_plan(request.plan_path, request.plan)
         with _leaving_a_true_state(run, record):
@@ -93,6 +103,9 @@ def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> di
             "recipe": request.resolved.recipe.plain(),
             "classes": len(request.table.classes),
             "measure_memory": workplace.measures_memory,
+            "parts": request.part_sizes,
+            "code": {code.name: code.plain() for code in request.code},
+            "weights": str(request.weights) if request.weights is not None else None,
         }
         task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
         slots, limits = workplace.slots(1), workplace.limits

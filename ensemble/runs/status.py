@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.files import load_json
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import is_greater_better
 from ensemble.core.run import RunFolder, find_runs, verify_files
 from ensemble.errors import InputError
 
@@ -95,7 +95,7 @@ def _ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         value = scores.get(run.get("metric"))
         if value is None:
             return (1, "", "", 0.0, run["run"])
-        sign = -1 if METRICS[run["metric"]].greater_is_better else 1
+        sign = -1 if is_greater_better(run["metric"], run) else 1
         return (0, run["dataset"], run["metric"], sign * value, run["run"])
 
     return sorted(runs, key=rank)

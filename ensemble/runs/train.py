@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.run import RunFolder, check_run_name
+from ensemble.core.watching import check_watchers
 from ensemble.errors import InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
@@ -48,17 +49,30 @@ def train(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
+    log: Sequence[str] = (),
+    allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> TrainedRun:
-    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities."""
+    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
+
+    `allow_code`: a recipe from outside the working directory may name code, and that code is run.
+    """
     outputs = Path(outputs)
+    check_watchers(log)
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
     request = make_request(
-        recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event, keep_pixels=True
+        recipe,
+        folder=Path(folder),
+        outputs=outputs,
+        sets=sets,
+        data=data,
+        on_event=on_event,
+        keep_pixels=True,
+        allow_code=allow_code,
     )
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
@@ -71,6 +85,7 @@ def train(
         workplace=Workplace(engine, workers, gpus, per_gpu, hang_timeout_s),
         fresh=fresh,
         findings=findings,
+        watch=log,
         on_event=on_event,
     )
     return TrainedRun(run.path, record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.metrics import score_all
+from ensemble.core.metrics import Metric, score_all
 from ensemble.core.recipe import Recipe
 from ensemble.data.pixel_sets import Images
 from ensemble.errors import EnsError
@@ -36,6 +36,7 @@ class Predictor:
 
     recipe: Recipe
     normalizer: Normalizer
+    own_metrics: Mapping[str, Metric]
     beat: Callable[[], None]
     micro_batch: int | None = None
 
@@ -43,7 +44,8 @@ class Predictor:
         """Every metric on the validation rows, and on the inner rows where there are any; without views."""
 
         def on(chosen: Rows) -> Scores:
-            return score_all(rows.labels[chosen], self._probabilities(network, images, chosen, "none"))
+            probs = self._probabilities(network, images, chosen, "none")
+            return score_all(rows.labels[chosen], probs, self.own_metrics)
 
         return on(rows.validation), None if rows.inner is None else on(rows.inner)
 

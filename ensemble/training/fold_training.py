@@ -32,6 +32,7 @@ class FoldTraining:
         train: TrainPart,
         metric: str,
         *,
+        greater_is_better: bool,
         checkpoints: Checkpoints,
         stop: StopRequest,
         beat: Callable[[], None],
@@ -45,7 +46,7 @@ class FoldTraining:
         """
         self._train, self._checkpoints, self._stop = train, checkpoints, stop
         self._beat, self._score, self._tell = beat, score, tell
-        self.selection = Selection(train, metric)
+        self.selection = Selection(train, metric, greater_is_better=greater_is_better)
         self.history: list[Row] = []
         self.machines: list[dict[str, Any]] = []
         """Where the training was begun, and where it was taken up again."""

@@ -13,7 +13,8 @@ import torch
 
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.metrics import score_all
+from ensemble.core.metrics import METRICS, per_class, score_all
+from ensemble.core.own_metric import own_metrics
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
@@ -25,18 +26,21 @@ from ensemble.inference.predict import Normalizer
 from ensemble.training.checkpoints import Checkpoints, Loaded
 from ensemble.training.fold_feed import image_size, make_feed
 from ensemble.training.fold_files import FoldFiles
+from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_predict import Predictor
 from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split
 from ensemble.training.fold_training import FoldTraining
+from ensemble.training.freezing import parameter_groups, set_frozen
 from ensemble.training.loop import EpochResult, Hooks, LossError, Trainer
-from ensemble.training.losses import make_loss
 from ensemble.training.machine import memory_mb, same_bits, the_machine, usable_device
-from ensemble.training.networks import NetworkSpec, build_network, save_network
+from ensemble.training.mixing import make_mixing
+from ensemble.training.networks import NetworkSpec, save_network
 from ensemble.training.precision import set_determinism
+from ensemble.training.pretrained import start_network
 from ensemble.training.trouble import StopRequest, stop_requests
 from ensemble.training.watchers import Watchers
 
-__all__ = ["FoldSources", "FoldWork", "network_spec"]
+__all__ = ["FoldSources", "FoldWork"]
 
 _SHOWN_IDS = 8
 
@@ -61,8 +65,10 @@ class FoldWork:
         self,
         folder: Path,
         recipe: Recipe,
+        spec: NetworkSpec,
         decided: dict[str, Any],
         about: dict[str, Any],
+        code: Mapping[str, Any],
         classes: Sequence[str],
         parts: SeedParts,
         report: Report,
@@ -70,12 +76,14 @@ class FoldWork:
         micro_batch: int | None = None,
         watch: Sequence[str] = (),
     ) -> None:
-        self.recipe, self.decided, self.classes, self.parts = recipe, decided, classes, parts
+        self.recipe, self.spec, self.decided, self.code = recipe, spec, decided, code
+        self.classes, self.parts = classes, parts
+        self.own_metrics = own_metrics(recipe.metric, code, len(classes))
         self.report, self.micro_batch, self.watch = report, micro_batch, watch
         self.files = FoldFiles(folder, parts, about, classes)
         self.device = usable_device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
-        self.predictor = Predictor(recipe, self.normalizer, report.beat, micro_batch)
+        self.predictor = self.make_predictor()
 
     def run(self, sources: FoldSources) -> dict[str, Any]:
         """Train, save the weights, predict both parts, and close the folder."""
@@ -87,9 +95,7 @@ class FoldWork:
         with stop_requests() as stop, checkpoints:
             network, training = self.trained(images, rows, checkpoints, stop)
         self.files.save_history(training.history)
-        save_network(
-            self.files.folder, network, network_spec(self.recipe, len(self.classes)), self.model_facts(training)
-        )
+        save_network(self.files.folder, network, self.spec, self.model_facts(training), self.code)
         oof = self.predict_validation(network, images, rows)
         if sources.test_pixels is not None or sources.left_out["test"]:
             self.predict_test(network, sources, rows)
@@ -97,6 +103,10 @@ class FoldWork:
         checkpoints.remove()
         self.files.log(f"done in {record['seconds']:.1f} s: {record['scores']}")
         return record
+
+    def make_predictor(self) -> Predictor:
+        """What predicts as this fold must."""
+        return Predictor(self.recipe, self.normalizer, self.own_metrics, self.report.beat, self.micro_batch)
 
     def prepare_process(self) -> None:
         """What torch and OpenCV must know before anything is computed."""
@@ -131,10 +141,12 @@ class FoldWork:
         """A network built afresh and trained, from the last checkpoint where there is one."""
         loaded = checkpoints.load()
         self.go_on_with(loaded)
+        metric = self.recipe.metric or "accuracy"
         watchers = Watchers(self.watch, self.files.folder, self.files.about, self.recipe.plain(), self.warn)
         training = FoldTraining(
             self.recipe.train,
-            self.recipe.metric or "accuracy",
+            metric,
+            greater_is_better={**METRICS, **self.own_metrics}[metric].greater_is_better,
             checkpoints=checkpoints,
             stop=stop,
             beat=self.report.beat,
@@ -142,8 +154,9 @@ class FoldWork:
             tell=lambda row, result, remaining: self.tell(row, result, remaining, training, watchers),
         )
         torch.manual_seed(self.seed("weights"))
-        spec = network_spec(self.recipe, len(self.classes))
-        network = build_network(spec, pretrained=self.decided["pretrained"] and loaded is None).to(self.device)
+        network, start = start_network(self.spec, self.decided, self.code)
+        network = network.to(self.device)
+        self.files.log(f"{self.spec.name}: {start}")
         try:
             with make_feed(self.recipe, images, rows, self.classes, self.parts, self.decided["threads"]) as feed:
                 trainer = self.trainer(network, feed, images, rows, training)
@@ -163,7 +176,7 @@ class FoldWork:
         before: int | None = loaded.about["machine"]["micro_batch"]
         if before is not None:
             self.micro_batch = before if self.micro_batch is None else min(before, self.micro_batch)
-            self.predictor = Predictor(self.recipe, self.normalizer, self.report.beat, self.micro_batch)
+            self.predictor = self.make_predictor()
         epoch, step = loaded.about["epoch"], loaded.about["step"]
         self.files.log(f"goes on after step {step}, in epoch {epoch}")
         self.report({"event": "resumed", "epoch": min(epoch, self.recipe.train.epochs), "step": step})
@@ -178,11 +191,16 @@ class FoldWork:
             train,
             feed=feed,
             labels=torch.from_numpy(rows.train_labels),
-            loss=make_loss(self.recipe.loss),
+            loss=fold_loss(self.recipe, self.code, self.classes, rows.train_labels[rows.training]),
             normalizer=self.normalizer,
             precision=self.decided["precision"],
             seed_of=self.seed,
-            hooks=Hooks(after_step=lambda steps: training.after_step(trainer, steps)),
+            hooks=Hooks(
+                mixer=make_mixing(self.recipe, len(self.classes), lambda: trainer.epoch),
+                set_frozen=lambda network, epoch: set_frozen(network, self.recipe, epoch),
+                after_step=lambda steps: training.after_step(trainer, steps),
+            ),
+            groups=parameter_groups(network, self.recipe),
             plain=lambda: plain_batches(images, rows.training, train.batch_size, image_size(self.recipe)),
             micro_batch=self.micro_batch,
         )
@@ -192,9 +210,9 @@ class FoldWork:
         """Predict with the recipe's views and save; scores and cost, for the record."""
         labels = rows.labels[rows.validation]
         probs, cost = self.predictor.predict(network, images, rows.validation)
-        scores = score_all(labels, probs)
+        scores = score_all(labels, probs, self.own_metrics)
         self.files.save_oof([images.ids[row] for row in rows.validation], probs, labels, scores, cost)
-        return {"scores": scores, "cost": cost}
+        return {"scores": scores, "per_class": per_class(labels, probs.astype(np.float32)), "cost": cost}
 
     def predict_test(self, network: torch.nn.Module, sources: FoldSources, rows: FoldRows) -> None:
         """The same for the test rows; those without an image get the class shares of the training rows."""
@@ -269,11 +287,6 @@ class FoldWork:
     def seed(self, purpose: str, *parts: int) -> int:
         """A seed of this fold."""
         return derive_seed(purpose, self.parts.seed, self.parts.repeat, self.parts.fold, *parts)
-
-
-def network_spec(recipe: Recipe, classes: int) -> NetworkSpec:
-    """What the recipe's network is built from."""
-    return NetworkSpec(recipe.model.name, classes, image_size(recipe), recipe.model.drop_rate)
 
 
 def _with_ids(error: LossError, ids: Sequence[str]) -> EnsError:

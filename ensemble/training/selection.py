@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_train import TrainPart
 
 __all__ = ["Selection"]
@@ -20,10 +19,10 @@ class Selection:
     is taken. With `select: last` nothing is compared, and every epoch is taken in its turn.
     """
 
-    def __init__(self, train: TrainPart, metric: str) -> None:
+    def __init__(self, train: TrainPart, metric: str, *, greater_is_better: bool) -> None:
         self._rule, self._patience, self._metric = train.select, train.patience, metric
         self._epochs = train.epochs
-        self._sign = 1.0 if METRICS[metric].greater_is_better else -1.0
+        self._sign = 1.0 if greater_is_better else -1.0
         self.epoch = 0
         """The epoch to take, of those heard; 0 before the first."""
         self._last = 0

@@ -23,9 +23,8 @@ from ensemble.data.fitting import StoredShape, resized
 from ensemble.data.packed_file import MappedFile
 from ensemble.data.pixel_sets import DecodedImages, Images
 from ensemble.data.pixels import build_pixels, open_pixels
-from ensemble.data.sampling import check_sampling, class_targets, copy_numbers, draw_order
+from ensemble.data.sampling import class_targets, copy_numbers, draw_order
 from ensemble.data.tables import Rows
-from ensemble.errors import InputError
 
 PARTS = SeedParts(seed=0, repeat=0, fold=1)
 CLASSES = ("a", "b", "c")
@@ -206,11 +205,6 @@ def test_targets_of_each_sampler(counts_list: list[int]) -> None:
 def test_weights_are_how_often_a_classes_rows_are_drawn() -> None:
     part = SamplingPart(kind="weighted", weights={"c": 3.0})
     assert class_targets(part, np.array([100, 100, 100]), CLASSES).tolist() == [60, 60, 180]
-
-
-def test_weights_of_classes_that_are_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match=r"sampling\.weights\.cats: .*did you mean cat\?"):
-        check_sampling(SamplingPart(kind="weighted", weights={"cats": 2.0}), ["cat", "dog"])
 
 
 def test_plain_sampling_draws_from_the_rows_alone() -> None:

@@ -17,7 +17,8 @@ Scores = dict[str, float | None]
 
 
 def selection(metric: str = "accuracy", **keys: Any) -> Selection:
-    return Selection(TrainPart.model_validate({"epochs": 10, **keys}), metric)
+    greater = metric != "log_loss"
+    return Selection(TrainPart.model_validate({"epochs": 10, **keys}), metric, greater_is_better=greater)
 
 
 def hear(chosen: Selection, values: list[float | None], metric: str = "accuracy") -> None:

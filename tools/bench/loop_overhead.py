@@ -1,8 +1,9 @@
 """The loop's own time: what a training takes beyond forward, backward and optimiser step, with a warm cache.
 
-The peer is the barest loop: the same batches, made and normalised before the clock starts, through the same network,
-loss and optimiser. The overhead is (ours - bare) / ours, in seconds of the processor, which other programs disturb
-least: of the thread that trains alone, and of all threads, with those that read and augment the batches.
+`overhead` is the share of an epoch that the training thread spends outside of forward, loss, backward and step, taken
+with clocks around these; `waiting` is the part of the wall time in which it waits for batches. The peer is the barest
+loop: the same batches, made and normalised before the clock starts, through the same network, loss and optimiser;
+`over bare` compares the seconds of the processor of both, those of the threads that make batches included.
 
     python tools/bench/loop_overhead.py --model test_resnet --size 32 --rows 2048
 """
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,42 +55,56 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         images = _images(Path(folder), options.rows, options.size)
-        print("precision   ours s   bare s   overhead   with feed   waiting   images/s")
+        print("precision   ours s   bare s   overhead   waiting   over bare   images/s")
         for precision in ("fp32", "bf16"):
             train = TrainPart(epochs=options.epochs + 1, batch_size=options.batch)
             with _feed(images, options) as feed:
                 trainer = _trainer(options, train, feed, precision)
                 bare = _bare(options, train, feed, precision)
-                ours, theirs, waiting = _in_turns(trainer, bare, options.epochs)
-            thread, everything = (1 - theirs[0] / ours[0], 1 - theirs[1] / ours[1])
+                ours, theirs, overhead, waiting = _in_turns(trainer, bare, options.epochs)
             print(
-                f"{precision:9} {ours[0]:8.3f} {theirs[0]:8.3f} {thread:10.1%} {everything:11.1%} {waiting:9.1%} "
-                f"{options.rows / ours[1]:10.0f}"
+                f"{precision:9} {ours:8.3f} {theirs:8.3f} {overhead:10.1%} {waiting:9.1%} {1 - theirs / ours:11.1%} "
+                f"{options.rows / ours:10.0f}"
             )
 
 
-Seconds = tuple[float, float]
-"""Of the processor: of this thread, of all threads."""
-
-
-def _in_turns(trainer: Trainer, bare: Callable[[], None], epochs: int) -> tuple[Seconds, Seconds, float]:
-    """Median seconds an epoch of both, and the median share that ours waited; the first epoch of each only warms up."""
-    ours, theirs, waits = [], [], []
+def _in_turns(trainer: Trainer, bare: Callable[[], None], epochs: int) -> tuple[float, float, float, float]:
+    """Medians over epochs: processor seconds of ours and of the bare loop, our shares of overhead and of waiting."""
+    ours, theirs, overheads, waits = [], [], [], []
+    inside = _watch(trainer)
     for _ in range(epochs + 1):
-        ours.append(_timed(lambda: waits.append(trainer.run_epoch().wait_share)))
-        theirs.append(_timed(bare))
-    return _medians(ours[1:]), _medians(theirs[1:]), statistics.median(waits[1:])
+        inside[0], before, clock = 0.0, time.process_time(), time.thread_time()
+        waits.append(trainer.run_epoch().wait_share)
+        overheads.append(1 - inside[0] / (time.thread_time() - clock))
+        ours.append(time.process_time() - before)
+        before = time.process_time()
+        bare()
+        theirs.append(time.process_time() - before)
+    first, second, third, fourth = (statistics.median(found[1:]) for found in (ours, theirs, overheads, waits))
+    return first, second, third, fourth
 
 
-def _timed(job: Callable[[], None]) -> Seconds:
-    before = time.thread_time(), time.process_time()
-    job()
-    return time.thread_time() - before[0], time.process_time() - before[1]
+def _watch(trainer: Trainer) -> list[float]:
+    """Put clocks around what every training must do; the seconds add up in what is given back."""
+    inside = [0.0]
 
+    def watched(job: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            clock = time.thread_time()
+            result = job(*arguments)
+            inside[0] += time.thread_time() - clock
+            return result
 
-def _medians(found: list[Seconds]) -> Seconds:
-    thread, everything = zip(*found, strict=True)
-    return statistics.median(thread), statistics.median(everything)
+        return timed
+
+    for holder, name in (
+        (trainer, "_forward"),
+        (trainer, "_loss"),
+        (trainer._precision, "backward"),
+        (trainer._precision, "step"),
+    ):
+        setattr(holder, name, watched(getattr(holder, name)))
+    return inside
 
 
 def _bare(options: argparse.Namespace, train: TrainPart, feed: TrainingFeed, precision: str) -> Callable[[], None]:

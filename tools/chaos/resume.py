@@ -52,7 +52,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "train.accumulate=2",
         "train.checkpoint_steps=2",
     ),
-    "swa, sgd, clipped, epochs only": ("train.swa_epochs=2", "train.optimizer=sgd", "train.clip_norm=1.0"),
+    "swa, sgd, mixing, epochs only": ("train.swa_epochs=2", "train.optimizer=sgd", "train.clip_norm=1.0", "mix=both"),
     "best, patience": ("train.select=best", "train.patience=2", "train.checkpoint_steps=3"),
     "inner, oversampling": ("train.select=inner", "sampling=oversample", "train.checkpoint_steps=1"),
     "plateau, transformer": (
@@ -249,8 +249,17 @@ def _task_arguments(folder: Path, outputs: Path, sets: Sequence[str]) -> dict[st
     precision = "fp32" if recipe.train.precision == "auto" else recipe.train.precision
     return {
         "recipe": recipe.plain(),
-        "decided": {"pretrained": False, "precision": precision, "device": "cpu", "threads": 1},
+        "decided": {
+            "pretrained": False,
+            "pretrained_why": "",
+            "weights": None,
+            "precision": precision,
+            "device": "cpu",
+            "threads": 1,
+        },
         "about": {"run": "chaos", "identity": request.identity.sha256, "dataset": "chaos"},
+        "code": {},
+        "parts": request.part_sizes,
         "classes": list(request.table.classes),
         "plan_path": str(request.plan_path),
         "train_pixels": pixels[0],
