@@ -84,6 +84,11 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option("--folds", type=_fold_list, metavar="0,2", help="train these folds only")
     option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
+    option(
+        "--log",
+        metavar="WHERE",
+        help="tell epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
+    )
 
 
 def _tune_options(command: argparse.ArgumentParser) -> None:

@@ -30,14 +30,17 @@ def execute_run(
     workplace: Workplace,
     fresh: bool = False,
     findings: Sequence[Finding] = (),
+    watch: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Train what is missing of a run, and merge it when whole; give back its record. It holds the audit's `findings`.
 
+    `watch` names where else epochs are told, see `core.watching`.
+
     Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
     the others are kept, and the same call goes on.
     """
-    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=on_event)
+    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=watch, on_event=on_event)
     execute_runs([work], workplace, Together(), on_event)
     if work.error is not None:
         raise work.error

@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble.core.recipe_find import expand_recipes
 from ensemble.core.run import RunFolder, check_run_name
+from ensemble.core.watching import check_watchers
 from ensemble.errors import InputError
 from ensemble.runs.complain import Together
 from ensemble.runs.execute import execute_runs
@@ -53,6 +54,7 @@ def train(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
+    log: Sequence[str] = (),
     allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
@@ -63,6 +65,7 @@ def train(
     `allow_code`: a recipe from outside the working directory may name code, and that code is run.
     """
     outputs = Path(outputs)
+    check_watchers(log)
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
@@ -72,7 +75,7 @@ def train(
     if not fresh:
         _refuse_strangers(run.path)
     findings = requests.findings(request)
-    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=on_event)
+    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=on_event)
     execute_runs([work], Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), Together(), on_event)
     if work.error is not None:
         raise work.error
@@ -91,6 +94,7 @@ def train_many(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
+    log: Sequence[str] = (),
     allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
@@ -101,6 +105,7 @@ def train_many(
     All recipes are checked before anything is written. A run that fails does not stop the others.
     """
     outputs, folder = Path(outputs), Path(folder)
+    check_watchers(log)
     names = expand_recipes(recipes, folder)
     together = Together(several=len(names) > 1)
     requests = SharedRequests(outputs, folder, sets, data, on_event, allow_code=allow_code)
@@ -115,7 +120,9 @@ def train_many(
                 _refuse_strangers(run.path)
             findings = requests.findings(request)
             tell = _labelled(on_event, run.name) if len(names) > 1 else on_event
-            works[run.path] = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=tell)
+            works[run.path] = RunWork(
+                request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=tell
+            )
     execute_runs(list(works.values()), Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), together, on_event)
     return [
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))

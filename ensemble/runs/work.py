@@ -24,6 +24,7 @@ from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.trainable import check_trainable
 from ensemble.runs.workplace import Workplace
 
 __all__ = ["RunWork"]
@@ -43,15 +44,17 @@ class RunWork:
         folds: Sequence[int] | None = None,
         fresh: bool = False,
         findings: Sequence[Finding] = (),
+        watch: Sequence[str] = (),
         on_event: OnEvent = lambda event: None,
     ) -> None:
         refuse_if_held(run.path)  # at once, not after all that comes before the lock
         self.request, self.run = request, run
         self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
         self.record: dict[str, Any] = {}
-        self._fresh, self._findings = fresh, findings
+        self._fresh, self._findings, self._watch = fresh, findings, watch
         self._tell: OnEvent = lambda event: on_event({**event, "run": run.name})
         self._wanted = _wanted(request, folds)
+        check_trainable(request)
         self._earlier = self._load(of_same=not fresh)
         if self.decided is not None:
             check_same_weights(self.decided, request.weights, run.path)
@@ -91,7 +94,7 @@ class RunWork:
         """See what is finished, and decode the images that the rest needs."""
         kept = None if self._fresh else self._load()
         self.record = kept or new_record(self.request, self.run.name, decided, self._findings)
-        self._folds = FoldTraining(self.request, self.run, self.record, self._tell)
+        self._folds = FoldTraining(self.request, self.run, self.record, self._tell, self._watch)
         self._folds.tell_left_out()
         if not self._fresh:
             self._folds.keep_finished()

@@ -55,10 +55,7 @@ class Workplace:
         if device == "cpu":
             self._refuse_gpus()
         elif device is not None and self._chosen == ():
-            raise InputError(
-                f"this run was begun on a GPU ({device}), and there is none here{_hidden(self.gpus)}; go on where "
-                "there is one, or pass --fresh to begin anew on the CPU"
-            )
+            device = "cpu"  # a run that was begun on a GPU goes on, if not to the same bits: its folds say so
         names = None if self._chosen is None else tuple(gpu.name for gpu in self._chosen)
         if self.engine == "inline":
             return Slots(1, names if self.gpus != "auto" else None)
