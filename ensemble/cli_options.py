@@ -44,6 +44,7 @@ def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) 
 def _engine_option(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("--workers", type=_positive, metavar="N", help="folds at a time (default: one a GPU, else one a core)")
+    option("--allow-code", action="store_true", help="run code that a recipe from outside this directory names")
     option(
         "--engine",
         choices=["local", "inline"],

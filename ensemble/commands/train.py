@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             "engine": arguments.engine,
             "workers": arguments.workers,
             "fresh": arguments.fresh,
+            "allow_code": arguments.allow_code,
             "outputs": arguments.outputs,
             "folder": arguments.folder,
             "on_event": on_event,

@@ -7,7 +7,7 @@ own Python would hold it. However many there are, and of which kind, a batch's b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -114,12 +114,15 @@ class TrainingFeed:
         """Batches an epoch."""
         return len(self._starts(len(self._training))) - 1
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; the rows that sampling draws, each changed by its own key."""
+    def epoch(self, epoch: int, from_step: int = 0) -> Generator[Batch, None, None]:
+        """The batches of one epoch; the rows that sampling draws, each changed by its own key.
+
+        The first `from_step` batches are not made: the rest are the same without them.
+        """
         order = self._training.order(self._parts, epoch)
         keys = self._keys(order, epoch)
         starts = self._starts(len(order))
-        parts = [slice(start, end) for start, end in pairwise(starts)]
+        parts = [slice(start, end) for start, end in pairwise(starts)][from_step:]
         jobs = ((order[part], None if keys is None else keys[part]) for part in parts)
         if self._threads is None:
             yield from (self._make(*job) for job in jobs)
