@@ -28,10 +28,11 @@ class SharedRequests:
         data: str | None,
         on_event: OnEvent,
         *,
-        allow_code: bool = False,
+        allow_code: bool,
     ) -> None:
+        self._allow_code = allow_code
         self._outputs, self._folder, self._sets, self._data = outputs, folder, sets, data
-        self._on_event, self._allow_code = on_event, allow_code
+        self._on_event = on_event
         self._tables: dict[str, Table] = {}
         self._findings: dict[tuple[str, str, int, str], list[Finding]] = {}
 

@@ -51,8 +51,8 @@ class RunWork:
         self._tell: OnEvent = lambda event: on_event({**event, "run": run.name})
         self._wanted = _wanted(request, folds)
         self._earlier = self._load(of_same=not fresh)
-        if self._earlier is not None and not fresh:
-            check_same_weights(self._earlier["decided"], request.weights, run.path)
+        if self.decided is not None:
+            check_same_weights(self.decided, request.weights, run.path)
         self._before: dict[str, Any] | None = None
         self._held = ExitStack()
 
