@@ -68,6 +68,7 @@ def _engine_option(command: argparse.ArgumentParser) -> None:
         metavar="S",
         help="a fold that shows no sign of life for S seconds is killed and retried (default: ENS_HANG_S, else 600)",
     )
+    option("--allow-code", action="store_true", help="run code that a recipe from outside this directory names")
     option(
         "--engine",
         choices=["local", "inline"],

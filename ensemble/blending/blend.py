@@ -152,10 +152,15 @@ def _in_order(members: Sequence[Member], test: Aligned) -> list[Member]:
 
 
 def _common_metric(members: Sequence[Member]) -> str:
-    """The metric all members that name one agree on, if it is one of ours; else accuracy."""
+    """The metric all members that name one agree on, else accuracy; one of their own can't be had here."""
     named = {member.test.sidecar["metric"] for member in members if member.test.sidecar.get("metric") is not None}
     metric = str(named.pop()) if len(named) == 1 else "accuracy"
-    return metric if metric in METRICS else "accuracy"
+    if metric not in METRICS:
+        raise InputError(
+            f"the members' metric, {metric}, is code of their recipe, which a blend does not run; "
+            f"say by which to judge with --metric: {any_of(list(METRICS))}"
+        )
+    return metric
 
 
 def _honest(
@@ -175,7 +180,7 @@ def _honest(
     combined = COMBINERS[method](aligned.stack, None)
     honest = assess(aligned.stack, combined, aligned.labels, aligned.groups, metric)
     if honest is None:
-        return None, None, f"{metric} has no meaning on these rows: no class has both members and others"
+        return None, None, f"{metric} has no meaning on these rows"
     return honest, honest.members, None
 
 

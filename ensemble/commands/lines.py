@@ -85,7 +85,7 @@ def _bad_images(event: Mapping[str, Any]) -> str:
 
 def _prepared(event: Mapping[str, Any]) -> str:
     """The decisions of a run's start; that weights are missing is worth a warning."""
-    weights = "pretrained weights" if event["pretrained"] else f"warning: {event['pretrained_why']}"
+    weights = event["pretrained_why"] if event["pretrained"] else f"warning: {event['pretrained_why']}"
     if not event["pretrained"] and "recipe asks" in event["pretrained_why"]:
         weights = "from scratch"
     device = f"{event['device']}, {event['precision']}, {event['threads']} thread{'s' if event['threads'] > 1 else ''}"

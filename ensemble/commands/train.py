@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             "per_gpu": arguments.per_gpu,
             "hang_timeout_s": arguments.hang_timeout,
             "fresh": arguments.fresh,
+            "allow_code": arguments.allow_code,
             "outputs": arguments.outputs,
             "folder": arguments.folder,
             "on_event": on_event,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.core.custom_code import CODE_FOLDER
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, verify_files
 from ensemble.data.pixels import build_pixels
@@ -87,6 +88,8 @@ class FoldTraining:
             "recipe": self._record["recipe"],
             "decided": self._record["decided"],
             "about": sidecar_of(self._record),
+            "code": {code.name: code.plain(self._run.path.absolute() / CODE_FOLDER) for code in self._request.code},
+            "parts": self._request.part_sizes,
             "classes": list(self._request.table.classes),
             "plan_path": str(self._request.plan_path),
             **self._pixels,

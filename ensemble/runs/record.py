@@ -51,6 +51,7 @@ def new_record(
         "data_folder": str(request.table.train.folder),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
+        "code": {code.name: code.sha256 for code in request.code},
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),
         "rows": {
@@ -77,7 +78,9 @@ def new_record(
             for key in fold_keys(plan.k, plan.repeats)
         ],
         "metric": request.resolved.recipe.metric,
+        "greater_is_better": request.greater_is_better,
         "scores": {"oof": None},
+        "per_class": None,
         "cost": None,
         "files": {},
         "optimistic": False,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ensemble.core.custom_code import find_code, require_allowed
 from ensemble.core.files import canonical_json
 from ensemble.core.recipe_files import ResolvedRecipe
+from ensemble.core.recipe_weights import find_weights
 from ensemble.data.audit import Finding
 from ensemble.data.tables import Table
 from ensemble.runs.audit import checked_request
@@ -18,7 +20,17 @@ __all__ = ["SharedRequests"]
 class SharedRequests:
     """Makes checked requests with a mind to train them, all with the same `--set` and `--data`."""
 
-    def __init__(self, outputs: Path, folder: Path, sets: Sequence[str], data: str | None, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        outputs: Path,
+        folder: Path,
+        sets: Sequence[str],
+        data: str | None,
+        on_event: OnEvent,
+        *,
+        allow_code: bool,
+    ) -> None:
+        self._allow_code = allow_code
         self._outputs, self._folder, self._sets, self._data = outputs, folder, sets, data
         self._on_event = on_event
         self._tables: dict[str, Table] = {}
@@ -29,6 +41,8 @@ class SharedRequests:
         asked, resolved = read_recipe(
             recipe, folder=self._folder, outputs=self._outputs, sets=self._sets, data=self._data
         )
+        require_allowed(find_code(resolved), self._allow_code)
+        find_weights(resolved)
         return request_for(asked, resolved, self._table(resolved), self._outputs)
 
     def findings(self, request: RunRequest) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import is_greater_better
 from ensemble.core.run import FoldKey, RunFolder, find_runs, verify_files
 from ensemble.errors import InputError
 from ensemble.runs.progress import folds_in_progress
@@ -124,8 +124,7 @@ def _ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         value = scores.get(run.get("metric"))
         if value is None:
             return (1, "", "", 0.0, run["run"])
-        metric = METRICS.get(run["metric"])
-        sign = -1 if metric is None or metric.greater_is_better else 1
+        sign = -1 if is_greater_better(run["metric"], run) else 1
         return (0, run["dataset"], run["metric"], sign * value, run["run"])
 
     return sorted(runs, key=rank)

@@ -53,16 +53,20 @@ def train(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
+    allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> TrainedRun:
-    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities."""
+    """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
+
+    `allow_code`: a recipe from outside the working directory may name code, and that code is run.
+    """
     outputs = Path(outputs)
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
-    requests = SharedRequests(outputs, Path(folder), sets, data, on_event)
+    requests = SharedRequests(outputs, Path(folder), sets, data, on_event, allow_code=allow_code)
     request = requests.request(recipe)
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
@@ -87,6 +91,7 @@ def train_many(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
+    allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -98,7 +103,7 @@ def train_many(
     outputs, folder = Path(outputs), Path(folder)
     names = expand_recipes(recipes, folder)
     together = Together(several=len(names) > 1)
-    requests = SharedRequests(outputs, folder, sets, data, on_event)
+    requests = SharedRequests(outputs, folder, sets, data, on_event, allow_code=allow_code)
     works: dict[Path, RunWork] = {}
     for name in names:
         with together.of(name):

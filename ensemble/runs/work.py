@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
+from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.task import Task, TaskEvent
@@ -51,6 +53,8 @@ class RunWork:
         self._tell: OnEvent = lambda event: on_event({**event, "run": run.name})
         self._wanted = _wanted(request, folds)
         self._earlier = self._load(of_same=not fresh)
+        if self.decided is not None:
+            check_same_weights(self.decided, request.weights, run.path)
         self._before: dict[str, Any] | None = None
         self._held = ExitStack()
 
@@ -61,9 +65,15 @@ class RunWork:
 
     def prepare_task(self, folder: Path, *, measure_memory: bool) -> Task:
         """What lets a worker decide what depends on the machine, and refuse what it can't build."""
-        recipe = self.request.resolved.recipe.plain()
-        classes = len(self.request.table.classes)
-        arguments = {"recipe": recipe, "classes": classes, "measure_memory": measure_memory}
+        request = self.request
+        arguments = {
+            "recipe": request.resolved.recipe.plain(),
+            "classes": len(request.table.classes),
+            "parts": request.part_sizes,
+            "code": {code.name: code.plain() for code in request.code},
+            "weights": str(request.weights) if request.weights is not None else None,
+            "measure_memory": measure_memory,
+        }
         return Task(f"{self.run.name}/prepare", "ensemble.training.fold_task:prepare_run", arguments, folder)
 
     def prepared(self, result: Mapping[str, Any], workplace: Workplace) -> dict[str, Any]:
@@ -102,6 +112,7 @@ class RunWork:
         if self._fresh:
             _move_aside(self.run)
         sweep_temporaries(self.run.path)
+        save_code(self.run.path, self.request.code)
         if not self.request.plan_path.exists():
             save_plan(self.request.plan_path, self.request.plan)
         self._before = copy.deepcopy(self.record)

@@ -1,4 +1,4 @@
-"""The worker's two tasks: decide what depends on the machine, once; train one fold and fill its folder."""
+"""The worker's task: train one fold and fill its folder. What is decided before any fold is `prepare_run`'s."""
 
 from __future__ import annotations
 
@@ -15,54 +15,31 @@ import torch
 
 from ensemble.core.files import atomic_path, load_json, save_json
 from ensemble.core.foldplan import FoldPlan, load_plan
-from ensemble.core.metrics import score_all
+from ensemble.core.metrics import per_class, score_all
+from ensemble.core.own_metric import own_metrics
 from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
 from ensemble.core.run import hash_files
-from ensemble.data.batches import SeedParts
+from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.inference.predict import Normalizer, predict_rows
-from ensemble.training.fold_feed import check_feed, image_size, make_feed
+from ensemble.training.fold_feed import image_size, make_feed
+from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_rows import FoldRows, split_rows
-from ensemble.training.loop import EpochResult, train_epochs
-from ensemble.training.networks import NetworkSpec, build_network, count_parameters, save_network
-from ensemble.training.pretrained import choose_pretrained
-from ensemble.training.step_memory import measure_step_memory
+from ensemble.training.freezing import parameter_groups, set_frozen
+from ensemble.training.loop import EpochResult, Hooks, Trainer
+from ensemble.training.mixing import make_mixing
+from ensemble.training.networks import NetworkSpec, count_parameters, save_network
+from ensemble.training.prepare import prepare_run
+from ensemble.training.pretrained import start_network
 
 __all__ = ["FOLD_FORMAT", "prepare_run", "train_fold"]
 
 FOLD_FORMAT = 1
 _PREDICTION_BATCH = 256
-
-
-def prepare_run(
-    folder: Path, report: Report, *, recipe: dict[str, Any], classes: int, measure_memory: bool = False
-) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse what can't be built; measure a step if asked."""
-    parsed = Recipe.model_validate(recipe)
-    choice = choose_pretrained(parsed.model.name, parsed.model.pretrained)
-    network = build_network(_spec(parsed, classes), pretrained=False)
-    check_feed(parsed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = parsed.train.precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    decided = {
-        "pretrained": choice.use,
-        "pretrained_why": choice.reason,
-        "precision": precision,
-        "device": device,
-        "parameters": count_parameters(network),
-    }
-    if measure_memory and device == "cuda":
-        rows, size = parsed.train.batch_size, image_size(parsed)
-        decided["step_memory"] = measure_step_memory(
-            network, rows=rows, size=size, classes=classes, precision=precision, device=torch.device(device)
-        )
-    return decided
 
 
 def train_fold(
@@ -72,6 +49,8 @@ def train_fold(
     recipe: dict[str, Any],
     decided: dict[str, Any],
     about: dict[str, Any],
+    code: Mapping[str, Any],
+    parts: Sequence[int],
     classes: list[str],
     plan_path: str,
     train_pixels: str,
@@ -85,10 +64,13 @@ def train_fold(
 
     `left_out` names the rows without a usable image: those of `train` are not there at all, those of `test` get the
     class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
-    than the plan's. `about` (run, identity, dataset and their hashes) goes into every file that leaves here.
+    than the plan's. `code` says how to import what the recipe names as `module:function`, `parts` how many classes each
+    part of a composed label has. `about` (run, identity, dataset and their hashes) goes into every file that leaves.
     """
     other_labels = load_json(Path(train_labels)) if train_labels is not None else {}
-    work = _FoldWork(folder, Recipe.model_validate(recipe), decided, about, classes, SeedParts(0, repeat, fold), report)
+    parsed = Recipe.model_validate(recipe)
+    spec = NetworkSpec.asked(parsed, len(classes), tuple(parts), image_size(parsed))
+    work = _FoldWork(folder, parsed, spec, decided, about, code, classes, SeedParts(0, repeat, fold), report)
     return work.run(load_plan(Path(plan_path)), train_pixels, test_pixels, left_out, other_labels)
 
 
@@ -99,18 +81,22 @@ class _FoldWork:
         self,
         folder: Path,
         recipe: Recipe,
+        spec: NetworkSpec,
         decided: dict[str, Any],
         about: dict[str, Any],
+        code: Mapping[str, Any],
         classes: list[str],
         parts: SeedParts,
         report: Report,
     ) -> None:
         self.folder, self.recipe, self.decided, self.about = folder, recipe, decided, about
-        self.classes, self.report = classes, report
+        self.classes, self.report, self.code = classes, report, code
+        self.own_metrics = own_metrics(recipe.metric, code, len(classes))
         self.parts = SeedParts(recipe.seed, parts.repeat, parts.fold)
         self.device = torch.device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
         self.history: list[dict[str, Any]] = []
+        self.spec = spec
 
     def run(
         self,
@@ -129,8 +115,7 @@ class _FoldWork:
         self.log(f"fold {self.parts.fold}: {len(rows.training)} training rows, {len(rows.validation)} validation rows")
         network = self.train(images, rows)
         self.save_history()
-        spec = _spec(self.recipe, len(self.classes))
-        save_network(self.folder, network, spec, self.model_facts())
+        save_network(self.folder, network, self.spec, self.model_facts(), self.code)
         oof = self.predict(network, images, rows.validation, rows.labels[rows.validation])
         with_test = test_pixels is not None or bool(left_out["test"])
         if with_test:
@@ -141,27 +126,39 @@ class _FoldWork:
     def train(self, images: Images, rows: FoldRows) -> torch.nn.Module:
         """A network built afresh and trained; each epoch's validation scores go to the history."""
         torch.manual_seed(self.seed("weights"))
-        spec = _spec(self.recipe, len(self.classes))
-        network = build_network(spec, pretrained=self.decided["pretrained"]).to(self.device)
-        clock = time.monotonic()
+        network, start = start_network(self.spec, self.decided, self.code)
+        network = network.to(self.device)
+        self.log(f"{self.spec.name}: {start}")
         with make_feed(self.recipe, images, rows, self.classes, self.parts, self.decided["threads"]) as feed:
-            epochs = train_epochs(
-                network,
-                self.recipe,
-                batches=feed.epoch,
-                steps_per_epoch=feed.steps,
-                labels=torch.from_numpy(rows.train_labels),
-                normalizer=self.normalizer,
-                precision=self.decided["precision"],
-                seed_of=lambda epoch: self.seed("epoch", epoch),
-            )
-            for result in epochs:
-                probs = self.probabilities(network, images, rows.validation, policy="none")
-                scores = score_all(rows.labels[rows.validation], probs)
+            trainer = self.trainer(network, feed, images, rows)
+            while not trainer.is_done:
+                result = trainer.run_epoch()
+                probs = self.probabilities(trainer.evaluation_network(), images, rows.validation, policy="none")
+                scores = score_all(rows.labels[rows.validation], probs, self.own_metrics)
                 self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **scores})
-                self.tell(result, scores, time.monotonic() - clock)
-                clock = time.monotonic()
-        return network
+                self.tell(result, scores)
+        return trainer.evaluation_network()
+
+    def trainer(self, network: torch.nn.Module, feed: TrainingFeed, images: Images, rows: FoldRows) -> Trainer:
+        """The training of this fold, at its start."""
+        train = self.recipe.train
+        trainer = Trainer(
+            network,
+            train,
+            feed=feed,
+            labels=torch.from_numpy(rows.train_labels),
+            loss=fold_loss(self.recipe, self.code, self.classes, rows.train_labels[rows.training]),
+            normalizer=self.normalizer,
+            precision=self.decided["precision"],
+            seed_of=self.seed,
+            hooks=Hooks(
+                mixer=make_mixing(self.recipe, len(self.classes), lambda: trainer.epoch),
+                set_frozen=lambda network, epoch: set_frozen(network, self.recipe, epoch),
+            ),
+            groups=parameter_groups(network, self.recipe),
+            plain=lambda: plain_batches(images, rows.training, train.batch_size, image_size(self.recipe)),
+        )
+        return trainer
 
     def predict(
         self,
@@ -180,7 +177,7 @@ class _FoldWork:
             labels=labels,
             folds=[self.parts.fold] * len(rows),
             groups=None,
-            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs)},
+            sidecar={**self.about, "cost": cost, "scores": score_all(labels, probs, self.own_metrics)},
         )
         save_predictions(self.folder / "oof", predictions)
         return predictions
@@ -242,6 +239,7 @@ class _FoldWork:
             "best_epoch": self.recipe.train.epochs,
             "best_epoch_why": "train.select is last: the last epoch, whatever its score",
             "scores": oof.sidecar["scores"],
+            "per_class": per_class(np.asarray(oof.labels), oof.probs),
             "cost": oof.sidecar["cost"],
             "seconds": round(time.monotonic() - started, 3),
             "device": self.decided["device"],
@@ -251,7 +249,7 @@ class _FoldWork:
         self.log(f"done in {record['seconds']:.1f} s: {oof.sidecar['scores']}")
         return record
 
-    def tell(self, result: EpochResult, scores: Mapping[str, float | None], seconds: float) -> None:
+    def tell(self, result: EpochResult, scores: Mapping[str, float | None]) -> None:
         """Report an epoch, and log it."""
         epoch = {
             "event": "epoch",
@@ -260,7 +258,8 @@ class _FoldWork:
             "loss": result.loss,
             "metric": self.recipe.metric,
             "value": scores.get(self.recipe.metric or "accuracy"),
-            "images_per_s": result.rows / max(seconds, 1e-9),
+            "images_per_s": result.images_per_s,
+            "wait_share": result.wait_share,
         }
         self.report(epoch)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
@@ -296,7 +295,3 @@ class _FoldWork:
         """Add a line to the fold's log."""
         with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-
-def _spec(recipe: Recipe, classes: int) -> NetworkSpec:
-    return NetworkSpec(recipe.model.name, classes, image_size(recipe), recipe.model.drop_rate)
