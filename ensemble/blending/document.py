@@ -27,7 +27,7 @@ def describe(ingredients: Ingredients, wish: Wish, verdict: Verdict, name: str) 
         "metric": ingredients.metric,
         "honest": _honest(ingredients, verdict, verdict.honest),
         "honest_reason": verdict.honest_reason,
-        "asked": _honest(ingredients, verdict, verdict.asked),
+        "asked": _asked(ingredients, verdict),
         "fallback": verdict.fallback,
         "forced": wish.force,
         "learned": verdict.fitted.told,
@@ -73,6 +73,12 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
         "resampled": "rows" if ingredients.labelled.groups is None else "groups",
         "evidence": EVIDENCE,
     }
+
+
+def _asked(ingredients: Ingredients, verdict: Verdict) -> dict[str, Any] | None:
+    """The method that was asked for and is not used."""
+    honest = _honest(ingredients, verdict, verdict.asked)
+    return None if honest is None else {"method": verdict.asked_name, **honest}
 
 
 def _total_cost(ingredients: Ingredients, verdict: Verdict) -> dict[str, float] | None:

@@ -16,7 +16,7 @@ from ensemble.blending.frontier import Point, frontier, leave_one_out, within_bu
 from ensemble.blending.honest import EVIDENCE, Honest, assess
 from ensemble.blending.ingredients import Ingredients
 from ensemble.blending.labelled import Labelled, Part
-from ensemble.blending.methods import fixed, make_method
+from ensemble.blending.methods import COMBINERS, fixed, make_method
 from ensemble.blending.selection import Diversity, affordable, chosen_first, copies, diversity, harmless
 from ensemble.blending.vote import Combined, soft
 from ensemble.blending.wish import Wish, parse_cost, tune_problem
@@ -46,6 +46,8 @@ class Verdict:
     """Why there is no honest score."""
     asked: Honest | None = None
     """The honest score of what was asked for, where something else is used."""
+    asked_name: str = ""
+    """The method asked for, and whom it would leave out."""
     fallback: str | None = None
     dropped: dict[int, str] = field(default_factory=dict)
     """Members that have no say, and why."""
@@ -66,9 +68,14 @@ def judge(ingredients: Ingredients, wish: Wish) -> Verdict:
     return judge_rows(ingredients.labelled, ingredients.names, ingredients.costs, wish)
 
 
-def judge_rows(labelled: Labelled, names: Sequence[str], costs: Sequence[float | None], wish: Wish) -> Verdict:
-    """The same, from the labelled rows, what the members are called, and their seconds per 1000 images."""
-    return _Court(labelled, names, costs, wish).verdict()
+def judge_rows(
+    labelled: Labelled, names: Sequence[str], costs: Sequence[float | None], wish: Wish, *, details: bool = True
+) -> Verdict:
+    """The same, from the labelled rows, what the members are called, and their seconds per 1000 images.
+
+    Without `details` the members' worth and the frontier are not looked for.
+    """
+    return _Court(labelled, names, costs, wish).verdict(details)
 
 
 def _unjudged(ingredients: Ingredients, wish: Wish) -> Verdict:
@@ -140,18 +147,19 @@ class _Court:
         self._costs = [costs[member] for member in self._kept]
         self._budget = self._find_budget()
 
-    def verdict(self) -> Verdict:
+    def verdict(self, details: bool) -> Verdict:
         """Everything that is found."""
         plain = fixed("soft", soft)
         mean = self._in_budget(plain)
         asked = _asked_for(self._names, self._all.metric, self._wish)
         method, otherwise = self._in_budget(self._selected(asked)), mean if asked.learns else self._in_budget(asked)
         honest = self._assess(method, mean)
-        fallback = self._fallback(method, otherwise, honest)
+        name = self._named(method)
+        fallback = self._fallback(method, otherwise, honest, name)
         used = otherwise if fallback else method
         verdict = self._assess(used, mean) if fallback else honest
         fitted = learn(used, self._labelled)
-        worth = leave_one_out(used, self._labelled)
+        worth = leave_one_out(used, self._labelled) if details else None
         return Verdict(
             used=str(fitted.told.get("chosen", used.name)),
             fitted=fitted,
@@ -161,11 +169,12 @@ class _Court:
             honest=verdict,
             honest_reason=None if verdict is not None else self._meaningless(),
             asked=honest if fallback else None,
+            asked_name=name,
             fallback=fallback,
             dropped=self._dropped(fitted),
             worth={} if worth is None else dict(zip(self._kept, worth, strict=True)),
             diversity=self._diversity,
-            frontier=self._frontier(),
+            frontier=self._frontier() if details else (),
         )
 
     def _find_budget(self) -> float | None:
@@ -202,7 +211,13 @@ class _Court:
         optimistic = learn(method, self._labelled).answer(self._labelled.stack) if method.learns else None
         return assess(self._labelled, answers, mean=plain, optimistic=optimistic) if answers else None
 
-    def _fallback(self, method: Method, otherwise: Method, honest: Honest | None) -> str | None:
+    def _named(self, method: Method) -> str:
+        """The method, and which members it leaves out for the good of the mean."""
+        weights = learn(method, self._labelled).weights or ()
+        out = [self._names[self._kept[one]] for one, weight in enumerate(weights) if not weight]
+        return f"{method.name} without {', '.join(out)}" if out and method.name in COMBINERS else method.name
+
+    def _fallback(self, method: Method, otherwise: Method, honest: Honest | None, name: str) -> str | None:
         """Why something simpler is used; None where the method asked for is."""
         if self._wish.force or method is otherwise or not method.learns:
             return None
@@ -210,12 +225,12 @@ class _Court:
         if np.array_equal(here.probs, there.probs) and np.array_equal(here.decisions, there.decisions):
             return None
         if honest is None:
-            return f"what {method.name} learned can't be judged: {self._meaningless()}"
+            return f"what {name} learned can't be judged: {self._meaningless()}"
         if honest.is_evident:
             return None
         gain = honest.gain_over_uniform
         return (
-            f"no evident gain of {method.name} over the plain mean: {gain.value:+.4f} {self._all.metric}, better in "
+            f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self._all.metric}, better in "
             f"{gain.p_better:.1%} of the resamples, {EVIDENCE:.0%} are needed"
         )
 

@@ -18,7 +18,7 @@ from ensemble.core.recipe_find import find_dataset
 from ensemble.errors import InputError
 from ensemble.report import figures
 
-__all__ = ["run"]
+__all__ = ["draw_frontier", "run"]
 
 
 def run(arguments: Namespace) -> Outcome:
@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> Outcome:
         labels=arguments.labels,
         renormalize=arguments.renormalize,
         find_dataset=_finder(arguments.folder),
-        draw=_draw,
+        draw=draw_frontier,
     )
     paths = {
         "folder": str(done.folder),
@@ -51,7 +51,7 @@ def run(arguments: Namespace) -> Outcome:
     return Outcome({**done.document, "paths": paths}, _shown(done))
 
 
-def _draw(points: Sequence[Point], names: Sequence[str], metric: str) -> str:
+def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) -> str:
     """The frontier as a picture."""
     shown = [
         (
@@ -140,14 +140,19 @@ def _honest(document: Mapping[str, Any]) -> list[str | Table]:
     ]
     learned = asked or honest
     if learned["optimistic"] is not None:
-        name = f"{document['method']} on the rows it learned from"
+        name = f"{asked['method'] if asked else document['used']} on the rows it learned from"
         rows.append([name, _score(learned["optimistic"]["value"]), "optimistic", "", ""])
     if asked is not None:
-        lost = asked["gain_over_uniform"]
+        gain = asked["gain_over_uniform"]
         rows.append(
-            [f"{document['method']}, not used", _score(asked["value"]), _interval(asked["ci95"]), "", ""],
+            [
+                f"{asked['method']}, not used",
+                _score(asked["value"]),
+                _interval(asked["ci95"]),
+                f"{_gain(gain)} over the mean",
+                f"{gain['p_better']:.1%}",
+            ]
         )
-        rows[-1][3:] = [f"{_gain(lost)} over the mean", f"{lost['p_better']:.1%}"]
     rows.append([f"this blend ({document['name']})", _score(honest["value"]), _interval(honest["ci95"]), "", ""])
     headers = ["out-of-fold", document["metric"], "95 %", "gain of the blend (95 %)", "better in"]
     return [Table(headers, rows, f"honest score ({honest['resamples']} resamples of {honest['resampled']})")]

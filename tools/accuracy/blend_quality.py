@@ -3,7 +3,7 @@
 Members are simulated, or models of scikit-learn; weights are learned from some hundred or thousand labelled rows and
 scored on 20,000 others. Peers: AutoGluon's greedy selection, in an environment of its own, and scikit-learn's stacking.
 
-.venv/bin/python tools/accuracy/blend_quality.py --seeds 30
+.venv/bin/python tools/accuracy/blend_quality.py --seeds 30        half an hour
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from peers.environments import python_of
 
+from ensemble.blending.greedy import pick_greedily
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.verdict import judge_rows
 from ensemble.blending.vote import Combined, soft
@@ -55,14 +56,18 @@ def main() -> int:
     """Blend every draw of every setting every way, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=30, help="draws of each setting (30)")
-    parser.add_argument("--only", help="one setting alone")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="our greedy, which makes AutoGluon's picks, in its place"
+    )
+    parser.add_argument("--only", nargs="+", type=int, metavar="N", help="these settings alone, numbered from 1")
     arguments = parser.parse_args()
-    settings = {name: draw for name, draw in SETTINGS.items() if arguments.only in (None, name)}
+    numbered = enumerate(SETTINGS.items(), start=1)
+    settings = dict(item for number, item in numbered if arguments.only is None or number in arguments.only)
     gains: dict[str, list[dict[str, float]]] = {}
     held: dict[str, list[bool]] = {method: [] for method in _OURS}
     for name, draw in settings.items():
         rows = [draw(np.random.default_rng([seed, 7])) for seed in range(arguments.seeds)]
-        theirs = _autogluon(rows)
+        theirs = [_same_picks(one) for one in rows] if arguments.stand_in else _autogluon(rows)
         gains[name] = [_compare(one, picks, held) for one, picks in zip(rows, theirs, strict=True)]
         print(_line(name, gains[name]), flush=True)
     print(_summary(gains, held))
@@ -86,7 +91,7 @@ def _compare(rows: Rows, picks: list[int], held: dict[str, list[bool]]) -> dict[
     gains["scikit-learn stacking"] = score(_stacked(rows)) - plain
     for method in _OURS:
         labelled = Labelled(rows.stack, rows.labels, folds, None, rows.metric)
-        verdict = judge_rows(labelled, names, [None] * len(names), Wish(method, rows.metric))
+        verdict = judge_rows(labelled, names, [None] * len(names), Wish(method, rows.metric), details=False)
         value = score(verdict.answer(rows.fresh))
         gains[f"ens {method}"] = value - plain
         if verdict.honest is not None and verdict.honest.ci95 is not None:
@@ -119,6 +124,12 @@ def _autogluon(rows: list[Rows]) -> list[list[int]]:
         command = [str(python_of("autogluon")), "-W", "ignore", str(script), *paths]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [json.loads(line)["picks"] for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def _same_picks(rows: Rows) -> list[int]:
+    """What AutoGluon would pick: tools/bench/blend_methods.py shows that the picks are the same."""
+    folds = np.zeros((1, len(rows.labels)), dtype=np.int64)
+    return list(pick_greedily(Labelled(rows.stack, rows.labels, folds, metric=rows.metric)).order)
 
 
 def _line(name: str, gains: list[dict[str, float]]) -> str:
