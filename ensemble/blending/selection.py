@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 Matrix = NDArray[np.floating[Any]]
 Choose = Callable[[Labelled], Sequence[int]]
 COPY_CORRELATION, COPY_DISAGREEMENT = 0.99, 0.02
-_MOST_ROWS = 20_000
+_MOST_ROWS, _MOST_NUMBERS = 20_000, 100_000_000
 _HARM = 0.05  # how sure we must be, over all members together
 
 
@@ -42,9 +42,11 @@ class Diversity:
 
 
 def diversity(labelled: Labelled) -> Diversity:
-    """All three matrices; from 20,000 evenly spaced rows where there are more."""
-    rows = np.linspace(0, labelled.rows - 1, min(labelled.rows, _MOST_ROWS)).astype(np.int64)
-    labels, members = labelled.labels[rows], len(labelled.stack)
+    """All three matrices; from 20,000 evenly spaced rows at most, fewer where members or classes are very many."""
+    members = len(labelled.stack)
+    most = max(1, min(labelled.rows, _MOST_ROWS, _MOST_NUMBERS // (members * labelled.classes)))
+    rows = np.linspace(0, labelled.rows - 1, most).astype(np.int64)
+    labels = labelled.labels[rows]
     errors = np.empty((members, len(rows) * labelled.classes), dtype=np.float32)
     decisions = np.empty((members, len(rows)), dtype=np.int64)
     for index in range(members):
