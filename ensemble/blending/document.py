@@ -58,6 +58,7 @@ def _members(ingredients: Ingredients, verdict: Verdict) -> list[dict[str, Any]]
             "dropped": verdict.dropped.get(index),
             "cost": member.test.sidecar.get("cost"),
             "npy_sha256": member.test.npy_sha256,
+            **({"optimistic": True} if member.test.sidecar.get("optimistic") else {}),
         }
         for index, (member, name) in enumerate(zip(ingredients.members, ingredients.names, strict=True))
     ]

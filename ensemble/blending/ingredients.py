@@ -12,8 +12,10 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.members import Member, load_members, unique_names
 from ensemble.blending.sample import find_sample
+from ensemble.core.complaints import any_of
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec
 from ensemble.core.metrics import METRICS
+from ensemble.errors import InputError
 
 __all__ = ["FindDataset", "Ingredients", "gather"]
 
@@ -110,10 +112,15 @@ def _in_order(members: Sequence[Member], test: Aligned) -> list[Member]:
 
 
 def _common_metric(members: Sequence[Member]) -> str:
-    """The metric all members that name one agree on, if it is one of ours; else accuracy."""
+    """The metric all members that name one agree on, else accuracy; one of their own can't be had here."""
     named = {member.test.sidecar["metric"] for member in members if member.test.sidecar.get("metric") is not None}
     metric = str(named.pop()) if len(named) == 1 else "accuracy"
-    return metric if metric in METRICS else "accuracy"
+    if metric not in METRICS:
+        raise InputError(
+            f"the members' metric, {metric}, is code of their recipe, which a blend does not run; "
+            f"say by which to judge with --metric: {any_of(list(METRICS))}"
+        )
+    return metric
 
 
 def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[Labelled | None, str | None]:

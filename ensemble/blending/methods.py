@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.calibration import calibrated_after
-from ensemble.blending.class_multipliers import TUNABLE
 from ensemble.blending.crossfit import Fitted, Method, choice
 from ensemble.blending.greedy import greedy_weights
 from ensemble.blending.labelled import Labelled
@@ -109,7 +108,12 @@ def _stack(argument: str, metric: str) -> Method:
 
 def _auto(argument: str, metric: str) -> Method:
     """Candidates from simple to complex, those that can matter to the metric."""
-    names = ["soft", *(["hard"] if metric in TUNABLE else []), *(["rank"] if metric == "roc_auc" else []), "geometric"]
+    names = [
+        "soft",
+        *(["hard"] if metric not in ("log_loss", "roc_auc") else []),
+        *(["rank"] if metric == "roc_auc" else []),
+        "geometric",
+    ]
     candidates = [make_method(name, metric) for name in names]
     if metric == "log_loss":
         candidates.append(calibrated_after(candidates[0], "temperature"))

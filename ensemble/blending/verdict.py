@@ -237,7 +237,7 @@ class _Court:
     def _meaningless(self) -> str:
         if not self._labelled.splits:
             return "the out-of-fold rows are a single group and can't be split"
-        return f"{self._all.metric} has no meaning on these rows: no class has both members and others"
+        return f"{self._all.metric} has no meaning on these rows"
 
     def _dropped(self, fitted: Fitted) -> dict[int, str]:
         """Members without a say, and why."""

@@ -10,7 +10,7 @@ from typing import Any
 from ensemble.commands.hints import here
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import is_greater_better
 from ensemble.errors import PartialFailure
 from ensemble.tuning.tune import Study, tune
 
@@ -33,6 +33,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
             seed=arguments.seed,
             engine=arguments.engine,
             workers=arguments.workers,
+            allow_code=arguments.allow_code,
+            gpus=arguments.gpus,
+            per_gpu=arguments.per_gpu,
+            hang_timeout_s=arguments.hang_timeout,
             outputs=arguments.outputs,
             folder=arguments.folder,
             on_event=on_event,
@@ -57,7 +61,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def _table(study: Study) -> Table:
     """The best trials first."""
     metric = study.record["metric"]
-    sign = -1 if METRICS[metric].greater_is_better else 1
+    sign = -1 if is_greater_better(metric, study.record) else 1
     ranked = sorted(study.trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))[
         :_SHOWN
     ]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ensemble.core.labels import LabelSpec
+from ensemble.core.metric_names import MetricName
 from ensemble.core.recipe_data import Channel
 from ensemble.core.schema import Frozen
 from ensemble.core.templates import PatternTemplate, Template, columns_of
@@ -153,7 +154,7 @@ class DatasetDescription(Frozen):
     classes: ClassNames | Literal["found", "parts"]
     """Class names; their order is the order of the probability columns. `found`: the training rows' labels in natural
     order, written into each run; `parts`: every combination of `train.label.parts`, the last part changing fastest."""
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc"] = "accuracy"
+    metric: MetricName = "accuracy"
     """The organiser's score."""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """What `image.size: auto` means for this dataset."""

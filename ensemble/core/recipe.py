@@ -10,16 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ensemble.core.augmentation import checked_transforms
+from ensemble.core.metric_names import MetricName
 from ensemble.core.recipe_data import DataPart, FoldsPart, ImagePart, SamplingPart
-from ensemble.core.recipe_model import LossPart, ModelPart
+from ensemble.core.recipe_loss import LossPart, MixPart
+from ensemble.core.recipe_model import ModelPart
 from ensemble.core.recipe_train import TrainPart
-from ensemble.core.schema import Frozen, Seed
+from ensemble.core.schema import CodeName, Frozen, Seed
 
 __all__ = [
     "DataPart",
     "FoldsPart",
     "ImagePart",
     "LossPart",
+    "MixPart",
     "ModelPart",
     "Recipe",
     "SamplingPart",
@@ -63,7 +66,13 @@ def _from_short(key: str, short: type) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, short) else value)
 
 
-SHORT_FORMS: dict[tuple[str, ...], str] = {("data",): "name", ("sampling",): "kind", ("search", "*"): "choices"}
+SHORT_FORMS: dict[tuple[str, ...], str] = {
+    ("data",): "name",
+    ("sampling",): "kind",
+    ("loss",): "name",
+    ("mix",): "kind",
+    ("search", "*"): "choices",
+}
 """Where a plain value may stand for a mapping: the key that the value then goes to. Read by the merging of files."""
 
 
@@ -89,14 +98,27 @@ class Recipe(Frozen):
     """Which training rows an epoch draws, and how often. `sampling: balanced` is short for `{kind: balanced}`."""
     model: ModelPart
     """The network."""
-    loss: LossPart = LossPart()
-    """What the training minimises."""
+    loss: Annotated[LossPart, _from_short("name", str)] = LossPart()
+    """What the training minimises. `loss: focal` is short for `{name: focal}`."""
+    mix: Annotated[MixPart, _from_short("kind", str)] = MixPart()
+    """Rows of a training batch mixed with each other. `mix: mixup` is short for `{kind: mixup}`."""
     train: TrainPart = TrainPart()
     """The training of one fold."""
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc"] | None = None
-    """The score that decides in tables, searches and blends; left out: the dataset's, else `accuracy`."""
+    metric: MetricName | CodeName | None = None
+    """The score that decides in tables, searches and blends; left out: the dataset's, else `accuracy`. docs/metrics.md
+    says what each is; `module:function` is your own."""
     tta: Literal["none", "hflip", "flips", "d4"] = "none"
     """Views of each image that are predicted and averaged, the same for validation and test rows: `hflip` 2, `flips` 4
     (mirrored both ways), `d4` 8 (mirrored and turned by right angles)."""
     search: dict[str, Annotated[SearchDimension, _from_short("choices", list)]] = Field(default_factory=dict)
     """What `ens tune` may change: a dotted key of this recipe to its values. Changes no result of `ens train`."""
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        if self.model.heads == "parts" and "bce" in self.loss.terms:
+            key = "loss.name" if self.loss.name == "bce" else "loss.plus"
+            raise ValueError(f"{key} is bce, which wants a score for each class; model.heads: parts gives none")
+        off, epochs = self.mix.last_epochs_off, self.train.epochs
+        if self.mix.kind != "none" and off >= epochs:
+            raise ValueError(f"mix.last_epochs_off is {off}, but must be less than train.epochs, {epochs}")
+        return self

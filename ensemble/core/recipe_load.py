@@ -55,6 +55,8 @@ class ResolvedRecipe:
     dataset: DatasetDescription
     dataset_path: Path | None
     """Where `--data NAME=PATH` says that the files lie: a machine setting, not part of the recipe."""
+    files: tuple[Path, ...] = ()
+    """The file that was asked for and all that it extends, in this order: beside them lies the recipe's own code."""
 
 
 def load_recipe(
@@ -73,9 +75,9 @@ def load_recipe(
     assert recipe is not None and dataset is not None  # without complaints there are both
     name = recipe.data.name
     resolved, decided = _resolve(recipe, dataset, shown_path(find_dataset(name, folder), folder))
-    return ResolvedRecipe(
-        path.stem, path, folder, resolved, _origins(merged, resolved) | decided, name, dataset, dataset_path
-    )
+    files = tuple(folder / layer.places[()].source for layer in reversed(layers))
+    origins = _origins(merged, resolved) | decided
+    return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files)
 
 
 def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: str = "search") -> ResolvedRecipe:

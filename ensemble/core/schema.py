@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Fraction", "Frozen", "PositiveFloat", "Seed"]
+__all__ = ["CODE_NAME", "WEIGHTS_FILE", "CodeName", "Fraction", "Frozen", "PositiveFloat", "Seed", "WeightsFile"]
 
 
 class Frozen(BaseModel):
@@ -22,3 +22,9 @@ class Frozen(BaseModel):
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+CODE_NAME = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
+"""How one's own function is named: `module:function`."""
+CodeName = Annotated[str, Field(pattern=CODE_NAME)]
+WEIGHTS_FILE = r"^.+\.(safetensors|pth|pt|bin)$"
+"""How a file of weights is named."""
+WeightsFile = Annotated[str, Field(pattern=WEIGHTS_FILE)]

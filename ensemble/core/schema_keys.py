@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ensemble.core.complaints import KeyPath, any_of, closest, dotted
+from ensemble.core.schema import CODE_NAME, WEIGHTS_FILE
 
 __all__ = [
     "allowed_text",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _MOST_LISTED = 14
+_PATTERNS = {CODE_NAME: "module:function", WEIGHTS_FILE: "a path that ends in .safetensors, .pth, .pt or .bin"}
 _KINDS = {int: "a whole number", float: "a number"}
 
 
@@ -151,6 +153,8 @@ def _phrase(annotation: Any, bare: Any) -> str:
         bounds = bounds_text(annotation)
         comma = "," if bounds.startswith("at") else ""
         return f"{_KINDS[bare]}{comma} {bounds}".rstrip()
+    if (pattern := _constraint(annotation, "pattern")) in _PATTERNS:
+        return _PATTERNS[pattern]
     if bare is str:
         return "text that is not empty" if _constraint(annotation, "min_length") else "text"
     if _is_model(bare):

@@ -7,7 +7,7 @@ own Python would hold it. However many there are, and of which kind, a batch's b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +22,7 @@ from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.buffers import BufferPool
 from ensemble.data.feed_process import FeedProcess
 from ensemble.data.fitting import resized
-from ensemble.data.pixel_sets import Images, indexed, is_mapped
+from ensemble.data.pixel_sets import DecodedImages, Images, indexed, is_mapped
 from ensemble.data.sampling import class_targets, copy_numbers, draw_order
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class TrainingFeed:
             is_long = len(training) * epochs >= _WORTH_PROCESSES
             processes = augment is not None and not augment.is_fast and is_long and workers > 1
         self._processes = processes and augment is not None and workers > 0 and is_mapped(images)
+        if augment is not None and isinstance(images, DecodedImages) and augment.takes_arrays(images.pixels):
+            workers = min(workers, 1)  # each call is so short that more would only wait for Python's lock
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, "feed") if workers else None
         self._pipelines: SimpleQueue[Any] = SimpleQueue()
@@ -114,12 +116,15 @@ class TrainingFeed:
         """Batches an epoch."""
         return len(self._starts(len(self._training))) - 1
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; the rows that sampling draws, each changed by its own key."""
+    def epoch(self, epoch: int, from_step: int = 0) -> Generator[Batch, None, None]:
+        """The batches of one epoch; the rows that sampling draws, each changed by its own key.
+
+        The first `from_step` batches are not made: the rest are the same without them.
+        """
         order = self._training.order(self._parts, epoch)
         keys = self._keys(order, epoch)
         starts = self._starts(len(order))
-        parts = [slice(start, end) for start, end in pairwise(starts)]
+        parts = [slice(start, end) for start, end in pairwise(starts)][from_step:]
         jobs = ((order[part], None if keys is None else keys[part]) for part in parts)
         if self._threads is None:
             yield from (self._make(*job) for job in jobs)

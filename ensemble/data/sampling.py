@@ -8,27 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.complaints import closest
 from ensemble.core.randomness import generator
 from ensemble.core.recipe_data import SamplingPart
-from ensemble.errors import InputError
 
-__all__ = ["check_sampling", "class_targets", "copy_numbers", "draw_order"]
+__all__ = ["class_targets", "copy_numbers", "draw_order"]
 
 Positions = npt.NDArray[np.int64]
-
-
-def check_sampling(part: SamplingPart, classes: Sequence[str]) -> None:
-    """Refuse weights for classes that the dataset does not have."""
-    messages = []
-    for name in sorted(set(part.weights or {}) - set(classes)):
-        near = closest(name, classes)
-        meant = (
-            f"; did you mean {near}?" if near else f"; its {len(classes)} classes begin with {', '.join(classes[:5])}"
-        )
-        messages.append(f"sampling.weights.{name}: the dataset has no such class{meant}")
-    if messages:
-        raise InputError(*messages)
 
 
 def class_targets(part: SamplingPart, counts: Positions, classes: Sequence[str]) -> Positions:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ensemble.core.files import load_json
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.metrics import score_all
+from ensemble.core.metrics import Metric, per_class, score_all
 from ensemble.core.probability import Predictions, load_predictions, save_predictions
 from ensemble.core.run import FoldKey, RunFolder, hash_files, now, verify_files
 from ensemble.data.tables import Rows, Table
@@ -31,17 +31,25 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
     folders = [run.fold_path(key, request.plan.repeats) for key in fold_keys(request.plan.k, request.plan.repeats)]
     cost = total_cost([load_json(folder / "fold.json") for folder in folders])
     sidecar = {**sidecar_of(record), "cost": cost}
-    oof = _merge_oof(run, request.table, request.plan, sidecar)
+    oof = _merge_oof(run, request.table, request.plan, sidecar, request.own_metrics)
     save_predictions(run.path / "oof", oof)
     if request.table.test is not None:
         save_predictions(run.path / "probs", _merge_test(folders, request.table, request.table.test, sidecar))
     names = ["oof", "probs"] if request.table.test is not None else ["oof"]
     files = hash_files(run.path, [f"{name}{suffix}" for name in names for suffix in (".npy", ".ids.txt", ".json")])
-    record.update(scores={"oof": oof.sidecar["scores"]}, cost=cost, files=files, finished=now())
+    record.update(
+        scores={"oof": oof.sidecar["scores"]},
+        per_class=per_class(np.asarray(oof.labels), oof.probs),
+        cost=cost,
+        files=files,
+        finished=now(),
+    )
     return True
 
 
-def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any]) -> Predictions:
+def _merge_oof(
+    run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any], own: Mapping[str, Metric]
+) -> Predictions:
     """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
     dropped = table.train.bad.keys()
     kept = _validated_rows(table, plan, dropped)
@@ -65,7 +73,7 @@ def _merge_oof(run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[st
         labels=table.labels[kept],
         folds=_folds(ids, plan),
         groups=_group_numbers(ids, plan),
-        sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs)},
+        sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs, own)},
     )
 
 

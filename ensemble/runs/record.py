@@ -51,6 +51,7 @@ def new_record(
         "data_folder": str(request.table.train.folder),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
+        "code": {code.name: code.sha256 for code in request.code},
         "folds": {**plan.facts(), "path": request.plan_path.name},
         "classes": list(request.table.classes),
         "rows": {
@@ -77,10 +78,12 @@ def new_record(
             for key in fold_keys(plan.k, plan.repeats)
         ],
         "metric": request.resolved.recipe.metric,
+        "greater_is_better": request.greater_is_better,
         "scores": {"oof": None},
+        "per_class": None,
         "cost": None,
         "files": {},
-        "optimistic": False,
+        "optimistic": request.resolved.recipe.train.select == "best",
         "versions": {"python": platform.python_version(), **_versions()},
         "started": now(),
         "finished": None,
@@ -121,6 +124,7 @@ def record_state(record: Mapping[str, Any]) -> str:
 
 def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What every probability file that leaves a run says of where it comes from."""
+    optimistic = {"optimistic": True} if record["optimistic"] else {}
     return {
         "run": record["run"],
         "identity": record["identity"],
@@ -129,6 +133,7 @@ def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "folds_sha256": record["folds"]["sha256"],
         "tta": record["recipe"]["tta"],
         "metric": record["metric"],
+        **optimistic,
     }
 
 

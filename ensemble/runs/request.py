@@ -5,28 +5,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.asked import Asked
 from ensemble.core.augmentation import stored_size
+from ensemble.core.class_names import check_class_names
+from ensemble.core.custom_code import OwnCode, find_code
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
+from ensemble.core.metrics import METRICS, Metric
+from ensemble.core.own_metric import own_metrics
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
+from ensemble.core.recipe_weights import find_weights
 from ensemble.core.run import RunFolder, find_runs
 from ensemble.data.audit_images import duplicate_clusters
 from ensemble.data.first_look import look_and_keep
 from ensemble.data.fitting import StoredShape
-from ensemble.data.sampling import check_sampling
 from ensemble.data.scan import scan_images, with_scan
 from ensemble.data.splits import plan_path, shared_plan
 from ensemble.data.tables import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
 
 __all__ = [
-    "Asked",
     "OnEvent",
     "RunRequest",
     "load_rows",
@@ -39,21 +44,8 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-fold-kept, fold-started, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a recipe was asked for: its file, `--set` words and `--data`; what a later command needs to ask the same."""
-
-    recipe: str
-    sets: tuple[str, ...] = ()
-    data: str | None = None
-
-    def words(self) -> list[str]:
-        """As options of the command line."""
-        sets = [word for value in self.sets for word in ("--set", value)]
-        return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
+queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-failed,
+merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are several."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +58,36 @@ class RunRequest:
     plan: FoldPlan
     plan_path: Path
     outputs: Path
+    code: tuple[OwnCode, ...] = ()
+    """What the recipe names as `module:function`."""
+    weights: Path | None = None
+    """The file that the recipe names in `model.pretrained`."""
 
     @property
     def identity(self) -> Identity:
         """The hash of what changes the result."""
-        return Identity(self.resolved.recipe, self.table.sha256, self.plan.sha256)
+        return Identity(self.resolved.recipe, self.table.sha256, self.plan.sha256, self._code_hashes)
+
+    @cached_property
+    def own_metrics(self) -> dict[str, Metric]:
+        """The metric by its name, if it is the recipe's own; its code is imported, so it must have been allowed."""
+        codes = {code.name: code.plain() for code in self.code}
+        return own_metrics(self.resolved.recipe.metric, codes, len(self.table.classes))
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Which way the recipe's metric is better."""
+        metric = self.resolved.recipe.metric or "accuracy"
+        return (METRICS | self.own_metrics)[metric].greater_is_better
+
+    @property
+    def _code_hashes(self) -> tuple[tuple[str, str], ...]:
+        return tuple((code.name, code.sha256) for code in self.code)
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """How many classes each part of a composed label has."""
+        return [len(part.classes) for part in self.table.parts]
 
     @property
     def stored_shape(self) -> StoredShape:
@@ -91,11 +108,11 @@ def make_request(
     sets: Sequence[str] = (),
     data: str | None = None,
     on_event: OnEvent = lambda event: None,
-    keep_pixels: bool = False,
 ) -> RunRequest:
-    """Read the recipe, the dataset's rows and the fold plan they share; `keep_pixels`: with a mind to train on them."""
+    """Read the recipe, the dataset's rows and the fold plan they share, to look at them: no code of the recipe's own
+    is going to run, so nobody need allow it, and no image is kept decoded. To train, see `shared_requests`."""
     asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
-    return request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=keep_pixels), outputs)
+    return request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
 
 
 def read_recipe(
@@ -113,7 +130,12 @@ def read_recipe(
 
 def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
-    check_sampling(resolved.recipe.sampling, table.classes)
+    check_class_names(resolved.recipe, table.classes)
+    if resolved.recipe.model.heads == "parts" and not table.parts:
+        raise InputError(
+            f"model.heads is parts, but the labels of dataset {table.dataset} have no parts; "
+            "say one, or describe them with train.label.parts (docs/datasets.md)"
+        )
     folds = resolved.recipe.folds
 
     def clusters() -> NDArray[np.int64]:
@@ -121,7 +143,16 @@ def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: P
         return duplicate_clusters(table.train, scan, folds.near_distance)
 
     plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
-    return RunRequest(asked, resolved, table, plan, plan_path(table, folds, outputs), outputs)
+    return RunRequest(
+        asked,
+        resolved,
+        table,
+        plan,
+        plan_path(table, folds, outputs),
+        outputs,
+        find_code(resolved),
+        find_weights(resolved),
+    )
 
 
 def load_rows(

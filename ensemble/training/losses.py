@@ -1,23 +1,202 @@
-"""What training minimises: a loss of (logits, labels), by name."""
+"""What training minimises: a loss of (logits, targets), by name, and sums of them.
+
+Targets are labels, int64 (rows,), or soft ones, float (rows, classes). Logits may be of any floating type; what is
+computed of them is at least float32. Logits that are log-probabilities already are as good: softmax leaves them alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from ensemble.core.recipe_model import LossPart
+from ensemble.core.recipe_loss import LossPart
+from ensemble.errors import EnsError
 
-__all__ = ["Loss", "make_loss"]
+__all__ = ["ClassFacts", "CustomLoss", "Loss", "adds_up_over_rows", "class_weights", "make_loss"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits, targets) to a scalar, the mean over the batch."""
 
 
-def make_loss(part: LossPart) -> Loss:
-    """The recipe's loss, mean over the batch."""
+@dataclass(frozen=True, eq=False)
+class ClassFacts:
+    """What a loss may know of the data: the classes, and how many of the fold's own training rows each has."""
 
-    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=part.label_smoothing)
+    classes: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
 
-    return cross_entropy
+
+CustomLoss = Callable[[torch.Tensor, torch.Tensor, ClassFacts], torch.Tensor]
+"""One's own: logits, targets, and the facts."""
+
+
+def make_loss(part: LossPart, facts: ClassFacts, custom: Mapping[str, CustomLoss] | None = None) -> Loss:
+    """The recipe's loss; `custom` holds one's own functions by their names."""
+    terms = [(weight, _make_term(name, part, facts, custom or {})) for name, weight in part.terms.items()]
+    if len(terms) == 1:
+        return terms[0][1]
+
+    def total(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.stack([weight * loss(logits, targets) for weight, loss in terms]).sum()
+
+    return total
+
+
+def adds_up_over_rows(part: LossPart) -> bool:
+    """Whether a batch's loss is the mean of its rows' losses, so that a batch may be split without changing a step."""
+    return all(name in ("cross-entropy", "focal", "bce") for name in part.terms)
+
+
+def class_weights(part: LossPart, facts: ClassFacts) -> npt.NDArray[np.float64] | None:
+    """What each class counts, of mean 1 over the training rows; 0 for a class without any; None where all are alike."""
+    if part.weights == "none":
+        return None
+    counts = facts.counts.astype(np.float64)
+    if isinstance(part.weights, dict):
+        raw = np.array([part.weights.get(name, 1.0) for name in facts.classes])
+    elif part.weights == "balanced":
+        raw = 1 / np.maximum(counts, 1)
+    else:  # (1 - beta^n) / (1 - beta), the effective number of n rows
+        raw = 1 / np.maximum(-np.expm1(counts * np.log(part.beta)) if part.beta else np.ones_like(counts), 1e-300)
+    raw = np.where(counts > 0, raw, 0.0)
+    return np.asarray(raw * (counts.sum() / max(raw @ counts, 1e-300)), dtype=np.float64)
+
+
+def _make_term(name: str, part: LossPart, facts: ClassFacts, custom: Mapping[str, CustomLoss]) -> Loss:
+    """One loss by its name."""
+    if name in custom:
+        return _checked(name, custom[name], facts)
+    weights = class_weights(part, facts)
+    on_device = _Constant(weights) if weights is not None else None
+    if name == "cross-entropy":
+        return _cross_entropy(part.label_smoothing, on_device)
+    if name == "focal":
+        return _focal(part.gamma, part.label_smoothing, on_device)
+    if name == "soft-f1":
+        return _soft_f1
+    if name == "bce":
+        return _bce(part.label_smoothing, on_device, _Constant(_positive_weights(part, facts)))
+    raise EnsError(f"loss {name}: its function was not loaded")
+
+
+def _cross_entropy(smoothing: float, weights: _Constant | None) -> Loss:
+    """- sum of w_c t_c log p_c, the mean over rows.
+
+    torch's own mean over labels with weights divides by the weights in the batch, so that a batch that happens to
+    hold only common classes would count as much as any other; with soft targets it divides by rows, as here always.
+    """
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits, targets = _wide(logits), _matching(targets, logits)
+        if weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        weight = weights.like(logits)
+        losses = functional.cross_entropy(logits, targets, weight, label_smoothing=smoothing, reduction="none")
+        return losses.mean()
+
+    return loss
+
+
+def _focal(gamma: float, smoothing: float, weights: _Constant | None) -> Loss:
+    """- sum of w_c t_c (1 - p_c)^gamma log p_c, the mean over rows."""
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        log_probs = torch.log_softmax(_wide(logits), dim=1)
+        missing = -torch.expm1(log_probs)  # 1 - p, exact where p is close to 1
+        # below the clamp nothing flows back: for gamma under 1 the slope at 0 is infinite
+        losses = -log_probs * missing.clamp_min(torch.finfo(log_probs.dtype).eps) ** gamma
+        if weights is not None:
+            losses = losses * weights.like(losses)
+        if targets.ndim == 1 and smoothing == 0:
+            return losses.gather(1, targets[:, None]).mean()
+        return (_smooth(_one_hot(targets, losses), smoothing) * losses).sum(dim=1).mean()
+
+    return loss
+
+
+def _soft_f1(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 - the mean F1 of the classes that the batch's targets hold, where a probability counts as so much of a row."""
+    probs = torch.softmax(_wide(logits), dim=1)
+    wanted = _one_hot(targets, probs)
+    labelled = wanted.sum(dim=0)
+    present = (labelled > 0).to(probs.dtype)
+    f1 = 2 * (wanted * probs).sum(dim=0) / (labelled + probs.sum(dim=0) + (1 - present))
+    return 1 - (f1 * present).sum() / present.sum()
+
+
+def _bce(smoothing: float, weights: _Constant | None, positive: _Constant) -> Loss:
+    """Binary cross-entropy of each class's own sigmoid, the mean over rows and classes."""
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = _wide(logits)
+        return functional.binary_cross_entropy_with_logits(
+            logits,
+            _smooth(_one_hot(targets, logits), smoothing),
+            weight=None if weights is None else weights.like(logits),
+            pos_weight=positive.like(logits),
+        )
+
+    return loss
+
+
+def _checked(name: str, function: CustomLoss, facts: ClassFacts) -> Loss:
+    """One's own loss, whose answer must be a scalar."""
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value: Any = function(logits, targets, facts)
+        if not isinstance(value, torch.Tensor) or value.ndim != 0:
+            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            raise EnsError(f"loss {name} gave {shown[:80]}, but must give a scalar tensor")
+        return value
+
+    return loss
+
+
+def _positive_weights(part: LossPart, facts: ClassFacts) -> npt.NDArray[np.float64]:
+    """What a class's own rows count in its binary cross-entropy; 1 for a class without rows, or with all of them."""
+    counts = facts.counts.astype(np.float64)
+    if part.positive_weight != "balanced":
+        return np.full(len(counts), float(part.positive_weight))
+    others = counts.sum() - counts
+    return np.where((counts > 0) & (others > 0), others / np.maximum(counts, 1), 1.0)
+
+
+class _Constant:
+    """Numbers that never change, moved once to where the logits are."""
+
+    def __init__(self, values: npt.NDArray[np.float64]) -> None:
+        self._tensor = torch.from_numpy(values)
+
+    def like(self, other: torch.Tensor) -> torch.Tensor:
+        """The numbers, of the other's type and on its device."""
+        if self._tensor.device != other.device or self._tensor.dtype != other.dtype:
+            self._tensor = self._tensor.to(other)
+        return self._tensor
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """At least float32: exponentials of bf16 and fp16 lose too much."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _matching(targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Soft targets of the logits' type; labels as they are."""
+    return targets if targets.ndim == 1 else targets.to(logits.dtype)
+
+
+def _one_hot(targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(rows, classes): soft targets as they are, labels with a 1 each."""
+    if targets.ndim == 1:
+        return torch.zeros_like(like).scatter_(1, targets[:, None], 1.0)
+    return targets.to(like.dtype)
+
+
+def _smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """A share of each row's target spread evenly over all classes."""
+    return targets if smoothing == 0 else targets * (1 - smoothing) + smoothing / targets.shape[1]

@@ -5,20 +5,29 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from ensemble.core.code_import import load_function
+from ensemble.core.custom_code import CODE_FOLDER, is_code_name
 from ensemble.core.files import atomic_path, load_json, save_json, sha256_file
+from ensemble.core.recipe import Recipe
 from ensemble.errors import InputError
+from ensemble.training.heads import GreyInput, PartHeads
 from ensemble.training.torchvision_cure import timm
 
-__all__ = ["NetworkSpec", "build_network", "count_parameters", "load_network", "save_network"]
+__all__ = ["NetworkSpec", "build_network", "check_network", "count_parameters", "load_network", "save_network"]
 
 _FORMAT = 1
+_POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map")
+_REFUSALS = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+Codes = Mapping[str, Mapping[str, Any]]
+"""How to import one's own code: `module:function` to its folder and hashes."""
 
 
 @dataclass(frozen=True)
@@ -29,56 +38,192 @@ class NetworkSpec:
     classes: int
     image_size: int
     drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    pool: str | None = None
+    channels: int = 3
+    parts: tuple[int, ...] = ()
+    """Classes of each part of a composed label, where each has a head of its own; empty: one head."""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """As JSON types."""
-        return dict(vars(self))
+        return {**vars(self), "parts": list(self.parts), "options": dict(self.options)}
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> NetworkSpec:
+        """From what `plain` gave."""
+        return cls(**{**plain, "parts": tuple(plain.get("parts", ()))})
 
-def build_network(spec: NetworkSpec, *, pretrained: bool) -> torch.nn.Module:
-    """A new network, its random weights drawn from torch's current seed."""
-    if not timm.is_model(spec.name):
-        close = difflib.get_close_matches(spec.name.split(".")[0], timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists the names"
-        raise InputError(f"model.name: timm {timm.__version__} has no model {spec.name}{hint}")
-    cfg = timm.get_pretrained_cfg(spec.name)
-    extra: dict[str, Any] = {"img_size": spec.image_size} if cfg is not None and cfg.fixed_input_size else {}
-    try:
-        network: torch.nn.Module = timm.create_model(
-            spec.name, pretrained=pretrained, num_classes=spec.classes, drop_rate=spec.drop_rate, **extra
+    @classmethod
+    def asked(cls, recipe: Recipe, classes: int, parts: tuple[int, ...], size: int) -> NetworkSpec:
+        """What a recipe asks for, for labels with these classes and sizes of parts."""
+        model = recipe.model
+        return cls(
+            model.name,
+            classes,
+            size,
+            model.drop_rate,
+            model.drop_path_rate,
+            model.pool,
+            model.channels,
+            parts if model.heads == "parts" else (),
+            {name: value for name, value in model.options.items() if value is not None},
         )
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"model.name: {spec.name} can't be built for images of {spec.image_size}: {error}") from error
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def outputs(self) -> int:
+        """Scores that the innermost network gives."""
+        return sum(self.parts) if self.parts else self.classes
+
+
+def build_network(
+    spec: NetworkSpec, *, pretrained: bool, codes: Codes | None = None, file: str | None = None
+) -> torch.nn.Module:
+    """A new network, its random weights drawn from torch's current seed.
+
+    `pretrained`: with timm's weights, from `file` where they lie there already.
+    """
+    network = _own_network(spec, codes or {}) if is_code_name(spec.name) else _timm_network(spec, pretrained, file)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if spec.channels == 1:
+        network = GreyInput(network)
+    return PartHeads(network, spec.parts) if spec.parts else network
+
+
+def check_network(network: torch.nn.Module, spec: NetworkSpec) -> None:
+    """Refuse a network that does not turn two images into two rows of finite scores, one for each class."""
+    images = torch.zeros(2, 3, spec.image_size, spec.image_size)
+    where = f"model.name: {spec.name}"
+    try:
+        with torch.inference_mode():
+            scores = network.eval()(images)
+    except Exception as error:
+        raise InputError(f"{where} fails on images of {spec.image_size}: {type(error).__name__}: {error}") from error
+    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != (2, spec.classes):
+        got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise InputError(f"{where} gives {got} for 2 images, but must give scores of shape (2, {spec.classes})")
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError(f"{where} gives scores that are no finite numbers for black images")
 
 
 def count_parameters(network: torch.nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of values in the network's weights."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def save_network(folder: Path, network: torch.nn.Module, spec: NetworkSpec, about: Mapping[str, Any]) -> None:
+def save_network(
+    folder: Path, network: torch.nn.Module, spec: NetworkSpec, about: Mapping[str, Any], codes: Codes | None = None
+) -> None:
     """Write `model.safetensors`, then `model.json` with all that prediction needs to know."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(weights, temporary)
+    own = {name: code for name, code in (codes or {}).items() if name == spec.name}
     record = {
         "format": _FORMAT,
         "network": spec.plain(),
         "weights_sha256": sha256_file(folder / "model.safetensors"),
+        "code": {name: {"files": dict(code["files"]), "sha256": code["sha256"]} for name, code in own.items()},
         **about,
     }
     save_json(folder / "model.json", record)
 
 
 def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The network in eval mode, and what its `model.json` says; refused when the weights are not those it names."""
+    """The network in eval mode, and what its `model.json` says; refused when the weights are not those it names.
+
+    One's own network is made by the copy of its code in the folder, or in the run's folder around it. Whether that may
+    be run is for the caller to ask first (`check_code_of_run`).
+    """
     try:
         record: dict[str, Any] = load_json(folder / "model.json")
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{folder / 'model.json'}: can't be read ({error})") from error
     if sha256_file(folder / "model.safetensors") != record["weights_sha256"]:
         raise InputError(f"{folder / 'model.safetensors'}: not the weights that model.json describes")
-    network = build_network(NetworkSpec(**record["network"]), pretrained=False)
+    codes = {name: {**code, "folder": _code_folder(folder, code)} for name, code in record.get("code", {}).items()}
+    network: torch.nn.Module = build_network(NetworkSpec.of(record["network"]), pretrained=False, codes=codes)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network.eval(), record
+
+
+def _timm_network(spec: NetworkSpec, pretrained: bool, file: str | None) -> torch.nn.Module:
+    if not timm.is_model(spec.name):
+        close = difflib.get_close_matches(spec.name.split(".")[0], timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists the names"
+        raise InputError(f"model.name: timm {timm.__version__} has no model {spec.name}{hint}")
+    cfg = timm.get_pretrained_cfg(spec.name)
+    wishes = {
+        "img_size": spec.image_size if cfg is not None and cfg.fixed_input_size else None,
+        "drop_path_rate": spec.drop_path_rate or None,
+        "global_pool": spec.pool,
+        "in_chans": 1 if spec.channels == 1 else None,
+        "pretrained_cfg_overlay": {"file": file} if file else None,
+    }
+    arguments = {name: value for name, value in wishes.items() if value is not None}
+    arguments |= {"num_classes": spec.outputs, "drop_rate": spec.drop_rate, **spec.options}
+    try:
+        network: torch.nn.Module = timm.create_model(spec.name, pretrained=pretrained, **arguments)
+    except _REFUSALS as error:
+        raise InputError(_why_not(spec, error, arguments)) from error
+    return network
+
+
+def _why_not(spec: NetworkSpec, error: Exception, arguments: Mapping[str, Any]) -> str:
+    """Which key timm's complaint is about, found by leaving one after the other out."""
+    keys = {"global_pool": "pool", "drop_path_rate": "drop_path_rate", "in_chans": "channels"}
+    for argument, key in keys.items():
+        if argument in arguments and _can_build(spec.name, {**arguments, argument: None}):
+            message = f"model.{key}: {spec.name} can't be built with {getattr(spec, key)}: {error}"
+            if key != "pool":
+                return message
+            able = [pool for pool in _POOLS if _can_build(spec.name, {**arguments, "global_pool": pool})]
+            return f"{message}; it can pool by {', '.join(able) or 'its own way alone'}"
+    if spec.options and _can_build(spec.name, {k: v for k, v in arguments.items() if k not in spec.options}):
+        return f"model.options: {spec.name} can't be built with {dict(spec.options)}: {error}"
+    return f"model.name: {spec.name} can't be built for images of {spec.image_size}: {error}"
+
+
+def _can_build(name: str, arguments: Mapping[str, Any]) -> bool:
+    try:
+        with torch.device("meta"):  # shapes alone, no memory
+            timm.create_model(name, **{key: value for key, value in arguments.items() if value is not None})
+    except _REFUSALS:
+        return False
+    return True
+
+
+def _own_network(spec: NetworkSpec, codes: Codes) -> torch.nn.Module:
+    """The network that one's own function makes."""
+    for key in ("drop_rate", "drop_path_rate", "pool"):
+        if getattr(spec, key):
+            raise InputError(
+                f"model.{key}: is for timm's models; give your own function what it needs in model.options"
+            )
+    channels = {"channels": 1} if spec.channels == 1 else {}
+    arguments: dict[str, Any] = {"classes": spec.outputs, "image_size": spec.image_size, **channels, **spec.options}
+    shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    make = load_function(spec.name, codes)
+    try:
+        network = make(**arguments)
+    except Exception as error:
+        raise InputError(f"model.name: {spec.name}({shown}) fails: {type(error).__name__}: {error}") from error
+    if not isinstance(network, torch.nn.Module):
+        raise InputError(
+            f"model.name: {spec.name}({shown}) gives a {type(network).__name__}, but must give a torch.nn.Module"
+        )
+    if any(isinstance(one, torch.nn.UninitializedParameter) for one in network.parameters()):
+        with torch.no_grad():  # lazy layers have no weights before they have seen an image
+            network.eval()(torch.zeros(2, spec.channels, spec.image_size, spec.image_size))
+    return network
+
+
+def _code_folder(folder: Path, code: Mapping[str, Any]) -> str | None:
+    """Where the copies of a fold's code lie."""
+    if not code["files"]:
+        return None
+    places = [folder / CODE_FOLDER, folder.parent / CODE_FOLDER]
+    found = next((place for place in places if all((place / name).is_file() for name in code["files"])), None)
+    if found is None:
+        raise InputError(f"{folder}: its network's code, {', '.join(code['files'])}, is not in {places[1]}")
+    return str(found)

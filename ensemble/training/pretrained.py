@@ -1,17 +1,30 @@
-"""Whether pretrained weights can be had: asked once, before any fold, within seconds also where there is no network."""
+"""Which weights a network starts from: asked once, before any fold, within seconds also where there is no network.
+
+What was decided is recorded with the hash of the file, and every fold of the run starts from these very bytes.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from ensemble.errors import InputError
-from ensemble.training.torchvision_cure import timm
+import torch
 
-__all__ = ["PretrainedChoice", "choose_pretrained"]
+from ensemble.core.custom_code import is_code_name
+from ensemble.core.files import sha256_file
+from ensemble.core.recipe_model import ModelPart
+from ensemble.errors import EnsError, InputError
+from ensemble.training.networks import Codes, NetworkSpec, build_network
+from ensemble.training.torchvision_cure import timm
+from ensemble.training.weights import load_weights
+
+__all__ = ["PretrainedChoice", "choose_pretrained", "decide_weights", "start_network"]
 
 _PATIENCE_S = 4.0
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -29,6 +42,10 @@ def choose_pretrained(name: str, wish: bool | str) -> PretrainedChoice:
     """Decide on `model.pretrained`; `true` without weights in reach is refused."""
     if wish is False:
         return PretrainedChoice(False, "the recipe asks for training from scratch")
+    if is_code_name(name):
+        if wish is True:
+            raise InputError(f"model.pretrained: true, but {name} is a network of your own; name a file of weights")
+        return PretrainedChoice(False, "a network of one's own, which the recipe asks to train from scratch")
     obstacle = _obstacle(name)
     if obstacle is None:
         return PretrainedChoice(True, "the weights are cached, or can be had")
@@ -38,6 +55,60 @@ def choose_pretrained(name: str, wish: bool | str) -> PretrainedChoice:
             "fetch the weights once on a machine that can (they are then cached), or say auto or false"
         )
     return PretrainedChoice(False, f"trained from scratch: {obstacle}")
+
+
+def decide_weights(model: ModelPart, file: Path | None) -> dict[str, Any]:
+    """What `run.json` records: `pretrained`, why, and the file with its hash, which is fetched if need be."""
+    if file is not None:
+        weights = {"path": str(file), "sha256": sha256_file(file), "of": "file"}
+        return {"pretrained": True, "pretrained_why": f"the weights of {file.name}", "weights": weights}
+    choice = choose_pretrained(model.name, model.pretrained)
+    decided: dict[str, Any] = {"pretrained": choice.use, "pretrained_why": choice.reason, "weights": None}
+    if choice.use:
+        try:
+            path = _fetch(model.name)
+        except Exception as error:  # of huggingface_hub, requests, the operating system
+            why = f"the weights of {model.name} can't be fetched: {type(error).__name__}: {str(error).splitlines()[0]}"
+            if model.pretrained is True:
+                raise InputError(f"model.pretrained: true, but {why}") from error
+            return {"pretrained": False, "pretrained_why": f"trained from scratch: {why}", "weights": None}
+        if path is not None:
+            decided["weights"] = {"path": str(path), "sha256": sha256_file(path), "of": "timm"}
+    return decided
+
+
+def start_network(spec: NetworkSpec, decided: Mapping[str, Any], codes: Codes) -> tuple[torch.nn.Module, str]:
+    """A new network with the weights that were decided on, and a line about them; other bytes are refused."""
+    weights = decided.get("weights")
+    if weights is None:
+        return build_network(spec, pretrained=decided["pretrained"], codes=codes), str(decided["pretrained_why"])
+    path = Path(weights["path"])
+    if not path.is_file() and weights["of"] == "timm":  # the run was moved, or the cache emptied
+        path = _fetch(spec.name) or path
+    if not path.is_file() or sha256_file(path) != weights["sha256"]:
+        raise EnsError(f"{path}: not the weights that the run was started with; --fresh starts it anew")
+    if weights["of"] == "timm":
+        return build_network(spec, pretrained=True, file=str(path)), f"weights of timm: {path.name}"
+    network = build_network(spec, pretrained=False, codes=codes)
+    return network, f"weights of {path.name}: {load_weights(network, path).line}"
+
+
+def _fetch(name: str) -> Path | None:
+    """The file of timm's weights on this machine, downloaded if need be; None for the few that come in another way."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg.custom_load:
+        return None
+    if not cfg.hf_hub_id:
+        return Path(timm.models._hub.download_cached_file(cfg.url)) if cfg.url else None
+    for file in [cfg.hf_hub_filename] if cfg.hf_hub_filename else _WEIGHT_FILES:
+        try:
+            return Path(hf_hub_download(cfg.hf_hub_id, file))
+        except EntryNotFoundError:
+            continue
+    return None
 
 
 def _obstacle(name: str) -> str | None:

@@ -51,4 +51,5 @@ STATE = _cure()
 """`whole`: its operators load; `cured`: declared by this module; `missing`: torchvision is not installed."""
 
 timm = importlib.import_module("timm")
+importlib.import_module("timm.optim")
 """timm itself; imported here, and at once, so that a server of workers has it before the first fold."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ensemble.core.custom_code import find_code, require_allowed
 from ensemble.core.files import load_json, save_json, sweep_temporaries
-from ensemble.core.identity import Identity, differing_keys
+from ensemble.core.identity import differing_keys
 from ensemble.core.locks import folder_lock
-from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_files import ResolvedRecipe, save_recipe_with, with_values
 from ensemble.core.run import RunFolder, check_run_name, now
 from ensemble.data.audit import Finding
@@ -20,7 +20,7 @@ from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.workplace import Auto, Workplace
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
 from ensemble.tuning.propose import propose
 from ensemble.tuning.space import values_of
@@ -57,6 +57,10 @@ def tune(
     seed: int = 0,
     engine: str = "local",
     workers: int | None = None,
+    allow_code: bool = False,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -69,10 +73,13 @@ def tune(
             f"{resolved.path}: has no search space; add one, such as "
             "`search: {train.lr: {low: 1e-4, high: 1e-2, log: true}}`"
         )
+    require_allowed(find_code(resolved), allow_code)
     name = study or resolved.name
     check_run_name(name)
     request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
-    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, Workplace(engine, workers), on_event)
+    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, workplace, on_event)
+    work.allow_code = allow_code
     work.refuse_if_other()
     work.findings = checked_request(request, on_event)
     with folder_lock(work.path):
@@ -92,15 +99,14 @@ class _StudyWork:
         self.resolved: ResolvedRecipe = request.resolved
         self.space = self.resolved.recipe.search
         self.findings: list[Finding] = []
+        self.allow_code = False
         self.metric = self.resolved.recipe.metric or "accuracy"
-        self.greater_is_better = METRICS[self.metric].greater_is_better
+        self.greater_is_better = request.greater_is_better
 
     def identity_of(self) -> dict[str, Any]:
         """What decides a study's course: another value, another study."""
-        recipe = self.resolved.recipe
-        identity = Identity(recipe, self.request.table.sha256, self.request.plan.sha256)
-        search = {key: dimension.plain() for key, dimension in recipe.search.items()}
-        return {**identity.plain(), "search": search, "sampler": self.sampler, "sampler_seed": self.seed}
+        search = {key: dimension.plain() for key, dimension in self.resolved.recipe.search.items()}
+        return {**self.request.identity.plain(), "search": search, "sampler": self.sampler, "sampler_seed": self.seed}
 
     def refuse_if_other(self) -> None:
         """A folder that holds another study is not mixed into."""
@@ -143,6 +149,7 @@ class _StudyWork:
             "recipe_name": self.resolved.name,
             "dataset": self.request.table.dataset,
             "metric": self.metric,
+            "greater_is_better": self.greater_is_better,
             "asked": dataclasses.asdict(self.request.asked),
             "identity_of": self.identity_of(),
             "best": None,
@@ -175,12 +182,13 @@ class _StudyWork:
         try:
             resolved = with_values(self.resolved, trial.values)
             request = request_for(self.request.asked, resolved, self.request.table, self.request.outputs)
+            require_allowed(request.code, self.allow_code)
             record = execute_run(
                 request,
                 RunFolder(trial_folder(self.path, trial.number), label),
                 workplace=self.workplace,
                 findings=self.findings,
-                on_event=lambda event: self.on_event({**event, "trial": prefix}),
+                on_event=lambda event: self.on_event({**event, "label": prefix}),
             )
             if record["state"] == "complete":
                 value = record["scores"]["oof"][self.metric]

@@ -175,7 +175,7 @@ def test_a_member_without_a_run_is_called_by_its_folder(make_run: MakeRun, outpu
         (("macro_f1", "macro_f1"), None, "macro_f1"),
         (("macro_f1", None), None, "macro_f1"),
         (("macro_f1", "log_loss"), None, "accuracy"),
-        (("own:metric", "own:metric"), None, "accuracy"),
+        (("own:metric", "own:metric"), "macro_f1", "macro_f1"),
         (("macro_f1", "macro_f1"), "log_loss", "log_loss"),
     ],
 )
@@ -184,6 +184,12 @@ def test_the_metric_is_the_given_one_else_the_common_one(
 ) -> None:
     paths = [make_run(seed, metric=metric) for seed, metric in enumerate(metrics)]
     assert blend(paths, outputs=outputs, metric=given).document["metric"] == used
+
+
+def test_a_metric_that_is_code_of_a_recipe_is_not_run_and_others_are_offered(make_run: MakeRun, outputs: Path) -> None:
+    with pytest.raises(InputError, match=r"own:metric, is code .* --metric: accuracy, .*roc_auc"):
+        blend([make_run(seed, metric="own:metric") for seed in (0, 1)], outputs=outputs)
+    assert not (outputs / "blends").exists()
 
 
 def test_out_gets_a_copy_of_the_submission(make_run: MakeRun, outputs: Path, tmp_path: Path) -> None:

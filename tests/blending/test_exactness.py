@@ -82,7 +82,7 @@ def test_what_a_member_would_add_is_what_the_metric_says(
         total = total + problem[0][taken]
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("metric", sorted(METRICS.keys() - {"top5_accuracy"}))  # these are four classes
 def test_greedy_picks_are_those_of_a_naive_version(metric: str) -> None:
     stack, labels = _draw(3, 6, 300, 4)
     picks = pick_greedily(_labelled((stack, labels), metric), rounds=8)

@@ -33,7 +33,7 @@ def _labelled(stack: Stack, labels: np.ndarray, **options: object) -> Labelled:
     return Labelled(stack, labels, np.zeros((1, len(labels)), dtype=int), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("metric", list(METRICS))
+@pytest.mark.parametrize("metric", [name for name in METRICS if name != "top5_accuracy"])  # these are three classes
 def test_values_are_the_metric_and_gains_are_positive_when_the_blend_is_better(metric: str) -> None:
     stack, labels = _stack()
     honest = _assess(stack, labels, metric=metric)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,13 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from ensemble.core.metrics import METRICS, decide, score_all
+from ensemble.core.metric_names import MetricName
+from ensemble.core.metrics import METRICS, custom_metric, decide, is_greater_better, per_class, score_all
 
 
 @st.composite
 def _cases(draw: st.DrawFn, least_classes: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, probabilities on a coarse grid (so that there are ties) and how often each row counts."""
-    rows, classes = draw(st.integers(1, 30)), draw(st.integers(least_classes, 5))
+    rows, classes = draw(st.integers(1, 30)), draw(st.integers(least_classes, 8))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     raw = random.integers(1, 5, (rows, classes)).astype(np.float64)
     weights = random.integers(0, 4, rows)
@@ -30,8 +31,28 @@ def _peer(name: str, labels: np.ndarray, probs: np.ndarray, weights: np.ndarray)
     decisions, classes = decide(probs), probs.shape[1]
     if name == "accuracy":
         return float(sklearn_metrics.accuracy_score(labels, decisions, sample_weight=weights))
-    if name == "macro_f1":
-        return float(sklearn_metrics.f1_score(labels, decisions, average="macro", sample_weight=weights))
+    macro = {
+        "precision": "precision_score",
+        "recall": "recall_score",
+        "macro_f1": "f1_score",
+        "weighted_f1": "f1_score",
+    }
+    if name in macro:
+        average = "weighted" if name == "weighted_f1" else "macro"
+        score = getattr(sklearn_metrics, macro[name])
+        return float(score(labels, decisions, average=average, sample_weight=weights, zero_division=0))
+    if name in ("kappa", "quadratic_kappa"):
+        scale = "quadratic" if name == "quadratic_kappa" else None
+        return float(
+            sklearn_metrics.cohen_kappa_score(
+                labels, decisions, labels=range(classes), weights=scale, sample_weight=weights
+            )
+        )
+    if name == "mcc":
+        return float(sklearn_metrics.matthews_corrcoef(labels, decisions, sample_weight=weights))
+    if name == "top5_accuracy":
+        first = np.argsort(-probs, axis=1, kind="stable")[:, :5]
+        return float(np.average((first == labels[:, None]).any(axis=1), weights=weights)) if classes > 5 else math.nan
     if name == "balanced_accuracy":
         present = np.unique(labels)
         recalls = sklearn_metrics.recall_score(
@@ -60,7 +81,7 @@ def test_a_metric_agrees_with_scikit_learn_on_rows_that_count(name: str, case: A
     counts = weights > 0
     assume(name != "roc_auc" or len(np.unique(labels[counts])) > 1)
     peer = _peer(name, labels[counts], probs[counts], weights[counts])
-    assert METRICS[name](labels, probs, weights) == pytest.approx(peer, abs=1e-6)
+    assert METRICS[name](labels, probs, weights) == pytest.approx(peer, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", list(METRICS))
@@ -125,3 +146,57 @@ def test_nan_is_not_decided() -> None:
 def test_labels_that_do_not_fit_are_refused(labels: list[int]) -> None:
     with pytest.raises(ValueError, match="label"):
         METRICS["accuracy"](np.array(labels), np.full((2, 2), 0.5))
+
+
+def test_every_metric_that_a_recipe_may_name_is_there() -> None:
+    assert list(METRICS) == list(get_args(MetricName))
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=40, deadline=None)
+@given(case=_cases())
+def test_scores_per_class_are_scikit_learns_and_average_to_the_macro_score(case: Any) -> None:
+    labels, probs, _ = case
+    classes = probs.shape[1]
+    precision, recall, f1, rows = sklearn_metrics.precision_recall_fscore_support(
+        labels, decide(probs), labels=range(classes), zero_division=0
+    )
+    found = per_class(labels, probs)
+    assert found["rows"] == rows.tolist()
+    stands = np.isin(np.arange(classes), np.concatenate([labels, decide(probs)]))
+    for name, peer in (("precision", precision), ("recall", recall), ("f1", f1)):
+        assert [value is not None for value in found[name]] == stands.tolist()
+        assert np.array(found[name], dtype=float)[stands] == pytest.approx(peer[stands])
+    assert METRICS["macro_f1"](labels, probs) == pytest.approx(np.nanmean(np.array(found["f1"], dtype=float)))
+
+
+def test_quadratic_kappa_counts_a_grade_that_no_row_has_as_a_step() -> None:
+    """scikit-learn closes such gaps by default, which makes 0 and 2 neighbours where no row is 1."""
+    probs = np.eye(4)[[0, 2, 3, 3, 0]]
+    labels = np.array([0, 2, 3, 2, 2])
+    peer = sklearn_metrics.cohen_kappa_score(labels, decide(probs), labels=range(4), weights="quadratic")
+    assert METRICS["quadratic_kappa"](labels, probs) == pytest.approx(peer)
+    closed = sklearn_metrics.cohen_kappa_score(labels, decide(probs), weights="quadratic")
+    assert METRICS["quadratic_kappa"](labels, probs) != pytest.approx(closed)
+
+
+def test_a_metric_of_ones_own_is_scored_after_ours_and_takes_weights_as_copies() -> None:
+    def hits(labels: np.ndarray, probs: np.ndarray) -> float:
+        return float((labels == probs.argmax(axis=1)).sum())
+
+    labels, probs = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    own = custom_metric(hits)
+    assert own.greater_is_better
+    assert own(labels, probs, np.array([2, 3, 5])) == 5.0
+    scores = score_all(labels, probs, {"mine:hits": own})
+    assert list(scores)[-1] == "mine:hits" and scores["mine:hits"] == 2.0
+
+
+def test_the_direction_of_ones_own_metric_is_the_functions_and_then_the_records() -> None:
+    def cost(labels: np.ndarray, probs: np.ndarray) -> float:
+        return 1.0
+
+    cost.greater_is_better = False  # type: ignore[attr-defined]
+    assert not custom_metric(cost).greater_is_better
+    assert not is_greater_better("mine:cost", {"greater_is_better": False})
+    assert not is_greater_better("log_loss", {"greater_is_better": True})

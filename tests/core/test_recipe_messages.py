@@ -59,7 +59,27 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
         ("name: x", "name is unknown; did you mean data.name, model.name or loss.name?"),
         ("train.lr: 3", "train.lr is unknown; did you mean 'train: {lr: …}', nested?"),
         ("extend: x", "extend is unknown; did you mean extends?"),
-        ("loss: {gamma: 2}", "loss.gamma is unknown; allowed here: name and label_smoothing"),
+        (
+            "loss: {heat: 2}",
+            "loss.heat is unknown; allowed here: name, plus, label_smoothing, gamma, weights, beta and",
+        ),
+        (
+            "loss: focl",
+            "loss.name is 'focl', but must be module:function, or cross-entropy, focal, soft-f1 or bce; did",
+        ),
+        ("loss: {plus: {soft-f2: 1}}", "loss.plus: soft-f2 is no loss; allowed: module:function, or cross-entropy,"),
+        ("loss: {plus: {cross-entropy: 1}}", "loss.plus: cross-entropy is the loss itself; add others"),
+        (
+            "loss: {weights: blanced}",
+            "loss.weights is 'blanced', but must be a mapping, or none, balanced or effective",
+        ),
+        ("loss: {weights: {cat: -1}}", "loss.weights.cat is -1, but must be greater than 0"),
+        (
+            "mix: {kind: mixup, last_epochs_off: 15}",
+            "mix.last_epochs_off is 15, but must be less than train.epochs, 15",
+        ),
+        ("mix: mixip", "mix.kind is 'mixip', but must be none, mixup, cutmix or both; did you mean mixup?"),
+        ("metric: f1", "metric is 'f1', but must be module:function, or accuracy, balanced_accuracy, precision,"),
         ("workers: 2", "workers is a machine setting, not part of a recipe"),
         ("train: {lr: -1}", "train.lr is -1, but must be greater than 0"),
         ("train: {lr: '1'}", "train.lr is '1', but must be a number greater than 0"),
@@ -72,7 +92,12 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
             "image: {std: [1, 1]}",
             "image.std is [1, 1], but must be a list of 3 values, each a number greater than 0, or null",
         ),
-        ("model: {name: x, pretrained: yes}", "model.pretrained is 'yes', but must be true, false or auto"),
+        (
+            "model: {name: x, pretrained: yes}",
+            "model.pretrained is 'yes', but must be a path that ends in .safetensors, .pth, .pt or .bin, "
+            "or true, false or auto",
+        ),
+        ("model: {name: x, freeze_epochs: 2}", "model.freeze_epochs is 2, but freeze is none; say freeze: backbone"),
         ("model: {name: 18}", "model.name is 18, but must be text that is not empty; put it in quotes"),
         ("tta: hflp", "tta is 'hflp', but must be none, hflip, flips or d4; did you mean hflip?"),
         ("augment:", "augment is null, but must be a list of values, or none, light, medium, heavy or faces"),
@@ -98,7 +123,7 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
         ("sampling: balance", "sampling.kind is 'balance', but must be plain, balanced, weighted or oversample;"),
         ("sampling: weighted", "sampling.kind is weighted, which needs weights, such as {weights: {cat: 2.0}}"),
         ("image: {size: 64, cache_size: 32}", "image.cache_size is 32, but must be at least size, 64"),
-        ("loss: 3", "loss is 3, but must be a mapping of name and label_smoothing"),
+        ("loss: 3", "loss.name is 3, but must be module:function, or cross-entropy, focal, soft-f1 or bce"),
         ("train: {warmup_epochs: 15}", "train.warmup_epochs is 15, but must be less than epochs, 15"),
         ("description: 3", "description is 3, but must be text; put it in quotes"),
         ("search: {train.lr: {low: 1}}", "search.train.lr: give both low and high, or choices"),
@@ -334,3 +359,10 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are(
     with pytest.raises(InputError) as caught:
         load_recipe(name, folder=folder)
     assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(("loss", "key"), [("bce", "loss.name"), ("{plus: {bce: 0.5}}", "loss.plus")])
+def test_bce_is_refused_for_heads_that_give_log_probabilities(folder: Path, write: Write, loss: str, key: str) -> None:
+    write("r", f"data: digits\nmodel: {{name: x, heads: parts}}\nloss: {loss}\n")
+    (message,) = complaints(folder)
+    assert message.startswith(f"recipes/r.yaml:3: {key} is bce, which wants a score for each class")

@@ -11,12 +11,10 @@ import pytest
 import torch
 
 import ensemble.training.torchvision_cure as cure
-from ensemble.core.recipe_train import TrainPart
 from ensemble.errors import InputError
 from ensemble.inference.predict import Normalizer
 from ensemble.inference.views import views_of
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
-from ensemble.training.optimizers import learning_rate, make_optimizer
 from ensemble.training.pretrained import choose_pretrained
 
 SPEC = NetworkSpec("test_resnet", 3, 16)
@@ -61,42 +59,22 @@ def test_other_architectures_take_the_image_size_of_the_recipe(name: str) -> Non
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
 
 
-def test_biases_and_normalisation_are_spared_from_decay() -> None:
-    network = build_network(SPEC, pretrained=False)
-    decayed, spared = make_optimizer(network, TrainPart(weight_decay=0.3)).param_groups
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    assert all(parameter.ndim <= 1 for parameter in spared["params"])
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
-def test_no_schedule_goes_above_the_rate_of_the_recipe_or_below_zero(schedule: str, warmup: float) -> None:
-    train = TrainPart.model_validate({"schedule": schedule, "warmup_epochs": warmup, "epochs": 4, "lr": 0.1})
-    rates = [learning_rate(train, step, 10) for step in range(40)]
-    assert max(rates) <= 0.1 + 1e-12
-    assert min(rates) >= 0
-    assert max(rates) > 0.09
-    if schedule != "constant":
-        assert rates[-1] < 0.01
-
-
-def test_cosine_is_that_of_torch() -> None:
-    train = TrainPart(schedule="cosine", epochs=2, lr=0.1)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
-    for step in range(20):
-        assert learning_rate(train, step, 10) == pytest.approx(reference.get_last_lr()[0])
-        optimizer.step()
-        reference.step()
-
-
 def test_normalisation_is_that_of_the_definition() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
     found = Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], torch.device("cpu"))(pixels)
     expected = (pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
     assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalising_leaves_torchs_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        Normalizer([0.5] * 3, [0.5] * 3, torch.device("cpu"))(np.zeros((2, 4, 4, 3), dtype=np.uint8))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("policy", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("d4", 8)])
@@ -117,13 +95,25 @@ def test_pretrained_true_without_weights_in_reach_is_refused_at_once(monkeypatch
     assert "from scratch" in choice.reason
 
 
-def test_results_of_a_fold_do_not_depend_on_folds_before_it(
-    workspace: Path, ens: Callable[..., Any], fingerprint: Callable[[Path], dict[str, str]]
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("train.optimizer=adamw",),
+        ("train.optimizer=sgd", "train.momentum=0.8", "train.ema=0.9", "train.accumulate=2"),
+        ("train.precision=bf16", "image.size=32"),
+        ("train.schedule=plateau", "train.swa_epochs=1", "model.drop_rate=0.3", "train.clip_norm=1.0"),
+    ],
+)
+def test_the_last_of_five_folds_does_not_depend_on_those_before_it(
+    workspace: Path, ens: Callable[..., Any], fingerprint: Callable[[Path], dict[str, str]], sets: tuple[str, ...]
 ) -> None:
-    ens("train", "--recipe", "tiny", "--name", "all", "--engine", "inline")
-    ens("train", "--recipe", "tiny", "--name", "last", "--folds", "1", "--engine", "inline")
-    alone = fingerprint(workspace / "outputs" / "last" / "fold-1")
-    assert alone == fingerprint(workspace / "outputs" / "all" / "fold-1")
+    """All folds one after the other in one process, or the last alone."""
+    words = ["train", "--recipe", "tiny", "--engine", "inline", "--set", "folds.k=5"]
+    words += [word for one in sets for word in ("--set", one)]
+    assert ens(*words, "--name", "all").code == 0
+    assert ens(*words, "--name", "last", "--folds", "4").code == 0
+    alone = fingerprint(workspace / "outputs" / "last" / "fold-4")
+    assert alone == fingerprint(workspace / "outputs" / "all" / "fold-4")
     assert "model.safetensors" in alone
 
 

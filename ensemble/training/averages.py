@@ -1,0 +1,148 @@
+"""Averages of a network's weights over steps (EMA) or epochs (SWA), and the statistics that batch norms then need."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from ensemble.core.recipe_train import TrainPart
+
+__all__ = ["Average", "Ema", "Swa", "make_average"]
+
+Inputs = Callable[[], Iterable[torch.Tensor]]
+"""Normalised pixels of all training rows, not augmented, in batches."""
+
+_BATCH_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)
+
+
+def make_average(train: TrainPart, inputs: Inputs | None) -> Average:
+    """The average that a recipe asks for; `inputs` are read for batch norms."""
+    if train.ema is not None:
+        return Ema(train.ema)
+    if train.swa_epochs:
+        return Swa(train.epochs - train.swa_epochs + 1, inputs)
+    return Average()
+
+
+class Average:
+    """No average: the network as it was trained."""
+
+    def after_step(self, network: torch.nn.Module) -> None:
+        """Take in the weights after an optimiser step."""
+
+    def after_epoch(self, network: torch.nn.Module, epoch: int) -> None:
+        """Take in the weights after an epoch, counted from 1."""
+
+    def network(self, trained: torch.nn.Module) -> torch.nn.Module:
+        """What to validate, save and predict with."""
+        return trained
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers."""
+        return {}
+
+    def load(self, trained: torch.nn.Module, state: dict[str, Any]) -> None:
+        """Go on from a `state()`."""
+
+
+class _Copy(Average):
+    """A second set of weights and buffers, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._copy: torch.nn.Module | None = None
+        self._taken = 0
+
+    def network(self, trained: torch.nn.Module) -> torch.nn.Module:
+        return trained if self._copy is None else self._copy
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self._taken, "network": None if self._copy is None else self._copy.state_dict()}
+
+    def load(self, trained: torch.nn.Module, state: dict[str, Any]) -> None:
+        self._taken, self._copy = state["taken"], None
+        if state["network"] is not None:
+            self._copy = _frozen_copy(trained)
+            self._copy.load_state_dict(state["network"])
+
+    def _take(self, network: torch.nn.Module, share: float) -> None:
+        """Move the copy by `share` of the way to the network; the first time, all of it."""
+        self._taken += 1
+        if self._copy is None:
+            self._copy = _frozen_copy(network)
+            return
+        ours, theirs = _tensors(self._copy), _tensors(network)
+        means = [place for place, tensor in enumerate(ours) if tensor.is_floating_point()]
+        with torch.no_grad():
+            torch._foreach_lerp_([ours[place] for place in means], [theirs[place] for place in means], share)
+            for mine, other in zip(ours, theirs, strict=True):
+                if not mine.is_floating_point():
+                    mine.copy_(other)
+
+
+class Ema(_Copy):
+    """Exponential moving average over steps, buffers included.
+
+    The decay rises to its value, as (1 + n) / (10 + n) over n steps: else the first weights would weigh for long.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self._decay = decay
+
+    def after_step(self, network: torch.nn.Module) -> None:
+        self._take(network, 1 - min(self._decay, (1 + self._taken) / (10 + self._taken)))
+
+
+class Swa(_Copy):
+    """Mean of the weights at the ends of the last epochs.
+
+    The activations of averaged weights spread less than those of any network averaged, so that averaged batch norm
+    statistics would be wrong: they are measured anew, over all training rows, not augmented, as rows to predict are.
+    """
+
+    def __init__(self, first_epoch: int, inputs: Inputs | None) -> None:
+        super().__init__()
+        self._first_epoch, self._inputs = first_epoch, inputs
+
+    def after_epoch(self, network: torch.nn.Module, epoch: int) -> None:
+        if epoch < self._first_epoch:
+            return
+        self._take(network, 1 / (self._taken + 1))
+        if self._copy is not None and self._inputs is not None:
+            _measure_batch_norms(self._copy, self._inputs)
+
+
+def _measure_batch_norms(network: torch.nn.Module, inputs: Inputs) -> None:
+    """Set running statistics to those over all inputs, each row of the same weight."""
+    network.eval()
+    norms = [module for module in network.modules() if isinstance(module, _BATCH_NORMS) and module.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    seen = 0
+    with torch.no_grad():
+        for pixels in inputs():
+            if len(pixels) == 1 and seen:
+                continue  # one row has no spread
+            seen += len(pixels)
+            for norm in norms:
+                norm.momentum = len(pixels) / seen
+            network(pixels)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+def _frozen_copy(network: torch.nn.Module) -> torch.nn.Module:
+    return copy.deepcopy(network).requires_grad_(False).eval()
+
+
+def _tensors(network: torch.nn.Module) -> list[torch.Tensor]:
+    """Weights and buffers, always in the same order."""
+    return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]

@@ -1,0 +1,52 @@
+"""The loss of one fold: it may know the classes of the training rows, and may be one's own, `module:function`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ensemble.core.code_import import load_function
+from ensemble.core.recipe import Recipe
+from ensemble.core.recipe_loss import LOSSES
+from ensemble.errors import EnsError, InputError
+from ensemble.training.losses import ClassFacts, CustomLoss, Loss, make_loss
+
+__all__ = ["check_loss", "fold_loss"]
+
+
+def fold_loss(
+    recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: Sequence[str], labels: npt.NDArray[np.int64]
+) -> Loss:
+    """The recipe's loss for a fold whose training rows have these labels."""
+    facts = ClassFacts(tuple(classes), np.bincount(labels, minlength=len(classes)))
+    return make_loss(recipe.loss, facts, _own_losses(recipe, codes))
+
+
+def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: int) -> None:
+    """Refuse a loss of one's own that fails, or that nothing can be learned from, on targets as the recipe has them."""
+    own = _own_losses(recipe, codes)
+    if not own:
+        return
+    facts = ClassFacts(tuple(f"class {label}" for label in range(classes)), np.full(classes, 2, dtype=np.int64))
+    labels = torch.arange(2 * classes) % classes
+    soft = torch.nn.functional.one_hot(labels, classes) * 0.9 + 0.1 / classes
+    for targets in [labels] if recipe.mix.kind == "none" else [labels, soft]:
+        logits = torch.zeros((len(labels), classes), requires_grad=True)
+        tried = f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}"
+        try:
+            make_loss(recipe.loss, facts, own)(logits, targets).backward()
+        except EnsError as error:
+            raise InputError(str(error)) from error
+        except Exception as error:
+            raise InputError(f"loss: {', '.join(own)} failed on {tried}: {type(error).__name__}: {error}") from error
+        if logits.grad is None or not torch.isfinite(logits.grad).all():
+            raise InputError(f"loss: {', '.join(own)} has no finite gradient on {tried}")
+
+
+def _own_losses(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]]) -> dict[str, CustomLoss]:
+    """The recipe's own loss functions, by their names."""
+    return {name: load_function(name, codes) for name in recipe.loss.terms if name not in LOSSES}
