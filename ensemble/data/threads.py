@@ -27,7 +27,7 @@ def for_each_row(
 ) -> None:
     """Call `work` with every row, in any order, in threads; the first exception stops the rest and is raised here.
 
-    `on_progress` is called in this thread, at last with (total, total). A thread takes `at_once` rows at a time.
+    `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes `at_once` rows at a time.
     """
 
     def work_on(chunk: Sequence[int]) -> int:
@@ -35,7 +35,7 @@ def for_each_row(
             work(row)
         return len(chunk)
 
-    done, total = 0, len(rows)
+    done, total, told = 0, len(rows), -1
     chunks = iter([rows[start : start + at_once] for start in range(0, total, at_once)])
     cores = usable_cores()
     with _one_thread_each(), ThreadPoolExecutor(cores) as pool:
@@ -48,7 +48,8 @@ def for_each_row(
                     return
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 done += sum(future.result() for future in finished)
-                if on_progress is not None:
+                if on_progress is not None and (done == total or 100 * done // total != told):
+                    told = 100 * done // total
                     on_progress(done, total)
         finally:
             for future in pending:

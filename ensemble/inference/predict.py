@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,8 +66,12 @@ def predict_rows(
     normalizer: Normalizer,
     policy: str,
     batch_size: int,
+    beat: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float64]:
-    """(rows, classes) probabilities: the mean over the policy's views of the softmax, in float64."""
+    """(rows, classes) probabilities: the mean over the policy's views of the softmax, in float64.
+
+    `beat` is called after each batch.
+    """
     network.eval()
     parts = []
     with torch.inference_mode():
@@ -75,4 +79,5 @@ def predict_rows(
             pixels = normalizer(batch.pixels)
             views = [torch.softmax(network(view).double(), dim=1) for view in views_of(pixels, policy)]
             parts.append(torch.stack(views).mean(dim=0).cpu().numpy())
+            beat()
     return np.concatenate(parts)

@@ -40,7 +40,7 @@ def record_of(run: Path) -> dict[str, Any]:
 def test_a_run_leaves_the_files_that_are_promised(undisturbed: Path) -> None:
     files = {path.name for path in undisturbed.iterdir()}
     trio = {f"{part}{suffix}" for part in ("oof", "probs") for suffix in (".npy", ".json", ".ids.txt")}
-    assert files == trio | {"run.json", "fold-0", "fold-1"}
+    assert files == trio | {"run.json", "events.jsonl", "fold-0", "fold-1"}
     fold = {path.name for path in (undisturbed / "fold-0").iterdir()}
     assert fold == trio | {"model.safetensors", "model.json", "history.csv", "log.txt", "fold.json"}
 
@@ -197,7 +197,7 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     code: int,
     workers: int,
 ) -> None:
-    words_of_both = ("train", "--recipe", "tiny", "--set", "train.epochs=10")  # enough to be caught at work
+    words_of_both = ("train", "--recipe", "tiny", "--set", "train.epochs=40")  # enough to be caught at work
     assert ens(*words_of_both, "--name", "whole").code == 0
     process = start(workspace, *words_of_both, "--name", "stopped", "--workers", str(workers))
     wait_for(process, words)
