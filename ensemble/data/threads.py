@@ -27,7 +27,8 @@ def for_each_row(
 ) -> None:
     """Call `work` with every row, in any order, in threads; the first exception stops the rest and is raised here.
 
-    `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes `at_once` rows at a time.
+    `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes
+    `at_once` rows at a time.
     """
 
     def work_on(chunk: Sequence[int]) -> int:
