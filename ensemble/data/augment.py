@@ -17,9 +17,8 @@ from ensemble.core.augmentation import Transforms, transforms_of
 from ensemble.core.randomness import Keys
 from ensemble.data.augment_build import build_transforms, fast_step
 from ensemble.data.augment_steps import Image, Images, Step, only_moves
-from ensemble.data.buffers import Buffers
 from ensemble.data.fitting import StoredShape, resized
-from ensemble.data.placement import SMALL, Placement
+from ensemble.data.placement import Placement
 from ensemble.data.sample_random import SampleRandom, seed_generator, step_keys
 from ensemble.errors import InputError
 
@@ -60,7 +59,6 @@ class Augment:
         built = build_transforms(transforms, size)
         self._steps: list[Step] = [(fast_step(one) if fast else None) or _GeneralStep(one) for one in built]
         self._only_moves = only_moves(self._steps)
-        self._buffers = Buffers(np.uint8)
 
     @property
     def is_fast(self) -> bool:
@@ -73,12 +71,12 @@ class Augment:
 
     def fill(self, pixels: Any, rows: npt.NDArray[np.int64], keys: Keys, out: Image) -> None:
         """Write the images at `rows` of `pixels`, changed by their keys, to `out`: (rows, size, size, 3) uint8."""
-        if self.takes_arrays(pixels):
+        if self._moves_whole_batches(pixels):
             placement = Placement(len(rows), *pixels.shape[1:3])
             for number, step in enumerate(self._steps):
                 step.place(placement, step_keys(keys, number))  # type: ignore[attr-defined]
             if (placement.down.size, placement.across.size) == out.shape[1:3]:
-                placement.copy(pixels, rows, out, self._buffers)
+                placement.copy(pixels, rows, out)
                 return
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -88,11 +86,9 @@ class Augment:
                 found = step(found, step_keys(keys[part], number), wanted)
             _put(found, wanted)
 
-    def takes_arrays(self, pixels: Any) -> bool:
-        """Whether these are small images of one shape, and all that the steps do is to move pixels."""
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 4 or pixels.shape[1] * pixels.shape[2] > SMALL:
-            return False
-        return self._only_moves
+    def _moves_whole_batches(self, pixels: Any) -> bool:
+        """Whether these are images of one shape, and all that the steps do is to move pixels."""
+        return self._only_moves and isinstance(pixels, np.ndarray) and pixels.ndim == 4
 
 
 class _GeneralStep:
