@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.labelled import Labelled
-from ensemble.core.metrics import METRICS, TIE_TOLERANCE, decide
+from ensemble.core.metrics import METRICS, TIE_TOLERANCE
 
 __all__ = ["Candidates", "LogLossCandidates", "make_candidates"]
 
 Vector = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Matrix = NDArray[np.floating[Any]]
+_BLOCK_ROWS = 1000
 _FACTORS = 16  # so many probabilities of at least 2.2e-16 have a product that is no denormal number
 
 
@@ -120,11 +121,13 @@ class _DecisionCandidates:
         leader = self._sum.argmax(axis=1)
         changed = np.flatnonzero(leader != self._leader)
         self._leader[changed] = leader[changed]
-        self._reach[changed] = self._preferences(changed if len(changed) < len(leader) else slice(None))
+        for start in range(0, len(changed), _BLOCK_ROWS):  # so few rows stay in the processor's cache
+            rows = changed[start : start + _BLOCK_ROWS]
+            self._reach[rows] = self._preferences(rows)
 
     def errors(self, among: Sequence[int]) -> Vector:
         if not self._count:
-            return np.array([self._error(decide(self._matrices[member]), self._labels) for member in among])
+            return np.array([self._error(self._matrices[member].argmax(axis=1), self._labels) for member in among])
         tolerance = TIE_TOLERANCE * (self._count + 1)
         ahead = self._sum[self._row, self._leader]
         possible = self._sum + self._reach
@@ -148,13 +151,14 @@ class _DecisionCandidates:
             errors[number] = self._error(column[winners], labels, base)
         return errors
 
-    def _preferences(self, rows: Integers | slice) -> NDArray[np.float64]:
+    def _preferences(self, rows: Integers) -> NDArray[np.float64]:
         """For each class, the most by which any member prefers it to the leader."""
-        leader = self._leader[rows]
-        reach = np.full((len(leader), self._classes), -np.inf)
-        row = np.arange(len(leader))
+        reach = np.full((len(rows), self._classes), -np.inf)
+        first = int(rows[0])
+        whole = int(rows[-1]) - first == len(rows) - 1
+        leader, row = self._leader[rows], np.arange(len(rows))
         for matrix in self._matrices:
-            part = matrix[rows]
+            part = matrix[first : first + len(rows)] if whole else matrix.take(rows, axis=0)
             np.maximum(reach, part - part[row, leader][:, None], out=reach)
         return reach
 
