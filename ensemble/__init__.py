@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
+    from ensemble.runs.train import train_many as train_many
     from ensemble.tuning.tune import Study as Study
     from ensemble.tuning.tune import tune as tune
 
@@ -37,6 +38,7 @@ _HOMES = {
     "save_predictions": "ensemble.core.probability",
     "status": "ensemble.runs.status",
     "train": "ensemble.runs.train",
+    "train_many": "ensemble.runs.train",
     "tune": "ensemble.tuning.tune",
 }
 """Where each public name lives."""

@@ -18,9 +18,18 @@ def add_global_options(parser: argparse.ArgumentParser) -> None:
     option("--quiet", action="store_true", default=absent, help="no progress on the screen")
 
 
-def _recipe_options(command: argparse.ArgumentParser) -> None:
+def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     option = command.add_argument
-    option("--recipe", metavar="R", help="a recipe's name or path (default: the newest run's, else quickstart)")
+    if several:
+        option(
+            "--recipe",
+            metavar="R",
+            action="append",
+            help="a recipe's name or path, or a pattern such as 'mine_*'; may be given several times, then all share "
+            "one queue (default: the newest run's, else quickstart)",
+        )
+    else:
+        option("--recipe", metavar="R", help="a recipe's name or path (default: the newest run's, else quickstart)")
     option(
         "--set",
         dest="sets",
@@ -69,11 +78,11 @@ def _engine_option(command: argparse.ArgumentParser) -> None:
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
-    _recipe_options(command)
+    _recipe_options(command, several=True)
     _engine_option(command)
     option = command.add_argument
     option("--folds", type=_fold_list, metavar="0,2", help="train these folds only")
-    option("--name", metavar="RUN", help="name of the run's folder (default: the recipe's name)")
+    option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(
         "--log",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["here", "shown_path"]
+__all__ = ["here", "same_command", "shown_path"]
 
 
 def here(arguments: argparse.Namespace) -> str:
@@ -22,3 +23,15 @@ def shown_path(path: str) -> str:
         return shlex.quote(str(Path(path).relative_to(Path.cwd())))
     except ValueError:
         return shlex.quote(path)
+
+
+def same_command(words: Sequence[str], *, without_folds: bool = False) -> str:
+    """The words of this command, to be copied; without `--fresh`, which would begin anew, and `--folds` if asked."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word == "--fresh" or (without_folds and word.split("=")[0] == "--folds"):
+            skip = not skip and without_folds and word == "--folds"
+            continue
+        kept.append(word)
+    return shlex.join(["ens", *kept])

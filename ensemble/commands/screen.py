@@ -61,10 +61,11 @@ def _aligned(table: Table) -> str:
     """Columns padded to their widest cell; cells that look like numbers stand to the right."""
     rows = [list(table.headers), *(list(row) for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.headers))]
+    is_numeric = [_is_numeric_column(table, column) for column in range(len(table.headers))]
     lines = [table.title] if table.title else []
     for number, row in enumerate(rows):
         cells = [
-            cell.rjust(width) if _is_numeric_column(table, column) else cell.ljust(width)
+            cell.rjust(width) if is_numeric[column] else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.commands.hints import here, shown_path
-from ensemble.commands.outcome import Outcome, Table
-from ensemble.runs.request import Asked
+from ensemble.commands.outcome import Outcome, Table, shown_score, shown_spread
+from ensemble.core.asked import Asked
+from ensemble.core.run import FoldKey
 from ensemble.runs.status import status
 
 __all__ = ["run"]
@@ -22,50 +23,78 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.outputs = Path(arguments.where)
     report = status(arguments.outputs)
     shown: list[str | Table] = []
-    if report["runs"]:
-        shown.append(_runs(report["runs"]))
+    for table in _leaderboards(report["runs"]):
+        shown += [table, ""]
     if report["studies"]:
-        shown += ["", _studies(report["studies"])]
+        shown += [_studies(report["studies"]), ""]
     if report["blends"]:
-        shown += ["", _blends(report["blends"])]
+        shown += [_blends(report["blends"]), ""]
+    running = [_running(item) for item in report["runs"] if item["state"] == "running"]
     missing = [
-        f"{kind} {item[kind]}: {what}"
+        f"missing: {kind} {item[kind]}: {_few(item['missing'])}"
         for kind in ("run", "study", "blend")
         for item in report[_PLURAL[kind]]
-        for what in item["missing"]
+        if item["missing"] and (kind != "run" or item["state"] != "running")
     ]
-    shown += ["", *(f"missing: {line}" for line in missing)] if missing else []
-    return Outcome(report, [*shown, "", f"next: {_next_step(report, here(arguments))}"])
+    if len(missing) > _MISSING_SHOWN:
+        more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"
+        missing = [*missing[:_MISSING_SHOWN], more]
+    told = [*running, *missing, ""] if running or missing else []
+    return Outcome(report, [*shown, *told, f"next: {_next_step(report, here(arguments))}"])
 
 
 _PLURAL = {"run": "runs", "study": "studies", "blend": "blends"}
+_MISSING_SHOWN, _FEW = 20, 3
 
 
-def _runs(runs: list[dict[str, Any]]) -> Table:
+def _leaderboards(runs: list[dict[str, Any]]) -> list[Table]:
+    """A table for each dataset and deciding metric, since only such runs can be compared; the best run first."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    unreadable = [[item["run"], item["state"], _few(item["missing"])] for item in runs if item["state"] == "unreadable"]
+    for item in runs:
+        if item["state"] != "unreadable":
+            groups.setdefault((item["dataset"], item["metric"]), []).append(item)
+    tables = [_leaderboard(dataset, metric, items) for (dataset, metric), items in groups.items()]
+    return tables + ([Table(["run", "state", "why"], unreadable)] if unreadable else [])
+
+
+def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> Table:
+    others = [name for name in ("log_loss",) if name != metric]
     rows = []
     for item in runs:
-        if item["state"] == "unreadable":
-            rows.append([item["run"], "unreadable", "", "", "", "", "", "", ""])
-            continue
         states = [state["state"] for state in item["fold_states"]]
-        scores = item["scores"]["oof"] or {}
-        optimistic = " (optimistic)" if item["optimistic"] else ""
-        cost = item["cost"]["seconds_per_1000_images"] if item["cost"] else None
+        scores, cost = item["scores"]["oof"] or {}, item["cost"] or {}
+        mark = " (optimistic)" if item["optimistic"] and metric in scores else ""
         rows.append(
             [
                 item["run"],
                 item["state"],
                 f"{states.count('complete')}/{len(states)}",
-                item["dataset"],
                 item["recipe"]["model"]["name"],
-                f"{item['metric']}{optimistic}",
-                _number(scores.get(item["metric"])),
-                _number(scores.get("log_loss")),
-                "-" if cost is None else f"{cost:.2f}",
+                f"{shown_score(scores.get(metric))}{mark}",
+                shown_spread([(state["scores"] or {}).get(metric) for state in item["fold_states"]]),
+                *(shown_score(scores.get(name)) for name in others),
+                f"{cost['seconds_per_1000_images']:.2f}" if cost else "-",
+                f"{cost['parameters']:,}" if cost else "-",
             ]
         )
-    headers = ["run", "state", "folds", "dataset", "model", "metric", "out of fold", "log_loss", "s/1000 images"]
-    return Table(headers, rows)
+    headers = ["run", "state", "folds", "model", metric, "mean of folds", *others, "s/1000 images", "parameters"]
+    return Table(headers, rows, f"{dataset}, by {metric} out of fold")
+
+
+def _running(item: Mapping[str, Any]) -> str:
+    """How far a run is that another process trains."""
+    folds = [
+        f"fold {FoldKey(fold['repeat'], fold['fold']).shown(item['folds']['repeats'])} "
+        f"epoch {fold['epoch']}/{fold['epochs']}"
+        for fold in item["progress"]
+    ]
+    return f"running: {item['run']} ({item['process']}): {', '.join(folds) or 'between folds'}"
+
+
+def _few(messages: list[str]) -> str:
+    more = f"; {len(messages) - _FEW} more" if len(messages) > _FEW else ""
+    return "; ".join(messages[:_FEW]) + more
 
 
 def _studies(studies: list[dict[str, Any]]) -> Table:
@@ -75,7 +104,7 @@ def _studies(studies: list[dict[str, Any]]) -> Table:
             f"{item['trials']['complete']}/{item['trials']['all']}",
             str(item["trials"]["failed"]),
             str(item.get("metric", "-")),
-            _number((item.get("best") or {}).get("value")),
+            shown_score((item.get("best") or {}).get("value")),
         ]
         for item in studies
     ]
@@ -93,7 +122,7 @@ def _blends(blends: list[dict[str, Any]]) -> Table:
                 str(item.get("method", "-")),
                 members,
                 str(item.get("metric", "-")),
-                _number(honest.get("value")),
+                shown_score(honest.get("value")),
             ]
         )
     return Table(["blend", "method", "members", "metric", "out of fold"], rows)
@@ -108,6 +137,8 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
             words = shlex.join([*asked.words()[2:], "--name", item["run"]])
             return f"ens train --recipe {shown_path(asked.recipe)} {words}{elsewhere} continues {item['run']}"
     complete = [item for item in runs if item["state"] == "complete"]
+    if not complete and any(item["state"] == "running" for item in runs):
+        return f"wait; ens status {shlex.quote(report['outputs'])} shows how far it is"
     if not complete:
         return f"ens train --recipe quickstart{elsewhere}"
     if not report["blends"] and any(item["rows"]["test"] for item in complete):
@@ -115,7 +146,3 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
     if len(complete) == 1:
         return "train a second recipe (ens recipes lists them), and blend both"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -21,7 +21,7 @@ from typing import Any
 
 from ensemble.errors import InputError
 
-__all__ = ["LockHolder", "folder_lock", "lock_holder"]
+__all__ = ["LockHolder", "folder_lock", "lock_holder", "refuse_if_held"]
 
 _LOCK_NAME = ".lock"
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # somebody who only asks for the holder has the lock for microseconds
@@ -49,10 +49,7 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         holder = _read_holder(path)
         if descriptor is not None:
             os.close(descriptor)
-        raise InputError(
-            f"{folder}: another command is at work here ({holder or 'it did not say which'}); "
-            "wait for it, stop it, or give this one another --name"
-        )
+        raise _refusal(folder, holder)
     over = threading.Event()
     try:
         os.truncate(descriptor, 0)
@@ -65,6 +62,13 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing was written, nothing is left; a folder with files stays
         os.close(descriptor)
+
+
+def refuse_if_held(folder: Path) -> None:
+    """Refuse a folder that somebody owns now: early, before work that `folder_lock` would make useless."""
+    holder = lock_holder(folder)
+    if holder is not None:
+        raise _refusal(folder, holder)
 
 
 def lock_holder(folder: Path) -> LockHolder | None:
@@ -82,6 +86,13 @@ def lock_holder(folder: Path) -> LockHolder | None:
         return holder if is_elsewhere and time.time() - os.fstat(descriptor).st_mtime < _BELIEVED_S else None
     finally:
         os.close(descriptor)
+
+
+def _refusal(folder: Path, holder: LockHolder | None) -> InputError:
+    return InputError(
+        f"{folder}: another command is at work here ({holder or 'it did not say which'}); "
+        "wait for it, stop it, or give this one another --name"
+    )
 
 
 def _is_left_by_other_hosts(descriptor: int, path: Path, wait: bool) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +13,12 @@ from ensemble.errors import InputError
 
 __all__ = [
     "datasets_by_name",
+    "expand_recipes",
     "find_dataset",
     "find_parent",
     "find_recipe",
     "is_path",
+    "is_pattern",
     "recipes_by_name",
     "shipped_folder",
     "shown_path",
@@ -32,6 +36,26 @@ def find_recipe(name_or_path: str, folder: Path) -> Path:
     if is_path(name_or_path):
         return _existing_file(name_or_path, folder, folder)
     return _named_file("recipe", name_or_path, _recipe_places(folder), folder)
+
+
+def is_pattern(word: str) -> bool:
+    """Whether a user's word for recipes may stand for several, as `mine_*` does."""
+    return glob.has_magic(word)
+
+
+def expand_recipes(words: Sequence[str], folder: Path) -> list[str]:
+    """Names and paths in the order given, each pattern as what it matches, by name; each file once."""
+    found: dict[Path, str] = {}
+    complaints: list[str] = []
+    for word in words:
+        try:
+            for name in _matches(word, folder) if is_pattern(word) else [word]:
+                found.setdefault(find_recipe(name, folder).absolute(), name)
+        except InputError as error:
+            complaints += error.messages
+    if complaints:
+        raise InputError(*dict.fromkeys(complaints))
+    return list(found.values())
 
 
 def find_parent(extends: str, child: Path, folder: Path) -> Path:
@@ -68,6 +92,23 @@ def shown_path(path: Path, folder: Path) -> str:
     """A path as messages name it: relative when it lies below `folder`."""
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
+
+
+def _matches(pattern: str, folder: Path) -> list[str]:
+    """The recipes that a pattern stands for: names, or paths relative to `folder`; a file of that very name wins."""
+    if not is_path(pattern):
+        names = list(recipes_by_name(folder))
+        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
+    elif os.path.isfile(folder / os.path.expanduser(pattern)):
+        matches = [pattern]
+    else:
+        root = "" if os.path.isabs(os.path.expanduser(pattern)) else str(folder)
+        matches = sorted(glob.glob(os.path.expanduser(pattern), root_dir=root or None))
+        matches = [match for match in matches if match.endswith((".yaml", ".yml"))]
+    if not matches:
+        known = "" if is_path(pattern) else f"; there are {', '.join(recipes_by_name(folder)) or 'none'}"
+        raise InputError(f"--recipe {pattern!r}: no recipe matches{known}")
+    return matches
 
 
 def _recipe_places(folder: Path) -> list[Path]:

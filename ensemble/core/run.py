@@ -42,6 +42,10 @@ class FoldKey:
         """`fold-<k>`, or `fold-<r>-<k>` in a repeated plan."""
         return f"fold-{self.fold}" if repeats == 1 else f"fold-{self.repeat}-{self.fold}"
 
+    def shown(self, repeats: int) -> str:
+        """For a person: `3`, or `1.3` in a repeated plan."""
+        return str(self.fold) if repeats == 1 else f"{self.repeat}.{self.fold}"
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ensemble.engine.task import Report, RetryWith, StopAsked, Task, TaskEvent, find_function
 from ensemble.errors import EnsError, InputError
 
-__all__ = ["call_task", "failure", "summary_of"]
+__all__ = ["call_task", "failure", "log_end", "summary_of"]
 
 _LOG_LINES, _LOG_BYTES = 12, 4096
 
@@ -36,16 +36,10 @@ def call_task(task: Task, report: Report) -> TaskEvent:
 def failure(task: Task, error: str) -> TaskEvent:
     """The event of a task that failed, with the end of its log."""
     log = task.folder / "log.txt"
-    return TaskEvent(task.name, "failed", {"error": error, "log": str(log), "log_end": _last_lines(log)})
+    return TaskEvent(task.name, "failed", {"error": error, "log": str(log), "log_end": log_end(log)})
 
 
-def summary_of(error: Exception) -> str:
-    """An error in one line; one made for a person needs no type."""
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, EnsError) else f"{type(error).__name__}: {first}"
-
-
-def _last_lines(log: Path) -> list[str]:
+def log_end(log: Path) -> list[str]:
     """The end of a log that may be long, may hold anything, and may be missing."""
     try:
         with log.open("rb") as stream:
@@ -54,3 +48,9 @@ def _last_lines(log: Path) -> list[str]:
             return stream.read().decode("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     except OSError:
         return []
+
+
+def summary_of(error: Exception) -> str:
+    """An error in one line; one made for a person needs no type."""
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, EnsError) else f"{type(error).__name__}: {first}"

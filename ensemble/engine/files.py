@@ -28,7 +28,7 @@ def pack_folder(folder: Path) -> Files:
 
 
 def call_elsewhere(task: Task, files: Files, report: Report) -> TaskEvent:
-    """At the worker: run the task in a temporary folder that begins with `files`; its event carries the new ones."""
+    """At the worker: run a task in a temporary folder that begins with `files`; its event has those at its end."""
     with tempfile.TemporaryDirectory(prefix="ens-task-") as place:
         folder = Path(place) / "task"
         _write(files, folder)

@@ -8,7 +8,6 @@ silent for long, is started again, a few times; an error of Python's is not, sin
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from ensemble.engine.attempts import Attempt
 from ensemble.engine.memory import count_memory_kills
+from ensemble.engine.processes import make_context, without_main
 from ensemble.engine.task import Limits, Listener, Slots, Task, TaskEvent
 from ensemble.engine.worker import STACK_SIGNAL, Message, work
 
@@ -101,14 +101,15 @@ class LocalEngine:
 
     def _start(self, attempt: Attempt) -> None:
         task = attempt.task
-        context = self._context or _make_context(task)
+        context = self._context or make_context(task.function.partition(":")[0])
         self._context = context
         ours, theirs = context.Pipe()
         slot = self._free.pop()
         kills = count_memory_kills()
         environment = self._slots.environment(slot, task.threads)
         process = context.Process(target=work, args=(task, theirs, environment), daemon=True)
-        process.start()
+        with without_main():
+            process.start()
         theirs.close()
         self._workers[task.name] = _Worker(attempt, process, ours, slot, self._clock(), kills)
         where = {"attempt": attempt.number, "pid": process.pid, **self._slots.describe(slot)}
@@ -181,15 +182,6 @@ class LocalEngine:
         worker.connection.close()
         del self._workers[worker.task.name]
         self._free.append(worker.slot)
-
-
-def _make_context(task: Task) -> ForkServerContext | SpawnContext:
-    """Where processes come from: a server that knows the task's module, or new interpreters."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ensemble.engine.worker", task.function.partition(":")[0]])
-    return context
 
 
 def _wait(workers: Iterable[_Worker], timeout_s: float) -> list[tuple[_Worker, bool]]:

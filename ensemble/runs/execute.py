@@ -1,34 +1,25 @@
-"""One run from its request to its merged files: finished folds are kept, the others trained, then all is merged."""
+"""Runs from their requests to their merged files: one queue of folds over all of them, the longest first."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.custom_code import save_code
-from ensemble.core.files import sweep_temporaries
-from ensemble.core.foldplan import save_plan
-from ensemble.core.locks import folder_lock
-from ensemble.core.recipe_weights import check_same_weights
-from ensemble.core.run import FoldKey, RunFolder
+from ensemble.core.run import RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
-from ensemble.engine.task import Task
+from ensemble.engine.task import Slots, Task, TaskEvent
 from ensemble.errors import EnsError, InputError
-from ensemble.runs.event_log import add_event
-from ensemble.runs.folds import FoldTraining
-from ensemble.runs.merge import merge_run
-from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
+from ensemble.runs.complain import Together
+from ensemble.runs.estimate import estimates
 from ensemble.runs.request import OnEvent, RunRequest
-from ensemble.runs.trainable import check_trainable
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.work import RunWork
+from ensemble.runs.workplace import Workplace, hungriest
 
-__all__ = ["execute_run"]
+__all__ = ["execute_run", "execute_runs"]
 
 
 def execute_run(
@@ -39,120 +30,109 @@ def execute_run(
     workplace: Workplace,
     fresh: bool = False,
     findings: Sequence[Finding] = (),
-    watch: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Train what is missing of a run, and merge it when whole; give back its record. It holds the audit's `findings`.
 
-    `watch` names where else epochs are told, see `core.watching`.
-
     Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
     the others are kept, and the same call goes on.
     """
-    wanted = _wanted(request, folds)
-    check_trainable(request)
-    record = None if fresh else _record_of_same(run, request)
-    if record is not None:
-        check_same_weights(record["decided"], request.weights, run.path)
-    decided = record["decided"] if record is not None else _prepare(request, workplace, on_event)
-    workplace.slots(1, decided)  # refuses devices that can't be, before anything is written
-    with folder_lock(run.path):
-        if fresh:
-            _move_aside(run)
-        sweep_temporaries(run.path)
-        record = _record_of_same(run, request) or new_record(request, run.name, decided, findings)
-        training = FoldTraining(request, run, record, on_event, watch)
-        training.tell_left_out()
-        training.keep_finished()
-        training.decode(wanted)
-        save_code(run.path, request.code)
-        if not request.plan_path.exists():
-            save_plan(request.plan_path, request.plan)
-        with _leaving_a_true_state(run, record):
-            training.train(workplace)
-            if merge_run(request, run, record):
-                add_event(run.path, {"event": "merged", "scores": record["scores"]["oof"]})
-                on_event({"event": "merged", "scores": record["scores"]["oof"]})
-    return record
+    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=on_event)
+    execute_runs([work], workplace, Together(), on_event)
+    if work.error is not None:
+        raise work.error
+    return work.record
 
 
-def _wanted(request: RunRequest, folds: Sequence[int] | None) -> list[FoldKey]:
-    """The models asked for: those of the given folds in every repeat, or all."""
-    plan = request.plan
-    strangers = sorted(set(folds or ()) - set(range(plan.k)))
-    if strangers:
-        named = ",".join(map(str, strangers))
-        allowed = f"folds 0 to {plan.k - 1}" if plan.k > 1 else "the one fold 0"
-        raise InputError(f"--folds {named}: this {plan.scheme} plan has {allowed}")
-    return [key for key in fold_keys(plan.k, plan.repeats) if folds is None or key.fold in folds]
+def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent) -> None:
+    """Train what is missing of all runs in one queue; each is merged and left as soon as its own last fold is over.
 
-
-def _record_of_same(run: RunFolder, request: RunRequest) -> dict[str, Any] | None:
-    """The folder's record, if any; refused if it is of something else than is asked now."""
-    record = run.load_record()
-    if record is not None:
-        check_same_identity(record, request, run.path)
-    return record
-
-
-def _prepare(request: RunRequest, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
-    """Let a worker decide what depends on the machine, and refuse what it can't build."""
-    on_event({"event": "preparing"})
-    with tempfile.TemporaryDirectory(prefix="ens-prepare-") as folder:
-        arguments = {
-            "recipe": request.resolved.recipe.plain(),
-            "classes": len(request.table.classes),
-            "measure_memory": workplace.measures_memory,
-            "parts": request.part_sizes,
-            "code": {code.name: code.plain() for code in request.code},
-            "weights": str(request.weights) if request.weights is not None else None,
-        }
-        task = Task("prepare", "ensemble.training.fold_task:prepare_run", arguments, Path(folder))
-        slots, limits = workplace.slots(1), workplace.limits
-        last = run_tasks([task], workplace.engine, lambda event: None, slots, limits)["prepare"]
-        if last.kind == "refused":
-            raise InputError(*last.data["messages"])
-        if last.kind == "failed":
-            log = Path(last.data["log"]).read_text(encoding="utf-8")
-            raise EnsError(f"{request.resolved.name}: {last.data['error']}") from RuntimeError(log)
-    folds = request.plan.k * request.plan.repeats
-    found = last.data["result"]
-    decided: dict[str, Any] = {**found, "threads": workplace.threads(folds, found)}
-    on_event({"event": "prepared", **decided})
+    Whatever `together` has collected by the time that workers have seen every recipe is raised, before any run is
+    begun. Locks are never waited for, so that two commands with runs in common can't block one another.
+    """
+    decided = _prepare(works, workplace, together, on_event)
+    for work in works:
+        with together.of(work.request.resolved.name):
+            if work.run.name in decided:
+                workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
+    together.raise_any()
     for line in workplace.notes():
         on_event({"event": "finding", "line": line})
+    with ExitStack() as stack:
+        for work in sorted(works, key=lambda work: str(work.run.path)):
+            work.lock()
+            stack.callback(work.leave)
+        for work in works:
+            with together.of(work.request.resolved.name):
+                work.open(decided[work.run.name])
+        together.raise_any()
+        _train(works, workplace, on_event)
+
+
+def _prepare(
+    works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent
+) -> dict[str, dict[str, Any]]:
+    """What depends on the machine, by run: as an earlier command decided, or as a worker does now."""
+    decided = {work.run.name: work.decided for work in works if work.decided is not None}
+    fresh = {work.run.name: work for work in works if work.run.name not in decided}
+    if not fresh:
+        return decided
+    on_event({"event": "preparing"})
+    with tempfile.TemporaryDirectory(prefix="ens-prepare-") as place:
+        tasks = {
+            name: work.prepare_task(Path(place) / str(number), measure_memory=workplace.measures_memory)
+            for number, (name, work) in enumerate(fresh.items())
+        }
+        slots, limits = workplace.slots(1), workplace.limits
+        last = run_tasks(list(tasks.values()), workplace.engine, lambda event: None, slots, limits)
+        for name, work in fresh.items():
+            with together.of(work.request.resolved.name):
+                decided[name] = work.prepared(_result(last[tasks[name].name], work), workplace)
     return decided
 
 
-@contextlib.contextmanager
-def _leaving_a_true_state(run: RunFolder, record: dict[str, Any]) -> Iterator[None]:
-    """However the block ends, `run.json` says what is there; a killed process leaves `running`, and a free lock.
-
-    Workers are gone by then; what those that were killed left half-written is removed.
-    """
-    before = copy.deepcopy(record)
-    try:
-        yield
-    finally:
-        sweep_temporaries(run.path)
-        for state in record["fold_states"]:
-            if state["state"] == "running":
-                state["state"] = "missing"
-        record["state"] = record_state(record)
-        if record != before or not run.record_path.exists():
-            run.save_record(record)
+def _result(last: TaskEvent, work: RunWork) -> dict[str, Any]:
+    """What a task that prepares came to."""
+    if last.kind == "refused":
+        raise InputError(*last.data["messages"])
+    if last.kind == "failed":
+        log = Path(last.data["log"]).read_text(encoding="utf-8")
+        raise EnsError(f"{work.request.resolved.name}: {last.data['error']}") from RuntimeError(log)
+    return last.data["result"]  # type: ignore[no-any-return]
 
 
-def _move_aside(run: RunFolder) -> None:
-    """Move a run's files to `outputs/.old/<run>-<n>`, out of reach of `outputs/*/`; the lock stays."""
-    content = [entry for entry in run.path.iterdir() if entry.name != ".lock"]
-    if not content:
-        return
-    attic = run.path.parent / ".old"
-    number = 1
-    while (attic / f"{run.name}-{number}").exists():
-        number += 1
-    target = attic / f"{run.name}-{number}"
-    target.mkdir(parents=True)
-    for entry in content:
-        shutil.move(entry, target / entry.name)
+def _train(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) -> None:
+    """Run every task of every run; what is heard of one is its own run's business."""
+    lengths, in_seconds = estimates([work.cost for work in works])
+    slots = _slots(works, workplace)
+    if any(work.todo for work in works):
+        on_event(_queued(works, lengths, in_seconds, slots.count))
+    queue: list[Task] = []
+    owner: dict[str, RunWork] = {}
+    for work, _ in _longest_first(works, lengths):
+        tasks = work.begin()
+        queue += tasks
+        owner.update(dict.fromkeys([task.name for task in tasks], work))
+    if queue:
+        run_tasks(queue, workplace.engine, lambda event: owner[event.task].follow(event), slots, workplace.limits)
+
+
+def _longest_first(works: Sequence[RunWork], lengths: Sequence[float]) -> list[tuple[RunWork, float]]:
+    """Runs by how long one of their folds takes; equals stay in the order in which they were asked for."""
+    return sorted(zip(works, lengths, strict=True), key=lambda pair: -pair[1])
+
+
+def _slots(works: Sequence[RunWork], workplace: Workplace) -> Slots:
+    """Slots for the folds of all runs: what the hungriest of them leaves room for."""
+    tasks = sum(len(work.todo) for work in works)
+    return workplace.slots(max(1, tasks), hungriest([work.record["decided"] for work in works]))
+
+
+def _queued(works: Sequence[RunWork], lengths: Sequence[float], in_seconds: bool, slots: int) -> dict[str, Any]:
+    """All that is about to be trained, in the queue's order, for who wants to show it."""
+    folds = [
+        {"run": work.run.name, **vars(key), "epochs": work.record["recipe"]["train"]["epochs"], "length": length}
+        for work, length in _longest_first(works, lengths)
+        for key in work.todo
+    ]
+    return {"event": "queued", "folds": folds, "slots": slots, "in_seconds": in_seconds}

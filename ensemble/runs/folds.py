@@ -13,13 +13,11 @@ from ensemble.core.custom_code import CODE_FOLDER
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, verify_files
 from ensemble.data.pixels import build_pixels
-from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
 from ensemble.runs.event_log import add_event
 from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
 from ensemble.runs.request import OnEvent, RunRequest
-from ensemble.runs.workplace import Workplace
 
 __all__ = ["FoldTraining", "OnEvent"]
 
@@ -39,6 +37,7 @@ class FoldTraining:
         self._request, self._run, self._record, self._on_event = request, run, record, on_event
         self._watch = list(watch)
         self._todo: list[FoldKey] = []
+        self._keys: dict[str, FoldKey] = {}  # of tasks that are not over
         self._pixels: dict[str, str | None] = {}
 
     def tell_left_out(self) -> None:
@@ -63,21 +62,31 @@ class FoldTraining:
         if self._todo:
             self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
 
-    def train(self, workplace: Workplace) -> None:
-        """Train what `decode` found to be left."""
-        if not self._todo:
-            return
-        self._record.update(state="running", finished=None, scores={"oof": None}, files={})
-        self._run.save_record(self._record)
-        shared = self._shared_arguments()
-        tasks = {key.folder_name(self._request.plan.repeats): key for key in self._todo}
-        run_tasks(
-            [self._task(name, key, shared) for name, key in tasks.items()],
-            workplace.engine,
-            lambda event: self._follow(event, tasks[event.task]),
-            workplace.slots(len(tasks), self._record["decided"]),
-            workplace.limits,
-        )
+    def begin(self) -> dict[str, Task]:
+        """Note the run as running and give its tasks by name; the record is written here, whatever is left to do."""
+        if self._todo:
+            self._record.update(state="running", finished=None, scores={"oof": None}, files={})
+            self._run.save_record(self._record)
+        shared = self._shared_arguments() if self._todo else {}
+        self._keys = {f"{self._run.name}/{key.folder_name(self._request.plan.repeats)}": key for key in self._todo}
+        return {name: self._task(name, key, shared) for name, key in self._keys.items()}
+
+    @property
+    def todo(self) -> tuple[FoldKey, ...]:
+        """What `decode` found to be left."""
+        return tuple(self._todo)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether none of its tasks is under way any more."""
+        return not self._keys
+
+    def follow(self, event: TaskEvent) -> None:
+        """Note in the record what happened to a fold, and tell it on."""
+        key = self._keys[event.task]
+        if event.is_last:
+            del self._keys[event.task]
+        self._follow(event, key)
 
     def _folder(self, key: FoldKey) -> Path:
         return self._run.fold_path(key, self._request.plan.repeats)
@@ -131,9 +140,8 @@ class FoldTraining:
         return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), threads)
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
-        """Note in the record what happened to a fold, and tell it on."""
         if event.kind == "progress":
-            self._tell({**event.data, **vars(key)})
+            self._note({**event.data, **vars(key)})
             return
         if event.kind == "started":
             attempts = fold_state(self._record, key)["attempts"] + 1
@@ -148,9 +156,9 @@ class FoldTraining:
             log = {"log": event.data.get("log"), "log_end": event.data.get("log_end", [])}
             told = {"event": "fold-failed", "error": error, **log}
         self._run.save_record(self._record)
-        self._tell({**told, **vars(key)})
+        self._note({**told, **vars(key)})
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _note(self, event: dict[str, Any]) -> None:
         """Tell on what happened to a fold, and add it to the run's log of events."""
         add_event(self._run.path, event)
         self._on_event(event)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.asked import Asked
 from ensemble.core.augmentation import stored_size
 from ensemble.core.class_names import check_class_names
 from ensemble.core.custom_code import OwnCode, find_code, require_allowed
@@ -31,7 +32,6 @@ from ensemble.data.tables import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
 
 __all__ = [
-    "Asked",
     "OnEvent",
     "RunRequest",
     "load_rows",
@@ -44,21 +44,8 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-fold-kept, fold-started, resumed, warning, epoch, fold-finished, fold-failed, merged`) and what goes with it."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a recipe was asked for: its file, `--set` words and `--data`; what a later command needs to ask the same."""
-
-    recipe: str
-    sets: tuple[str, ...] = ()
-    data: str | None = None
-
-    def words(self) -> list[str]:
-        """As options of the command line."""
-        sets = [word for value in self.sets for word in ("--set", value)]
-        return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
+queued, fold-kept, fold-started, resumed, warning, epoch, retried, fold-finished, fold-failed, merged`) and
+what goes with it: `run` where it is of one, and a `label` to tell it by where there are several."""
 
 
 @dataclass(frozen=True)

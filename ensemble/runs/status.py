@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ensemble.core.files import load_json
+from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
-from ensemble.core.run import RunFolder, find_runs, verify_files
+from ensemble.core.run import FoldKey, RunFolder, find_runs, verify_files
 from ensemble.errors import InputError
+from ensemble.runs.progress import folds_in_progress
 
 __all__ = ["status"]
 
@@ -35,14 +38,40 @@ def _run(folder: RunFolder) -> dict[str, Any]:
         return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": list(error.messages)}
     if record is None:
         return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": ["run.json"]}
-    now = folder.state(record)
+    holder = lock_holder(folder.path)
+    now = "running" if holder is not None else "interrupted" if record["state"] == "running" else str(record["state"])
     missing = [
         f"fold {state['fold']}{_repeat(record, state)}: {state['error'] or _fold_state(state['state'], now)}"
         for state in record["fold_states"]
         if state["state"] != "complete"
     ]
-    missing += [f"{name} is missing or was changed" for name in verify_files(folder.path, record["files"])]
-    return {**record, "path": str(folder.path), "state": now, "missing": missing}
+    missing += _lost(folder, record)
+    told = {**record, "path": str(folder.path), "state": now, "missing": missing}
+    if holder is not None:
+        told.update(process=str(holder), progress=folds_in_progress(folder, record))
+    return told
+
+
+def _lost(folder: RunFolder, record: Mapping[str, Any]) -> list[str]:
+    """Files that are gone or were changed. Only what is younger than the record, which is written last, is read whole:
+    the hashes of a thousand runs would take minutes."""
+    repeats, place = record["folds"]["repeats"], str(folder.path)  # text: a thousand runs make many paths
+    notes = [
+        f"{FoldKey(state['repeat'], state['fold']).folder_name(repeats)}/fold.json"
+        for state in record["fold_states"]
+        if state["state"] == "complete"
+    ]
+    lost = [f"{note} is missing" for note in notes if not os.path.exists(f"{place}/{note}")]
+    written = os.stat(folder.record_path).st_mtime_ns
+    doubtful = {name: sha256 for name, sha256 in record["files"].items() if _is_doubtful(f"{place}/{name}", written)}
+    return lost + [f"{name} is missing or was changed" for name in verify_files(folder.path, doubtful)]
+
+
+def _is_doubtful(path: str, written: int) -> bool:
+    try:
+        return os.stat(path).st_mtime_ns > written
+    except OSError:
+        return True
 
 
 def _fold_state(state: str, run_state: str) -> str:

@@ -16,7 +16,7 @@ from ensemble.engine.task import Limits, Slots
 from ensemble.errors import InputError
 from ensemble.runs.devices import Gpu, list_gpus
 
-__all__ = ["Auto", "Workplace"]
+__all__ = ["Auto", "Workplace", "hungriest"]
 
 Auto = Literal["auto"]
 _BUSY = 0.25  # `auto` leaves a GPU alone that has a smaller share of its memory free
@@ -115,6 +115,19 @@ class Workplace:
         chosen = self._chosen if self._chosen is not None else (Gpu(""),)
         takes = {gpu.name: _room(gpu, decided) if self.per_gpu == "auto" else self.per_gpu or 1 for gpu in chosen}
         return tuple(name for turn in range(max(takes.values())) for name, most in takes.items() if turn < most)
+
+
+def hungriest(decided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What holds for slots that several runs share: a GPU if any needs one, the most threads, the most memory."""
+    devices = {each["device"] for each in decided}
+    shared: dict[str, Any] = {
+        "device": "cpu" if devices == {"cpu"} else next(iter(devices - {"cpu"})),
+        "threads": max(each.get("threads", 1) for each in decided),
+    }
+    on_gpu = [each for each in decided if each["device"] != "cpu"]
+    if on_gpu and all("step_memory" in each for each in on_gpu):
+        shared["step_memory"] = max((each["step_memory"] for each in on_gpu), key=lambda memory: int(memory["bytes"]))
+    return shared
 
 
 def _room(gpu: Gpu, decided: Mapping[str, Any]) -> int:

@@ -57,10 +57,10 @@ def tune(
     seed: int = 0,
     engine: str = "local",
     workers: int | None = None,
+    allow_code: bool = False,
     gpus: Sequence[str] | Auto = "auto",
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
-    allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -188,7 +188,7 @@ class _StudyWork:
                 RunFolder(trial_folder(self.path, trial.number), label),
                 workplace=self.workplace,
                 findings=self.findings,
-                on_event=lambda event: self.on_event({**event, "trial": prefix}),
+                on_event=lambda event: self.on_event({**event, "label": prefix}),
             )
             if record["state"] == "complete":
                 value = record["scores"]["oof"][self.metric]

@@ -147,6 +147,16 @@ def test_what_a_task_says_goes_to_its_log(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "log.txt").read_text() == "out loud\nfrom a child\n"
 
 
+def test_a_script_without_the_usual_guard_is_run_once(tmp_path: Path) -> None:
+    guard = 'if __name__ == "__main__":'
+    script = COMMAND.replace(guard, "print('script', flush=True)\nif True:").replace(":wait", ":speak")
+    (tmp_path / "command.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "command.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["finished", "finished", "script", "started", "started"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_command(tmp_path: Path, number: int) -> None:
     (tmp_path / "command.py").write_text(COMMAND)

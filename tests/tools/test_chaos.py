@@ -1,38 +1,28 @@
-"""Trainings killed again and again end in the bytes of an undisturbed one; and where they would not, it is noticed."""
+"""The chaos tool on a tiny run: what `tools/chaos/engine.py` does at length, and that it would notice damage."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from chaos.engine import Chaos
 
-TOOL = Path(__file__).parents[2] / "tools" / "chaos" / "resume.py"
-
-
-def chaos(*words: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run([sys.executable, str(TOOL), "--json", *words], capture_output=True, text=True, timeout=600)
-    assert done.returncode in (0, 1), done.stderr
-    return done.returncode, json.loads(done.stdout)
+WORDS = ("train", "--recipe", "tiny", "--set", "train.epochs=8", "--workers", "2")
 
 
-def test_trainings_that_are_killed_end_in_the_bytes_of_one_that_is_not() -> None:
-    code, document = chaos("--kills", "25")
-    assert document["different"] == 0, document["results"]
-    assert code == 0
-    assert document["kills"] == 25
-    assert len({one["case"] for one in document["results"]}) >= 4
-    assert sum(len(one["taken_up_at"]) for one in document["results"]) >= 10  # they went on, rather than began anew
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+def test_killed_workers_servers_and_commands_change_no_byte_and_leave_nothing(workspace: Path) -> None:
+    chaos = Chaos(workspace, WORDS, pause_s=(0.2, 2.0))
+    chaos.shake(kills=4, per_run=4)
+    chaos.start_double(1, [*WORDS, "--folds", "0"])
+    assert chaos.complaints == []
+    assert sum(chaos.killed.values()) == 4
 
 
-@pytest.mark.parametrize(
-    ("case", "key"),
-    [("adamw", "trainer.optimizer"), ("ema, bf16, accumulation", "trainer.average"), ("best, patience", "history")],
-)
-def test_a_piece_of_state_that_is_lost_is_noticed(case: str, key: str) -> None:
-    code, document = chaos("--kills", "6", "--case", case, "--drop", key)
-    assert code == 1
-    assert document["different"] > 0
+def test_the_tool_tells_of_a_run_that_comes_out_otherwise(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prints = iter([{"probs.npy": "one"}, {"probs.npy": "other"}])
+    monkeypatch.setattr("chaos.engine.fingerprint", lambda run: next(prints))
+    chaos = Chaos(workspace, ("recipes",))
+    monkeypatch.setattr(chaos, "_shake_one", lambda name, kills: chaos.killed.update(["worker"]))
+    chaos.shake(kills=1, per_run=1)
+    assert chaos.complaints == ["run 1: its files differ from those of the undisturbed run"]

@@ -1,0 +1,239 @@
+"""The live table: what is known of every fold, made from events alone, drawn as plain lines of a given width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ensemble.commands.durations import shown_duration
+from ensemble.commands.lines import event_line, fold_name
+from ensemble.commands.live_area import Line, clip, display_width
+from ensemble.commands.remaining import FoldFacts, fold_remaining, total_remaining
+
+__all__ = ["Board"]
+
+_LONGEST_NAME, _LONGEST_SLOT = 40, 12
+_BAR = 24
+_DROPPED_FIRST = ("data wait", "slot", "images/s", "loss")  # where a terminal is narrow
+_SHOWN_IN_TABLE = frozenset(
+    ["queued", "fold-kept", "fold-started", "epoch", "fold-finished", "merged", "preparing", "scanning", "decoding"]
+)
+
+_ROOM = {2: 8, 3: 6, 5: 8, 7: 9}  # columns that would else grow as the folds come along
+
+_LEFT = (0, 2)  # the others stand to the right
+
+FoldId = tuple[str, int, int]
+
+
+@dataclass
+class _Row:
+    """One fold of the table, and what it said last."""
+
+    name: str
+    facts: FoldFacts
+    slot: str = ""
+    metric: str = ""
+    error: str | None = None
+    said: Mapping[str, Any] | None = None
+    """The last epoch's event."""
+
+    @property
+    def state(self) -> str:
+        """`waiting`, `training`, `done` or `failed`."""
+        if self.facts.state != "over":
+            return self.facts.state
+        return "done" if self.error is None else "failed"
+
+
+class Board:
+    """Takes events, gives frames. The time is the caller's, so that a recorded session gives the same frames."""
+
+    def __init__(self) -> None:
+        self._rows: dict[FoldId, _Row] = {}
+        self._slots = 1
+        self._began = 0.0
+        self._kept = 0
+        self._phase: tuple[str, float, int, int] | None = None  # what, since when, done, of how many
+
+    def take(self, event: Mapping[str, Any], now: float) -> list[str]:
+        """Take note of an event; give back the lines that are worth keeping above the table."""
+        kind = event["event"]
+        row = self._rows.get((event.get("run", ""), event.get("repeat", 0), event.get("fold", -1)))
+        if kind in ("scanning", "decoding", "preparing"):
+            self._enter(event, now)
+        elif kind == "prepared":
+            self._phase = None
+        elif kind == "queued":
+            self._queue(event, now)
+        elif kind == "fold-kept":
+            self._kept += 1
+        elif kind in ("trial-started", "trial-finished"):
+            self._rows, self._kept = {}, 0
+        elif row is not None:
+            self._note(row, event, now)
+            if kind == "fold-failed":
+                return []  # the table shows it as long as it is there; what comes after the table tells it again
+        line = None if kind in _SHOWN_IN_TABLE else event_line(event)
+        return [line] if line else []
+
+    def frame(self, now: float, columns: int, lines: int) -> list[Line]:
+        """The table as it stands, at most `lines` lines; what is wider than `columns` is for the caller to clip."""
+        if self._phase is not None:
+            return [Line(self._phase_text(now))]
+        if not self._rows:
+            return []
+        shown = self._most_telling(max(1, lines - 2))
+        cells, styles = [list(self._headers())], ["bold"]
+        for row in shown:
+            cells.append(self._cells(row, now))
+            styles.append({"done": "green", "failed": "red", "waiting": "dim"}.get(row.state, ""))
+        table = _aligned(cells, columns)
+        errors = {number: row.error for number, row in enumerate(shown, start=1) if row.error is not None}
+        for number, error in errors.items():
+            name = clip(shown[number - 1].name, _LONGEST_NAME)
+            table[number] = f"{name}  failed: {error}"
+        drawn = [Line(text, style) for text, style in zip(table, styles, strict=True)]
+        return [*drawn[: max(1, lines - 1)], Line(self._summary(now))]
+
+    def _enter(self, event: Mapping[str, Any], now: float) -> None:
+        """A phase before training, or more of the same; one that is done is over."""
+        kind = event["event"]
+        if kind == "preparing":
+            self._phase = ("looking at the machine and the model", now, 0, 0)
+            return
+        what = f"{'looking at' if kind == 'scanning' else 'decoding'} {event['part']} images"
+        since = self._phase[1] if self._phase is not None and self._phase[0] == what else now
+        over = event["done"] >= event["total"]
+        self._phase = None if over else (what, since, event["done"], event["total"])
+
+    def _queue(self, event: Mapping[str, Any], now: float) -> None:
+        self._phase, self._slots, self._began = None, event["slots"], now
+        folds = event["folds"]
+        several = len({fold["run"] for fold in folds}) > 1
+        label = event.get("label", "")
+        self._rows = {}
+        for fold in folds:
+            name = f"{fold['run']} {fold_name(fold)}" if several else f"{label}{fold_name(fold)}"
+            facts = FoldFacts(
+                fold["run"], epochs=fold["epochs"], length=fold["length"], is_measured=event["in_seconds"]
+            )
+            self._rows[fold["run"], fold["repeat"], fold["fold"]] = _Row(name, facts)
+
+    def _note(self, row: _Row, event: Mapping[str, Any], now: float) -> None:
+        """What happened to one fold."""
+        facts = row.facts
+        match event["event"]:
+            case "fold-started":
+                facts.state, facts.started, facts.heard, facts.epoch, facts.skipped = "training", now, now, 0, 0
+                row.slot = clip(f"gpu {event['gpu']}", _LONGEST_SLOT) if "gpu" in event else str(event.get("slot", ""))
+            case "retried" | "restarted":
+                facts.started, facts.heard, facts.epoch, facts.skipped = now, now, 0, 0
+                facts.told, row.said = None, None
+            case "epoch":
+                if facts.epoch == 0 and facts.skipped == 0:
+                    facts.skipped = event["epoch"] - 1  # a fold that goes on from a checkpoint
+                facts.epoch, facts.epochs = event["epoch"] - facts.skipped, event["epochs"]
+                facts.heard, facts.told = now, event.get("remaining_s")
+                row.said, row.metric = event, event.get("metric") or row.metric
+            case "fold-finished":
+                facts.state, facts.seconds = "over", event["seconds"]
+                scores = event.get("scores") or {}
+                row.said = {**(row.said or {}), "value": scores.get(row.metric, (row.said or {}).get("value"))}
+            case "fold-failed":
+                facts.state, row.error = "over", str(event["error"])
+
+    def _headers(self) -> Sequence[str]:
+        metrics = {row.metric for row in self._rows.values() if row.metric}
+        return (
+            "task",
+            "slot",
+            "epoch",
+            "loss",
+            metrics.pop() if len(metrics) == 1 else "score",
+            "images/s",
+            "data wait",
+            "left",
+        )
+
+    def _cells(self, row: _Row, now: float) -> list[str]:
+        """One row of the table."""
+        said, facts = row.said or {}, row.facts
+        epoch = {"waiting": "waiting", "done": "done"}.get(row.state) or (
+            f"{said['epoch']}/{facts.epochs}" if "epoch" in said else "starting"
+        )
+        left = fold_remaining(facts, now) if facts.state == "training" else None
+        clock = "" if left is None else shown_duration(left)
+        if row.state == "done" and facts.seconds is not None:
+            clock = f"took {shown_duration(facts.seconds)}"
+        return [
+            clip(row.name, _LONGEST_NAME),
+            row.slot if facts.state == "training" else "",
+            epoch,
+            _number(said.get("loss"), ".4f"),
+            _number(said.get("value"), ".4f"),
+            _number(said.get("images_per_s"), ",.0f") if facts.state == "training" else "",
+            _number(said.get("data_wait_share"), ".0%") if facts.state == "training" else "",
+            clock,
+        ]
+
+    def _most_telling(self, room: int) -> list[_Row]:
+        """All rows in order, or where there is no room those that train, failed, wait next or were done last."""
+        rows = list(self._rows.values())
+        if len(rows) <= room:
+            return rows
+        rank = {"training": 0, "failed": 1, "waiting": 2, "done": 3}
+        order = sorted(range(len(rows)), key=lambda number: (rank[rows[number].state], number))
+        return [rows[number] for number in sorted(order[:room])]
+
+    def _summary(self, now: float) -> str:
+        states = [row.state for row in self._rows.values()]
+        counts = [f"{states.count(state)} {state}" for state in ("done", "failed", "training", "waiting")]
+        said = [text for text in counts if not text.startswith("0 ")]
+        if self._kept:
+            said.append(f"{self._kept} kept from earlier")
+        folds = f"{len(states)} fold{'s' if len(states) > 1 else ''}"
+        left = total_remaining([row.facts for row in self._rows.values()], self._slots, now)
+        ends = [f"{shown_duration(now - self._began)} gone"]
+        if left is not None and any(row.facts.state != "over" for row in self._rows.values()):
+            ends.append(f"about {shown_duration(left)} left")
+        return f"{folds}: {', '.join(said)}; {', '.join(ends)}"
+
+    def _phase_text(self, now: float) -> str:
+        """A phase with a bar, its speed and what is left of it."""
+        what, since, done, total = self._phase or ("", now, 0, 0)
+        gone = now - since
+        if not total:
+            return f"{what}, {shown_duration(gone)}"
+        full = _BAR * done // total
+        text = f"{what}  {'━' * full}{'╌' * (_BAR - full)}  {done:,}/{total:,}"
+        if gone <= 0 or done <= 0:
+            return text
+        return f"{text}  {done / gone:,.0f}/s  {shown_duration(gone / done * (total - done))} left"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _aligned(cells: list[list[str]], columns: int) -> list[str]:
+    """Rows as text, the first column to the left; columns that a narrow terminal can do without are left out."""
+    widths = [
+        max(_ROOM.get(column, 0), *(display_width(row[column]) for row in cells)) for column in range(len(cells[0]))
+    ]
+    kept = [
+        column for column, name in enumerate(cells[0]) if name != "data wait" or any(row[column] for row in cells[1:])
+    ]
+    for name in _DROPPED_FIRST:
+        if sum(widths[column] + 2 for column in kept) <= columns:
+            break
+        kept = [column for column in kept if cells[0][column] != name]
+    lines = []
+    for row in cells:
+        padded = []
+        for column in kept:
+            gap = " " * (widths[column] - display_width(row[column]))
+            padded.append(row[column] + gap if column in _LEFT else gap + row[column])
+        lines.append("  ".join(padded).rstrip())
+    return lines

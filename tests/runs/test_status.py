@@ -1,0 +1,156 @@
+"""`ens status`: the leaderboard, what another process is doing, what is missing, and the command that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemble import status
+from ensemble.core.locks import folder_lock
+
+Ens = Callable[..., Any]
+
+
+@pytest.fixture
+def outputs(workspace: Path, ens: Ens) -> Path:
+    """Three runs that differ in name and score only, made from one that was trained."""
+    assert ens("train", "--recipe", "tiny", "--name", "middle").code == 0
+    outputs = workspace / "outputs"
+    for name, accuracy in (("best", 0.9), ("worst", 0.1), ("middle", 0.5)):
+        change(outputs, name, accuracy)
+    return outputs
+
+
+def change(outputs: Path, name: str, score: float | None = None, **changes: Any) -> None:
+    """Make a run of `middle`, or change one, its deciding score to `score` and its record otherwise."""
+    if not (outputs / name).exists():
+        shutil.copytree(outputs / "middle", outputs / name)
+    record = json.loads((outputs / name / "run.json").read_text())
+    record |= {"run": name, **changes}
+    if score is not None:
+        record["scores"]["oof"][record["metric"]] = score
+    (outputs / name / "run.json").write_text(json.dumps(record))
+
+
+def names(outputs: Path) -> list[str]:
+    return [run["run"] for run in status(outputs)["runs"]]
+
+
+def test_the_best_run_comes_first_whichever_way_its_metric_points(outputs: Path, ens: Ens) -> None:
+    assert names(outputs) == ["best", "middle", "worst"]
+    for name, loss in (("best", 0.1), ("middle", 0.5), ("worst", 2.0)):
+        change(outputs, name, loss, metric="log_loss")
+    assert names(outputs) == ["best", "middle", "worst"]
+
+
+def test_runs_that_another_metric_decides_have_a_table_of_their_own(outputs: Path, ens: Ens) -> None:
+    change(outputs, "worst", 0.2, metric="log_loss")
+    out = ens("status").out
+    assert "squares, by macro_f1 out of fold\n" in out
+    assert "squares, by log_loss out of fold\n" in out
+    by_f1 = out.split("squares, by macro_f1 out of fold\n")[1].split("\n\n")[0]
+    assert "best" in by_f1 and "worst" not in by_f1
+
+
+def test_an_optimistic_score_is_marked(outputs: Path, ens: Ens) -> None:
+    change(outputs, "best", optimistic=True)
+    marked = [line for line in ens("status").out.splitlines() if "(optimistic)" in line]
+    assert len(marked) == 1
+    assert marked[0].startswith("best ")
+    assert "0.9000 (optimistic)" in marked[0]
+
+
+def test_what_a_member_costs_is_shown(outputs: Path, ens: Ens) -> None:
+    header = ens("status").out.splitlines()[1].split("  ")
+    assert {"s/1000 images", "parameters", "mean of folds"} <= {cell.strip() for cell in header}
+
+
+def test_a_run_that_another_process_trains_shows_how_far_each_fold_is(outputs: Path, ens: Ens) -> None:
+    record = json.loads((outputs / "worst" / "run.json").read_text())
+    record["fold_states"][0]["state"] = record["fold_states"][1]["state"] = "running"
+    change(outputs, "worst", state="running", fold_states=record["fold_states"])
+    (outputs / "worst" / "fold-0" / "history.csv").unlink()
+    (outputs / "worst" / "fold-0" / "log.txt").write_text("2026 fold 0: 24 rows\n2026 epoch 1: lr 0.1, loss 2\n")
+    with folder_lock(outputs / "worst"):
+        run = next(run for run in status(outputs)["runs"] if run["run"] == "worst")
+        assert run["state"] == "running"
+        assert run["process"].startswith(f"process {os.getpid()} on ")
+        assert run["progress"] == [
+            {"fold": 0, "repeat": 0, "epoch": 1, "epochs": 2},
+            {"fold": 1, "repeat": 0, "epoch": 2, "epochs": 2},
+        ]
+        out = ens("status").out
+        assert "running: worst (process " in out
+        assert "): fold 0 epoch 1/2, fold 1 epoch 2/2\n" in out
+        assert "missing: run worst" not in out
+    dead = next(run for run in status(outputs)["runs"] if run["run"] == "worst")
+    assert dead["state"] == "interrupted"
+    assert dead["missing"] == ["fold 0: interrupted", "fold 1: interrupted"]
+    assert "progress" not in dead
+    assert ens("status").out.rstrip().endswith("--name worst continues worst")
+
+
+@pytest.mark.parametrize("victim", ["probs.npy", "oof.ids.txt", "fold-1/fold.json"])
+def test_a_lost_piece_is_missing(outputs: Path, ens: Ens, victim: str) -> None:
+    (outputs / "best" / victim).unlink()
+    run = next(run for run in status(outputs)["runs"] if run["run"] == "best")
+    assert [message.split()[0] for message in run["missing"]] == [victim]
+    assert f"missing: run best: {victim} is missing" in ens("status").out
+
+
+def test_a_merged_file_that_was_changed_is_noticed(outputs: Path) -> None:
+    victim = outputs / "best" / "probs.npy"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    younger = (outputs / "best" / "run.json").stat().st_mtime_ns + 10
+    os.utime(victim, ns=(younger, younger))
+    run = next(run for run in status(outputs)["runs"] if run["run"] == "best")
+    assert run["missing"] == ["probs.npy is missing or was changed"]
+
+
+def test_files_older_than_their_record_are_not_read_again(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand runs are told of in a second because nothing is hashed that nobody touched."""
+    for path in outputs.rglob("*"):
+        os.utime(path, ns=(1, 1))
+    for record in outputs.glob("*/run.json"):
+        os.utime(record, ns=(2, 2))
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("ensemble.core.run.sha256_file", refuse)
+    assert all(run["missing"] == [] for run in status(outputs)["runs"])
+
+
+def test_many_missing_pieces_fit_on_a_screen(outputs: Path, ens: Ens) -> None:
+    for number in range(30):
+        change(outputs, f"gone{number:02}")
+        (outputs / f"gone{number:02}" / "probs.npy").unlink()
+    lines = ens("status").out.splitlines()
+    missing = [line for line in lines if line.startswith("missing: ")]
+    assert len(missing) == 21
+    assert missing[-1] == "missing: something in 10 more; ens status --json has all"
+
+
+def test_an_unreadable_record_is_told_beside_the_others(outputs: Path, ens: Ens) -> None:
+    (outputs / "worst" / "run.json").write_text("{")
+    answer = ens("status")
+    assert answer.code == 0
+    assert "unreadable" in answer.out and "best" in answer.out
+
+
+def test_status_loads_nothing_that_only_training_needs(outputs: Path) -> None:
+    code = (
+        "import sys; from ensemble.cli import main; main(['status', '--json'])\n"
+        "heavy = ('torch', 'pandas', 'cv2', 'scipy', 'sklearn', 'pydantic', 'optuna')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
