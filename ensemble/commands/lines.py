@@ -99,6 +99,8 @@ def _epoch(event: Mapping[str, Any]) -> str:
         said.append(f"{event['images_per_s']:,.0f} images/s")
     if event.get("data_wait_share") is not None:
         said.append(f"{event['data_wait_share']:.0%} waiting for data")
+    if event.get("memory_mb") is not None:
+        said.append(f"{event['memory_mb']:,.0f} MB")
     if event.get("remaining_s") is not None:
         said.append(f"{shown_duration(event['remaining_s'])} left")
     return ", ".join(said)
