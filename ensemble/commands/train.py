@@ -39,7 +39,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
             "per_gpu": arguments.per_gpu,
             "hang_timeout_s": arguments.hang_timeout,
             "fresh": arguments.fresh,
-            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
             "allow_code": arguments.allow_code,
             "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
             "outputs": arguments.outputs,

@@ -95,7 +95,6 @@ def train_many(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
-    log: Sequence[str] = (),
     allow_code: bool = False,
     log: Sequence[str] = (),
     outputs: Path | str = "outputs",
