@@ -43,7 +43,31 @@ def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) 
 
 def _engine_option(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("--workers", type=_positive, metavar="N", help="folds at a time (default: one a GPU, else one a core)")
+    option(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="folds at a time (default: --per-gpu on each GPU, else one a core)",
+    )
+    option(
+        "--gpus",
+        type=_gpu_list,
+        default="auto",
+        metavar="0,1",
+        help="GPUs to use, by number or UUID as nvidia-smi gives them, or none; auto: those with free memory (default)",
+    )
+    option(
+        "--per-gpu",
+        type=_positive_or_auto,
+        metavar="N",
+        help="folds at a time on each GPU, or auto: as many as a measured training step leaves room for (default: 1)",
+    )
+    option(
+        "--hang-timeout",
+        type=_positive,
+        metavar="S",
+        help="a fold that shows no sign of life for S seconds is killed and retried (default: ENS_HANG_S, else 600)",
+    )
     option("--allow-code", action="store_true", help="run code that a recipe from outside this directory names")
     option(
         "--engine",
@@ -60,6 +84,11 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option("--folds", type=_fold_list, metavar="0,2", help="train these folds only")
     option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
+    option(
+        "--log",
+        metavar="WHERE",
+        help="tell epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
+    )
 
 
 def _tune_options(command: argparse.ArgumentParser) -> None:
@@ -155,6 +184,21 @@ def _fold_list(text: str) -> list[int]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of fold numbers such as 0,2")
     return [int(part) for part in parts]
+
+
+def _gpu_list(text: str) -> list[str] | str:
+    """`0,1` as names, `none` as no name, `auto` as itself."""
+    names = [part.strip() for part in text.split(",")]
+    if text == "auto":
+        return text
+    if not all(names) or "auto" in names or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GPUs such as 0,1, each once, nor auto, nor none")
+    return [] if names == ["none"] else names
+
+
+def _positive_or_auto(text: str) -> int | str:
+    """A whole number from 1, or `auto`."""
+    return text if text == "auto" else _positive(text)
 
 
 def _positive(text: str) -> int:

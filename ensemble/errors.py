@@ -1,8 +1,11 @@
-"""What can go wrong, by whose fault it is and with which exit code. Imports nothing."""
+"""What can go wrong, by whose fault it is and with which exit code. Imports nothing of the package."""
 
 from __future__ import annotations
 
-__all__ = ["EnsError", "InputError", "Interrupted", "PartialFailure"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["EnsError", "InputError", "Interrupted", "PartialFailure", "RetryWith", "StopAsked"]
 
 
 class EnsError(Exception):
@@ -31,3 +34,17 @@ class Interrupted(EnsError):
     """Stopped by a person or the machine; what was finished is kept, and the same command continues."""
 
     exit_code = 130
+
+
+class RetryWith(Exception):
+    """Raised by a task's function: start it anew in a fresh process, with `changes` to its arguments, and say why."""
+
+    def __init__(self, changes: Mapping[str, Any], reason: str) -> None:
+        super().__init__(reason)
+        self.changes, self.reason = dict(changes), reason
+
+
+class StopAsked(BaseException):
+    """Raised in a task by `report.beat()`: the command is being stopped. Save what helps to go on, and raise it on.
+
+    No `Exception`, as KeyboardInterrupt is none: handlers of errors must not swallow it."""

@@ -213,6 +213,7 @@ def _member_entries(
             "oof_score": None if scores is None else scores[index],
             "cost": member.test.sidecar.get("cost"),
             "npy_sha256": member.test.npy_sha256,
+            **({"optimistic": True} if member.test.sidecar.get("optimistic") else {}),
         }
         for index, (member, name) in enumerate(zip(members, names, strict=True))
     ]

@@ -77,7 +77,7 @@ def _members(document: Mapping[str, Any]) -> Table:
     keys = list(dict.fromkeys(key for cost in costs for key in cost))
     rows = [
         [
-            member["run"],
+            member["run"] + (" (optimistic)" if member.get("optimistic") else ""),
             f"{member['weight']:.3f}",
             _score(member["oof_score"]),
             *(_number(cost.get(key)) for key in keys),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
+from ensemble.data.findings import with_examples
 from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files
 from ensemble.runs.eda import draw_augmentation, look_at_data
@@ -99,9 +100,7 @@ def _normalisation(images: Mapping[str, Any]) -> list[str]:
 def _findings(findings: list[dict[str, Any]]) -> list[str]:
     if not findings:
         return ["nothing suspicious was found"]
-    lines = []
-    for found in findings:
-        more = ", …" if found["examples"] and found["count"] > len(found["examples"]) else ""
-        examples = f": {', '.join(found['examples'])}{more}" if found["examples"] else ""
-        lines.append(f"{found['level']}: {found['code']}: {found['message']}{examples}")
-    return lines
+    return [
+        f"{found['level']}: {found['code']}: {with_examples(found['message'], found['count'], found['examples'])}"
+        for found in findings
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from ensemble.commands.outcome import Outcome, Table, shown_score, shown_spread
 from ensemble.commands.progress import progress
 from ensemble.core.recipe_find import is_pattern
 from ensemble.core.run import FoldKey
+from ensemble.core.watching import split_watchers
+from ensemble.engine.call import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.train import TrainedRun, train, train_many
 
@@ -32,7 +35,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
             "data": arguments.data,
             "engine": arguments.engine,
             "workers": arguments.workers,
+            "gpus": arguments.gpus,
+            "per_gpu": arguments.per_gpu,
+            "hang_timeout_s": arguments.hang_timeout,
             "fresh": arguments.fresh,
+            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
             "allow_code": arguments.allow_code,
             "outputs": arguments.outputs,
             "folder": arguments.folder,
@@ -65,6 +72,8 @@ def _table(record: dict[str, Any]) -> Table:
     if oof is not None:
         rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
     title = f"{record['run']}: {record['recipe']['model']['name']} on {record['dataset']}"
+    if record["optimistic"]:
+        title += " (optimistic: each fold's epoch was chosen by the rows it is scored on)"
     return Table(["fold", "state", *names, "seconds"], rows, title)
 
 
@@ -116,11 +125,11 @@ def _failures(item: TrainedRun) -> list[str]:
     for state in record["fold_states"]:
         if state["state"] == "failed":
             folds.setdefault(state["error"], []).append(FoldKey(state["repeat"], state["fold"]))
-    lines = [
-        f"{record['run']}: {_named(keys, repeats)} failed: {error}; "
-        f"log: {item.path / keys[0].folder_name(repeats) / 'log.txt'}"
-        for error, keys in folds.items()
-    ]
+    lines = []
+    for error, keys in folds.items():
+        log = item.path / keys[0].folder_name(repeats) / "log.txt"
+        lines.append(f"{record['run']}: {_named(keys, repeats)} failed: {error}; log: {log}")
+        lines += [f"    {line}" for line in log_end(log)]
     return lines if item.error is None else [*lines, f"{record['run']}: could not be merged: {item.error}"]
 
 

@@ -15,7 +15,12 @@ IDENTITY_VERSION = 2
 """Raised when the code changes what a recipe's training gives, a default's change included; runs of an older version
 are not mixed with new ones. A new key whose default changes nothing needs no new version: defaults are not hashed."""
 
-_WITHOUT_EFFECT: Any = {"description": True, "search": True, "data": {"cache": True}}
+_WITHOUT_EFFECT: Any = {
+    "description": True,
+    "search": True,
+    "data": {"cache": True},
+    "train": {"checkpoint_steps": True},
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Identity:
     def sha256(self) -> str:
         """The identity itself, in hex."""
         essential = self.recipe.model_dump(mode="json", exclude=_WITHOUT_EFFECT, exclude_defaults=True)
+        if not essential.get("train", True):
+            del essential["train"]  # nothing but what has no effect
         return sha256_text(canonical_json(self._parts(essential)))
 
     def _parts(self, recipe: dict[str, Any]) -> dict[str, Any]:

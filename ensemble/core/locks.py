@@ -1,4 +1,8 @@
-"""A lock on a folder that the kernel frees when its holder dies, however it dies. Advice beside it names the holder."""
+"""A lock on a folder that the kernel frees when its holder dies, however it dies. A note in it names the holder.
+
+On file systems that several hosts share, the kernel's lock may hold among the processes of one host only. So a holder
+touches its note now and then, and one of another host is believed for as long as it is touched.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +21,12 @@ from typing import Any
 
 from ensemble.errors import InputError
 
-__all__ = ["LockHolder", "folder_lock", "lock_holder"]
+__all__ = ["LockHolder", "folder_lock", "lock_holder", "refuse_if_held"]
 
 _LOCK_NAME = ".lock"
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # somebody who only asks for the holder has the lock for microseconds
+_TOUCH_S = 4.0  # how often a holder shows that it lives
+_BELIEVED_S = 3 * _TOUCH_S  # for how long another host's holder is believed after that
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,30 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Own `folder` for the block, or refuse at once, or wait; it is made if missing, and removed if left empty."""
     path = folder / _LOCK_NAME
     descriptor = _acquire(path, wait)
-    if descriptor is None:
-        raise InputError(
-            f"{folder}: another command is at work here ({_read_holder(path) or 'it did not say which'}); "
-            "wait for it, stop it, or give this one another --name"
-        )
+    if descriptor is None or not _is_left_by_other_hosts(descriptor, path, wait):
+        holder = _read_holder(path)
+        if descriptor is not None:
+            os.close(descriptor)
+        raise _refusal(folder, holder)
+    over = threading.Event()
     try:
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        threading.Thread(target=_keep_touching, args=(descriptor, over), daemon=True).start()
         yield
     finally:
+        over.set()
         path.unlink(missing_ok=True)  # while still held: whoever waits on this file sees that it is no longer `path`
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing was written, nothing is left; a folder with files stays
         os.close(descriptor)
+
+
+def refuse_if_held(folder: Path) -> None:
+    """Refuse a folder that somebody owns now: early, before work that `folder_lock` would make useless."""
+    holder = lock_holder(folder)
+    if holder is not None:
+        raise _refusal(folder, holder)
 
 
 def lock_holder(folder: Path) -> LockHolder | None:
@@ -62,11 +79,42 @@ def lock_holder(folder: Path) -> LockHolder | None:
     except OSError:
         return None
     try:
-        if _try_lock(descriptor, wait=False):
-            return None
-        return _read_holder(path) or LockHolder(0, "an unknown host")
+        holder = _read_holder(path)
+        if not _try_lock(descriptor, wait=False):
+            return holder or LockHolder(0, "an unknown host")
+        is_elsewhere = holder is not None and holder.host != socket.gethostname()
+        return holder if is_elsewhere and time.time() - os.fstat(descriptor).st_mtime < _BELIEVED_S else None
     finally:
         os.close(descriptor)
+
+
+def _refusal(folder: Path, holder: LockHolder | None) -> InputError:
+    return InputError(
+        f"{folder}: another command is at work here ({holder or 'it did not say which'}); "
+        "wait for it, stop it, or give this one another --name"
+    )
+
+
+def _is_left_by_other_hosts(descriptor: int, path: Path, wait: bool) -> bool:
+    """Whether a note of another host, where there is one, is touched no more; looks on for a while to see that."""
+    while True:
+        holder = _read_holder(path)
+        if holder is None or holder.host == socket.gethostname():
+            return True
+        touched, deadline = os.fstat(descriptor).st_mtime_ns, time.monotonic() + _BELIEVED_S
+        while os.fstat(descriptor).st_mtime_ns == touched:
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(_PAUSE_S)
+        if not wait:
+            return False
+
+
+def _keep_touching(descriptor: int, over: threading.Event) -> None:
+    """Show now and then that this process lives, until `over`."""
+    while not over.wait(_TOUCH_S):
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)
 
 
 def _acquire(path: Path, wait: bool) -> int | None:
@@ -78,7 +126,15 @@ def _acquire(path: Path, wait: bool) -> int | None:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # the holder before us left the folder empty, and removed it
             continue
-        if not _try_lock(descriptor, wait):
+        try:
+            is_locked = _try_lock(descriptor, wait)
+        except OSError as error:
+            os.close(descriptor)
+            raise InputError(
+                f"{path.parent}: this file system can't lock files ({error.strerror}), so two commands could spoil "
+                "each other's work; mount it with locks (flock), or put --outputs elsewhere"
+            ) from error
+        if not is_locked:
             os.close(descriptor)
             attempts += 1
             if attempts == _ATTEMPTS:

@@ -79,7 +79,7 @@ class ImagePart(Frozen):
     `augment` crops and does not pad. Validation and test images are resized to `size`, nothing cut off."""
     keep_aspect: bool = False
     """`false`: images are kept as squares; `true`: their shorter side is kept at `cache_size`, and their aspect too,
-    for augmentations that crop."""
+    up to eight times as long as wide, for augmentations that crop."""
     mean: Channel | None = None
     """Mean per channel, of values in 0..1; left out: the dataset's, else ImageNet's."""
     std: Channel | None = None

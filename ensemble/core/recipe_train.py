@@ -73,8 +73,31 @@ class TrainPart(Frozen):
     """Keep colours innermost in memory, as convolutions are fastest on most devices."""
     compile: bool = False
     """Compile the network with `torch.compile` for training: a slow start, then faster steps on large networks."""
-    select: Literal["last"] = "last"
-    """Which epoch's weights are kept. `last` looks at no score, so the out-of-fold score stays honest."""
+    select: Literal["last", "best", "inner"] = "last"
+    """Which epoch's weights are taken. `last` looks at no score, so the out-of-fold score stays honest. `best`: the one
+    with the best `metric` on the fold's own validation rows; the run is then marked `optimistic` wherever its score is
+    shown. `inner`: the best on a share of the training rows kept apart for that, so the score stays honest."""
+    inner_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """With `select: inner`, the share of the fold's training rows that are not trained on but decide; groups stay
+    together, classes keep their shares."""
+    patience: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Stop after this many epochs in a row without a better one, by the rows that `select` looks at; so not with
+    `select: last`. Left out: all epochs."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    """Save the state of the training every so many optimiser steps, besides at the end of each epoch. Changes no
+    result."""
+    deterministic: bool = False
+    """Use only operations of CUDA that give the same bits each time, so that a run that was stopped ends in the same
+    bytes as one that was not; slower. On a CPU this is so in any case."""
+
+    @model_validator(mode="after")
+    def _patience_has_something_to_look_at(self) -> TrainPart:
+        if self.patience is not None and self.select == "last":
+            raise ValueError(
+                "patience stops by a score, but select: last looks at none; "
+                "use select: inner (honest) or best (optimistic), or leave patience out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainPart:

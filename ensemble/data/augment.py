@@ -16,16 +16,16 @@ import numpy.typing as npt
 from ensemble.core.augmentation import Transforms, transforms_of
 from ensemble.core.randomness import Keys
 from ensemble.data.augment_build import build_transforms, fast_step
-from ensemble.data.augment_steps import Image, Images, Step
+from ensemble.data.augment_steps import Image, Images, Step, only_moves
+from ensemble.data.buffers import Buffers
 from ensemble.data.fitting import StoredShape, resized
+from ensemble.data.placement import SMALL, Placement
 from ensemble.data.sample_random import SampleRandom, seed_generator, step_keys
 from ensemble.errors import InputError
 
 __all__ = ["Augment", "check_augment", "make_augment"]
 
 _CHUNK = 32  # images that pass one step before the next; few, so that they stay in the processor's cache
-_CHUNK_BYTES = 400_000  # the same for small images in one array: twice as fast as whole batches
-_SMALL = 96 * 96  # pixels up to which chunks go through steps as one array, where all steps can take one
 _TRIALS = 16
 _ASPECTS = ((1, 1), (3, 2), (2, 3))
 
@@ -59,6 +59,8 @@ class Augment:
         self.transforms, self.size = transforms, size
         built = build_transforms(transforms, size)
         self._steps: list[Step] = [(fast_step(one) if fast else None) or _GeneralStep(one) for one in built]
+        self._only_moves = only_moves(self._steps)
+        self._buffers = Buffers(np.uint8)
 
     @property
     def is_fast(self) -> bool:
@@ -71,32 +73,26 @@ class Augment:
 
     def fill(self, pixels: Any, rows: npt.NDArray[np.int64], keys: Keys, out: Image) -> None:
         """Write the images at `rows` of `pixels`, changed by their keys, to `out`: (rows, size, size, 3) uint8."""
-        in_batches = self._takes_batches(pixels)
-        chunk = max(1, _CHUNK_BYTES // pixels[0].nbytes) if in_batches else _CHUNK
-        for start in range(0, len(rows), chunk):
-            part = slice(start, start + chunk)
-            if in_batches:
-                self._fill_batch(pixels.take(rows[part], axis=0), keys[part], out[part])
-                continue
+        if self.takes_arrays(pixels):
+            placement = Placement(len(rows), *pixels.shape[1:3])
+            for number, step in enumerate(self._steps):
+                step.place(placement, step_keys(keys, number))  # type: ignore[attr-defined]
+            if (placement.down.size, placement.across.size) == out.shape[1:3]:
+                placement.copy(pixels, rows, out, self._buffers)
+                return
+        for start in range(0, len(rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
             wanted = list(out[part])
             found: Images = [pixels[row] for row in rows[part].tolist()]
             for number, step in enumerate(self._steps):
                 found = step(found, step_keys(keys[part], number), wanted)
             _put(found, wanted)
 
-    def _takes_batches(self, pixels: Any) -> bool:
-        """Whether these are small images of one shape, and every step can take many of them at once."""
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 4 or pixels.shape[1] * pixels.shape[2] > _SMALL:
+    def takes_arrays(self, pixels: Any) -> bool:
+        """Whether these are small images of one shape, and all that the steps do is to move pixels."""
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 4 or pixels.shape[1] * pixels.shape[2] > SMALL:
             return False
-        return all(getattr(step, "takes_batches", False) for step in self._steps)
-
-    def _fill_batch(self, batch: Image, keys: Keys, out: Image) -> None:
-        for number, step in enumerate(self._steps):
-            batch = step.on_batch(batch, step_keys(keys, number))  # type: ignore[attr-defined]
-        if batch.shape == out.shape:
-            out[:] = batch
-        else:
-            _put(list(batch), list(out))
+        return self._only_moves
 
 
 class _GeneralStep:

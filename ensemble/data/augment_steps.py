@@ -1,7 +1,8 @@
 """Flips, crops and affine maps for many images at once: the same bits as albumentations' own, several times faster.
 
 A step takes a few images, their keys, and where each is wanted in the end (a destination it may write to at once).
-Worker-only, like `augment`, which picks the steps.
+Flips, crops and black borders alone are one move of pixels, see `placement`. Worker-only, like `augment`, which picks
+the steps.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.randomness import Keys
+from ensemble.data.placement import Placement
 from ensemble.data.sample_random import Draws
 
-__all__ = ["AffineStep", "FlipStep", "Image", "PadStep", "RandomCropStep", "ResizedCropStep", "Step"]
+__all__ = ["AffineStep", "FlipStep", "Image", "PadStep", "RandomCropStep", "ResizedCropStep", "Step", "only_moves"]
 
 Image = npt.NDArray[np.uint8]
 Images = list[Image]
@@ -26,14 +28,18 @@ _CROP_ATTEMPTS = 10  # as many as albumentations makes
 
 
 class Step(Protocol):
-    """One transform of a pipeline.
-
-    Where `takes_batches` is true, `on_batch` takes all rows as one array, which for small images is faster.
-    """
+    """One transform of a pipeline."""
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
         """The images changed; one that is of its destination's shape may be written there."""
         ...
+
+
+def only_moves(steps: Sequence[Step]) -> bool:
+    """Whether a pipeline does nothing but move pixels, with no border after a crop; such steps have a `place`."""
+    kinds = [type(step) for step in steps]
+    late = RandomCropStep in kinds and PadStep in kinds[kinds.index(RandomCropStep) :]
+    return not late and all(getattr(step, "only_moves", False) for step in steps)
 
 
 @dataclass(frozen=True)
@@ -42,23 +48,17 @@ class FlipStep:
 
     p: float
     code: int
-    takes_batches: ClassVar = True
+    only_moves: ClassVar = True
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
         for row in Draws(keys).happening(self.p).tolist():
             images[row] = cv2.flip(images[row], self.code, dst=_place(images[row].shape, wanted[row]))
         return images
 
-    def on_batch(self, batch: Image, keys: Keys) -> Image:
-        """The batch itself, flipped in place."""
-        rows = Draws(keys).happening(self.p)
-        _, height, width, _ = batch.shape
-        if self.code == 1:  # the rows of all images, one below the other, are one tall image
-            flipped = cv2.flip(batch[rows].reshape(-1, width, 3), 1) if len(rows) else batch[rows]
-            batch[rows] = flipped.reshape(-1, height, width, 3)
-        else:
-            batch[rows] = batch[rows, ::-1]
-        return batch
+    def place(self, placement: Placement, keys: Keys) -> None:
+        """The same as a change of where pixels come from."""
+        axis = placement.across if self.code == 1 else placement.down
+        axis.flip(Draws(keys).happening(self.p))
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class RandomCropStep:
     width: int
 
     @property
-    def takes_batches(self) -> bool:
-        """Only where all images are cropped, so that they have one shape."""
+    def only_moves(self) -> bool:
+        """Where all images are cropped, so that they have one shape."""
         return self.p >= 1.0
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
@@ -151,14 +151,13 @@ class RandomCropStep:
             images[row] = images[row][top : top + self.height, left : left + self.width]
         return images
 
-    def on_batch(self, batch: Image, keys: Keys) -> Image:
+    def place(self, placement: Placement, keys: Keys) -> None:
+        """The same as a change of where pixels come from."""
         draws = Draws(keys)
-        rows, height, width, _ = batch.shape
+        height, width = placement.down.size, placement.across.size
         self._check(height, width)
-        top = ((height - self.height + 1) * draws.random()).astype(np.int64)
-        left = ((width - self.width + 1) * draws.random()).astype(np.int64)
-        windows = np.lib.stride_tricks.sliding_window_view(batch, (self.height, self.width), axis=(1, 2))
-        return np.ascontiguousarray(windows.transpose(0, 1, 2, 4, 5, 3)[np.arange(rows), top, left])
+        placement.down.crop(((height - self.height + 1) * draws.random()).astype(np.int64), self.height)
+        placement.across.crop(((width - self.width + 1) * draws.random()).astype(np.int64), self.width)
 
     def _check(self, height: int, width: int) -> None:
         if height < self.height or width < self.width:
@@ -172,20 +171,21 @@ class PadStep:
     sides: tuple[int, int, int, int]
     border_mode: int
     fill: Any
-    takes_batches: ClassVar = True
+
+    @property
+    def only_moves(self) -> bool:
+        """Where the border is black."""
+        return self.border_mode == cv2.BORDER_CONSTANT and not np.any(self.fill)
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
         padded = [cv2.copyMakeBorder(image, *self.sides, self.border_mode, value=self.fill) for image in images]
         return [np.asarray(image, dtype=np.uint8) for image in padded]
 
-    def on_batch(self, batch: Image, keys: Keys) -> Image:
+    def place(self, placement: Placement, keys: Keys) -> None:
+        """The same as a change of where pixels come from."""
         top, bottom, left, right = self.sides
-        rows, height, width, _ = batch.shape
-        if self.border_mode != cv2.BORDER_CONSTANT or np.any(self.fill):
-            return np.stack(self(list(batch), keys, ()))
-        padded = np.zeros((rows, top + height + bottom, left + width + right, 3), dtype=np.uint8)
-        padded[:, top : top + height, left : left + width] = batch
-        return padded
+        placement.down.pad(top, bottom)
+        placement.across.pad(left, right)
 
 
 @dataclass(frozen=True)

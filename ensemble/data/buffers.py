@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BufferPool"]
+__all__ = ["BufferPool", "Buffers"]
 
 _HELD_BY_POOL_ALONE = 3  # the list, the loop's variable, and getrefcount's argument
 
@@ -31,3 +31,18 @@ class BufferPool:
             buffer = np.empty((rows, *self._row_shape), dtype=self._dtype)
             self._buffers = [kept for kept in self._buffers if len(kept) >= rows] + [buffer]
             return buffer[:rows]
+
+
+class Buffers:
+    """Pools of one kind of number, one for each row shape that was asked for."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._dtype = dtype
+        self._pools: dict[tuple[int, ...], BufferPool] = {}
+
+    def take(self, rows: int, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """An array of (rows, *row_shape) with whatever was last written there."""
+        pool = self._pools.get(row_shape)
+        if pool is None:
+            pool = self._pools.setdefault(row_shape, BufferPool(row_shape, self._dtype))
+        return pool.take(rows)

@@ -24,7 +24,7 @@ __all__ = ["CacheMode", "CachedPart", "finish_folder", "free_bytes", "is_sound",
 
 CacheMode = Literal["decoded", "encoded", "none"]
 
-_FORMAT = 3
+_FORMAT = 4
 _SPARE_BYTES = 64 * 2**20  # left free in any case
 _sound: dict[Path, tuple[int, ...]] = {}
 """Files whose blocks this process has checked, with what `stat` said then."""

@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,10 @@ class FeedProcess:
 
 def _serve() -> None:
     """The process's own life: requests from standard input until it ends; answers on what was standard output."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # sent to a whole group, they are the parent's: it may have a state to save
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints may be taken for an answer
     import cv2

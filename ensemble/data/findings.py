@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CODES", "SHOWN", "Finding", "counted", "differs_within", "ordered"]
+__all__ = ["CODES", "SHOWN", "Finding", "counted", "differs_within", "ordered", "with_examples"]
 
 Level = Literal["error", "warning", "note"]
 Code = Literal[
@@ -48,9 +48,14 @@ class Finding:
     @property
     def line(self) -> str:
         """The finding for a person."""
-        examples = f": {', '.join(self.examples)}" if self.examples else ""
-        more = ", …" if self.examples and self.count > len(self.examples) else ""
-        return f"{self.level}: {self.message}{examples}{more}"
+        return f"{self.level}: {with_examples(self.message, self.count, self.examples)}"
+
+
+def with_examples(message: str, count: int, examples: Sequence[str]) -> str:
+    """A finding's message and its examples; dots where there are more."""
+    if not examples:
+        return message
+    return f"{message}: {', '.join(examples)}{', …' if count > len(examples) else ''}"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

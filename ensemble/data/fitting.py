@@ -17,7 +17,18 @@ import numpy.typing as npt
 from ensemble.data.image_headers import BadImage, ImageHeader, read_header
 from ensemble.data.images import PIXEL_LIMIT, Pixels, decode_image
 
-__all__ = ["FINE", "Box", "StoredShape", "clipped", "decode_shrink", "fit", "halved", "load_fitted", "resized"]
+__all__ = [
+    "FINE",
+    "LONGEST",
+    "Box",
+    "StoredShape",
+    "clipped",
+    "decode_shrink",
+    "fit",
+    "halved",
+    "load_fitted",
+    "resized",
+]
 
 Box = npt.NDArray[np.float64]
 """x0, y0, x1, y1 in pixels of the upright image."""
@@ -25,10 +36,16 @@ Box = npt.NDArray[np.float64]
 FINE = 512
 """The shorter side below which a JPEG is never shrunk while it is decoded, whatever it is decoded for."""
 
+LONGEST = 8
+"""Times the shorter side that the longer one is kept at most: a line of 1 x 5,000 pixels would take 983 MB at 256."""
+
 
 @dataclass(frozen=True)
 class StoredShape:
-    """What is kept of an image: a square of `size`, or its shorter side brought to `size`, and its aspect."""
+    """What is kept of an image: a square of `size`, or its shorter side brought to `size`, and its aspect.
+
+    A strip more than `LONGEST` times as long as wide is squeezed to that.
+    """
 
     size: int
     is_square: bool = True
@@ -37,8 +54,8 @@ class StoredShape:
         """Width and height that an image of this size is kept in."""
         if self.is_square:
             return self.size, self.size
-        scale = self.size / min(width, height)
-        return max(1, round(width * scale)), max(1, round(height * scale))
+        scale, most = self.size / min(width, height), LONGEST * self.size
+        return min(most, max(1, round(width * scale))), min(most, max(1, round(height * scale)))
 
 
 def load_fitted(content: bytes, shape: StoredShape, box: Box | None = None) -> Pixels:

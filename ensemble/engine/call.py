@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+from pathlib import Path
 
-from ensemble.engine.task import Report, Task, TaskEvent, find_function
+from ensemble.engine.task import Report, RetryWith, StopAsked, Task, TaskEvent, find_function
 from ensemble.errors import EnsError, InputError
 
-__all__ = ["call_task", "summary_of"]
+__all__ = ["call_task", "failure", "log_end", "summary_of"]
+
+_LOG_LINES, _LOG_BYTES = 12, 4096
 
 
 def call_task(task: Task, report: Report) -> TaskEvent:
@@ -15,14 +19,35 @@ def call_task(task: Task, report: Report) -> TaskEvent:
     try:
         task.folder.mkdir(parents=True, exist_ok=True)
         result = find_function(task.function)(task.folder, report, **task.arguments)
+    except StopAsked:
+        return TaskEvent(task.name, "stopped")
+    except RetryWith as wish:
+        return TaskEvent(task.name, "again", {"changes": wish.changes, "reason": wish.reason})
     except InputError as error:
         return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
     except Exception as error:
         log = task.folder / "log.txt"
         with log.open("a", encoding="utf-8") as stream:
             stream.write(traceback.format_exc())
-        return TaskEvent(task.name, "failed", {"error": summary_of(error), "log": str(log)})
+        return failure(task, summary_of(error))
     return TaskEvent(task.name, "finished", {"result": result})
+
+
+def failure(task: Task, error: str) -> TaskEvent:
+    """The event of a task that failed, with the end of its log."""
+    log = task.folder / "log.txt"
+    return TaskEvent(task.name, "failed", {"error": error, "log": str(log), "log_end": log_end(log)})
+
+
+def log_end(log: Path) -> list[str]:
+    """The end of a log that may be long, may hold anything, and may be missing."""
+    try:
+        with log.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _LOG_BYTES))
+            return stream.read().decode("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        return []
 
 
 def summary_of(error: Exception) -> str:

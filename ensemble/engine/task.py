@@ -8,10 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["Engine", "Listener", "Report", "Slots", "Task", "TaskEvent", "find_function"]
+from ensemble.core.reporting import PlainReport, Report
+from ensemble.errors import RetryWith, StopAsked
 
-Report = Callable[[Mapping[str, Any]], None]
-"""What a task's function calls to tell of its progress: one small JSON mapping a call."""
+__all__ = [
+    "Engine",
+    "Limits",
+    "Listener",
+    "PlainReport",
+    "Report",
+    "RetryWith",
+    "Slots",
+    "StopAsked",
+    "Task",
+    "TaskEvent",
+    "find_function",
+]
 
 
 @dataclass(frozen=True)
@@ -27,15 +39,19 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskEvent:
-    """Something that happened to a task. `finished` carries its result; `failed` an error; `refused` bad input."""
+    """Something that happened to a task. `finished` carries its result; `failed` an error; `refused` bad input.
+
+    A listener never hears `again` (with `changes`, `reason`) and `stopped`: what they say is between a worker and its
+    engine, which starts the task anew, or has asked it to stop.
+    """
 
     task: str
-    kind: Literal["started", "progress", "finished", "failed", "refused"]
+    kind: Literal["started", "progress", "finished", "failed", "refused", "again", "stopped"]
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_last(self) -> bool:
-        """Whether the task is over."""
+        """Whether the task is over, for whoever listens."""
         return self.kind in ("finished", "failed", "refused")
 
 
@@ -45,17 +61,33 @@ Listener = Callable[[TaskEvent], None]
 
 @dataclass(frozen=True)
 class Slots:
-    """How many tasks run at a time. With `gpus`, slots take them in turn: one each, or shared where slots are more."""
+    """How many tasks run at a time. With `gpus`, slots take them in turn: one each, or shared where slots are more.
+
+    `gpus` are names that CUDA_VISIBLE_DEVICES takes; an empty tuple hides all, None leaves the environment as it is.
+    """
 
     count: int = 1
-    gpus: tuple[str, ...] = ()
+    gpus: tuple[str, ...] | None = None
 
     def environment(self, slot: int, threads: int) -> dict[str, str]:
-        """What a slot's process must have in its environment before torch starts."""
-        found = {"OMP_NUM_THREADS": str(threads)}
-        if self.gpus:
-            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        """What a slot's process must have in its environment before torch looks at its devices."""
+        found = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
+        if self.gpus is not None:
+            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)] if self.gpus else ""
+            found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbers as nvidia-smi gives them, not fastest first
         return found
+
+    def describe(self, slot: int) -> dict[str, Any]:
+        """A slot for the log: its number, and its GPU if it has one."""
+        return {"slot": slot, "gpu": self.gpus[slot % len(self.gpus)]} if self.gpus else {"slot": slot}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """For how long engines wait: a task silent for `hang_s` is taken for hung; one asked to stop gets `grace_s`."""
+
+    hang_s: float = 600.0
+    grace_s: float = 10.0
 
 
 class Engine(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from typing import Any
 
 from ensemble.core.run import RunFolder
 from ensemble.data.audit import Finding
-from ensemble.data.threads import usable_cores
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
 from ensemble.errors import EnsError, InputError
@@ -19,7 +17,7 @@ from ensemble.runs.complain import Together
 from ensemble.runs.estimate import estimates
 from ensemble.runs.request import OnEvent, RunRequest
 from ensemble.runs.work import RunWork
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.workplace import Workplace, hungriest
 
 __all__ = ["execute_run", "execute_runs"]
 
@@ -32,14 +30,17 @@ def execute_run(
     workplace: Workplace,
     fresh: bool = False,
     findings: Sequence[Finding] = (),
+    watch: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Train what is missing of a run, and merge it when whole; give back its record. It holds the audit's `findings`.
 
+    `watch` names where else epochs are told, see `core.watching`.
+
     Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
     the others are kept, and the same call goes on.
     """
-    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=on_event)
+    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=watch, on_event=on_event)
     execute_runs([work], workplace, Together(), on_event)
     if work.error is not None:
         raise work.error
@@ -53,7 +54,13 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
     begun. Locks are never waited for, so that two commands with runs in common can't block one another.
     """
     decided = _prepare(works, workplace, together, on_event)
+    for work in works:
+        with together.of(work.request.resolved.name):
+            if work.run.name in decided:
+                workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
     together.raise_any()
+    for line in workplace.notes():
+        on_event({"event": "finding", "line": line})
     with ExitStack() as stack:
         for work in sorted(works, key=lambda work: str(work.run.path)):
             work.lock()
@@ -76,9 +83,11 @@ def _prepare(
     on_event({"event": "preparing"})
     with tempfile.TemporaryDirectory(prefix="ens-prepare-") as place:
         tasks = {
-            name: work.prepare_task(Path(place) / str(number)) for number, (name, work) in enumerate(fresh.items())
+            name: work.prepare_task(Path(place) / str(number), measure_memory=workplace.measures_memory)
+            for number, (name, work) in enumerate(fresh.items())
         }
-        last = run_tasks(list(tasks.values()), workplace.engine, lambda event: None)
+        slots, limits = workplace.slots(1), workplace.limits
+        last = run_tasks(list(tasks.values()), workplace.engine, lambda event: None, slots, limits)
         for name, work in fresh.items():
             with together.of(work.request.resolved.name):
                 decided[name] = work.prepared(_result(last[tasks[name].name], work), workplace)
@@ -108,7 +117,7 @@ def _train(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) ->
         queue += tasks
         owner.update(dict.fromkeys([task.name for task in tasks], work))
     if queue:
-        run_tasks(queue, workplace.engine, lambda event: owner[event.task].follow(event), slots)
+        run_tasks(queue, workplace.engine, lambda event: owner[event.task].follow(event), slots, workplace.limits)
 
 
 def _longest_first(works: Sequence[RunWork], lengths: Sequence[float]) -> list[tuple[RunWork, float]]:
@@ -117,12 +126,9 @@ def _longest_first(works: Sequence[RunWork], lengths: Sequence[float]) -> list[t
 
 
 def _slots(works: Sequence[RunWork], workplace: Workplace) -> Slots:
-    """Slots for the folds of all runs; without GPUs and `--workers`, no more than their threads leave cores for."""
-    slots = workplace.slots(max(1, sum(len(work.todo) for work in works)))
-    if slots.gpus or workplace.workers or len(works) == 1:
-        return slots
-    threads = max(work.record["decided"]["threads"] for work in works)
-    return dataclasses.replace(slots, count=max(1, min(slots.count, usable_cores() // threads)))
+    """Slots for the folds of all runs: what the hungriest of them leaves room for."""
+    tasks = sum(len(work.todo) for work in works)
+    return workplace.slots(max(1, tasks), hungriest([work.record["decided"] for work in works]))
 
 
 def _queued(works: Sequence[RunWork], lengths: Sequence[float], in_seconds: bool, slots: int) -> dict[str, Any]:

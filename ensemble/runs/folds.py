@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ensemble.core.checkpoint_files import empty_but_checkpoints
 from ensemble.core.custom_code import CODE_FOLDER
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, verify_files
 from ensemble.data.pixels import build_pixels
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
+from ensemble.runs.event_log import add_event
 from ensemble.runs.record import fold_keys, fold_state, set_fold, sidecar_of
 from ensemble.runs.request import OnEvent, RunRequest
 
@@ -24,8 +25,17 @@ __all__ = ["FoldTraining", "OnEvent"]
 class FoldTraining:
     """Brings a run's folds to their files, and keeps `record` in step."""
 
-    def __init__(self, request: RunRequest, run: RunFolder, record: dict[str, Any], on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        request: RunRequest,
+        run: RunFolder,
+        record: dict[str, Any],
+        on_event: OnEvent,
+        watch: Sequence[str] = (),
+    ) -> None:
+        """`watch`: where else epochs are told, see `core.watching`."""
         self._request, self._run, self._record, self._on_event = request, run, record, on_event
+        self._watch = list(watch)
         self._todo: list[FoldKey] = []
         self._keys: dict[str, FoldKey] = {}  # of tasks that are not over
         self._pixels: dict[str, str | None] = {}
@@ -94,6 +104,7 @@ class FoldTraining:
             **self._pixels,
             "train_labels": self._train_labels(),
             "left_out": {part: sorted(rows) for part, rows in left_out(self._request).items()},
+            "watch": self._watch,
         }
 
     def _train_labels(self) -> str | None:
@@ -122,15 +133,15 @@ class FoldTraining:
         return str(folder)
 
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
-        """The task of one fold, its folder emptied of what an unfinished attempt left."""
-        shutil.rmtree(self._folder(key), ignore_errors=True)
+        """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
+        empty_but_checkpoints(self._folder(key), self._record["identity"])
         threads = self._record["decided"]["threads"]
         arguments = {**shared, **vars(key)}
         return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), threads)
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
         if event.kind == "progress":
-            self._on_event({**event.data, **vars(key)})
+            self._note({**event.data, **vars(key)})
             return
         if event.kind == "started":
             attempts = fold_state(self._record, key)["attempts"] + 1
@@ -142,13 +153,23 @@ class FoldTraining:
         else:
             error = event.data.get("error") or "; ".join(event.data["messages"])
             set_fold(self._record, key, state="failed", error=error, scores=None)
-            told = {"event": "fold-failed", "error": error, "log": event.data.get("log")}
+            log = {"log": event.data.get("log"), "log_end": event.data.get("log_end", [])}
+            told = {"event": "fold-failed", "error": error, **log}
         self._run.save_record(self._record)
-        self._on_event({**told, **vars(key)})
+        self._note({**told, **vars(key)})
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Tell on what happened to a fold, and add it to the run's log of events."""
+        add_event(self._run.path, event)
+        self._on_event(event)
 
     def _note_finished(self, key: FoldKey, finished: Mapping[str, Any]) -> None:
-        known = ("best_epoch", "scores", "seconds", "device")
-        set_fold(self._record, key, state="complete", error=None, **{name: finished[name] for name in known})
+        known = {name: finished[name] for name in _TOLD if name in finished}
+        set_fold(self._record, key, state="complete", error=None, **known)
+
+
+_TOLD = ("best_epoch", "best_epoch_why", "scores", "seconds", "device", "micro_batch", "resumed", "bit_equal")
+"""What `run.json` repeats of a fold's own record."""
 
 
 def _finished_fold(folder: Path, identity: str) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def new_record(
         "per_class": None,
         "cost": None,
         "files": {},
-        "optimistic": False,
+        "optimistic": request.resolved.recipe.train.select == "best",
         "versions": {"python": platform.python_version(), **_versions()},
         "started": now(),
         "finished": None,
@@ -124,6 +124,7 @@ def record_state(record: Mapping[str, Any]) -> str:
 
 def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What every probability file that leaves a run says of where it comes from."""
+    optimistic = {"optimistic": True} if record["optimistic"] else {}
     return {
         "run": record["run"],
         "identity": record["identity"],
@@ -132,6 +133,7 @@ def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "folds_sha256": record["folds"]["sha256"],
         "tta": record["recipe"]["tta"],
         "metric": record["metric"],
+        **optimistic,
     }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ensemble.core.asked import Asked
 from ensemble.core.augmentation import stored_size
 from ensemble.core.class_names import check_class_names
-from ensemble.core.custom_code import OwnCode, find_code, require_allowed
+from ensemble.core.custom_code import OwnCode, find_code
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
 from ensemble.core.metrics import METRICS, Metric
@@ -44,8 +44,8 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-queued, fold-kept, fold-started, epoch, retried, fold-finished, fold-failed, merged`) and what goes with it: `run` where
-it is of one, and a `label` to tell it by where there are several."""
+queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-failed,
+merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are several."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,11 @@ def make_request(
     sets: Sequence[str] = (),
     data: str | None = None,
     on_event: OnEvent = lambda event: None,
-    keep_pixels: bool = False,
-    allow_code: bool | None = None,
 ) -> RunRequest:
-    """Read the recipe, the dataset's rows and the fold plan they share; `keep_pixels`: with a mind to train on them.
-
-    `allow_code` None: no code of the recipe's own is going to run, so nobody need allow it.
-    """
+    """Read the recipe, the dataset's rows and the fold plan they share, to look at them: no code of the recipe's own
+    is going to run, so nobody need allow it, and no image is kept decoded. To train, see `shared_requests`."""
     asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
-    if allow_code is not None:
-        require_allowed(find_code(resolved), allow_code)
-        find_weights(resolved)
-    return request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=keep_pixels), outputs)
+    return request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
 
 
 def read_recipe(

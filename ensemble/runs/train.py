@@ -9,13 +9,14 @@ from typing import Any
 
 from ensemble.core.recipe_find import expand_recipes
 from ensemble.core.run import RunFolder, check_run_name
+from ensemble.core.watching import check_watchers
 from ensemble.errors import InputError
 from ensemble.runs.complain import Together
 from ensemble.runs.execute import execute_runs
 from ensemble.runs.request import OnEvent, RunRequest, newest_run
 from ensemble.runs.shared_requests import SharedRequests
 from ensemble.runs.work import RunWork
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.workplace import Auto, Workplace
 
 __all__ = ["TrainedRun", "train", "train_many"]
 
@@ -49,7 +50,11 @@ def train(
     name: str | None = None,
     engine: str = "local",
     workers: int | None = None,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     fresh: bool = False,
+    log: Sequence[str] = (),
     allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
@@ -60,6 +65,7 @@ def train(
     `allow_code`: a recipe from outside the working directory may name code, and that code is run.
     """
     outputs = Path(outputs)
+    check_watchers(log)
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
@@ -69,8 +75,8 @@ def train(
     if not fresh:
         _refuse_strangers(run.path)
     findings = requests.findings(request)
-    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=on_event)
-    execute_runs([work], Workplace(engine, workers), Together(), on_event)
+    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=on_event)
+    execute_runs([work], Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), Together(), on_event)
     if work.error is not None:
         raise work.error
     return TrainedRun(run.path, work.record)
@@ -84,7 +90,11 @@ def train_many(
     data: str | None = None,
     engine: str = "local",
     workers: int | None = None,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     fresh: bool = False,
+    log: Sequence[str] = (),
     allow_code: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
@@ -95,6 +105,7 @@ def train_many(
     All recipes are checked before anything is written. A run that fails does not stop the others.
     """
     outputs, folder = Path(outputs), Path(folder)
+    check_watchers(log)
     names = expand_recipes(recipes, folder)
     together = Together(several=len(names) > 1)
     requests = SharedRequests(outputs, folder, sets, data, on_event, allow_code=allow_code)
@@ -109,8 +120,10 @@ def train_many(
                 _refuse_strangers(run.path)
             findings = requests.findings(request)
             tell = _labelled(on_event, run.name) if len(names) > 1 else on_event
-            works[run.path] = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, on_event=tell)
-    execute_runs(list(works.values()), Workplace(engine, workers), together, on_event)
+            works[run.path] = RunWork(
+                request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=tell
+            )
+    execute_runs(list(works.values()), Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), together, on_event)
     return [
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))
         for work in works.values()

@@ -12,17 +12,19 @@ from typing import Any
 from ensemble.core.custom_code import save_code
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import save_plan
-from ensemble.core.locks import folder_lock
+from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.runs.estimate import FoldCost, cost_of
+from ensemble.runs.event_log import add_event
 from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.trainable import check_trainable
 from ensemble.runs.workplace import Workplace
 
 __all__ = ["RunWork"]
@@ -42,14 +44,17 @@ class RunWork:
         folds: Sequence[int] | None = None,
         fresh: bool = False,
         findings: Sequence[Finding] = (),
+        watch: Sequence[str] = (),
         on_event: OnEvent = lambda event: None,
     ) -> None:
+        refuse_if_held(run.path)  # at once, not after all that comes before the lock
         self.request, self.run = request, run
         self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
         self.record: dict[str, Any] = {}
-        self._fresh, self._findings = fresh, findings
+        self._fresh, self._findings, self._watch = fresh, findings, watch
         self._tell: OnEvent = lambda event: on_event({**event, "run": run.name})
         self._wanted = _wanted(request, folds)
+        check_trainable(request)
         self._earlier = self._load(of_same=not fresh)
         if self.decided is not None:
             check_same_weights(self.decided, request.weights, run.path)
@@ -61,7 +66,7 @@ class RunWork:
         """What an earlier command decided for this run; None where `prepare_task` has to be asked."""
         return self._earlier["decided"] if self._earlier is not None and not self._fresh else None
 
-    def prepare_task(self, folder: Path) -> Task:
+    def prepare_task(self, folder: Path, *, measure_memory: bool) -> Task:
         """What lets a worker decide what depends on the machine, and refuse what it can't build."""
         request = self.request
         arguments = {
@@ -70,13 +75,14 @@ class RunWork:
             "parts": request.part_sizes,
             "code": {code.name: code.plain() for code in request.code},
             "weights": str(request.weights) if request.weights is not None else None,
+            "measure_memory": measure_memory,
         }
         return Task(f"{self.run.name}/prepare", "ensemble.training.fold_task:prepare_run", arguments, folder)
 
     def prepared(self, result: Mapping[str, Any], workplace: Workplace) -> dict[str, Any]:
         """The worker's decisions, and the threads of a fold, which no other run has a say in."""
         folds = self.request.plan.k * self.request.plan.repeats
-        decided: dict[str, Any] = {**result, "threads": workplace.threads(folds)}
+        decided: dict[str, Any] = {**result, "threads": workplace.threads(folds, result)}
         self._tell({"event": "prepared", **decided})
         return decided
 
@@ -88,7 +94,7 @@ class RunWork:
         """See what is finished, and decode the images that the rest needs."""
         kept = None if self._fresh else self._load()
         self.record = kept or new_record(self.request, self.run.name, decided, self._findings)
-        self._folds = FoldTraining(self.request, self.run, self.record, self._tell)
+        self._folds = FoldTraining(self.request, self.run, self.record, self._tell, self._watch)
         self._folds.tell_left_out()
         if not self._fresh:
             self._folds.keep_finished()
@@ -127,6 +133,7 @@ class RunWork:
     def leave(self) -> None:
         """However the work ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""
         if self._before is not None:
+            sweep_temporaries(self.run.path)  # of workers that were killed; none is left by now
             for state in self.record["fold_states"]:
                 if state["state"] == "running":
                     state["state"] = "missing"
@@ -140,6 +147,7 @@ class RunWork:
         """Merge a whole run; that it can't be merged is this run's misfortune, not that of those beside it."""
         try:
             if merge_run(self.request, self.run, self.record):
+                add_event(self.run.path, {"event": "merged", "scores": self.record["scores"]["oof"]})
                 self._tell({"event": "merged", "scores": self.record["scores"]["oof"]})
         except (EnsError, OSError) as error:
             self.error = error

@@ -1,51 +1,187 @@
-"""Where a command's folds run: the engine, how many at a time, and how many threads each. None of it changes a result
-but the threads, which are therefore recorded with a run and kept."""
+"""Where a command's folds run: the engine, the devices, how many at a time, and how many threads each.
+
+None of it changes a result but the device and the threads, which are therefore recorded with a run, and kept.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 from ensemble.data.threads import usable_cores
-from ensemble.engine.task import Slots
+from ensemble.engine.task import Limits, Slots
+from ensemble.errors import InputError
+from ensemble.runs.devices import Gpu, list_gpus
 
-__all__ = ["Workplace"]
+__all__ = ["Auto", "Workplace", "hungriest"]
+
+Auto = Literal["auto"]
+_BUSY = 0.25  # `auto` leaves a GPU alone that has a smaller share of its memory free
+_MARGIN = 0.9  # of the free memory is given away: allocators fragment, and validation differs from a step
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """The engine by name; `workers` tasks at a time, or as many as there are GPUs, or else cores and tasks."""
+    """What was asked for: `gpus` by name, none (an empty sequence), or those with free memory (`auto`).
+
+    `workers` folds at a time, else `per_gpu` on each GPU, else as many as the cores allow. `per_gpu: auto` packs as
+    many as a measured training step leaves room for. Silent for `hang_s` seconds, a fold is taken for hung.
+    """
 
     engine: str = "local"
     workers: int | None = None
+    gpus: Sequence[str] | Auto = "auto"
+    per_gpu: int | Auto | None = None
+    hang_s: float | None = None
 
-    def slots(self, tasks: int) -> Slots:
-        """Slots for this many tasks."""
+    @property
+    def limits(self) -> Limits:
+        """How long folds may be silent, and how long they may take to stop (ENS_HANG_S, ENS_GRACE_S)."""
+        usual = Limits()
+        return Limits(self.hang_s or _seconds("ENS_HANG_S", usual.hang_s), _seconds("ENS_GRACE_S", usual.grace_s))
+
+    @property
+    def measures_memory(self) -> bool:
+        """Whether a training step's memory has to be measured at the start of a run."""
+        return self.per_gpu == "auto"
+
+    def slots(self, tasks: int, decided: Mapping[str, Any] | None = None) -> Slots:
+        """Slots for this many tasks of a run for which `decided` holds; without it, for the task that decides."""
+        device = decided["device"] if decided is not None else None
+        if device == "cpu":
+            self._refuse_gpus()
+        elif device is not None and self._chosen == ():
+            device = "cpu"  # a run that was begun on a GPU goes on, if not to the same bits: its folds say so
+        names = None if self._chosen is None else tuple(gpu.name for gpu in self._chosen)
         if self.engine == "inline":
-            return Slots(1)
-        gpus = _gpus()
-        count = self.workers or (len(gpus) if gpus else usable_cores())
-        return Slots(max(1, min(count, tasks)), gpus)
+            return Slots(1, names if self.gpus != "auto" else None)
+        if decided is None:
+            return Slots(1, names)
+        if device == "cpu":
+            count = self.workers or max(1, usable_cores() // decided.get("threads", 1))
+            return Slots(max(1, min(count, tasks)), ())
+        shared = self._shared_gpus(decided)
+        count = min(self.workers or len(shared), len(shared)) if self.per_gpu else self.workers or len(shared)
+        return Slots(max(1, min(count, tasks)), shared if names is not None else None)
 
-    def threads(self, tasks: int) -> int:
+    def threads(self, tasks: int, decided: Mapping[str, Any]) -> int:
         """Threads of each task: `OMP_NUM_THREADS`, else an even share of the cores."""
         asked = os.environ.get("OMP_NUM_THREADS", "")
         if asked.isdecimal() and int(asked) > 0:
             return int(asked)
-        return max(1, usable_cores() // self.slots(tasks).count)
+        return max(1, usable_cores() // self.slots(tasks, decided).count)
+
+    def notes(self) -> list[str]:
+        """What a person should know of the choice of devices."""
+        if self.gpus != "auto" or self._chosen is None:
+            return []
+        left = [gpu for gpu in self._found or () if gpu not in self._chosen]
+        return [f"note: {_told(gpu)}: left alone; --gpus {gpu.name} takes it all the same" for gpu in left]
+
+    @cached_property
+    def _found(self) -> tuple[Gpu, ...] | None:
+        """The machine is asked once a command."""
+        return list_gpus()
+
+    @cached_property
+    def _chosen(self) -> tuple[Gpu, ...] | None:
+        """The GPUs to use; None where nothing is known of any, and torch may still see one."""
+        if self.gpus == "auto":
+            chosen = _idle(self._found) if self._found and "CUDA_VISIBLE_DEVICES" not in os.environ else self._found
+        else:
+            chosen = tuple(_named(name, self._found) for name in self.gpus)
+        if self.per_gpu is not None and not chosen:
+            raise InputError(
+                f"--per-gpu {self.per_gpu}: there is no GPU here{_hidden(self.gpus)}; --workers N is for CPUs"
+            )
+        return chosen
+
+    def _refuse_gpus(self) -> None:
+        """GPUs were asked for by name or number, but torch has seen none."""
+        asked = [f"--gpus {','.join(self.gpus)}"] if self.gpus and self.gpus != "auto" else []
+        asked += [f"--per-gpu {self.per_gpu}"] if self.per_gpu is not None else []
+        if asked:
+            raise InputError(
+                f"{' '.join(asked)}: torch saw no GPU when this run was begun, so it is one for the CPU; leave the "
+                "option out, or pass --fresh where torch sees one (ens doctor tells)"
+            )
+
+    def _shared_gpus(self, decided: Mapping[str, Any]) -> tuple[str, ...]:
+        """A GPU's name for each fold that it takes, the GPUs in turn."""
+        chosen = self._chosen if self._chosen is not None else (Gpu(""),)
+        takes = {gpu.name: _room(gpu, decided) if self.per_gpu == "auto" else self.per_gpu or 1 for gpu in chosen}
+        return tuple(name for turn in range(max(takes.values())) for name, most in takes.items() if turn < most)
 
 
-def _gpus() -> tuple[str, ...]:
-    """GPUs by the names that CUDA_VISIBLE_DEVICES takes; found without torch, which must not start before it is set."""
+def hungriest(decided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What holds for slots that several runs share: a GPU if any needs one, the most threads, the most memory."""
+    devices = {each["device"] for each in decided}
+    shared: dict[str, Any] = {
+        "device": "cpu" if devices == {"cpu"} else next(iter(devices - {"cpu"})),
+        "threads": max(each.get("threads", 1) for each in decided),
+    }
+    on_gpu = [each for each in decided if each["device"] != "cpu"]
+    if on_gpu and all("step_memory" in each for each in on_gpu):
+        shared["step_memory"] = max((each["step_memory"] for each in on_gpu), key=lambda memory: int(memory["bytes"]))
+    return shared
+
+
+def _room(gpu: Gpu, decided: Mapping[str, Any]) -> int:
+    """How many folds fit on a GPU, by the memory of the step that was measured; one that does not fit is tried."""
+    measured = decided.get("step_memory")
+    if measured is None:
+        raise InputError(
+            "--per-gpu auto: this run was begun without measuring a step's memory; give a number, or pass --fresh"
+        )
+    free: int = gpu.free if gpu.free is not None else measured["free"]
+    return max(1, int(_MARGIN * free / measured["bytes"]))
+
+
+def _idle(found: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """GPUs that are not full of somebody else's work."""
+    idle = tuple(gpu for gpu in found if not gpu.total or gpu.free is None or gpu.free >= _BUSY * gpu.total)
+    if not idle:
+        listed = "; ".join(map(_told, found))
+        raise InputError(f"every GPU is busy: {listed}; wait, name one with --gpus, or pass --gpus none for the CPU")
+    return idle
+
+
+def _named(name: str, found: Sequence[Gpu] | None) -> Gpu:
+    """The GPU that was asked for; one that certainly is not there is refused."""
+    for gpu in found or ():
+        if gpu.is_called(name):
+            return gpu
+    if found is None and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return Gpu(name)  # nothing tells of GPUs: torch will
+    there = f"there are {', '.join(gpu.name for gpu in found)}" if found else "there is none"
+    raise InputError(f"--gpus {name}: no such GPU, {there}{_hidden('auto')}")
+
+
+def _told(gpu: Gpu) -> str:
+    return f"GPU {gpu.name}, {(gpu.free or 0) / _GIB:.1f} of {(gpu.total or 0) / _GIB:.1f} GiB free"
+
+
+def _hidden(gpus: Sequence[str] | Auto) -> str:
+    """Why GPUs may be out of sight."""
+    if not gpus:
+        return " (--gpus none)"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
-    if shutil.which("nvidia-smi") is None:
-        return ()
+    return "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+
+
+def _seconds(variable: str, usual: float) -> float:
+    """A time from the environment."""
+    text = os.environ.get(variable)
+    if not text:
+        return usual
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU "))
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"{variable}={text}: not a number of seconds above 0")
+    return value

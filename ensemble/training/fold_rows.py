@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.foldplan import FoldPlan
+from ensemble.core.randomness import derive_seed
 from ensemble.data.batches import Positions, SeedParts
 from ensemble.data.pixel_sets import Images
+from ensemble.data.schemes import SplitRows
+from ensemble.data.schemes import split_rows as share_out
+from ensemble.errors import InputError
 
-__all__ = ["FoldRows", "split_rows"]
+__all__ = ["FoldRows", "split_rows", "with_inner_split"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +30,8 @@ class FoldRows:
     """The official ones: rows are validated by them."""
     train_labels: Positions
     """What rows are trained to be: sampling and loss go by them."""
+    inner: Positions | None = None
+    """Rows taken from the training rows, on which an epoch is chosen; None where they were not asked for."""
 
     def class_shares(self, classes: int) -> npt.NDArray[np.float64]:
         """Of the training rows, by their official labels."""
@@ -50,6 +57,34 @@ def split_rows(
     labels[rows] = [index[plan.labels[row]] for row in kept]
     held_out = plan.folds[kept, parts.repeat] == parts.fold
     return FoldRows(rows[~held_out], rows[held_out], labels, _relabelled(labels, position, other_labels or {}))
+
+
+def with_inner_split(rows: FoldRows, plan: FoldPlan, images: Images, share: float, parts: SeedParts) -> FoldRows:
+    """A `share` of the training rows kept apart, a function of seed, repeat and fold: groups whole, classes alike.
+
+    Train-only rows, and those of a group with such rows, stay in training: they are not what a score is about. So does
+    whatever holds the last rows of a class.
+    """
+    place = {row_id: row for row, row_id in enumerate(plan.ids)}
+    of_plan = np.array([place[images.ids[row]] for row in rows.training], dtype=np.int64)
+    groups = np.arange(len(of_plan))
+    if plan.groups is not None:
+        groups = np.unique(np.array(plan.groups, dtype=object)[of_plan], return_inverse=True)[1].astype(np.int64)
+    labels = rows.labels[rows.training]
+    held = np.bincount(groups, plan.folds[of_plan, parts.repeat] < 0)[groups] > 0
+    inner = np.zeros(len(of_plan), dtype=np.bool_)
+    if len(np.unique(groups[~held])) > 1:
+        numbers = np.unique(groups[~held], return_inverse=True)[1].astype(np.int64)
+        seed = derive_seed("inner", parts.seed, parts.repeat, parts.fold)
+        inner[~held] = share_out(SplitRows(labels[~held], numbers), "holdout", 2, share, seed, 0) == 0
+    for label in np.setdiff1d(labels[inner], labels[~inner]):
+        inner &= ~np.isin(groups, groups[labels == label])
+    if not inner.any():
+        raise InputError(
+            f"train.inner_share: {share:g} of fold {parts.fold}'s {len(labels)} training rows is no row that could be "
+            "spared; raise it, or use train.select: last"
+        )
+    return dataclasses.replace(rows, training=rows.training[~inner], inner=rows.training[inner])
 
 
 def _relabelled(labels: Positions, position: Mapping[str, int], other_labels: Mapping[str, int]) -> Positions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,16 @@ import torch
 
 from ensemble.core.own_metric import own_metrics
 from ensemble.core.recipe import Recipe
+from ensemble.core.reporting import Report
 from ensemble.training.fold_feed import check_feed, image_size
 from ensemble.training.fold_loss import check_loss
 from ensemble.training.freezing import check_freezing
 from ensemble.training.networks import NetworkSpec, build_network, check_network, count_parameters
 from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision
 from ensemble.training.pretrained import decide_weights, start_network
+from ensemble.training.step_memory import measure_step_memory
 
 __all__ = ["prepare_run"]
-
-Report = Callable[[Mapping[str, Any]], None]
 
 
 def prepare_run(
@@ -31,8 +31,9 @@ def prepare_run(
     parts: Sequence[int],
     code: Mapping[str, Any],
     weights: str | None,
+    measure_memory: bool = False,
 ) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse what can't be built."""
+    """Decide, before any fold: weights, precision, device; refuse what can't be built; measure a step if asked."""
     parsed = Recipe.model_validate(recipe)
     spec = NetworkSpec.asked(parsed, classes, tuple(parts), image_size(parsed))
     network = build_network(spec, pretrained=False, codes=code)
@@ -50,9 +51,15 @@ def prepare_run(
         check_bf16_gradients(network, torch.zeros(1, 3, image_size(parsed), image_size(parsed)))
     if parsed.train.compile:
         check_compile(device)
-    return {
+    decided = {
         **start,
         "precision": precision,
         "device": device,
         "parameters": count_parameters(network),
     }
+    if measure_memory and device == "cuda":
+        rows, size = parsed.train.batch_size, image_size(parsed)
+        decided["step_memory"] = measure_step_memory(
+            network, rows=rows, size=size, classes=classes, precision=precision, device=torch.device(device)
+        )
+    return decided

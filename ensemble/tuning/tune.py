@@ -20,7 +20,7 @@ from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.workplace import Auto, Workplace
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
 from ensemble.tuning.propose import propose
 from ensemble.tuning.space import values_of
@@ -58,6 +58,9 @@ def tune(
     engine: str = "local",
     workers: int | None = None,
     allow_code: bool = False,
+    gpus: Sequence[str] | Auto = "auto",
+    per_gpu: int | Auto | None = None,
+    hang_timeout_s: float | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -74,7 +77,8 @@ def tune(
     name = study or resolved.name
     check_run_name(name)
     request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
-    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, Workplace(engine, workers), on_event)
+    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, workplace, on_event)
     work.allow_code = allow_code
     work.refuse_if_other()
     work.findings = checked_request(request, on_event)

@@ -43,6 +43,11 @@ def test_what_changes_no_result_is_not_in_the_identity(key: str) -> None:
     assert identity().sha256 == identity(**{key: other}).sha256
 
 
+def test_how_often_a_training_is_saved_is_not_in_the_identity() -> None:
+    assert identity().sha256 == identity(train={"checkpoint_steps": 7}).sha256
+    assert identity(train={"lr": 0.5}).sha256 == identity(train={"lr": 0.5, "checkpoint_steps": 7}).sha256
+
+
 @pytest.mark.parametrize(
     "change",
     [

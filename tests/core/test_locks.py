@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from ensemble.core.locks import folder_lock, lock_holder
+from ensemble.core.locks import LockHolder, folder_lock, lock_holder
 from ensemble.errors import InputError
 
 HOLD = """
@@ -64,6 +69,65 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
         assert lock_holder(tmp_path) is not None
         (tmp_path / "work").write_text("kept")
     assert os.listdir(tmp_path) == ["work"]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holders touch their notes, and are believed, for a hundredth of the time."""
+    monkeypatch.setattr("ensemble.core.locks._TOUCH_S", 0.04)
+    monkeypatch.setattr("ensemble.core.locks._BELIEVED_S", 0.5)
+
+
+def leave_note(folder: Path, host: str) -> Path:
+    """A lock file as it looks to a host whose kernel knows nothing of its holder."""
+    (folder / ".lock").write_text(json.dumps({"pid": 7, "host": host}))
+    return folder / ".lock"
+
+
+def test_a_holder_on_another_host_is_believed_while_it_lives(tmp_path: Path, quick: None) -> None:
+    note, over = leave_note(tmp_path, "elsewhere"), threading.Event()
+
+    def live() -> None:
+        while not over.wait(0.04):
+            os.utime(note)
+
+    other = threading.Thread(target=live)
+    other.start()
+    try:
+        assert lock_holder(tmp_path) == LockHolder(7, "elsewhere")
+        with pytest.raises(InputError, match="process 7 on elsewhere"), folder_lock(tmp_path):
+            pytest.fail("two owners")
+    finally:
+        over.set()
+        other.join()
+    assert note.exists()
+
+
+def test_what_a_dead_holder_left_on_another_host_is_taken_over_by_itself(tmp_path: Path, quick: None) -> None:
+    os.utime(leave_note(tmp_path, "elsewhere"), (1e9, 1e9))
+    assert lock_holder(tmp_path) is None
+    with folder_lock(tmp_path):
+        assert lock_holder(tmp_path) == LockHolder(os.getpid(), socket.gethostname())
+        (tmp_path / "work").touch()
+    assert os.listdir(tmp_path) == ["work"]
+
+
+def test_a_holder_shows_that_it_lives(tmp_path: Path, quick: None) -> None:
+    with folder_lock(tmp_path):
+        os.utime(tmp_path / ".lock", (1e9, 1e9))
+        deadline = time.monotonic() + 30
+        while (tmp_path / ".lock").stat().st_mtime == 1e9 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / ".lock").stat().st_mtime > 1e9
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, wait: bool) -> bool:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("ensemble.core.locks._try_lock", no_locks)
+    with pytest.raises(InputError, match=r"can't lock files \(Function not implemented\)"), folder_lock(tmp_path):
+        pytest.fail("no lock, no owner")
 
 
 def test_a_folder_in_which_nothing_was_written_does_not_stay(tmp_path: Path) -> None:

@@ -112,6 +112,31 @@ def test_thousands_of_common_crops_and_flips_agree_on_both_paths() -> None:
     assert np.array_equal(fast, general)
 
 
+def moving_pipelines() -> st.SearchStrategy[Transforms]:
+    flips = st.builds(lambda name, p: {name: {"p": p}}, st.sampled_from(["HorizontalFlip", "VerticalFlip"]), share())
+    sides = st.sampled_from([3, [1, 2], [0, 1, 2, 3], [4, 0, 0, 20]])
+    pads = sides.map(lambda side: {"Pad": {"padding": side}})
+    crops = st.just({"RandomCrop": {}})
+    return st.lists(st.one_of(flips, pads, crops), min_size=1, max_size=5)
+
+
+@settings(max_examples=60)
+@given(moving_pipelines(), st.sampled_from([(16, 16), (16, 23), (21, 17)]), st.integers(0, 1900))
+def test_pixels_that_move_once_end_where_albumentations_moves_them(
+    transforms: Transforms, shape: tuple[int, int], first: int
+) -> None:
+    images, keys = pictures(100, *shape), MANY[first : first + 100]
+    expected = run(Augment(transforms, 16, fast=False), images, keys)
+    assert np.array_equal(run(Augment(transforms, 16), images, keys), expected)
+
+
+def test_a_border_after_a_crop_does_not_show_again_what_was_cut_off() -> None:
+    transforms: Transforms = [{"RandomCrop": {"height": 8, "width": 8}}, {"Pad": {"padding": 4}}]
+    found = run(Augment(transforms, 16), pictures(50, 16), MANY[:50])
+    inside = found[:, 4:12, 4:12].astype(np.int64).sum()
+    assert inside and found.astype(np.int64).sum() == inside
+
+
 def test_images_of_many_shapes_go_through_one_pipeline() -> None:
     images = [pictures(1, height, width)[0] for height, width in ((30, 20), (16, 40), (17, 17))] * 10
     transforms = PRESETS["medium"]

@@ -89,7 +89,7 @@ def test_every_way_of_caching_gives_the_same_pixels(
 def test_images_kept_in_their_aspect_have_their_shorter_side_at_the_cache_size(mixed: Path, tmp_path: Path) -> None:
     images = open_pixels(build_pixels(rows_of(mixed), StoredShape(32, is_square=False), tmp_path))
     assert isinstance(images, VariableImages)
-    assert [image.shape[:2] for image in every(images)] == [(32, 32), (43, 32), (32, 87), (32, 38), (32, 320), (32, 38)]
+    assert [image.shape[:2] for image in every(images)] == [(32, 32), (43, 32), (32, 87), (32, 38), (32, 256), (32, 38)]
 
 
 def test_a_box_cuts_out_what_it_names(tmp_path: Path) -> None:
@@ -113,6 +113,13 @@ def test_a_stored_image_has_the_size_that_was_reckoned(width: int, height: int, 
     assert (found == 77).all()
     if not is_square:
         assert min(found.shape[:2]) == size
+
+
+def test_a_strip_of_one_pixel_does_not_fill_the_disk() -> None:
+    shape = StoredShape(256, is_square=False)
+    assert shape.of(1, 5000) == (256, 2048)
+    assert shape.of(5000, 1) == (2048, 256)
+    assert shape.of(100, 700) == (256, 1792)
 
 
 def test_shrinking_sees_every_pixel() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
 
+from ensemble.engine.files import call_elsewhere, pack_folder, receive
+from ensemble.engine.inline import InlineEngine
 from ensemble.engine.scheduler import ENGINES, run_tasks
-from ensemble.engine.task import Slots, Task, TaskEvent
+from ensemble.engine.task import Report, Slots, Task, TaskEvent
 
 HERE = "tasks_under_test"
 SOURCE = """
-from ensemble.errors import InputError
+from ensemble.errors import InputError, RetryWith
 
 def succeed(folder, report, *, number):
     report({"event": "step", "step": 1})
@@ -25,14 +29,34 @@ def fail(folder, report, *, number):
 
 def refuse(folder, report, *, number):
     raise InputError("first complaint", "second complaint")
+
+def shrink(folder, report, *, number):
+    with (folder / "seen.txt").open("a") as stream:
+        stream.write(f"{number} ")
+    report.beat()
+    if number != 1:
+        raise RetryWith({"number": number // 2}, f"{number} is too much")
+    return {"number": number}
 """
 
-names = pytest.mark.parametrize("engine", sorted(ENGINES))
+
+class ShippingEngine(InlineEngine):
+    """As an engine of a cluster will: task and word travel as bytes, and the worker never sees the task's folder."""
+
+    def _call(self, task: Task, report: Report) -> TaskEvent:
+        unseen = dataclasses.replace(task, folder=Path("/nowhere") / task.folder.name)
+        arrived, files = pickle.loads(pickle.dumps((unseen, pack_folder(task.folder))))
+        word = pickle.dumps(call_elsewhere(arrived, files, report))
+        return receive(task, pickle.loads(word))
+
+
+names = pytest.mark.parametrize("engine", [*sorted(ENGINES), "shipping"])
 
 
 @pytest.fixture(autouse=True)
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of task functions that any process started here can import."""
+    """A module of task functions that any process started here can import; an engine that only the contract knows."""
+    monkeypatch.setitem(ENGINES, "shipping", ShippingEngine)
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / f"{HERE}.py").write_text(SOURCE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
@@ -72,6 +96,26 @@ def test_an_exception_is_an_event_with_one_line_and_a_log_and_stops_no_other_tas
 def test_bad_input_found_by_a_task_comes_back_as_its_messages(tmp_path: Path, engine: str) -> None:
     last, _ = run([task(tmp_path, "refuse")], engine)
     assert (last["a"].kind, last["a"].data["messages"]) == ("refused", ["first complaint", "second complaint"])
+
+
+@names
+def test_a_task_may_ask_to_be_started_anew_with_other_arguments(tmp_path: Path, engine: str) -> None:
+    told: list[TaskEvent] = []
+    last = run_tasks([task(tmp_path, "shrink", number=8)], engine, told.append)
+    assert last["a"].data["result"] == {"number": 1}
+    assert (tmp_path / "a" / "seen.txt").read_text() == "8 4 2 1 "
+    assert [event.data["attempt"] for event in told if event.kind == "started"] == [1, 2, 3, 4]
+    assert [dict(event.data) for event in told if event.kind == "progress"] == [
+        {"event": "restarted", "reason": f"{number} is too much", "changes": {"number": number // 2}}
+        for number in (8, 4, 2)
+    ]
+
+
+@names
+def test_a_task_that_asks_for_ever_is_given_up(tmp_path: Path, engine: str) -> None:
+    last, _ = run([task(tmp_path, "shrink", number=-1)], engine)  # -1 // 2 is -1
+    assert last["a"].kind == "failed"
+    assert last["a"].data["error"] == "it asked 13 times to be started anew, the last time: -1 is too much"
 
 
 @names
@@ -116,3 +160,19 @@ def test_an_interrupt_is_passed_on(tmp_path: Path, engine: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_tasks([task(tmp_path)], engine, interrupt)
+
+
+def test_files_that_travel_take_the_place_of_an_earlier_attempts_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stale.txt").write_text("of an attempt before")
+    event = TaskEvent("a", "finished", {"result": 1, "files": {"sub/ünï.txt": b"\x00", "result.txt": b"1"}})
+    assert receive(task(tmp_path), event) == TaskEvent("a", "finished", {"result": 1})
+    assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == ["result.txt", "sub", "ünï.txt"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_file_that_would_land_outside_of_the_tasks_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="outside of it"):
+        receive(task(tmp_path), TaskEvent("a", "finished", {"files": {"../../escaped": b"x"}}))
+    assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path.parent / "escaped").exists()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ensemble.engine.local import LocalEngine
+from ensemble.engine.memory import count_memory_kills
 from ensemble.engine.scheduler import run_tasks
-from ensemble.engine.task import Slots, Task, TaskEvent
+from ensemble.engine.task import Limits, Slots, Task, TaskEvent
 
 SOURCE = """
-import os, signal, time
+import atexit, os, signal, subprocess, threading, time
 
 def die_first(folder, report, *, times):
     marks = folder / "marks"
@@ -32,6 +37,53 @@ def environment(folder, report):
 def speak(folder, report):
     print("out loud")
     os.system("echo from a child >&2")
+
+def hang(folder, report, *, beats, seconds):
+    marks = folder / "marks"
+    seen = len(marks.read_text()) if marks.exists() else 0
+    marks.write_text("x" * (seen + 1))
+    for _ in range(beats):
+        report.beat()
+    if seen == 0:
+        sleep_in_a_place_of_its_own(seconds)
+    return seen + 1
+
+def sleep_in_a_place_of_its_own(seconds):
+    time.sleep(seconds)
+
+def save_when_asked(folder, report, *, goes):
+    (folder / "pid").write_text(str(os.getpid()))
+    report.beat()
+    report({"event": "ready"})
+    try:
+        while True:
+            time.sleep(0.01)
+            report.beat()
+    except BaseException as stop:
+        (folder / "saved").write_text(type(stop).__name__)
+        if goes:
+            raise
+        time.sleep(600)
+
+def stopped_once(folder, report):
+    if (folder / "mark").exists():
+        return "second"
+    (folder / "mark").touch()
+    report.beat()
+    os.kill(os.getpid(), signal.SIGTERM)
+    report.beat()
+
+def leave_a_child(folder, report, *, dies):
+    child = subprocess.Popen(["sleep", "600"], stdout=subprocess.PIPE, close_fds=False)
+    (folder / "pid").write_text(str(child.pid))
+    if dies and not (folder / "mark").exists():
+        (folder / "mark").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def linger(folder, report):
+    atexit.register(time.sleep, 600)
+    threading.Thread(target=time.sleep, args=[600]).start()
+    return "done"
 
 def wait(folder, report):
     (folder / "pid").write_text(str(os.getpid()))
@@ -95,6 +147,16 @@ def test_what_a_task_says_goes_to_its_log(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "log.txt").read_text() == "out loud\nfrom a child\n"
 
 
+def test_a_script_without_the_usual_guard_is_run_once(tmp_path: Path) -> None:
+    guard = 'if __name__ == "__main__":'
+    script = COMMAND.replace(guard, "print('script', flush=True)\nif True:").replace(":wait", ":speak")
+    (tmp_path / "command.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "command.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["finished", "finished", "script", "started", "started"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_command(tmp_path: Path, number: int) -> None:
     (tmp_path / "command.py").write_text(COMMAND)
@@ -110,6 +172,162 @@ def test_no_worker_outlives_its_command(tmp_path: Path, number: int) -> None:
         while any(map(alive, pids)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(map(alive, pids))
+
+
+class FakeClock:
+    """A clock that goes as fast as it is asked: ten seconds a look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
+def drive(engine: LocalEngine, told: list[TaskEvent], until: Callable[[TaskEvent], bool]) -> None:
+    """Poll until something was told; the suite's own time limit is the only one."""
+    while not any(map(until, told)):
+        engine.poll(0.02)
+
+
+@pytest.mark.parametrize("beats", [0, 1], ids=["never beaten", "beaten"])
+def test_a_silent_worker_shows_its_stack_and_is_started_again(tmp_path: Path, beats: int) -> None:
+    told: list[TaskEvent] = []
+    engine = LocalEngine(told.append, Slots(1), Limits(hang_s=100_000.0), clock := FakeClock())
+    engine.submit(Task("a", "local_tasks:hang", {"beats": beats, "seconds": 600}, tmp_path / "a"))
+    while not (tmp_path / "a" / "marks").exists():
+        engine.poll(0.02)
+    time.sleep(0.2)  # let it reach its sleep
+    engine.poll(0.0)
+    clock.now += 100_000.0 if beats else 600_000.0
+    drive(engine, told, lambda event: event.is_last)
+    engine.close()
+    retried = [event.data["how"] for event in told if event.data.get("event") == "retried"]
+    assert len(retried) == 1
+    assert retried[0].startswith("silent for ")
+    assert told[-1].data["result"] == 2
+    assert "sleep_in_a_place_of_its_own" in (tmp_path / "a" / "log.txt").read_text()
+
+
+def test_a_worker_that_has_not_beaten_yet_is_given_more_time(tmp_path: Path) -> None:
+    told: list[TaskEvent] = []
+    engine = LocalEngine(told.append, Slots(1), Limits(hang_s=100_000.0), clock := FakeClock())
+    engine.submit(Task("a", "local_tasks:hang", {"beats": 0, "seconds": 0.5}, tmp_path / "a"))
+    engine.poll(0.0)
+    clock.now += 100_000.0
+    drive(engine, told, lambda event: event.is_last)
+    engine.close()
+    assert [event.kind for event in told] == ["started", "finished"]
+
+
+def test_a_worker_that_beats_is_asked_to_stop_and_may_save(tmp_path: Path) -> None:
+    told: list[TaskEvent] = []
+    engine = LocalEngine(told.append, Slots(2))
+    for name in "ab":
+        engine.submit(Task(name, "local_tasks:save_when_asked", {"goes": True}, tmp_path / name))
+    drive(engine, told, lambda event: len(told) == 4)
+    engine.close()
+    assert [(tmp_path / name / "saved").read_text() for name in "ab"] == ["StopAsked", "StopAsked"]
+    assert len(told) == 4
+    assert not any(alive(int((tmp_path / name / "pid").read_text())) for name in "ab")
+
+
+def test_a_worker_that_does_not_go_is_killed_after_its_grace(tmp_path: Path) -> None:
+    told: list[TaskEvent] = []
+    engine = LocalEngine(told.append, Slots(1), Limits(grace_s=1.0))
+    engine.submit(Task("a", "local_tasks:save_when_asked", {"goes": False}, tmp_path / "a"))
+    drive(engine, told, lambda event: event.kind == "progress")
+    engine.close()
+    assert (tmp_path / "a" / "saved").read_text() == "StopAsked"
+    assert not alive(int((tmp_path / "a" / "pid").read_text()))
+
+
+def test_an_interrupt_while_workers_stop_ends_them_at_once(tmp_path: Path) -> None:
+    """The grace of an hour is not waited for."""
+    told: list[TaskEvent] = []
+    engine = LocalEngine(told.append, Slots(1), Limits(grace_s=3600.0))
+    engine.submit(Task("a", "local_tasks:save_when_asked", {"goes": False}, tmp_path / "a"))
+    drive(engine, told, lambda event: event.kind == "progress")
+
+    def interrupt_once_saved() -> None:
+        while not (tmp_path / "a" / "saved").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    second = threading.Thread(target=interrupt_once_saved)
+    second.start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.close()
+    second.join()
+    assert not alive(int((tmp_path / "a" / "pid").read_text()))
+
+
+def test_tasks_at_work_are_told_of_when_a_command_is_interrupted(tmp_path: Path) -> None:
+    told: list[TaskEvent] = []
+
+    def listen(event: TaskEvent) -> None:
+        told.append(event)
+        if event.data.get("event") == "ready":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([Task("a", "local_tasks:save_when_asked", {"goes": True}, tmp_path / "a")], "local", listen)
+    assert told[-1] == TaskEvent("a", "progress", {"event": "stopping"})
+    assert (tmp_path / "a" / "saved").exists()
+
+
+def test_a_worker_that_somebody_else_told_to_stop_is_started_again(tmp_path: Path) -> None:
+    last, events = run([Task("a", "local_tasks:stopped_once", {}, tmp_path / "a")], Slots(1))
+    assert last["a"].data["result"] == "second"
+    told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
+    assert told == ["told to stop by SIGTERM, not by this command"]
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["finished", "killed"])
+def test_what_a_worker_started_ends_with_it(tmp_path: Path, dies: bool) -> None:
+    """Also where a child has inherited the worker's end of the pipe, which therefore never closes."""
+    last, _ = run([Task("a", "local_tasks:leave_a_child", {"dies": dies}, tmp_path / "a")], Slots(1))
+    assert last["a"].kind == "finished"
+    pid = int((tmp_path / "a" / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def test_a_worker_that_does_not_go_after_its_last_word_is_ended(tmp_path: Path) -> None:
+    events: list[TaskEvent] = []
+    task = Task("a", "local_tasks:linger", {}, tmp_path / "a")
+    last = run_tasks([task], "local", events.append, Slots(1), Limits(grace_s=0.5))
+    assert (last["a"].kind, last["a"].data["result"]) == ("finished", "done")
+
+
+def test_the_kernels_own_kill_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = itertools.count()
+    monkeypatch.setattr("ensemble.engine.local.count_memory_kills", lambda: next(counts))
+    _, events = run([Task("a", "local_tasks:die_first", {"times": 1}, tmp_path / "a")], Slots(1))
+    told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
+    assert told == ["killed by SIGKILL, for want of memory, says the kernel: fewer at a time (--workers) may fit"]
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "content"),
+    [
+        ("0::/job/7\n", "sys/fs/cgroup/job/7/memory.events", "low 0\noom 9\noom_kill 3\noom_group_kill 0\n"),
+        ("4:cpu:/x\n3:memory:/job\n", "sys/fs/cgroup/memory/job/memory.oom_control", "under_oom 0\noom_kill 3\n"),
+        ("0::/gone\n", "proc/vmstat", "nr_free_pages 12\noom_kill 3\n"),
+        ("", "elsewhere", ""),
+    ],
+    ids=["version 2", "version 1", "no group", "nothing"],
+)
+def test_memory_kills_are_counted_where_the_kernel_tells_of_them(
+    tmp_path: Path, group: str, file: str, content: str
+) -> None:
+    for name, text in (("proc/self/cgroup", group), (file, content)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert count_memory_kills(tmp_path) == (3 if content else 0)
 
 
 def alive(pid: int) -> bool:

@@ -40,7 +40,7 @@ def record_of(run: Path) -> dict[str, Any]:
 def test_a_run_leaves_the_files_that_are_promised(undisturbed: Path) -> None:
     files = {path.name for path in undisturbed.iterdir()}
     trio = {f"{part}{suffix}" for part in ("oof", "probs") for suffix in (".npy", ".json", ".ids.txt")}
-    assert files == trio | {"run.json", "fold-0", "fold-1"}
+    assert files == trio | {"run.json", "events.jsonl", "fold-0", "fold-1"}
     fold = {path.name for path in (undisturbed / "fold-0").iterdir()}
     assert fold == trio | {"model.safetensors", "model.json", "history.csv", "log.txt", "fold.json"}
 

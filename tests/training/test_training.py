@@ -64,6 +64,17 @@ def test_normalisation_is_that_of_the_definition() -> None:
     found = Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], torch.device("cpu"))(pixels)
     expected = (pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
     assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalising_leaves_torchs_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        Normalizer([0.5] * 3, [0.5] * 3, torch.device("cpu"))(np.zeros((2, 4, 4, 3), dtype=np.uint8))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("policy", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("d4", 8)])

@@ -1,0 +1,299 @@
+"""One fold's work: its rows, its network, its training, its predictions; every piece of it is made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from ensemble.core.files import sweep_temporaries
+from ensemble.core.foldplan import FoldPlan
+from ensemble.core.metrics import METRICS, per_class, score_all
+from ensemble.core.own_metric import own_metrics
+from ensemble.core.randomness import derive_seed
+from ensemble.core.recipe import Recipe
+from ensemble.core.reporting import Report
+from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
+from ensemble.data.pixel_sets import Images
+from ensemble.data.pixels import open_pixels
+from ensemble.errors import EnsError
+from ensemble.inference.predict import Normalizer
+from ensemble.training.checkpoints import Checkpoints, Loaded
+from ensemble.training.fold_feed import image_size, make_feed
+from ensemble.training.fold_files import FoldFiles
+from ensemble.training.fold_loss import fold_loss
+from ensemble.training.fold_predict import Predictor
+from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split
+from ensemble.training.fold_training import FoldTraining
+from ensemble.training.freezing import parameter_groups, set_frozen
+from ensemble.training.loop import EpochResult, Hooks, LossError, Trainer
+from ensemble.training.machine import memory_mb, same_bits, the_machine, usable_device
+from ensemble.training.mixing import make_mixing
+from ensemble.training.networks import NetworkSpec, save_network
+from ensemble.training.precision import set_determinism
+from ensemble.training.pretrained import start_network
+from ensemble.training.trouble import StopRequest, stop_requests
+from ensemble.training.watchers import Watchers
+
+__all__ = ["FoldSources", "FoldWork"]
+
+_SHOWN_IDS = 8
+
+
+@dataclass(frozen=True)
+class FoldSources:
+    """Where a fold's rows and images come from."""
+
+    plan: FoldPlan
+    train_pixels: Path
+    test_pixels: Path | None
+    left_out: Mapping[str, Sequence[str]]
+    """Rows without a usable image, of `train` and of `test`."""
+    other_labels: Mapping[str, int]
+    """Rows to train on by another label than the plan's."""
+
+
+class FoldWork:
+    """One fold from decoded images to its files."""
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        spec: NetworkSpec,
+        decided: dict[str, Any],
+        about: dict[str, Any],
+        code: Mapping[str, Any],
+        classes: Sequence[str],
+        parts: SeedParts,
+        report: Report,
+        *,
+        micro_batch: int | None = None,
+        watch: Sequence[str] = (),
+    ) -> None:
+        self.recipe, self.spec, self.decided, self.code = recipe, spec, decided, code
+        self.classes, self.parts = classes, parts
+        self.own_metrics = own_metrics(recipe.metric, code, len(classes))
+        self.report, self.micro_batch, self.watch = report, micro_batch, watch
+        self.files = FoldFiles(folder, parts, about, classes)
+        self.device = usable_device(decided["device"])
+        self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
+        self.predictor = self.make_predictor()
+
+    def run(self, sources: FoldSources) -> dict[str, Any]:
+        """Train, save the weights, predict both parts, and close the folder."""
+        self.prepare_process()
+        sweep_temporaries(self.files.folder)
+        images = open_pixels(sources.train_pixels)
+        rows = self.rows(sources, images)
+        checkpoints = self.checkpoints()
+        with stop_requests() as stop, checkpoints:
+            network, training = self.trained(images, rows, checkpoints, stop)
+        self.files.save_history(training.history)
+        save_network(self.files.folder, network, self.spec, self.model_facts(training), self.code)
+        oof = self.predict_validation(network, images, rows)
+        if sources.test_pixels is not None or sources.left_out["test"]:
+            self.predict_test(network, sources, rows)
+        record = self.files.close({**oof, **self.training_facts(training)})
+        checkpoints.remove()
+        self.files.log(f"done in {record['seconds']:.1f} s: {record['scores']}")
+        return record
+
+    def make_predictor(self) -> Predictor:
+        """What predicts as this fold must."""
+        return Predictor(self.recipe, self.normalizer, self.own_metrics, self.report.beat, self.micro_batch)
+
+    def prepare_process(self) -> None:
+        """What torch and OpenCV must know before anything is computed."""
+        torch.set_num_threads(self.decided["threads"])
+        cv2.setNumThreads(1)  # the feed's workers share the cores already
+        if self.device.type == "cuda":
+            set_determinism(self.recipe.train.deterministic)
+        elif self.decided["device"] != "cpu":
+            self.warn(f"this run was begun on {self.decided['device']}, which is not here: it goes on on the CPU")
+
+    def rows(self, sources: FoldSources, images: Images) -> FoldRows:
+        """The rows to train on, to choose the epoch by, and to validate."""
+        train = self.recipe.train
+        left_out = sources.left_out["train"]
+        rows = split_rows(sources.plan, images, self.classes, self.parts, left_out, sources.other_labels)
+        if train.select == "inner":
+            rows = with_inner_split(rows, sources.plan, images, train.inner_share, self.parts)
+        inner = "" if rows.inner is None else f" {len(rows.inner)} inner rows,"
+        self.files.log(
+            f"fold {self.parts.fold}: {len(rows.training)} training rows,{inner} {len(rows.validation)} validation rows"
+        )
+        return rows
+
+    def checkpoints(self) -> Checkpoints:
+        """Those of this fold's folder."""
+        about = {"identity": self.files.about["identity"], "fold": self.parts.fold, "repeat": self.parts.repeat}
+        return Checkpoints(self.files.folder, about, self.warn)
+
+    def trained(
+        self, images: Images, rows: FoldRows, checkpoints: Checkpoints, stop: StopRequest
+    ) -> tuple[torch.nn.Module, FoldTraining]:
+        """A network built afresh and trained, from the last checkpoint where there is one."""
+        loaded = checkpoints.load()
+        self.go_on_with(loaded)
+        metric = self.recipe.metric or "accuracy"
+        watchers = Watchers(self.watch, self.files.folder, self.files.about, self.recipe.plain(), self.warn)
+        training = FoldTraining(
+            self.recipe.train,
+            metric,
+            greater_is_better={**METRICS, **self.own_metrics}[metric].greater_is_better,
+            checkpoints=checkpoints,
+            stop=stop,
+            beat=self.report.beat,
+            score=lambda network: self.predictor.epoch_scores(network, images, rows),
+            tell=lambda row, result, remaining: self.tell(row, result, remaining, training, watchers),
+        )
+        torch.manual_seed(self.seed("weights"))
+        network, start = start_network(self.spec, self.decided, self.code)
+        network = network.to(self.device)
+        self.files.log(f"{self.spec.name}: {start}")
+        try:
+            with make_feed(self.recipe, images, rows, self.classes, self.parts, self.decided["threads"]) as feed:
+                trainer = self.trainer(network, feed, images, rows, training)
+                training.begin(trainer, the_machine(self.device, self.decided, self.micro_batch), loaded)
+                for row in training.history:
+                    watchers.tell(row)
+                return training.run(trainer), training
+        except LossError as error:
+            raise _with_ids(error, images.ids) from None
+        finally:
+            watchers.close()
+
+    def go_on_with(self, loaded: Loaded | None) -> None:
+        """Say where the training is taken up, and keep to a micro-batch that was found to fit."""
+        if loaded is None:
+            return
+        before: int | None = loaded.about["machine"]["micro_batch"]
+        if before is not None:
+            self.micro_batch = before if self.micro_batch is None else min(before, self.micro_batch)
+            self.predictor = self.make_predictor()
+        epoch, step = loaded.about["epoch"], loaded.about["step"]
+        self.files.log(f"goes on after step {step}, in epoch {epoch}")
+        self.report({"event": "resumed", "epoch": min(epoch, self.recipe.train.epochs), "step": step})
+
+    def trainer(
+        self, network: torch.nn.Module, feed: TrainingFeed, images: Images, rows: FoldRows, training: FoldTraining
+    ) -> Trainer:
+        """The training of this fold, at its start."""
+        train = self.recipe.train
+        trainer = Trainer(
+            network,
+            train,
+            feed=feed,
+            labels=torch.from_numpy(rows.train_labels),
+            loss=fold_loss(self.recipe, self.code, self.classes, rows.train_labels[rows.training]),
+            normalizer=self.normalizer,
+            precision=self.decided["precision"],
+            seed_of=self.seed,
+            hooks=Hooks(
+                mixer=make_mixing(self.recipe, len(self.classes), lambda: trainer.epoch),
+                set_frozen=lambda network, epoch: set_frozen(network, self.recipe, epoch),
+                after_step=lambda steps: training.after_step(trainer, steps),
+            ),
+            groups=parameter_groups(network, self.recipe),
+            plain=lambda: plain_batches(images, rows.training, train.batch_size, image_size(self.recipe)),
+            micro_batch=self.micro_batch,
+        )
+        return trainer
+
+    def predict_validation(self, network: torch.nn.Module, images: Images, rows: FoldRows) -> dict[str, Any]:
+        """Predict with the recipe's views and save; scores and cost, for the record."""
+        labels = rows.labels[rows.validation]
+        probs, cost = self.predictor.predict(network, images, rows.validation)
+        scores = score_all(labels, probs, self.own_metrics)
+        self.files.save_oof([images.ids[row] for row in rows.validation], probs, labels, scores, cost)
+        return {"scores": scores, "per_class": per_class(labels, probs.astype(np.float32)), "cost": cost}
+
+    def predict_test(self, network: torch.nn.Module, sources: FoldSources, rows: FoldRows) -> None:
+        """The same for the test rows; those without an image get the class shares of the training rows."""
+        shares, without = rows.class_shares(len(self.classes)), sources.left_out["test"]
+        if sources.test_pixels is None:
+            self.files.save_test((), np.empty((0, len(self.classes))), None, without, shares)
+            return
+        images = open_pixels(sources.test_pixels)
+        probs, cost = self.predictor.predict(network, images, np.arange(len(images.ids)))
+        self.files.save_test(images.ids, probs, cost, without, shares)
+
+    def tell(
+        self, row: Mapping[str, Any], result: EpochResult, remaining: float, training: FoldTraining, watchers: Watchers
+    ) -> None:
+        """Tell an epoch to all who want to know."""
+        try:
+            self.files.save_history(training.history)
+        except OSError as error:
+            self.warn(f"history.csv could not be written ({error}); training goes on")
+        watchers.tell(row)
+        self.report(
+            {
+                "event": "epoch",
+                "epoch": result.epoch,
+                "epochs": self.recipe.train.epochs,
+                "loss": result.loss,
+                "metric": self.recipe.metric,
+                "value": row.get(self.recipe.metric or "accuracy"),
+                "images_per_s": result.images_per_s,
+                "data_wait_share": round(result.wait_share, 4),
+                "memory_mb": memory_mb(self.device),
+                "remaining_s": round(remaining, 1),
+            }
+        )
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in list(row.items())[3:] if value is not None)
+        self.files.log(f"epoch {result.epoch}: lr {result.lr:.3g}, loss {result.loss:.4f}, {shown}")
+
+    def warn(self, line: str) -> None:
+        """Something that a person should know, but that ends nothing."""
+        self.files.log(f"warning: {line}")
+        self.report({"event": "warning", "line": line})
+
+    def training_facts(self, training: FoldTraining) -> dict[str, Any]:
+        """What `fold.json` says of how the weights came about."""
+        why_not = same_bits(training.machines, deterministic=self.recipe.train.deterministic)
+        return {
+            "best_epoch": training.selection.epoch,
+            "best_epoch_why": training.selection.why,
+            "epochs_trained": len(training.history),
+            "seconds": round(training.seconds, 3),
+            "device": self.device.type,
+            "micro_batch": self.micro_batch,
+            "resumed": len(training.machines) - 1,
+            "bit_equal": why_not is None,
+            "bit_equal_why_not": why_not,
+            "machines": training.machines,
+        }
+
+    def model_facts(self, training: FoldTraining) -> dict[str, Any]:
+        """What `model.json` tells a predictor that has nothing but this folder."""
+        row = training.history[training.selection.epoch - 1]
+        return {
+            **self.files.about,
+            "classes": list(self.classes),
+            "image": self.recipe.image.plain(),
+            "epoch": row["epoch"],
+            "loss": row["train_loss"],
+            "value": row.get(self.recipe.metric or "accuracy"),
+            "torch": torch.__version__,
+        }
+
+    def seed(self, purpose: str, *parts: int) -> int:
+        """A seed of this fold."""
+        return derive_seed(purpose, self.parts.seed, self.parts.repeat, self.parts.fold, *parts)
+
+
+def _with_ids(error: LossError, ids: Sequence[str]) -> EnsError:
+    """The same, with the batch's rows by their ids."""
+    shown = ", ".join(ids[row] for row in error.rows[:_SHOWN_IDS].tolist())
+    more = f" and {len(error.rows) - _SHOWN_IDS} more" if len(error.rows) > _SHOWN_IDS else ""
+    return EnsError(
+        f"the loss is {error.value} at step {error.step} of epoch {error.epoch} (learning rate {error.lr:.3g}); the "
+        f"batch was {shown}{more}; lower train.lr, or set train.clip_norm"
+    )

@@ -1,0 +1,105 @@
+"""TensorBoard and wandb, told of each epoch. Neither is imported unless asked for, and neither can stop a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ensemble.core.files import sha256_text
+
+__all__ = ["Watcher", "Watchers"]
+
+Row = Mapping[str, Any]
+
+
+class Watcher(Protocol):
+    """One place that wants to know."""
+
+    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+        """An epoch's values by name."""
+
+    def close(self) -> None:
+        """No more comes."""
+
+
+class Watchers:
+    """All that were asked for by name. One that fails is told by `warn`, once, and left out from then on."""
+
+    def __init__(
+        self, names: Sequence[str], folder: Path, about: Mapping[str, Any], config: Row, warn: Callable[[str], None]
+    ) -> None:
+        """`about` holds run, dataset and identity; the fold's `folder` names the sub-run."""
+        self._warn = warn
+        self._open: dict[str, Watcher] = {}
+        for name in names:
+            self._try(name, lambda name=name: self._open.update({name: _KINDS[name](folder, about, config)}))  # type: ignore[misc]
+
+    def tell(self, row: Row) -> None:
+        """A row of the history."""
+        groups = {"lr": "train/lr", "train_loss": "train/loss"}
+        values = {
+            groups.get(name) or ("inner/" + name[6:] if name.startswith("inner_") else "validation/" + name): value
+            for name, value in row.items()
+            if name != "epoch" and value is not None
+        }
+        for name, watcher in list(self._open.items()):
+            self._try(name, lambda watcher=watcher: watcher.tell(row["epoch"], values))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """End all."""
+        for name, watcher in list(self._open.items()):
+            self._try(name, watcher.close)
+        self._open.clear()
+
+    def _try(self, name: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:  # whatever a third party raises: a training is not lost for a picture of it
+            self._open.pop(name, None)
+            self._warn(f"{name}: {type(error).__name__}: {error}; training goes on without it")
+
+
+class _TensorBoard:
+    """Event files in the fold's folder: `tensorboard --logdir outputs` shows runs, and folds below them."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], config: Row) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()  # of an attempt that was stopped: all its epochs are told again
+        self._writer = SummaryWriter(str(folder))
+
+    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run of wandb a fold, grouped by the run's name; a fold that goes on goes on there too."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], config: Row) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=str(about["dataset"]),
+            group=str(about["run"]),
+            name=f"{about['run']}/{folder.name}",
+            id=sha256_text(f"{about['identity']}/{about['run']}/{folder.name}")[:16],
+            resume="allow",
+            config=dict(config),
+            dir=str(folder),
+        )
+
+    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=epoch)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_KINDS: dict[str, Callable[[Path, Mapping[str, Any], Row], Watcher]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}

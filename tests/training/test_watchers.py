@@ -1,0 +1,61 @@
+"""TensorBoard and wandb hear every epoch, of a resumed fold too, and can't stop a training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ensemble.core.watching import check_watchers, split_watchers
+from ensemble.errors import InputError
+from ensemble.training.watchers import Watchers
+
+ABOUT = {"run": "r50", "dataset": "mask", "identity": "abc"}
+ROW = {"epoch": 2, "lr": 0.1, "train_loss": 0.5, "macro_f1": 0.25, "roc_auc": None, "inner_macro_f1": 0.75}
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A stand-in for the package; what it was told."""
+    told: list[Any] = []
+    run = SimpleNamespace(log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end"))
+    module: Any = ModuleType("wandb")
+    module.init = lambda **words: (told.append(words), run)[1]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return told
+
+
+def test_folds_are_sub_runs_of_a_group_named_after_the_run(wandb: list[Any], tmp_path: Path) -> None:
+    for fold in ("fold-0", "fold-1"):
+        watchers = Watchers(["wandb"], tmp_path / fold, ABOUT, {"seed": 3}, print)
+        watchers.tell(ROW)
+        watchers.close()
+    first, values, end, second, *_ = wandb
+    assert (first["project"], first["group"], first["name"]) == ("mask", "r50", "r50/fold-0")
+    assert first["config"] == {"seed": 3}
+    assert first["id"] != second["id"]
+    named = {"train/lr": 0.1, "train/loss": 0.5, "validation/macro_f1": 0.25, "inner/macro_f1": 0.75}
+    assert values == (2, named)
+    assert end == "end"
+
+
+def test_one_that_fails_is_told_once_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("wandb")
+    module.init = lambda **words: 1 / 0
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    warnings: list[str] = []
+    watchers = Watchers(["wandb"], tmp_path, ABOUT, {}, warnings.append)
+    watchers.tell(ROW)
+    watchers.close()
+    assert warnings == ["wandb: ZeroDivisionError: division by zero; training goes on without it"]
+
+
+def test_names_and_missing_packages_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError) as told:
+        check_watchers(split_watchers("tensorboard, mlflow"))
+    assert "pip install 'ens[tensorboard]'" in told.value.messages[0]
+    assert "--log mlflow: unknown; the names are tensorboard, wandb" in told.value.messages[1]

@@ -1,0 +1,1 @@
+"""Tools that kill what they can reach, and look at what is left."""
