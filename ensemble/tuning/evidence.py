@@ -1,4 +1,4 @@
-"""How two models compare on the very same rows: the difference of their scores, and how sure the rows make it. numpy only.
+"""How two models compare on the very same rows: the difference of scores, and how sure the rows make it. numpy only.
 
 The rows are dealt into blocks, a group never into two, and the difference is taken again without each block: the
 jackknife. It needs nothing of a metric but that it can be scored with row weights, so macro F1 is compared as log-loss

@@ -14,6 +14,7 @@ __all__ = ["is_pruned_by_wilcoxon"]
 
 def is_pruned_by_wilcoxon(folds: Sequence[float], best: Sequence[float]) -> bool:
     """Whether WilcoxonPruner, at its defaults, stops a trial with these fold scores beside the best one's."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     study.add_trial(_trial(best, TrialState.COMPLETE))
     with warnings.catch_warnings():

@@ -11,10 +11,10 @@ difference lies around D with the variance
     (1 - f/k) * V * (1 + noise)
 
 for f of k folds, where V is D's variance by its rows, and `noise` allows for what another training of the same recipe
-would give: a guess at first, then measured on how far single folds of earlier trials differ from their mean beyond
-what their rows explain. The trial stops when the gain to be expected of finishing it is too small a part of the spread
-of the incumbent's folds. Tested anew after every fold, a test on chance alone would stop too much, so that the gain asked
-for grows only as folds come in.
+would give: as much as the rows at first, then measured on how far single folds of earlier trials differ from their mean
+beyond what their rows explain. The trial stops when its chance to win is below 1 in 20. As that is the chance that all
+folds would turn the verdict round, and not that of a test repeated on ever more rows, looking again after each fold
+needs no other correction: what is left to turn it round shrinks with every fold.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ensemble.tuning.evidence import Comparison
 
-__all__ = ["POLICIES", "Compare", "Course", "Policy", "expected_gain", "incumbent_of", "noise_of"]
+__all__ = ["POLICIES", "Compare", "Course", "Policy", "chance_to_win", "incumbent_of", "noise_of"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Course:
     number: int
     folds: tuple[float, ...]
     total: float | None = None
+    pairs: tuple[Comparison, ...] = ()
+    """Each fold alone against one and the same incumbent; what `noise_of` learns from."""
 
     @property
     def mean(self) -> float:
@@ -51,11 +51,12 @@ Compare = Callable[[int, int, range], Comparison]
 Policy = Callable[[Course, Sequence[Course], int, Compare], str | None]
 """From the trial, the other trials, the number of folds and a way to compare: why to stop, or None."""
 
-_NOISE_GUESS = 0.3
-_GUESS_WEIGHT = 8.0
-_LARGEST_NOISE = 4.0
+_LEAST_CHANCE = 0.05
+_NOISE_GUESS = 1.0
+_GUESS_WEIGHT = 16.0  # as many degrees of freedom as the guess is worth: four finished trials weigh as much
+_LEAST_NOISE, _LARGEST_NOISE = 0.5, 4.0
 _LOOKED_BACK = 30
-_LEAST_GAIN = 0.05
+_FLOOR = 0.1  # of the spread between folds: rows that all agree are not certainty
 _STARTUP = 5
 _REDUCTION = 3
 
@@ -72,23 +73,19 @@ def none(trial: Course, others: Sequence[Course], k: int, compare: Compare) -> s
 
 
 def race(trial: Course, others: Sequence[Course], k: int, compare: Compare) -> str | None:
-    """Stop what is not expected to gain on the incumbent, on paired evidence and with an allowance for noise."""
+    """Stop what can hardly win any more, on paired evidence and with an allowance for noise."""
     best, done = incumbent_of(others), len(trial.folds)
     if best is None or not 0 < done < k:
         return None
     found = compare(trial.number, best.number, range(done))
     if math.isnan(found.difference):
         return None
-    noise = noise_of(others, best, compare)
-    spread = statistics.stdev(best.folds) if len(best.folds) > 1 else 0.0
-    variance = found.variance * (1 + noise) + (0.1 * spread) ** 2 / done
-    deviation = math.sqrt((1 - done / k) * variance)
-    gain = expected_gain(found.difference, deviation)
-    if gain >= _LEAST_GAIN * spread and gain > 0:
+    chance = chance_to_win(found, done, k, noise_of(others), spread_of(best))
+    if chance >= _LEAST_CHANCE:
         return None
     return (
-        f"behind trial {best.number} by {-found.difference:.4g} on the same rows of {_folds(done)}; "
-        f"all {k} could bring a gain of {gain:.2g}, {gain / spread if spread else 0:.0%} of the spread between folds"
+        f"behind trial {best.number} by {-found.difference:.4g} on the rows of {_folds(done)}; "
+        f"the chance that all {k} turn that round is {chance:.1%}"
     )
 
 
@@ -143,28 +140,31 @@ POLICIES: dict[str, Policy] = {
 """Every policy by its name on the command line."""
 
 
-def expected_gain(mean: float, deviation: float) -> float:
-    """The mean of what a normal variable has above 0."""
+def chance_to_win(found: Comparison, done: int, k: int, noise: float, spread: float) -> float:
+    """The chance that the difference will be above 0 once all k folds are there."""
+    variance = found.variance * (1 + noise) + (_FLOOR * spread) ** 2 / done
+    deviation = math.sqrt((1 - done / k) * variance)
     if deviation <= 0:
-        return max(0.0, mean)
-    z = mean / deviation
-    density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    return deviation * (density + z * 0.5 * math.erfc(-z / math.sqrt(2)))
+        return float(found.difference >= 0)
+    return 0.5 * math.erfc(-found.difference / deviation / math.sqrt(2))
 
 
-def noise_of(others: Sequence[Course], best: Course, compare: Compare) -> float:
+def spread_of(course: Course) -> float:
+    """The standard deviation between a trial's folds."""
+    return statistics.stdev(course.folds) if len(course.folds) > 1 else 0.0
+
+
+def noise_of(others: Sequence[Course]) -> float:
     """The variance between trainings as a multiple of that between rows, from the last trials with several folds."""
     total, weight = _NOISE_GUESS * _GUESS_WEIGHT, _GUESS_WEIGHT
-    several = [other for other in others if len(other.folds) > 1 and other.number != best.number]
-    for other in several[-_LOOKED_BACK:]:
-        count = min(len(other.folds), len(best.folds))
-        pairs = [compare(other.number, best.number, range(fold, fold + 1)) for fold in range(count)]
-        by_rows = statistics.fmean(pair.variance for pair in pairs)
-        differences = np.array([pair.difference for pair in pairs])
-        if by_rows > 0 and count > 1 and not np.isnan(differences).any():
-            total += (count - 1) * (float(differences.var(ddof=1)) / by_rows - 1)
-            weight += count - 1
-    return min(_LARGEST_NOISE, max(0.0, total / weight))
+    for other in [other for other in others if len(other.pairs) > 1][-_LOOKED_BACK:]:
+        by_rows = statistics.fmean(pair.variance for pair in other.pairs)
+        between = statistics.variance(pair.difference for pair in other.pairs)
+        if by_rows > 0 and math.isfinite(between):
+            freedom = len(other.pairs) - 1
+            total += freedom * (between / by_rows - 1)
+            weight += freedom
+    return min(_LARGEST_NOISE, max(_LEAST_NOISE, total / weight))
 
 
 def _folds(count: int) -> str:

@@ -1,7 +1,7 @@
 """What each policy of `ens tune` saves and what it costs, replayed from a table of real trainings.
 
 The table (tools/tuning/record.py) holds 96 configurations of a small net, each trained on five folds of the digits in
-three repeats with folds and seeds of their own. A replay draws 50 of them in a random order, sees one repeat, and lets a
+three repeats with folds and seeds of their own. A replay draws 50 of them in a random order, sees one repeat, lets a
 policy stop trials fold by fold, one after the other. The choice's true score is its mean over the other two repeats.
 
     python tools/bench/tune.py [--replays 100] [--trials 50] [--metric log_loss] [--order random|improving]
@@ -85,7 +85,9 @@ def replay(table: Table, order: NDArray[np.int64], repeat: int, policy: Policy) 
             done += 1
         trainings += done
         total = float(table.rows[configuration, repeat].mean()) if done == table.k else None
-        courses.append(Course(number, scores[:done], total))
+        best = incumbent_of(courses)
+        pairs = [compare(number, best.number, range(fold, fold + 1)) for fold in range(done)] if best else []
+        courses.append(Course(number, scores[:done], total, tuple(pairs)))
     best = incumbent_of(courses)
     return Outcome(trainings, int(order[best.number]) if best is not None else int(order[0]))
 
@@ -121,7 +123,9 @@ def show(table: Table, metric: str, kind: str, arguments: argparse.Namespace) ->
     print(f"{'policy':10} {'share':>6} {'loss':>6} {'95 %':>6} {'missed':>7} {'seconds':>8}")
     names = arguments.policy or list(POLICIES)
     results: dict[str, list[Outcome]] = {}
-    orders = [draw_order(table, arguments.trials, kind, np.random.default_rng([9, n])) for n in range(arguments.replays)]
+    orders = [
+        draw_order(table, arguments.trials, kind, np.random.default_rng([9, n])) for n in range(arguments.replays)
+    ]
     repeats = table.rows.shape[1]
     for name in ["none", *(name for name in names if name != "none")]:
         started = time.monotonic()
@@ -136,7 +140,10 @@ def show(table: Table, metric: str, kind: str, arguments: argparse.Namespace) ->
         share = sum(outcome.trainings for outcome in results[name]) / (arguments.replays * arguments.trials * table.k)
         error = 1.96 * float(np.std(losses)) / len(losses) ** 0.5
         spent = time.monotonic() - started
-        print(f"{name:10} {share:6.1%} {np.mean(losses):6.3f} {error:6.3f} {np.mean(missed):7.0%} {spent:8.1f}", flush=True)
+        print(
+            f"{name:10} {share:6.1%} {np.mean(losses):6.3f} {error:6.3f} {np.mean(missed):7.0%} {spent:8.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

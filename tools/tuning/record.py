@@ -148,7 +148,9 @@ def main() -> None:
         histories.append(np.nan_to_num(history.reshape(count, REPEATS, FOLDS, EPOCHS, 2), nan=36).astype(np.float16))
         drawn += space.names
         right = (decided[-1] == data.target).mean((1, 2))
-        print(f"{begin + count}: {time.monotonic() - started:.0f} s, accuracies {np.round(np.sort(right), 3)}", flush=True)
+        print(
+            f"{begin + count}: {time.monotonic() - started:.0f} s, accuracies {np.round(np.sort(right), 3)}", flush=True
+        )
     np.savez_compressed(
         arguments.out,
         labels=data.target.astype(np.uint8),
