@@ -26,7 +26,7 @@ def parse_points(texts: Sequence[str], resolved: ResolvedRecipe) -> list[dict[st
             key, equals, value = pair.partition("=")
             key = key.strip()
             if not equals or key not in space:
-                problems.append(f"--point {text}: {key or pair!r} is not searched; searched are {', '.join(space)}")
+                problems.append(f"--point {text}: {key or pair} is not searched; searched are {', '.join(space)}")
                 continue
             try:
                 values[key] = parse_value(value.strip(), f"--point {text}")

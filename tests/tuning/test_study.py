@@ -115,7 +115,9 @@ def test_a_search_that_makes_no_sense_is_refused(workspace: Path, ens: Ens, sear
 
 def test_points_come_first_and_the_same_command_does_not_double_them(workspace: Path, ens: Ens) -> None:
     words = ("--trials", "3", "--no-rescore", "--policy", "none", "--point", "train.lr=5e-3", "--point", "augment=none")
-    trials = tune(ens, *words).document["trials"]
+    answer = tune(ens, *words)
+    assert answer.code == 0, answer.err
+    trials = answer.document["trials"]
     assert [trial["source"] for trial in trials] == ["recipe", "point", "point"]
     assert trials[1]["values"]["train.lr"] == 5e-3
     assert trials[2]["values"] == {"train.lr": 3e-3, "augment": "none"}

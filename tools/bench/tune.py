@@ -68,6 +68,7 @@ class Outcome:
 
     trainings: int
     choice: int
+    courses: tuple[Course, ...]
 
 
 def replay(table: Table, order: NDArray[np.int64], repeat: int, policy: Policy) -> Outcome:
@@ -89,7 +90,8 @@ def replay(table: Table, order: NDArray[np.int64], repeat: int, policy: Policy) 
         pairs = [compare(number, best.number, range(fold, fold + 1)) for fold in range(done)] if best else []
         courses.append(Course(number, scores[:done], total, tuple(pairs)))
     best = incumbent_of(courses)
-    return Outcome(trainings, int(order[best.number]) if best is not None else int(order[0]))
+    choice = best.number if best is not None else 0
+    return Outcome(trainings, int(order[choice]), tuple(courses))
 
 
 def draw_order(table: Table, trials: int, kind: str, random: np.random.Generator) -> NDArray[np.int64]:
