@@ -65,6 +65,10 @@ def test_race_stops_a_hopeless_trial_after_one_fold_and_says_why(workspace: Path
     record = json.loads((workspace / "outputs/studies/tiny/trial-1/run.json").read_text())
     assert record["state"] == "partial"
     assert "trial 1: stopped after fold 1 of 2" in answer.err
+    folders = [str(path) for path in sorted((workspace / "outputs/studies/tiny").glob("trial-*/"))]
+    blended = ens("blend", *folders)
+    assert blended.code == 0, blended.err
+    assert "skipped: trial-1" in blended.out
 
 
 def test_the_winner_is_trained_again_on_other_folds_and_both_numbers_are_told(workspace: Path, ens: Ens) -> None:

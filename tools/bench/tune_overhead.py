@@ -1,4 +1,4 @@
-"""What `ens tune` itself costs beside training, in a study with 1,000 finished trials: a proposal, a verdict, a restart.
+"""What `ens tune` itself costs beside training, with 1,000 finished trials: a proposal, a verdict, a restart.
 
     python tools/bench/tune_overhead.py [--trials 1000]
 
