@@ -12,6 +12,7 @@ from ensemble.core.checkpoint_files import empty_but_checkpoints
 from ensemble.core.custom_code import CODE_FOLDER
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, verify_files
+from ensemble.core.view_choice import RunViews
 from ensemble.data.pixels import build_pixels
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
@@ -136,7 +137,8 @@ class FoldTraining:
         """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
         empty_but_checkpoints(self._folder(key), self._record["identity"])
         threads = self._record["decided"]["threads"]
-        arguments = {**shared, **vars(key)}
+        views = RunViews.of(self._record).of_fold(self._folder(key).name)
+        arguments = {**shared, **vars(key), "views": views.plain()}
         return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), threads)
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:

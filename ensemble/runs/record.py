@@ -11,6 +11,7 @@ from typing import Any
 
 from ensemble.core.identity import differing_keys
 from ensemble.core.run import RUN_FORMAT, FoldKey, now
+from ensemble.core.view_choice import RunViews
 from ensemble.data.audit import Finding
 from ensemble.errors import InputError
 from ensemble.runs.request import RunRequest
@@ -77,6 +78,7 @@ def new_record(
             }
             for key in fold_keys(plan.k, plan.repeats)
         ],
+        "tta": RunViews.asked(request.resolved.recipe.tta).plain(),
         "metric": request.resolved.recipe.metric,
         "greater_is_better": request.greater_is_better,
         "scores": {"oof": None},
@@ -131,7 +133,7 @@ def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": record["dataset"],
         "dataset_sha256": record["identity_of"]["dataset_sha256"],
         "folds_sha256": record["folds"]["sha256"],
-        "tta": record["recipe"]["tta"],
+        "tta": RunViews.of(record).choice.text,
         "metric": record["metric"],
         **optimistic,
     }

@@ -18,6 +18,7 @@ from ensemble.core.own_metric import own_metrics
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
+from ensemble.core.view_choice import FoldViews
 from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
@@ -73,11 +74,13 @@ class FoldWork:
         parts: SeedParts,
         report: Report,
         *,
+        views: FoldViews | None = None,
         micro_batch: int | None = None,
         watch: Sequence[str] = (),
     ) -> None:
         self.recipe, self.spec, self.decided, self.code = recipe, spec, decided, code
         self.classes, self.parts = classes, parts
+        self.views = views or FoldViews.asked(recipe.tta)
         self.own_metrics = own_metrics(recipe.metric, code, len(classes))
         self.report, self.micro_batch, self.watch = report, micro_batch, watch
         self.files = FoldFiles(folder, parts, about, classes)
@@ -207,9 +210,9 @@ class FoldWork:
         return trainer
 
     def predict_validation(self, network: torch.nn.Module, images: Images, rows: FoldRows) -> dict[str, Any]:
-        """Predict with the recipe's views and save; scores and cost, for the record."""
+        """Predict with views and save; scores and cost, for the record."""
         labels = rows.labels[rows.validation]
-        probs, cost = self.predictor.predict(network, images, rows.validation)
+        probs, cost = self.predictor.predict(network, images, rows.validation, self.views.validation)
         scores = score_all(labels, probs, self.own_metrics)
         self.files.save_oof([images.ids[row] for row in rows.validation], probs, labels, scores, cost)
         return {"scores": scores, "per_class": per_class(labels, probs.astype(np.float32)), "cost": cost}
@@ -221,7 +224,7 @@ class FoldWork:
             self.files.save_test((), np.empty((0, len(self.classes))), None, without, shares)
             return
         images = open_pixels(sources.test_pixels)
-        probs, cost = self.predictor.predict(network, images, np.arange(len(images.ids)))
+        probs, cost = self.predictor.predict(network, images, np.arange(len(images.ids)), self.views.test)
         self.files.save_test(images.ids, probs, cost, without, shares)
 
     def tell(
