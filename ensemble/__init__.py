@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
     from ensemble.runs.fold_report import fold_plan as fold_plan
+    from ensemble.runs.predict import Predicted as Predicted
+    from ensemble.runs.predict import predict as predict
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
@@ -29,12 +31,14 @@ _HOMES = {
     "EnsError": "ensemble.errors",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.probability",
+    "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
     "blend": "ensemble.blending.blend",
     "fold_plan": "ensemble.runs.fold_report",
     "load_predictions": "ensemble.core.probability",
     "load_recipe": "ensemble.core.recipe_files",
+    "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.probability",
     "status": "ensemble.runs.status",
     "train": "ensemble.runs.train",

@@ -28,6 +28,10 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             step = max(1, event["total"] // _STEP)
             whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 32) // step
             return f"{verb} {event['part']} images: {event['done']} of {event['total']}" if whole else None
+        case "predicting":
+            return f"predicting: {event['done']:,} of {event['total']:,} images"
+        case "predicted":
+            return f"{event['task']}: predicted"
         case "bad-images":
             return _bad_images(event)
         case "queued":

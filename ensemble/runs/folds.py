@@ -72,6 +72,27 @@ class FoldTraining:
         self._keys = {f"{self._run.name}/{key.folder_name(self._request.plan.repeats)}": key for key in self._todo}
         return {name: self._task(name, key, shared) for name, key in self._keys.items()}
 
+    def predict_tasks(self, out: Path, place: Path, views: RunViews) -> list[Task]:
+        """Tasks that predict every fold's rows again into `out`, with other views; logs of theirs go to `place`."""
+        self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
+        shared = self._shared_arguments() | {"about": sidecar_of(self._record | {"tta": views.plain()})}
+        del shared["parts"], shared["watch"], shared["train_labels"]
+        tasks = []
+        for key in fold_keys(self._request.plan.k, self._request.plan.repeats):
+            source = self._folder(key)
+            arguments = {
+                **shared,
+                **vars(key),
+                "views": views.of_fold(source.name).plain(),
+                "source": str(source.absolute()),
+                "out": str((out / source.name).absolute()),
+            }
+            threads = self._record["decided"]["threads"]
+            name = f"{self._run.name}/{source.name}"
+            function = "ensemble.training.predict_fold:predict_fold"
+            tasks.append(Task(name, function, arguments, place / source.name, threads))
+        return tasks
+
     @property
     def todo(self) -> tuple[FoldKey, ...]:
         """What `decode` found to be left."""

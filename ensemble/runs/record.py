@@ -78,6 +78,7 @@ def new_record(
             }
             for key in fold_keys(plan.k, plan.repeats)
         ],
+        "box": _box(request),
         "tta": RunViews.asked(request.resolved.recipe.tta).plain(),
         "metric": request.resolved.recipe.metric,
         "greater_is_better": request.greater_is_better,
@@ -146,6 +147,12 @@ def total_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "seconds_per_1000_images": round(seconds, 4),
         "parameters": sum(record["cost"]["parameters"] for record in records),
     }
+
+
+def _box(request: RunRequest) -> dict[str, Any] | None:
+    """The columns that images without a dataset must come with to be cut as these were."""
+    rows = request.resolved.dataset.test or request.resolved.dataset.train
+    return rows.box.plain() if rows.box is not None else None
 
 
 def _validated(request: RunRequest) -> int:

@@ -15,6 +15,7 @@ from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
+from ensemble.core.swap import RUN_SWAP, settle
 from ensemble.data.audit import Finding
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
@@ -89,6 +90,7 @@ class RunWork:
     def lock(self) -> None:
         """Own the run's folder until `leave`, or refuse at once."""
         self._held.enter_context(folder_lock(self.run.path))
+        settle(self.run.path, RUN_SWAP)  # of a prediction that was killed while its files took their places
 
     def open(self, decided: Mapping[str, Any]) -> None:
         """See what is finished, and decode the images that the rest needs."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ensemble.core.files import sweep_temporaries
@@ -25,7 +26,7 @@ from ensemble.data.pixels import open_pixels
 from ensemble.errors import EnsError
 from ensemble.inference.predict import Normalizer
 from ensemble.training.checkpoints import Checkpoints, Loaded
-from ensemble.training.fold_feed import image_size, make_feed
+from ensemble.training.fold_feed import image_size, make_feed, stored_shape
 from ensemble.training.fold_files import FoldFiles
 from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_predict import Predictor
@@ -44,6 +45,8 @@ from ensemble.training.watchers import Watchers
 __all__ = ["FoldSources", "FoldWork"]
 
 _SHOWN_IDS = 8
+
+Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class FoldWork:
         with stop_requests() as stop, checkpoints:
             network, training = self.trained(images, rows, checkpoints, stop)
         self.files.save_history(training.history)
-        save_network(self.files.folder, network, self.spec, self.model_facts(training), self.code)
+        shares = rows.class_shares(len(self.classes))
+        save_network(self.files.folder, network, self.spec, self.model_facts(training, shares), self.code)
         oof = self.predict_validation(network, images, rows)
         if sources.test_pixels is not None or sources.left_out["test"]:
             self.predict_test(network, sources, rows)
@@ -274,13 +278,15 @@ class FoldWork:
             "machines": training.machines,
         }
 
-    def model_facts(self, training: FoldTraining) -> dict[str, Any]:
+    def model_facts(self, training: FoldTraining, shares: Shares) -> dict[str, Any]:
         """What `model.json` tells a predictor that has nothing but this folder."""
         row = training.history[training.selection.epoch - 1]
         return {
             **self.files.about,
             "classes": list(self.classes),
             "image": self.recipe.image.plain(),
+            "stored": vars(stored_shape(self.recipe)),
+            "class_shares": shares.tolist(),
             "epoch": row["epoch"],
             "loss": row["train_loss"],
             "value": row.get(self.recipe.metric or "accuracy"),
