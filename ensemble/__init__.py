@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ensemble.runs.fold_report import fold_plan as fold_plan
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
+    from ensemble.runs.predict import study_tta as study_tta
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
@@ -41,6 +42,7 @@ _HOMES = {
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.probability",
     "status": "ensemble.runs.status",
+    "study_tta": "ensemble.runs.predict",
     "train": "ensemble.runs.train",
     "train_many": "ensemble.runs.train",
     "tune": "ensemble.tuning.tune",

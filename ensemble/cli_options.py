@@ -115,8 +115,10 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     option(
         "--tta",
         metavar="POLICY",
-        help="other views than the run's: none, hflip, flips, d4, rotations, scales, fivecrop or faces",
+        help="other views than the run's: none, hflip, flips, d4, rotations, scales, fivecrop, faces; auto: what the "
+        "out-of-fold rows speak for",
     )
+    option("--tta-study", action="store_true", help="score every policy on the out-of-fold rows, and change nothing")
     option("--folds", type=_fold_list, metavar="0,2", help="new images: with the networks of these folds only")
     option("--out", metavar="DIR", help="new images: where the files go (default: RUN/predicted/SOURCE)")
     option("--top", type=_positive, default=1, metavar="N", help="new images: the N likeliest classes (default: 1)")

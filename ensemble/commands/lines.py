@@ -28,6 +28,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             step = max(1, event["total"] // _STEP)
             whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 32) // step
             return f"{verb} {event['part']} images: {event['done']} of {event['total']}" if whole else None
+        case "studying":
+            return f"{event['run']}: looking at its out-of-fold rows in several ways"
         case "predicting":
             return f"predicting: {event['done']:,} of {event['total']:,} images"
         case "predicted":

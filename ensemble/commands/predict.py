@@ -12,7 +12,7 @@ from ensemble.commands.outcome import Outcome, Table, shown_score
 from ensemble.commands.progress import progress
 from ensemble.core.view_policies import POLICIES
 from ensemble.errors import InputError
-from ensemble.runs.predict import Predicted, predict
+from ensemble.runs.predict import Predicted, predict, study_tta
 
 __all__ = ["run"]
 
@@ -21,13 +21,13 @@ _SHOWN = 5
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Predict, and tell what came out."""
-    if arguments.tta is not None and arguments.tta not in POLICIES:
+    if arguments.tta is not None and arguments.tta not in (*POLICIES, "auto"):
         from ensemble.core.complaints import closest
 
-        near = closest(arguments.tta, list(POLICIES))
+        near = closest(arguments.tta, [*POLICIES, "auto"])
         raise InputError(
             f"--tta {arguments.tta}: no such policy; "
-            + (f"did you mean {near}?" if near else f"there are {', '.join(POLICIES)}")
+            + (f"did you mean {near}?" if near else f"there are {', '.join(POLICIES)} and auto")
         )
     if not arguments.images:
         strangers = {"--top": arguments.top != 1, "--precision": arguments.precision != "fp32"}
@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         named = [option for option, is_given in strangers.items() if is_given]
         if named:
             raise InputError(f"{', '.join(named)}: for new images, given with --images")
+    if arguments.tta_study:
+        return _study(arguments)
     with progress(arguments) as on_event:
         found = predict(
             arguments.run,
@@ -55,6 +57,48 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.images:
         return Outcome(found.document, _of_images(found))
     return Outcome(found.document, _of_rows(found, arguments))
+
+
+def _study(arguments: argparse.Namespace) -> Outcome:
+    """Score every policy, and say which to take."""
+    if arguments.images or arguments.tta is not None:
+        raise InputError("--tta-study: looks at a run's own rows under every policy; leave --images and --tta out")
+    with progress(arguments) as on_event:
+        document = study_tta(
+            arguments.run,
+            engine=arguments.engine,
+            workers=arguments.workers,
+            allow_code=arguments.allow_code,
+            outputs=arguments.outputs,
+            folder=arguments.folder,
+            on_event=on_event,
+        )
+    rows = [
+        [
+            policy["views"],
+            str(policy["count"]),
+            shown_score(policy["score"]),
+            _shown_gain(policy["gain"]),
+            f"{policy['seconds_per_1000_images']:.4g}",
+            str(len(policy["chosen_in"])),
+        ]
+        for policy in document["policies"]
+    ]
+    headers = ["views", "number", document["metric"], "gain (95 %)", "seconds per 1000 images", "chosen in folds"]
+    honest = document["crossfitted"]
+    rows.append(["cross-fitted", "", shown_score(honest["score"]), _shown_gain(honest["gain"]), "", ""])
+    lines: list[str | Table] = [Table(headers, rows, f"{document['run']}: {document['rows']:,} out-of-fold rows")]
+    lines += [f"left out: {why}" for why in document["refused"].values()]
+    lines.append(f"take {document['take']}: {document['why']}")
+    lines.append(f"next: ens predict {arguments.run} --tta {document['take']}{here(arguments)}")
+    return Outcome(document, lines)
+
+
+def _shown_gain(gain: dict[str, Any] | None) -> str:
+    if gain is None:
+        return ""
+    interval = gain["ci95"]
+    return f"{gain['value']:+.4f}" + (f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else "")
 
 
 def _of_rows(found: Predicted, arguments: argparse.Namespace) -> list[str | Table]:

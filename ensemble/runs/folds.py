@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +75,29 @@ class FoldTraining:
     def predict_tasks(self, out: Path, place: Path, views: RunViews) -> list[Task]:
         """Tasks that predict every fold's rows again into `out`, with other views; logs of theirs go to `place`."""
         self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
-        shared = self._shared_arguments() | {"about": sidecar_of(self._record | {"tta": views.plain()})}
-        del shared["parts"], shared["watch"], shared["train_labels"]
-        tasks = []
+        about = sidecar_of(self._record | {"tta": views.plain()})
+        function = "ensemble.training.predict_fold:predict_fold"
+        return self._later_tasks(
+            function, out, place, lambda name: {"about": about, "views": views.of_fold(name).plain()}, _NOT_TO_PREDICT
+        )
+
+    def study_tasks(self, out: Path, place: Path, asked: Mapping[str, Any]) -> list[Task]:
+        """Tasks that look at every fold's held-out rows as `asked`, and leave what they see in `out`."""
+        self._pixels = {"train_pixels": self._decoded("train")}
+        function = "ensemble.training.study_fold:study_fold"
+        return self._later_tasks(function, out, place, lambda name: dict(asked), (*_NOT_TO_PREDICT, "about", "code"))
+
+    def _later_tasks(
+        self, function: str, out: Path, place: Path, own: Callable[[str], dict[str, Any]], without: Sequence[str]
+    ) -> list[Task]:
+        """A task for each trained fold; `own` are its arguments by the fold's folder, beside those that all share."""
+        shared = {name: value for name, value in self._shared_arguments().items() if name not in without}
+        threads, tasks = self._record["decided"]["threads"], []
         for key in fold_keys(self._request.plan.k, self._request.plan.repeats):
             source = self._folder(key)
-            arguments = {
-                **shared,
-                **vars(key),
-                "views": views.of_fold(source.name).plain(),
-                "source": str(source.absolute()),
-                "out": str((out / source.name).absolute()),
-            }
-            threads = self._record["decided"]["threads"]
-            name = f"{self._run.name}/{source.name}"
-            function = "ensemble.training.predict_fold:predict_fold"
-            tasks.append(Task(name, function, arguments, place / source.name, threads))
+            places = {"source": str(source.absolute()), "out": str((out / source.name).absolute())}
+            arguments = {**shared, **vars(key), **places, **own(source.name)}
+            tasks.append(Task(f"{self._run.name}/{source.name}", function, arguments, place / source.name, threads))
         return tasks
 
     @property
@@ -193,6 +200,10 @@ class FoldTraining:
 
 _TOLD = ("best_epoch", "best_epoch_why", "scores", "seconds", "device", "micro_batch", "resumed", "bit_equal")
 """What `run.json` repeats of a fold's own record."""
+
+
+_NOT_TO_PREDICT = ("parts", "watch", "train_labels")
+"""What tasks that train are told, and others are not."""
 
 
 def _finished_fold(folder: Path, identity: str) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.settle_views import settle_views
 from ensemble.runs.trainable import check_trainable
 from ensemble.runs.workplace import Workplace
 
@@ -131,6 +132,14 @@ class RunWork:
         self._folds.follow(event)
         if self._folds.is_over:
             self._close()
+
+    def settle_views(self, workplace: Workplace) -> None:
+        """Where the recipe leaves its views to the out-of-fold rows: ask them, and predict again. Wants no lock."""
+        if self.error is None:
+            try:
+                self.record = settle_views(self.request, self.run, self.record, workplace, self._tell)
+            except (EnsError, OSError) as error:
+                self.error = error
 
     def leave(self) -> None:
         """However the work ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""
