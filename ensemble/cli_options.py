@@ -147,8 +147,39 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders with a probs.npy")
-    option("--method", choices=["soft", "hard"], default="soft", help="soft: mean of probabilities; hard: majority")
+    option(
+        "--method",
+        default="soft",
+        metavar="M",
+        help="soft (default), hard, geometric, power:P, rank, weighted, optimize, greedy, greedy:BAGS, stack or auto",
+    )
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
+    option("--weights", metavar="RUN=W,…", help="the members' weights, for --method weighted")
+    option(
+        "--calibrate",
+        choices=["none", "temperature", "vector"],
+        default="none",
+        help="make probabilities as sure as they deserve: by one temperature, or a slope and an offset a class",
+    )
+    option(
+        "--calibrate-when",
+        choices=["before", "after"],
+        default="after",
+        help="calibrate each member before blending, or the blend after it (default: after)",
+    )
+    option("--tune-classes", action="store_true", help="learn class multipliers for scores of decisions (macro_f1)")
+    option(
+        "--select",
+        choices=["useful", "all"],
+        default="useful",
+        help="useful: leave out near copies and members that do harm; all: keep them (default: useful)",
+    )
+    option(
+        "--max-cost", metavar="2x", help="twice the time of the best single member; a bare number: s per 1000 images"
+    )
+    option(
+        "--force", action="store_true", help="use what was learned even where no gain over the plain mean is evident"
+    )
     option("--name", metavar="B", help="name of the blend's folder (default: from the method and the members)")
     option("--template", metavar="F", help="a sample submission, whose rows, order and columns are followed")
     option(
@@ -197,7 +228,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     ),
     "blend": (
         "combine probability files into a submission, and say what the blend is worth",
-        "ens blend outputs/*/probs.npy --method soft",
+        "ens blend outputs/*/probs.npy --method auto",
         _blend_options,
     ),
     "folds": (

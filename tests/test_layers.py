@@ -37,7 +37,7 @@ ONLY = {
     "blending": ("ensemble.core",),
 }
 WITHOUT_TORCH = ("cli", "commands", "tuning", "report", "runs", "engine", "blending", "data", "core", "errors")
-TORCH = ("torch", "torchvision", "timm", "albumentations", "ttach")
+TORCH = ("torch", "torchvision", "timm", "albumentations", "ttach", "numba")
 HEAVY = (*TORCH, "pandas", "optuna", "sklearn", "scipy", "numpy", "cv2", "pydantic")
 MODULE_LINES = 320  # aim for 300
 WORKER_ONLY = "worker-only"  # in the docstring of a module of `data` that only a worker process imports

@@ -1,4 +1,4 @@
-"""The pictures of docs/folds.md, drawn from plans that the package itself makes, so that they can't lie.
+"""The pictures of docs/, drawn from plans and blends that the package itself makes, so that they can't lie.
 
 `python tools/make_pictures.py` writes them; with `--check` it writes nothing, names the stale ones, and exits 1.
 """
@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.blending.frontier import frontier
+from ensemble.blending.labelled import Labelled
+from ensemble.commands.blend import draw_frontier
 from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.splits import make_plan
 from ensemble.data.tables import Rows, Table
@@ -33,7 +36,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a picture is stale")
     check = parser.parse_args().check
     stale = []
-    for name, text in {"leak.svg": _leak(), "schemes.svg": _schemes(), "duplicates.svg": _duplicates()}.items():
+    pictures = {
+        "leak.svg": _leak(),
+        "schemes.svg": _schemes(),
+        "duplicates.svg": _duplicates(),
+        "frontier.svg": _frontier(),
+    }
+    for name, text in pictures.items():
         path = PICTURES / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
@@ -45,6 +54,21 @@ def main() -> int:
         return 1
     print(f"{len(stale)} pictures written" if stale else "the pictures are up to date")
     return 0
+
+
+def _frontier() -> str:
+    """Eight members of growing cost, most of them better the dearer they are."""
+    random = np.random.default_rng(4)
+    rows, costs = 3000, [1.0, 1.2, 2.0, 2.5, 4.0, 4.5, 8.0, 9.0]
+    labels = random.integers(0, 6, rows)
+    signal = random.normal(size=(rows, 6))
+    signal[np.arange(rows), labels] += 2.2
+    stack = []
+    for cost in costs:
+        scores = np.exp(signal + 2.2 / np.sqrt(cost) * random.normal(size=signal.shape))
+        stack.append(np.round(scores / scores.sum(axis=1, keepdims=True), 9))
+    labelled = Labelled(stack, labels, (np.arange(rows) % 5)[None, :], metric="accuracy")
+    return draw_frontier(frontier(labelled, costs), [f"net {cost:g} s" for cost in costs], "accuracy")
 
 
 def _leak() -> str:

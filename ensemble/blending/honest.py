@@ -1,10 +1,7 @@
 """What a blend is worth on rows its members did not train on, and whether the gain is more than luck.
 
-Scores out-of-fold rows, and resamples them (whole groups where rows have groups) for intervals. Differences are paired:
-both sides are scored on the same resamples. Knows no files.
-
-Methods that fit nothing are scored as they are. One that fits weights must hand in an answer for each row from weights
-fitted on the other folds; that is why `assess` takes the finished answer rather than a method.
+Scores cross-fitted answers, and resamples the rows (whole groups where rows have groups) for intervals. Differences are
+paired: both sides are scored on the same resamples. Knows no files, and not how the answers came about.
 """
 
 from __future__ import annotations
@@ -17,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.labelled import Labelled
 from ensemble.blending.vote import Combined, soft
 from ensemble.core.metrics import METRICS, Scorer
 
-__all__ = ["RESAMPLES", "Gain", "Honest", "assess"]
+__all__ = ["EVIDENCE", "RESAMPLES", "Gain", "Honest", "assess"]
 
 RESAMPLES = 1000
+EVIDENCE = 0.95
+"""A gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %."""
 Matrix = NDArray[np.floating[Any]]
 Interval = tuple[float, float] | None
 
@@ -54,6 +54,13 @@ class Honest:
     uniform: float
     gain_over_best_single: Gain
     gain_over_uniform: Gain
+    optimistic: float | None = None
+    """The score of the blend on the very rows that it learned from; None where it learned nothing."""
+
+    @property
+    def is_evident(self) -> bool:
+        """Whether the gain over the plain mean is more than luck."""
+        return self.gain_over_uniform.p_better >= EVIDENCE
 
     def plain(self, names: Sequence[str]) -> dict[str, Any]:
         """As `blend.json` holds it, with the members' names."""
@@ -62,36 +69,38 @@ class Honest:
             "ci95": _plain_interval(self.ci95),
             "best_single": {"run": names[self.best_single], "value": self.members[self.best_single]},
             "uniform": {"value": self.uniform},
+            "optimistic": None if self.optimistic is None else {"value": self.optimistic},
             "gain_over_best_single": self.gain_over_best_single.plain(),
             "gain_over_uniform": self.gain_over_uniform.plain(),
         }
 
 
 def assess(
-    stack: Sequence[Matrix],
-    combined: Combined,
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int64] | None,
-    metric: str,
+    labelled: Labelled,
+    answers: Sequence[Combined],
     *,
-    seed: int = 0,
+    mean: Sequence[Combined] | None = None,
+    optimistic: Combined | None = None,
     resamples: int = RESAMPLES,
 ) -> Honest | None:
-    """Score `combined` against `labels` beside its members; None where the metric has no meaning on these rows."""
-    measure = METRICS[metric]
+    """Score cross-fitted `answers`, one a repeat of the fold plan, beside the members and their plain mean.
+
+    `mean` stands in for the plain mean of all members; `optimistic` is what the blend says after it learned from all
+    rows. None where the metric has no meaning on these rows.
+    """
+    measure, labels, stack = METRICS[labelled.metric], labelled.labels, labelled.stack
     sign = 1.0 if measure.greater_is_better else -1.0
     members = tuple(measure(labels, matrix) for matrix in stack)
     best = int(np.argmax([sign * value for value in members]))
-    mean = soft(stack)
-    scorers = (
-        measure.scorer(labels, combined.probs, combined.decisions),
-        measure.scorer(labels, stack[best]),
-        measure.scorer(labels, mean.probs, mean.decisions),
+    blend, plain = (
+        _mean_scorer([measure.scorer(labels, one.probs, one.decisions) for one in several])
+        for several in (answers, mean or [soft(stack)])
     )
+    scorers = (blend, measure.scorer(labels, stack[best]), plain)
     value, best_value, uniform = (scorer(np.ones(len(labels))) for scorer in scorers)
     if any(map(math.isnan, (value, uniform, *members))):
         return None
-    blends, singles, means = _resampled(scorers, len(labels), groups, seed, resamples)
+    blends, singles, means = _resampled(scorers, labelled, resamples)
     return Honest(
         value=value,
         ci95=_interval(blends),
@@ -100,23 +109,25 @@ def assess(
         uniform=uniform,
         gain_over_best_single=_gain(sign * (value - best_value), sign * (blends - singles)),
         gain_over_uniform=_gain(sign * (value - uniform), sign * (blends - means)),
+        optimistic=None if optimistic is None else measure(labels, optimistic.probs, decisions=optimistic.decisions),
     )
 
 
-def _resampled(
-    scorers: Sequence[Scorer], rows: int, groups: NDArray[np.int64] | None, seed: int, resamples: int
-) -> NDArray[np.float64]:
+def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
+    """The mean over repeats."""
+    if len(scorers) == 1:
+        return scorers[0]
+    return lambda weights: float(np.mean([scorer(weights) for scorer in scorers])) if scorers else math.nan
+
+
+def _resampled(scorers: Sequence[Scorer], labelled: Labelled, resamples: int) -> NDArray[np.float64]:
     """Scores (scorers, resamples): each resample draws as many groups (or rows) as there are, with replacement."""
-    unit_of_row: NDArray[Any] | None = None
-    units = rows
-    if groups is not None:
-        unit_of_row = np.unique(groups, return_inverse=True)[1]
-        units = int(unit_of_row.max()) + 1
-    random = np.random.default_rng(seed)
+    units = int(labelled.units.max()) + 1
+    random = np.random.default_rng(labelled.seed)
     scores = np.empty((len(scorers), resamples))
     for resample in range(resamples):
         drawn = np.bincount(random.integers(units, size=units), minlength=units).astype(np.float64)
-        weights = drawn if unit_of_row is None else drawn[unit_of_row]
+        weights = drawn if labelled.groups is None else drawn[labelled.units]
         scores[:, resample] = [scorer(weights) for scorer in scorers]
     return scores
 

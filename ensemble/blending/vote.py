@@ -6,7 +6,7 @@ are combined, never logits, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ensemble.core.metrics import TIE_TOLERANCE, decide
 
-__all__ = ["COMBINERS", "Combined", "Combiner", "hard", "soft"]
+__all__ = ["Combined", "Combiner", "Weights", "hard", "scaled_weights", "soft"]
 
 Matrix = NDArray[np.floating[Any]]
 Weights = Sequence[float] | None
@@ -37,8 +37,8 @@ Combiner = Callable[[Sequence[Matrix], Weights], Combined]
 def soft(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     """The weighted mean of the members' probabilities; the largest wins."""
     total = np.zeros(stack[0].shape)
-    scaled = _scaled(weights, len(stack))
-    for matrix, weight in zip(stack, scaled, strict=True):
+    scaled = scaled_weights(weights, len(stack))
+    for matrix, weight in _voting(stack, scaled):
         total += matrix if weight == 1 else np.multiply(matrix, weight, dtype=np.float64)
     total /= sum(scaled)
     return Combined(total, decide(total))
@@ -50,8 +50,8 @@ def hard(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     A member undecided between several classes splits its vote among them. Probabilities are shares of the votes.
     """
     votes, mean = np.zeros(stack[0].shape), np.zeros(stack[0].shape)
-    scaled = _scaled(weights, len(stack))
-    for matrix, weight in zip(stack, scaled, strict=True):
+    scaled = scaled_weights(weights, len(stack))
+    for matrix, weight in _voting(stack, scaled):
         leads = matrix >= matrix.max(axis=1, keepdims=True) - TIE_TOLERANCE
         votes += leads * (weight / leads.sum(axis=1, keepdims=True))
         mean += matrix if weight == 1 else np.multiply(matrix, weight, dtype=np.float64)
@@ -61,10 +61,12 @@ def hard(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     return Combined(votes, decide(mean))
 
 
-COMBINERS: dict[str, Combiner] = {"soft": soft, "hard": hard}
+def _voting(stack: Sequence[Matrix], scaled: Sequence[float]) -> Iterator[tuple[Matrix, float]]:
+    """The members that have a say, one at a time; the others are not even read."""
+    return ((stack[index], weight) for index, weight in enumerate(scaled) if weight)
 
 
-def _scaled(weights: Weights, members: int) -> list[float]:
+def scaled_weights(weights: Weights, members: int) -> list[float]:
     """Weights with the largest at exactly 1, so that equal ones add up to the same bits as none."""
     if weights is None:
         return [1.0] * members

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ensemble.blending.blend import Blend, blend
+from ensemble.blending.frontier import Point
+from ensemble.blending.wish import parse_weights
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.core.dataset import DatasetDescription
+from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_files import load_dataset
 from ensemble.core.recipe_find import find_dataset
 from ensemble.errors import InputError
+from ensemble.report import figures
 
-__all__ = ["run"]
+__all__ = ["draw_frontier", "run"]
 
 
 def run(arguments: Namespace) -> Outcome:
@@ -25,11 +29,19 @@ def run(arguments: Namespace) -> Outcome:
         method=arguments.method,
         metric=arguments.metric,
         name=arguments.name,
+        weights=None if arguments.weights is None else parse_weights(arguments.weights),
+        calibrate=arguments.calibrate,
+        calibrate_when=arguments.calibrate_when,
+        tune_classes=arguments.tune_classes,
+        select=arguments.select,
+        max_cost=arguments.max_cost,
+        force=arguments.force,
         template=arguments.template,
         out=arguments.out,
         labels=arguments.labels,
         renormalize=arguments.renormalize,
         find_dataset=_finder(arguments.folder),
+        draw=draw_frontier,
     )
     paths = {
         "folder": str(done.folder),
@@ -37,6 +49,23 @@ def run(arguments: Namespace) -> Outcome:
         "out": None if done.copy is None else str(done.copy),
     }
     return Outcome({**done.document, "paths": paths}, _shown(done))
+
+
+def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) -> str:
+    """The frontier as a picture."""
+    shown = [
+        (
+            point.cost,
+            point.value,
+            point.best,
+            names[point.members[0]] if len(point.members) == 1 else f"mean of {len(point.members)}",
+        )
+        for point in points
+    ]
+    title = f"What each second buys: {metric} out of fold"
+    return figures.frontier(
+        title, shown, "s per 1000 images", metric, greater_is_better=METRICS[metric].greater_is_better
+    )
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
@@ -55,7 +84,7 @@ def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
 def _shown(done: Blend) -> list[str | Table]:
     """What a person sees."""
     document = done.document
-    shown: list[str | Table] = [_members(document), *_honest(document)]
+    shown: list[str | Table] = [_members(document), *_honest(document), *_remarks(document, done.folder)]
     if document["renormalized_rows"]:
         shown.append(f"{document['renormalized_rows']} rows did not sum to 1 and were divided by their sum")
     shown.append(f"submission: {done.submission} ({document['rows']} rows)")
@@ -80,20 +109,27 @@ def _members(document: Mapping[str, Any]) -> Table:
             member["run"] + (" (optimistic)" if member.get("optimistic") else ""),
             f"{member['weight']:.3f}",
             _score(member["oof_score"]),
+            "-" if member["worth"] is None else f"{member['worth']:+.4f}",
             *(_number(cost.get(key)) for key in keys),
         ]
         for member, cost in zip(document["members"], costs, strict=True)
     ]
     total = document["cost"] or {}
     honest = document["honest"]
-    last = [document["name"], "1.000", _score(honest and honest["value"]), *(_number(total.get(key)) for key in keys)]
-    headers = ["run", "weight", f"oof {document['metric']}", *(key.replace("_", " ") for key in keys)]
-    return Table(headers, [*rows, last], f"{document['method']} vote of {len(rows)}")
+    last = [
+        document["name"],
+        "1.000",
+        _score(honest and honest["value"]),
+        "",
+        *(_number(total.get(key)) for key in keys),
+    ]
+    headers = ["run", "weight", f"oof {document['metric']}", "worth", *(key.replace("_", " ") for key in keys)]
+    return Table(headers, [*rows, last], f"{document['used']} vote of {len(rows)}")
 
 
 def _honest(document: Mapping[str, Any]) -> list[str | Table]:
-    """Best single, plain mean and the blend, with what it gains on them."""
-    honest = document["honest"]
+    """Best single, plain mean and the blend, with what it gains on them; and what was asked for, if it isn't used."""
+    honest, asked = document["honest"], document["asked"]
     if honest is None:
         return [f"no honest score: {document['honest_reason']}"]
     best, uniform = honest["best_single"], honest["uniform"]
@@ -101,10 +137,43 @@ def _honest(document: Mapping[str, Any]) -> list[str | Table]:
     rows = [
         [f"best single ({best['run']})", _score(best["value"]), "", _gain(single), f"{single['p_better']:.1%}"],
         ["plain mean", _score(uniform["value"]), "", _gain(mean), f"{mean['p_better']:.1%}"],
-        [f"this blend ({document['name']})", _score(honest["value"]), _interval(honest["ci95"]), "", ""],
     ]
+    learned = asked or honest
+    if learned["optimistic"] is not None:
+        name = f"{asked['method'] if asked else document['used']} on the rows it learned from"
+        rows.append([name, _score(learned["optimistic"]["value"]), "optimistic", "", ""])
+    if asked is not None:
+        gain = asked["gain_over_uniform"]
+        rows.append(
+            [
+                f"{asked['method']}, not used",
+                _score(asked["value"]),
+                _interval(asked["ci95"]),
+                f"{_gain(gain)} over the mean",
+                f"{gain['p_better']:.1%}",
+            ]
+        )
+    rows.append([f"this blend ({document['name']})", _score(honest["value"]), _interval(honest["ci95"]), "", ""])
     headers = ["out-of-fold", document["metric"], "95 %", "gain of the blend (95 %)", "better in"]
     return [Table(headers, rows, f"honest score ({honest['resamples']} resamples of {honest['resampled']})")]
+
+
+def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | Table]:
+    """Sentences about what deserves one."""
+    honest, members = document["honest"], document["members"]
+    shown: list[str | Table] = []
+    if document["fallback"] is not None:
+        shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
+    shown += [f"left out: {one['run']}: {one['dropped']}" for one in members if one["dropped"] is not None]
+    if len(members) == 1:
+        shown.append("one member: nothing to blend, these are its own predictions")
+    elif honest is not None and honest["gain_over_best_single"]["value"] < 0:
+        run = honest["best_single"]["run"]
+        gap = abs(honest["gain_over_best_single"]["value"])
+        shown.append(f"this blend is worse than its best member by {gap:.4f}; consider submitting {run} alone")
+    if document["frontier"]:
+        shown.append(f"what each second buys: {folder / 'frontier.csv'}")
+    return shown
 
 
 def _score(value: float | None) -> str:

@@ -23,7 +23,7 @@ __all__ = ["run"]
 _LITTLE_DISK_GB = 5.0
 _PACKAGES = (
     *("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "ttach", "scikit-learn"),
-    *("optuna", "numpy", "pandas", "joblib", "pydantic", "ruamel.yaml", "safetensors"),
+    *("optuna", "numpy", "numba", "pandas", "joblib", "pydantic", "ruamel.yaml", "safetensors"),
 )
 
 

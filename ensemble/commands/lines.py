@@ -9,8 +9,6 @@ from ensemble.commands.durations import shown_duration
 
 __all__ = ["event_line", "fold_name"]
 
-_STEP = 10  # looking and decoding tell every tenth of the way
-
 
 def event_line(event: Mapping[str, Any]) -> str | None:
     """The event in words; None for what a line is not worth."""
@@ -25,9 +23,7 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"{label.strip()}: {_prepared(event)}" if label else _prepared(event)
         case "scanning" | "decoding":
             verb = "looking at" if event["event"] == "scanning" else "decoding"
-            step = max(1, event["total"] // _STEP)
-            whole = event["done"] == event["total"] or event["done"] // step != (event["done"] - 32) // step
-            return f"{verb} {event['part']} images: {event['done']} of {event['total']}" if whole else None
+            return f"{verb} {event['part']} images: {event['done']} of {event['total']}"
         case "studying":
             return f"{event['run']}: looking at its out-of-fold rows in several ways"
         case "predicting":
@@ -109,6 +105,8 @@ def _epoch(event: Mapping[str, Any]) -> str:
         said.append(f"{event['images_per_s']:,.0f} images/s")
     if event.get("data_wait_share") is not None:
         said.append(f"{event['data_wait_share']:.0%} waiting for data")
+    if event.get("memory_mb") is not None:
+        said.append(f"{event['memory_mb']:,.0f} MB")
     if event.get("remaining_s") is not None:
         said.append(f"{shown_duration(event['remaining_s'])} left")
     return ", ".join(said)

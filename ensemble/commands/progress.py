@@ -30,14 +30,24 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Mapping[str, A
         with _live_table() as listener:
             yield listener
     else:
-        yield _tell_line
+        yield _Lines()
 
 
-def _tell_line(event: Mapping[str, Any]) -> None:
-    """One line an event."""
-    line = event_line(event)
-    if line:
-        print(line, file=sys.stderr, flush=True)
+class _Lines:
+    """One line an event; of looking and decoding, one for every tenth of the way."""
+
+    def __init__(self) -> None:
+        self._tenths: dict[tuple[str, str], int] = {}
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] in ("scanning", "decoding"):
+            where, tenth = (event["event"], event["part"]), 10 * event["done"] // max(1, event["total"])
+            if self._tenths.get(where) == tenth:
+                return
+            self._tenths[where] = tenth
+        line = event_line(event)
+        if line:
+            print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
             "per_gpu": arguments.per_gpu,
             "hang_timeout_s": arguments.hang_timeout,
             "fresh": arguments.fresh,
-            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
             "allow_code": arguments.allow_code,
+            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
             "outputs": arguments.outputs,
             "folder": arguments.folder,
             "on_event": on_event,
@@ -72,8 +72,6 @@ def _table(record: dict[str, Any]) -> Table:
     if oof is not None:
         rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
     title = f"{record['run']}: {record['recipe']['model']['name']} on {record['dataset']}"
-    if record["optimistic"]:
-        title += " (optimistic: each fold's epoch was chosen by the rows it is scored on)"
     return Table(["fold", "state", *names, "seconds"], rows, title)
 
 

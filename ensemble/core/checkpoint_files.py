@@ -13,7 +13,7 @@ from typing import Any
 
 from ensemble.core.files import load_json, save_json, sha256_file
 
-__all__ = ["CHECKPOINT_FORMAT", "CheckpointFile", "empty_but_checkpoints", "find_checkpoints"]
+__all__ = ["CHECKPOINT_FORMAT", "CheckpointFile", "empty_but_checkpoints", "find_checkpoints", "remove_unfinished"]
 
 CHECKPOINT_FORMAT = 1
 _LOG = "log.txt"
@@ -68,6 +68,13 @@ def find_checkpoints(folder: Path, identity: str) -> list[CheckpointFile]:
     found = [CheckpointFile(folder, int(number)) for number in numbers if number.isdecimal()]
     ours = [one for one in found if (one.load_about() or {}).get("identity") == identity]
     return sorted(ours, key=lambda one: -one.step)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove states without a sidecar: their writer was killed between the two. Nobody may be writing here."""
+    for path in folder.glob("checkpoint-*.pt"):
+        if not path.with_suffix(".json").exists():
+            path.unlink(missing_ok=True)
 
 
 def empty_but_checkpoints(folder: Path, identity: str) -> None:

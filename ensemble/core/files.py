@@ -31,18 +31,23 @@ TEMPORARY_SUFFIX = ".ens-tmp"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`."""
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`.
+
+    `durable=False` does not wait for the disk: for what is checked whenever it is read, and can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
-        flush_to_disk(temporary)
+        if durable:
+            flush_to_disk(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush_to_disk(path.parent)
+    if durable:
+        flush_to_disk(path.parent)
 
 
 def save_bytes(path: Path, content: bytes) -> None:

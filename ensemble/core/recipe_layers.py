@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.complaints import Complaint, KeyPath, Place, show_value
+from ensemble.core.complaints import Complaint, KeyPath, Place, closest, show_value
 from ensemble.core.recipe import Recipe, SearchDimension
 from ensemble.core.recipe_find import find_parent, shown_path
 from ensemble.core.recipe_merge import Layer, layer_of, layer_with, merge_layers
@@ -19,6 +19,7 @@ __all__ = ["DATA_PLACE", "SET_PLACE", "parse_data", "put_sets", "read_chain"]
 
 DATA_PLACE = Place("--data")
 SET_PLACE = Place("--set")
+_SHOWN = 5
 
 
 def read_chain(path: Path, folder: Path, complaints: list[Complaint]) -> tuple[list[Layer], bool]:
@@ -54,8 +55,21 @@ def parse_data(data: str, folder: Path, complaints: list[Complaint]) -> tuple[La
         return layer, None
     path = Path(os.path.abspath(folder / os.path.expanduser(path_text)))
     if not os.path.isdir(path):
-        complaints.append(Complaint(DATA_PLACE, f"there is no folder {shown_path(path, folder)}"))
+        message = f"there is no folder {shown_path(path, folder)}; {_found_instead(path, folder)}"
+        complaints.append(Complaint(DATA_PLACE, message))
     return layer, path
+
+
+def _found_instead(path: Path, folder: Path) -> str:
+    """What the deepest folder on the way to a path holds."""
+    place = next(parent for parent in path.parents if os.path.isdir(parent))
+    try:
+        names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return f"{shown_path(place, folder)} can't be listed"
+    near = closest(path.name, names)
+    held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return f"{shown_path(place, folder)} holds {held or 'no folders'}" + (f"; did you mean {near}?" if near else "")
 
 
 def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint]) -> Layer:

@@ -25,7 +25,7 @@ Integers = npt.NDArray[np.int64]
 
 def audit(
     table: Table,
-    plan: FoldPlan,
+    plan: FoldPlan | None,
     scan: ImageScan | None,
     test_scan: ImageScan | None,
     *,
@@ -34,15 +34,19 @@ def audit(
 ) -> list[Finding]:
     """All findings, the worst first. Without scans, those that need no images; `near_distance` as in the recipe.
 
-    `drops_bad`: bad images are left out, so they are no error.
+    `drops_bad`: bad images are left out, so they are no error. Without a plan, all rows count as one fold.
     """
-    planned = _Planned.of(table, plan)
-    findings = [*_group_overlap(planned), *_made_train_only(table, planned), *_rare_classes(table, planned)]
-    if plan.groups is None:
+    findings: list[Finding] = []
+    folds, scheme = np.zeros((len(table.labels), 1), dtype=np.int64), ""
+    if plan is not None:
+        planned = _Planned.of(table, plan)
+        folds, scheme = planned.folds, planned.scheme
+        findings += [*_group_overlap(planned), *_made_train_only(table, planned), *_rare_classes(table, planned)]
+    if (table if plan is None else plan).groups is None:
         findings += possible_groups(table)
     if scan is not None:
         findings += bad_images(scan, "training", is_error=not drops_bad)
-        findings += duplicate_images(table, planned.folds, scan, test_scan, near_distance, plan.scheme)
+        findings += duplicate_images(table, folds, scan, test_scan, near_distance, scheme)
     if test_scan is not None:
         findings += bad_images(test_scan, "test", is_error=not drops_bad)
     return ordered([*findings, *unlisted_files(table)])

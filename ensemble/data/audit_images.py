@@ -57,7 +57,7 @@ def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integ
 def duplicate_images(
     table: Table, folds: Integers, scan: ImageScan, test_scan: ImageScan | None, near_distance: int, scheme: str
 ) -> Iterator[Finding]:
-    """Duplicates that leak or contradict. `folds`: (rows, repeats) in the table's order."""
+    """Duplicates that leak or contradict. `folds`: (rows, repeats) in the table's order; no `scheme`: no plan."""
     count = len(table.labels)
     both = [(table.train, scan)]
     if test_scan is not None and table.test is not None:
@@ -142,7 +142,8 @@ def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers
         yield Finding("warning", "near-duplicate", int(alike.sum()), f"{what}; {remedy}", _sets(near, alike, shown))
     kept = (np.bincount(exact, minlength=len(exact))[exact] > 1) & ~same
     if kept.any():
-        what = f"{_number(exact, kept)}, the same byte for byte, each set in one fold"
+        where = ", each set in one fold" if scheme else ""
+        what = f"{_number(exact, kept)}, the same byte for byte{where}"
         yield Finding("note", "exact-duplicate", int(kept.sum()), what, _sets(exact, kept, shown))
 
 

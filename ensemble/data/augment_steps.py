@@ -7,7 +7,6 @@ the steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.randomness import Keys
+from ensemble.data.kernels import resized_crops
 from ensemble.data.placement import Placement
 from ensemble.data.sample_random import Draws
 
@@ -24,7 +24,6 @@ __all__ = ["AffineStep", "FlipStep", "Image", "PadStep", "RandomCropStep", "Resi
 
 Image = npt.NDArray[np.uint8]
 Images = list[Image]
-_CROP_ATTEMPTS = 10  # as many as albumentations makes
 
 
 class Step(Protocol):
@@ -76,45 +75,11 @@ class ResizedCropStep:
         draws = Draws(keys)
         rows = draws.happening(self.p)
         shapes = np.array([images[row].shape[:2] for row in rows.tolist()], dtype=np.int64).reshape(-1, 2)
-        boxes = self._boxes(draws, rows, shapes)
+        boxes = resized_crops(draws.states, rows, shapes, self.scale, self.ratio)
         for row, (top, left, height, width) in zip(rows.tolist(), boxes.tolist(), strict=True):
             crop = images[row][top : top + height, left : left + width]
             images[row] = self._resized(crop, wanted[row])
         return images
-
-    def _boxes(self, draws: Draws, rows: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """(rows, 4) top, left, height, width: up to ten attempts each, then the middle of the image."""
-        boxes = np.array([self._middle(height, width) for height, width in shapes.tolist()], dtype=np.int64)
-        open_ones = np.arange(len(rows))
-        ends = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for _ in range(_CROP_ATTEMPTS):
-            if not len(open_ones):
-                break
-            here = rows[open_ones]
-            areas = (shapes[open_ones, 0] * shapes[open_ones, 1]).astype(np.float64)
-            low = self.scale[0] * areas
-            target = low + (self.scale[1] * areas - low) * draws.random(here)
-            logs = draws.uniform(*ends, rows=here)
-            aspect = np.array([math.exp(value) for value in logs.tolist()])  # NumPy's own may differ in the last bit
-            width = np.rint(np.sqrt(target * aspect)).astype(np.int64)
-            height = np.rint(np.sqrt(target / aspect)).astype(np.int64)
-            free = shapes[open_ones] - np.stack([height, width], axis=1)
-            fits = (width > 0) & (height > 0) & (free >= 0).all(axis=1)
-            fitting = open_ones[fits]
-            top = ((free[fits, 0] + 1) * draws.random(rows[fitting])).astype(np.int64)
-            left = ((free[fits, 1] + 1) * draws.random(rows[fitting])).astype(np.int64)
-            boxes[fitting] = np.stack([top, left, height[fits], width[fits]], axis=1)
-            open_ones = open_ones[~fits]
-        return boxes.reshape(-1, 4)
-
-    def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """The largest crop in the middle whose sides are in proportion."""
-        crop_height, crop_width = height, width
-        if width / height < self.ratio[0]:
-            crop_height = min(height, round(width / self.ratio[0]))
-        elif width / height > self.ratio[1]:
-            crop_width = min(width, round(height * self.ratio[1]))
-        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
     def _resized(self, crop: Image, wanted: Image) -> Image:
         height, width = self.size

@@ -22,7 +22,7 @@ from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.buffers import BufferPool
 from ensemble.data.feed_process import FeedProcess
 from ensemble.data.fitting import resized
-from ensemble.data.pixel_sets import DecodedImages, Images, indexed, is_mapped
+from ensemble.data.pixel_sets import Images, indexed, is_mapped
 from ensemble.data.sampling import class_targets, copy_numbers, draw_order
 
 if TYPE_CHECKING:
@@ -102,8 +102,6 @@ class TrainingFeed:
             is_long = len(training) * epochs >= _WORTH_PROCESSES
             processes = augment is not None and not augment.is_fast and is_long and workers > 1
         self._processes = processes and augment is not None and workers > 0 and is_mapped(images)
-        if augment is not None and isinstance(images, DecodedImages) and augment.takes_arrays(images.pixels):
-            workers = min(workers, 1)  # each call is so short that more would only wait for Python's lock
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, "feed") if workers else None
         self._pipelines: SimpleQueue[Any] = SimpleQueue()

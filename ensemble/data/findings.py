@@ -13,6 +13,7 @@ __all__ = ["CODES", "SHOWN", "Finding", "counted", "differs_within", "ordered", 
 
 Level = Literal["error", "warning", "note"]
 Code = Literal[
+    "no-plan",
     "group-overlap",
     "possible-group",
     "exact-duplicate",

@@ -46,7 +46,7 @@ def look_and_keep(rows: Rows, shape: StoredShape, cache: Path, on_progress: OnPr
 
 def _look(rows: Rows, shape: StoredShape, cache: Path, place: Path, on_progress: OnProgress | None) -> None:
     try:
-        with atomic_path(place / "pixels.bin") as temporary:
+        with atomic_path(place / "pixels.bin", durable=False) as temporary:
             stride = shape.size**2 * 3 if shape.is_square else None
             with PackWriter(temporary, len(rows.ids), stride) as writer:
                 keeper = _Keeper(rows, shape, writer)

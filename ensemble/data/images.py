@@ -41,7 +41,7 @@ def read_content(path: Path | str) -> bytes:
         raise BadImage("unreadable", "is a note of macOS about another file (._…), not an image")
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as stream:
+        with open(descriptor, "rb", buffering=0) as stream:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("unreadable", "is not a plain file")

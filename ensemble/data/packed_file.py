@@ -72,14 +72,27 @@ def block_sums(path: Path, on_progress: OnProgress | None = None) -> list[int]:
     sums = [0] * -(-size // BLOCK_BYTES)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
+    own = threading.local()
+
     def sum_up(block: int) -> None:
-        sums[block] = zlib.crc32(os.pread(descriptor, BLOCK_BYTES, block * BLOCK_BYTES))
+        if not hasattr(own, "memory"):  # one piece a thread, used again: fresh memory costs as much as the sum
+            own.memory = bytearray(BLOCK_BYTES)
+        start = block * BLOCK_BYTES
+        sums[block] = zlib.crc32(_read_into(own.memory, descriptor, start, min(BLOCK_BYTES, size - start)))
 
     try:
-        for_each_row(sum_up, range(len(sums)), on_progress)
+        for_each_row(sum_up, range(len(sums)), on_progress, at_once=1)
     finally:
         os.close(descriptor)
     return sums
+
+
+def _read_into(memory: bytearray, descriptor: int, start: int, count: int) -> memoryview:
+    """`count` bytes of a file from `start` on, or fewer where it ends."""
+    view, done = memoryview(memory)[:count], 0
+    while done < count and (got := os.preadv(descriptor, [view[done:]], start + done)):
+        done += got
+    return view[:done]
 
 
 class MappedFile:

@@ -120,7 +120,7 @@ def _build(folder: Path, part: CachedPart, mode: CacheMode, on_progress: OnProgr
         return
     needed = part.decoded_bytes() if mode == "decoded" else part.encoded_bytes()
     (folder / "pixels.bin").unlink(missing_ok=True)  # a damaged one only takes the space that the new one needs
-    with _space(folder, needed, mode), atomic_path(folder / "pixels.bin") as temporary:
+    with _space(folder, needed, mode), atomic_path(folder / "pixels.bin", durable=False) as temporary:
         stride = part.shape.size**2 * 3 if mode == "decoded" and part.shape.is_square else None
         with PackWriter(temporary, count, stride) as writer:
             writer.reserve(needed)

@@ -1,7 +1,8 @@
 """One stream of random numbers a sample, wanted one at a time by albumentations and many rows at once by the fast path.
 
 SplitMix64: number n of the stream with key k is a mix of k + n * golden ratio, so that any number is had directly.
-`SampleRandom` and `Draws` give the same numbers, which is what makes both paths give the same bits.
+`SampleRandom` and `Draws` give the same numbers, which is what makes both paths give the same bits. Worker-only, like
+the compiled loops.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.randomness import Keys, mix_keys
+from ensemble.data.kernels import next_numbers
 
 __all__ = ["Draws", "SampleRandom", "seed_generator", "step_keys"]
 
@@ -34,14 +36,14 @@ class Draws:
     """Streams of many rows, read in step: each call draws the next number of the rows it names."""
 
     def __init__(self, keys: Keys) -> None:
-        self._states = keys.copy()
+        self.states = keys.copy()
+        self._rows = np.arange(len(keys))
 
-    def random(self, rows: Rows | slice = slice(None)) -> Numbers:
-        """Numbers in [0, 1), one for each of `rows`."""
-        self._states[rows] += np.uint64(_GOLDEN)
-        return (mix_keys(self._states[rows]) >> np.uint64(64 - _DOUBLE_BITS)).astype(np.float64) * _UNIT
+    def random(self, rows: Rows | None = None) -> Numbers:
+        """Numbers in [0, 1), one for each of `rows`, or of all."""
+        return next_numbers(self.states, self._rows if rows is None else rows)
 
-    def uniform(self, low: float, high: float, rows: Rows | slice = slice(None)) -> Numbers:
+    def uniform(self, low: float, high: float, rows: Rows | None = None) -> Numbers:
         """Numbers from `low` to `high`, by the very arithmetic of Python's `uniform`."""
         return low + (high - low) * self.random(rows)
 
@@ -59,10 +61,9 @@ class Draws:
 
     def happening(self, p: float) -> Rows:
         """The rows for which a transform of probability `p` is applied; a sure thing draws no number."""
-        rows = np.arange(len(self._states))
         if p >= 1.0:
-            return rows
-        return rows[self.random() < p] if p > 0.0 else rows[:0]
+            return self._rows
+        return self._rows[self.random() < p] if p > 0.0 else self._rows[:0]
 
 
 class SampleRandom(random.Random):

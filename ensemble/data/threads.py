@@ -13,7 +13,7 @@ __all__ = ["OnProgress", "for_each_row", "usable_cores"]
 
 OnProgress = Callable[[int, int], None]
 """(done, total)"""
-_CHUNK = 32  # rows a thread takes at a time: handing over costs nothing then, and stopping waits for few
+_CHUNK = 8  # rows a thread takes at a time: handing over costs little then, stopping and the end wait for few
 
 
 def usable_cores() -> int:
@@ -22,10 +22,13 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def for_each_row(work: Callable[[int], None], rows: Sequence[int], on_progress: OnProgress | None = None) -> None:
+def for_each_row(
+    work: Callable[[int], None], rows: Sequence[int], on_progress: OnProgress | None = None, *, at_once: int = _CHUNK
+) -> None:
     """Call `work` with every row, in any order, in threads; the first exception stops the rest and is raised here.
 
-    `on_progress` is called in this thread, at last with (total, total).
+    `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes
+    `at_once` rows at a time.
     """
 
     def work_on(chunk: Sequence[int]) -> int:
@@ -33,8 +36,8 @@ def for_each_row(work: Callable[[int], None], rows: Sequence[int], on_progress: 
             work(row)
         return len(chunk)
 
-    done, total = 0, len(rows)
-    chunks = iter([rows[start : start + _CHUNK] for start in range(0, total, _CHUNK)])
+    done, total, told = 0, len(rows), -1
+    chunks = iter([rows[start : start + at_once] for start in range(0, total, at_once)])
     cores = usable_cores()
     with _one_thread_each(), ThreadPoolExecutor(cores) as pool:
         pending: set[Future[int]] = set()
@@ -46,7 +49,8 @@ def for_each_row(work: Callable[[int], None], rows: Sequence[int], on_progress: 
                     return
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 done += sum(future.result() for future in finished)
-                if on_progress is not None:
+                if on_progress is not None and (done == total or 100 * done // total != told):
+                    told = 100 * done // total
                     on_progress(done, total)
         finally:
             for future in pending:

@@ -26,6 +26,7 @@ from ensemble.engine.worker import STACK_SIGNAL, Message, work
 
 __all__ = ["LocalEngine"]
 
+_SERVER_S = 0.2  # after which a server that was killed is gone for all, and the next is started
 _STACK_S = 1.0  # what a hung process gets to write its stack
 _TO_THE_FIRST_BEAT = 6  # times as long: it may download, compile, look for the fastest kernels, or never beat
 
@@ -108,9 +109,17 @@ class LocalEngine:
         kills = count_memory_kills()
         environment = self._slots.environment(slot, task.threads)
         process = context.Process(target=work, args=(task, theirs, environment), daemon=True)
-        with without_main():
-            process.start()
-        theirs.close()
+        try:
+            with without_main():
+                process.start()
+        except (EOFError, OSError) as error:  # the server was killed, or the system has no room for a process
+            ours.close()
+            self._free.append(slot)
+            time.sleep(_SERVER_S)
+            self._try_again(*attempt.after_death(f"could not be started: {type(error).__name__}: {error}"))
+            return
+        finally:
+            theirs.close()
         self._workers[task.name] = _Worker(attempt, process, ours, slot, self._clock(), kills)
         where = {"attempt": attempt.number, "pid": process.pid, **self._slots.describe(slot)}
         self._listener(TaskEvent(task.name, "started", where))
@@ -134,9 +143,12 @@ class LocalEngine:
             self._listener(last)
             return
         if last is not None and last.kind == "again":
-            told, again = worker.attempt.after_wish(last)
+            self._try_again(*worker.attempt.after_wish(last))
         else:
-            told, again = worker.attempt.after_death(_how(worker))
+            self._try_again(*worker.attempt.after_death(_how(worker)))
+
+    def _try_again(self, told: TaskEvent, again: Attempt | None) -> None:
+        """Tell, and put the next try, if there is one, at the head of the queue."""
         self._queue.extendleft([again] if again is not None else [])
         self._listener(told)
 

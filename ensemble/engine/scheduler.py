@@ -35,7 +35,7 @@ def run_tasks(
             at_work[event.task] = None
         if event.is_last:
             last[event.task] = event
-            del at_work[event.task]
+            at_work.pop(event.task, None)  # it may never have come to work
         on_event(event)
 
     backend = ENGINES[engine](listen, slots, limits)

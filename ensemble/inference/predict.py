@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,12 +33,17 @@ class Normalizer:
         if self.device.type != "cpu":
             batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
             return torch.addcmul(shift.view(1, 3, 1, 1), batch, scale.view(1, 3, 1, 1), out=batch)
-        out = torch.from_numpy(self._buffers.take(rows, (height, width, 3)))
-        lines = out.view(rows * height, width * 3)  # as long as a line: a vector of three would not be vectorised
-        with _in_this_thread():
-            lines.copy_(torch.from_numpy(pixels).view(rows * height, width * 3))
-            torch.addcmul(shift.repeat(width), lines, scale.repeat(width), out=lines)
-        return out.permute(0, 3, 1, 2)
+        from ensemble.data.kernels import normalise  # here: a GPU needs no compiler
+
+        out = self._buffers.take(rows, (height, width, 3))
+        line = rows * height, width * 3  # as long as that, since a loop over three channels is not vectorised
+        normalise(pixels.reshape(line), *self._lines(width), out.reshape(line))
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def _lines(self, width: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Scale and shift of each number of a line of pixels."""
+        shift, scale = (np.tile(values.numpy(), width) for values in self._affine)
+        return scale, shift
 
     @cached_property
     def _affine(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,17 +55,6 @@ class Normalizer:
     def _buffers(self) -> Buffers:
         """Memory that is used again: the first touch of fresh memory costs more than the arithmetic."""
         return Buffers(np.float32)
-
-
-@contextmanager
-def _in_this_thread() -> Iterator[None]:
-    """Keep torch from sharing out what is short: its threads would spin on the cores that make the next batch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def predict_batch(

@@ -1,4 +1,4 @@
-"""Small figures as SVG text: bars and histograms. No script, font or style from elsewhere; all text is escaped."""
+"""Small figures as SVG text: bars, histograms, a frontier. No script, no font from elsewhere; all text is escaped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bars", "histogram"]
+__all__ = ["bars", "frontier", "histogram"]
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 180, 130, 22, 40
 _HEIGHT, _BOTTOM = 260, 40
-_BLUE, _GREY = "#3465a4", "#555753"
+_BLUE, _GREY, _PALE = "#3465a4", "#555753", "#babdb6"
 _LONGEST = 26
 
 
@@ -55,6 +55,49 @@ def histogram(title: str, values: npt.NDArray[np.float64], unit: str, *, most_bi
         _text(36, _TOP - 4, f"{largest:,}", "start"),
     ]
     return _svg(title, _HEIGHT, parts)
+
+
+def frontier(
+    title: str, points: Sequence[tuple[float, float, bool, str]], unit: str, score: str, *, greater_is_better: bool
+) -> str:
+    """Scores against costs: `points` are (cost, score, on the frontier, name); better is up, whatever the score."""
+    sign = 1.0 if greater_is_better else -1.0
+    costs, scores = [cost for cost, *_ in points], [sign * value for _, value, *_ in points]
+    right, top = max(costs) * 1.08 or 1.0, max(scores)
+    low = min(scores)
+    span = (top - low) or 1.0
+    room, height = _WIDTH - 110 - 40, 320 - _TOP - _BOTTOM
+
+    def place(cost: float, value: float) -> tuple[float, float]:
+        return 110 + room * cost / right, _TOP + 10 + (height - 20) * (top - sign * value) / span
+
+    best = [(cost, value) for cost, value, is_best, _ in points if is_best]
+    steps: list[tuple[float, float]] = []
+    for cost, value in best:
+        steps += [(place(cost, 0)[0], steps[-1][1])] if steps else []
+        steps.append(place(cost, value))
+    steps.append((110 + room, steps[-1][1]))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in steps)
+    parts = [
+        f'<path d="M110,{_TOP} V{_TOP + height} H{110 + room}" stroke="{_PALE}" fill="none"/>',
+        f'<polyline points="{line}" fill="none" stroke="{_BLUE}"/>',
+    ]
+    for cost, value, is_best, name in points:
+        x, y = place(cost, value)
+        label = f"<title>{escape(f'{name}: {value:.4f} at {cost:.4g} {unit}')}</title>"
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_BLUE if is_best else _PALE}">{label}</circle>')
+        if is_best:
+            parts.append(_text(x + 6, y - 6, _short(name), "start" if x < 110 + room * 0.7 else "end"))
+    base = 320 - _BOTTOM + 16
+    parts += [
+        _text(104, place(0, sign * top)[1] + 4, f"{sign * top:.4f}", "end"),
+        _text(104, place(0, sign * low)[1] + 4, f"{sign * low:.4f}", "end"),
+        _text(12, _TOP - 4, score, "start"),
+        _text(110, base, "0", "middle"),
+        _text(110 + room / 2, base, unit, "middle"),
+        _text(110 + room, base, f"{right:.4g}", "middle"),
+    ]
+    return _svg(title, 320, parts)
 
 
 def _binned(values: npt.NDArray[np.float64], most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

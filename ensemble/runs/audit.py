@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from ensemble.core.foldplan import FoldPlan
+from ensemble.core.recipe import Recipe
 from ensemble.data.audit import Finding, audit
 from ensemble.data.scan import ImageScan, scan_images
-from ensemble.data.tables import Rows
+from ensemble.data.tables import Rows, Table
 from ensemble.errors import InputError
 from ensemble.runs.bad_images import refuse_bad_images
 from ensemble.runs.request import OnEvent, RunRequest
 
-__all__ = ["audit_request", "checked_request"]
+__all__ = ["audit_request", "audit_table", "checked_request"]
 
 _TOLD_BY_RUNS = ("unreadable", "truncated", "missing-file")
 """What a run that leaves bad images out tells itself."""
@@ -19,14 +22,27 @@ _TOLD_BY_RUNS = ("unreadable", "truncated", "missing-file")
 
 def audit_request(request: RunRequest, on_event: OnEvent = lambda event: None) -> list[Finding]:
     """All findings on a request's rows and plan, the worst first. An image scanned before costs a `stat`."""
-    table = request.table
+    return audit_table(request.table, request.plan, request.resolved.recipe, request.cache, on_event)
+
+
+def audit_table(
+    table: Table, plan: FoldPlan | None, recipe: Recipe, cache: Path, on_event: OnEvent = lambda event: None
+) -> list[Finding]:
+    """All findings on rows and plan; None: what can be said without a plan."""
+
+    def scan(rows: Rows, part: str) -> ImageScan:
+        def tell(done: int, total: int) -> None:
+            on_event({"event": "scanning", "part": part, "done": done, "total": total})
+
+        return scan_images(rows, cache, tell)
+
     return audit(
         table,
-        request.plan,
-        _scan(request, table.train, "train", on_event),
-        _scan(request, table.test, "test", on_event) if table.test is not None else None,
-        near_distance=request.resolved.recipe.folds.near_distance,
-        drops_bad=request.resolved.recipe.data.bad_images == "drop",
+        plan,
+        scan(table.train, "train"),
+        scan(table.test, "test") if table.test is not None else None,
+        near_distance=recipe.folds.near_distance,
+        drops_bad=recipe.data.bad_images == "drop",
     )
 
 
@@ -41,13 +57,6 @@ def checked_request(request: RunRequest, on_event: OnEvent) -> list[Finding]:
         if finding.level == "warning" and finding.code not in _TOLD_BY_RUNS:
             on_event({"event": "finding", **finding.plain(), "line": finding.line})
     return findings
-
-
-def _scan(request: RunRequest, rows: Rows, part: str, on_event: OnEvent) -> ImageScan:
-    def tell(done: int, total: int) -> None:
-        on_event({"event": "scanning", "part": part, "done": done, "total": total})
-
-    return scan_images(rows, request.cache, tell)
 
 
 def _next_step(request: RunRequest) -> str:

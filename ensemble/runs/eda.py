@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.core.recipe_files import ResolvedRecipe
+from ensemble.data.audit import Finding
 from ensemble.data.image_facts import describe_images
 from ensemble.data.pixels import build_pixels
 from ensemble.data.scan import ImageScan, scan_images
+from ensemble.data.tables import Table
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
 from ensemble.errors import EnsError, InputError
-from ensemble.runs.audit import audit_request
+from ensemble.runs.audit import audit_table
 from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import RunRequest, make_request
+from ensemble.runs.request import load_rows, read_recipe, request_for, stored_shape_of
 
 __all__ = ["Look", "draw_augmentation", "look_at_data"]
 
@@ -29,7 +32,9 @@ class Look:
     """What was seen: `facts` are what `ens eda --json` prints; the scans have every single image."""
 
     facts: dict[str, Any]
-    request: RunRequest
+    resolved: ResolvedRecipe
+    table: Table
+    cache: Path
     train: ImageScan
     test: ImageScan | None
 
@@ -44,11 +49,18 @@ def look_at_data(
     on_event: OnEvent = lambda event: None,
 ) -> Look:
     """Scan every image of a recipe's dataset, or take what an earlier scan found, and describe it."""
-    request = make_request(recipe, folder=Path(folder), outputs=Path(outputs), sets=sets, data=data, on_event=on_event)
-    findings = audit_request(request, on_event)
-    table = request.table
-    train = scan_images(table.train, request.cache)
-    test = scan_images(table.test, request.cache) if table.test is not None else None
+    outputs = Path(outputs)
+    cache = outputs / "cache"
+    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    table = load_rows(resolved, outputs, on_event)
+    plan, troubles = None, []
+    try:
+        plan = request_for(asked, resolved, table, outputs).plan
+    except InputError as error:  # what training would refuse; there is all the more reason to look
+        troubles = [Finding("error", "no-plan", 1, message) for message in error.messages]
+    findings = [*troubles, *audit_table(table, plan, resolved.recipe, cache, on_event)]
+    train = scan_images(table.train, cache)
+    test = scan_images(table.test, cache) if table.test is not None else None
     counts = np.bincount(table.labels, minlength=len(table.classes))
     facts = {
         "dataset": table.dataset,
@@ -61,7 +73,7 @@ def look_at_data(
         "test_images": describe_images(test) if test is not None else None,
         "findings": [finding.plain() for finding in findings],
     }
-    return Look(facts, request, train, test)
+    return Look(facts, resolved, table, cache, train, test)
 
 
 def draw_augmentation(look: Look, folder: Path) -> Path:
@@ -69,14 +81,13 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
 
     There is one image of each class, as far as there is room.
     """
-    request = look.request
-    recipe, rows, size = request.resolved.recipe, request.table.train.usable, request.resolved.recipe.image.size
+    recipe, rows = look.resolved.recipe, look.table.train.usable
     arguments = {
-        "pixels": str(build_pixels(rows, request.stored_shape, request.cache, wish=recipe.data.cache)),
-        "ids": _one_of_each(request, set(rows.ids)),
+        "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, wish=recipe.data.cache)),
+        "ids": _one_of_each(look.table, set(rows.ids)),
         "augment": recipe.plain()["augment"],
         "seed": recipe.seed,
-        "size": size,
+        "size": recipe.image.size,
         "epochs": _SHEET_EPOCHS,
     }
     task = Task("contact sheet", "ensemble.data.contact_sheet:draw_contact_sheet", arguments, folder)
@@ -88,9 +99,8 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     return Path(last.data["result"])
 
 
-def _one_of_each(request: RunRequest, usable: set[str]) -> list[str]:
+def _one_of_each(table: Table, usable: set[str]) -> list[str]:
     """Rows to show: the first of each class, then the second, until there are enough."""
-    table = request.table
     seen: dict[int, int] = {}
     turns = []
     for row_id, label in zip(table.train.ids, table.labels.tolist(), strict=True):

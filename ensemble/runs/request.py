@@ -39,6 +39,7 @@ __all__ = [
     "newest_run",
     "read_recipe",
     "request_for",
+    "stored_shape_of",
 ]
 
 
@@ -92,7 +93,7 @@ class RunRequest:
     @property
     def stored_shape(self) -> StoredShape:
         """What is kept of each image, which may be larger than what the network sees where training crops."""
-        return _stored_shape(self.resolved)
+        return stored_shape_of(self.resolved)
 
     @property
     def cache(self) -> Path:
@@ -166,12 +167,13 @@ def load_rows(
         if rows is not None:
             tell = _teller(on_event, part)
             if keep_pixels and resolved.recipe.data.cache in ("auto", "decoded"):
-                look_and_keep(rows, _stored_shape(resolved), outputs / "cache", tell)
+                look_and_keep(rows, stored_shape_of(resolved), outputs / "cache", tell)
             seen[part] = with_scan(rows, outputs / "cache", tell)
     return dataclasses.replace(table, **seen)  # type: ignore[arg-type]
 
 
-def _stored_shape(resolved: ResolvedRecipe) -> StoredShape:
+def stored_shape_of(resolved: ResolvedRecipe) -> StoredShape:
+    """What a recipe keeps of each image."""
     image, augment = resolved.recipe.image, resolved.recipe.augment
     if not isinstance(image.size, int):
         raise TypeError("image.size is resolved when a recipe is loaded")

@@ -54,8 +54,8 @@ def train(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
-    log: Sequence[str] = (),
     allow_code: bool = False,
+    log: Sequence[str] = (),
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -63,6 +63,7 @@ def train(
     """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
 
     `allow_code`: a recipe from outside the working directory may name code, and that code is run.
+    `log` names where else epochs are told: `tensorboard`, `wandb`.
     """
     outputs = Path(outputs)
     check_watchers(log)
@@ -94,8 +95,8 @@ def train_many(
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
     fresh: bool = False,
-    log: Sequence[str] = (),
     allow_code: bool = False,
+    log: Sequence[str] = (),
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,

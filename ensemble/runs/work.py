@@ -49,6 +49,7 @@ class RunWork:
         watch: Sequence[str] = (),
         on_event: OnEvent = lambda event: None,
     ) -> None:
+        """`watch`: where else epochs are told, see `core.watching`."""
         refuse_if_held(run.path)  # at once, not after all that comes before the lock
         self.request, self.run = request, run
         self.error: EnsError | OSError | None = None  # what kept a whole run from being merged

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ensemble.core.checkpoint_files import CheckpointFile, find_checkpoints
+from ensemble.core.checkpoint_files import CheckpointFile, find_checkpoints, remove_unfinished
 from ensemble.core.files import atomic_path, sha256_file
 
 __all__ = ["Checkpoints", "Loaded", "snapshot"]
@@ -53,6 +53,7 @@ class Checkpoints:
 
     def load(self) -> Loaded | None:
         """The newest checkpoint that verifies; each one that does not is told, and removed. None: there is none."""
+        remove_unfinished(self._folder)
         for file in find_checkpoints(self._folder, self._about["identity"]):
             about = file.load_about()
             try:
@@ -91,6 +92,7 @@ class Checkpoints:
         self.flush()
         for file in find_checkpoints(self._folder, self._about["identity"]):
             file.remove()
+        remove_unfinished(self._folder)
 
     def __enter__(self) -> Checkpoints:
         return self

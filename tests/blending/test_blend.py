@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ensemble.blending.blend import Blend, blend
+from ensemble.cli import build_parser
 from ensemble.commands.blend import run
 from ensemble.commands.outcome import Table
 from ensemble.core.dataset import DatasetDescription
@@ -25,6 +26,7 @@ from ensemble.errors import InputError
 MakeMember = Callable[..., Predictions]
 MakeRun = Callable[..., Path]
 FILES = {"submission.csv", "blend.json", "probs.npy", "probs.json", "probs.ids.txt"}
+SIDE_FILES = {"diversity.csv", "frontier.csv"}
 
 
 @pytest.fixture
@@ -53,10 +55,10 @@ def _description(**submission: Any) -> DatasetDescription:
     )
 
 
-def test_a_blend_leaves_its_five_files_and_nothing_else(make_run: MakeRun, outputs: Path) -> None:
+def test_a_blend_leaves_its_files_and_nothing_else(make_run: MakeRun, outputs: Path) -> None:
     done = blend([make_run(seed) for seed in range(3)], outputs=outputs)
     assert done.folder == outputs / "blends" / "soft-3"
-    assert set(_contents(done.folder)) == FILES
+    assert set(_contents(done.folder)) == FILES | SIDE_FILES
     assert json.loads((done.folder / "blend.json").read_text(encoding="utf-8")) == done.document
 
 
@@ -74,7 +76,7 @@ def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member:
     assert document["honest"]["best_single"]["value"] == pytest.approx(max(scores))
     assert document["honest"]["resampled"] == "groups"
     assert document["honest_reason"] is None
-    assert set(document["files"]) == FILES - {"blend.json"}
+    assert set(document["files"]) == (FILES | SIDE_FILES) - {"blend.json"}
 
 
 def test_the_probabilities_are_the_mean_and_are_marked_as_a_blend(
@@ -111,6 +113,10 @@ def test_a_second_blend_of_that_name_replaces_the_first(make_run: MakeRun, outpu
     paths = [make_run(seed) for seed in range(3)]
     blend(paths, outputs=outputs, name="b", method="hard")
     (outputs / "blends" / "b" / ".probs.npy.1.0a.ens-tmp").write_bytes(b"left by a killed writer")
+    for path in paths[:2]:
+        path.with_name("oof.json").unlink()
+        path.with_name("oof.npy").unlink()
+        path.with_name("oof.ids.txt").unlink()
     done = blend(paths[:2], outputs=outputs, name="b")
     assert set(_contents(done.folder)) == FILES
     assert done.document["method"] == "soft"
@@ -235,7 +241,7 @@ def test_the_faults_of_all_files_are_told_together_and_nothing_is_written(make_r
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "softest"}, "--method softest: unknown; known are soft and hard"),
+        ({"method": "softest"}, "--method softest: unknown; known are soft, hard"),
         ({"metric": "auc"}, "--metric auc: unknown"),
         ({"name": "../x"}, "--name '../x'"),
         ({"name": ""}, "--name ''"),
@@ -277,9 +283,8 @@ def test_a_template_with_other_ids_writes_nothing(make_run: MakeRun, outputs: Pa
 
 
 def _arguments(paths: list[Path], folder: Path, **changes: Any) -> Namespace:
-    values: dict[str, Any] = dict.fromkeys(["metric", "name", "template", "out", "labels"])
-    values.update(probs=[str(path) for path in paths], method="soft", renormalize=False)
-    return Namespace(**{**values, "outputs": folder / "outputs", "folder": folder, **changes})
+    arguments = build_parser().parse_args(["blend", *map(str, paths)])
+    return Namespace(**{**vars(arguments), "outputs": folder / "outputs", "folder": folder, **changes})
 
 
 def test_the_command_shows_members_honest_scores_and_where_the_submission_lies(

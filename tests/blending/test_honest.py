@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.blending.honest import Honest, assess
+from ensemble.blending.labelled import Labelled
 from ensemble.blending.vote import Combined, hard, soft
 from ensemble.core.metrics import METRICS
 
@@ -21,10 +22,15 @@ def _stack(members: int = 4, rows: int = 400, classes: int = 3, skill: float = 0
 
 
 def _assess(stack: Stack, labels: np.ndarray, combined: Combined | None = None, **options: object) -> Honest:
-    values = {"groups": None, "metric": "accuracy", "resamples": 200, **options}
-    honest = assess(stack, combined or soft(stack), labels, **values)  # type: ignore[arg-type]
+    resamples = options.pop("resamples", 200)
+    rows = _labelled(stack, labels, **options)
+    honest = assess(rows, [combined or soft(stack)], resamples=resamples)  # type: ignore[arg-type]
     assert honest is not None
     return honest
+
+
+def _labelled(stack: Stack, labels: np.ndarray, **options: object) -> Labelled:
+    return Labelled(stack, labels, np.zeros((1, len(labels)), dtype=int), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name != "top5_accuracy"])  # these are three classes
@@ -94,7 +100,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_gives_others() -> None
 
 def test_a_metric_without_meaning_gives_no_numbers() -> None:
     stack = [np.full((4, 2), 0.5)] * 2
-    assert assess(stack, soft(stack), np.zeros(4, dtype=int), None, "roc_auc", resamples=10) is None
+    labelled = _labelled(stack, np.zeros(4, dtype=int), metric="roc_auc")
+    assert assess(labelled, [soft(stack)], resamples=10) is None
 
 
 def test_resamples_that_miss_a_class_are_left_out() -> None:
@@ -109,5 +116,6 @@ def test_the_plain_form_names_the_best_member() -> None:
     stack, labels = _stack(members=2)
     plain = _assess(stack, labels).plain(["a", "b"])
     assert plain["best_single"]["run"] in ("a", "b")
-    assert set(plain) == {"value", "ci95", "best_single", "uniform", "gain_over_best_single", "gain_over_uniform"}
+    gains = {"gain_over_best_single", "gain_over_uniform"}
+    assert set(plain) == {"value", "ci95", "best_single", "uniform", "optimistic", *gains}
     assert set(plain["gain_over_uniform"]) == {"value", "ci95", "p_better"}

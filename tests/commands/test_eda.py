@@ -108,3 +108,21 @@ def test_the_contact_sheet_shows_the_image_and_its_changes(workspace: Path, ens:
     sheet = cv2.imread(plain.document["files"][-1])
     tiles = [sheet[4:100, 4 + column * side + 4 * (column > 0) :][:, :96] for column in range(8)]
     assert len({tile.tobytes() for tile in tiles}) == 1
+
+
+def test_a_dataset_that_no_plan_suits_is_looked_at_all_the_same(workspace: Path, ens: Ens, spoilt: Path) -> None:
+    arguments = ("--recipe", "tiny", "--data", f"squares={spoilt}", "--set", "folds.k=40")
+    answer = ens("eda", *arguments, "--out", "look", "--augment", "--json")
+    found = {finding["code"]: finding for finding in answer.document["findings"]}
+    assert answer.code == 2
+    assert found["no-plan"]["message"].startswith("folds.k: 40, but class")
+    assert {"label-conflict", "train-test-duplicate", "truncated", "blank"} <= set(found)
+    assert all(Path(path).exists() for path in answer.document["files"])
+    assert not list(workspace.glob("outputs/folds/*"))
+    assert "folds.k: 40, but class" in ens("folds", *arguments).err
+
+
+def test_a_pipe_hears_of_every_tenth_of_looking(workspace: Path, ens: Ens) -> None:
+    lines = [line for line in ens("eda", "--recipe", "tiny").err.splitlines() if "train images" in line]
+    assert lines[-1] == "looking at train images: 48 of 48"
+    assert len(lines) <= 11

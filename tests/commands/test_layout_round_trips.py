@@ -21,7 +21,7 @@ data: digits
 folds: {k: 2}
 image: {size: 16}
 model: {name: test_resnet, pretrained: false}
-train: {epochs: 1, batch_size: 16}
+train: {epochs: 1, batch_size: 8}
 """
 SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
 PROBABILITIES = {"melanoma", "dog_breeds", "plant_pathology"}

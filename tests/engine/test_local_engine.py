@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -140,6 +141,40 @@ def test_each_task_has_a_process_and_each_slot_a_device(tmp_path: Path) -> None:
     assert len({answer["pid"] for answer in found} | {os.getpid()}) == 5
     assert {answer["OMP_NUM_THREADS"] for answer in found} == {"3"}
     assert {answer["CUDA_VISIBLE_DEVICES"] for answer in found} == {"5", "7"}
+
+
+@pytest.mark.parametrize("is_importing", [True, False], ids=["importing", "serving"])
+def test_the_end_of_the_server_costs_an_attempt(tmp_path: Path, is_importing: bool) -> None:
+    """A module that takes its time gives the chance to kill the server before it has answered."""
+    source = "import pathlib, time\npathlib.Path(__file__ + '.seen').touch()\ntime.sleep(0.7)\n"
+    source += "def work(folder, report):\n    report({})\n    time.sleep(1.0)\n"
+    module = tmp_path / "modules" / "slow_module.py"
+    module.write_text(source)
+    told: list[TaskEvent] = []
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    before = set(descendants())
+
+    def kill_the_server() -> None:
+        while not (Path(f"{module}.seen").exists() if is_importing else any(event.data == {} for event in told)):
+            time.sleep(0.01)
+        for pid in set(descendants()) - before:
+            if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_server)
+    killer.start()
+    last = run_tasks([Task("a", "slow_module:work", {}, tmp_path / "a")], "local", told.append, Slots(1))
+    killer.join()
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    assert last["a"].kind == "finished"
+    retried = [event.data["how"] for event in told if event.data.get("event") == "retried"]
+    assert len(retried) == 1
+    assert retried[0].startswith("could not be started: " if is_importing else "exit code 255")
+
+
+def descendants() -> list[int]:
+    """This process' children."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 def test_what_a_task_says_goes_to_its_log(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     code: int,
     workers: int,
 ) -> None:
-    words_of_both = ("train", "--recipe", "tiny", "--set", "train.epochs=10")  # enough to be caught at work
+    words_of_both = ("train", "--recipe", "tiny", "--set", "train.epochs=40")  # enough to be caught at work
     assert ens(*words_of_both, "--name", "whole").code == 0
     process = start(workspace, *words_of_both, "--name", "stopped", "--workers", str(workers))
     wait_for(process, words)

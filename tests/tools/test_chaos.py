@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def test_killed_workers_servers_and_commands_change_no_byte_and_leave_nothing(wo
 def test_the_tool_tells_of_a_run_that_comes_out_otherwise(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prints = iter([{"probs.npy": "one"}, {"probs.npy": "other"}])
     monkeypatch.setattr("chaos.engine.fingerprint", lambda run: next(prints))
-    chaos = Chaos(workspace, ("recipes",))
+    chaos = Chaos(workspace, ())
+    monkeypatch.setattr(chaos, "_start", lambda name: subprocess.Popen(["true"]))
     monkeypatch.setattr(chaos, "_shake_one", lambda name, kills: chaos.killed.update(["worker"]))
     chaos.shake(kills=1, per_run=1)
     assert chaos.complaints == ["run 1: its files differ from those of the undisturbed run"]

@@ -116,6 +116,18 @@ def test_one_that_does_not_verify_falls_back_to_the_one_before(tmp_path: Path, d
     assert [("checkpoint-000000002.pt does not verify" in line) for line in warnings] == [True] * told
 
 
+def test_a_state_whose_writer_was_killed_before_its_sidecar_is_not_left_behind(tmp_path: Path) -> None:
+    """Its step may never be saved again: a newer state that waits takes the place of an older one."""
+    written(tmp_path, 1, 2)
+    CheckpointFile(tmp_path, 2).sidecar_path.unlink()
+    with Checkpoints(tmp_path, ABOUT, print) as checkpoints:
+        assert checkpoints.load() is not None
+        checkpoints.save(3, state_of(3.0))
+    assert {path.stem for path in tmp_path.iterdir()} == {"checkpoint-000000001", "checkpoint-000000003"}
+    checkpoints.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_any_whole_checkpoint_the_fold_starts_anew(tmp_path: Path) -> None:
     written(tmp_path, 1)
     CheckpointFile(tmp_path, 1).path.write_bytes(b"")

@@ -76,6 +76,16 @@ class Result:
     starts: int = 0
     taken_up_at: list[int] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
+    """Files with other bytes than the undisturbed training's, or how it failed."""
+    left_behind: list[str] = field(default_factory=list)
+    """Checkpoints that a finished fold still has."""
+    evidence: list[str] = field(default_factory=list)
+    """Where something is wrong: the fold's log, the histories, and whether an undisturbed training repeats itself."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether this training shows a fault."""
+        return bool(self.differs or self.left_behind)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="ens-chaos-") as folder:
         started = time.monotonic()
         results = list(_campaign(Path(folder), arguments, lambda line: print(line, file=sys.stderr, flush=True)))
-    kills, different = sum(one.kills for one in results), [one for one in results if one.differs]
+    kills, different = sum(one.kills for one in results), [one for one in results if one.is_wrong]
     document = {
         "kills": kills,
         "trainings": len(results),
@@ -117,8 +127,14 @@ def _campaign(folder: Path, arguments: argparse.Namespace, tell: Any) -> Iterato
         for case in cases:
             result = case.killed_training(arguments.drop, arguments.kills - kills)
             kills += result.kills
-            verdict = f"DIFFERS: {', '.join(result.differs)}" if result.differs else "the same bytes"
+            wrong = [
+                *(f"other bytes: {name}" for name in result.differs),
+                *(f"left: {name}" for name in result.left_behind),
+            ]
+            verdict = f"WRONG: {', '.join(wrong)}" if wrong else "the same bytes"
             tell(f"{case.name}: {result.kills} kills, taken up at steps {result.taken_up_at}: {verdict}")
+            for line in result.evidence:
+                tell(f"    {line}")
             yield result
             if kills >= arguments.kills:
                 return
@@ -160,10 +176,28 @@ class _Case:
             result.kills += 1
         taken_up = folder / "taken_up.txt"
         result.taken_up_at = [int(word) for word in taken_up.read_text().split()] if taken_up.exists() else []
-        result.differs = [
-            name for name in COMPARED if sha256_file(folder / name) != sha256_file(self._whole / name)
-        ] + sorted(path.name for path in folder.glob("checkpoint-*"))
+        result.differs = _different(folder, self._whole)
+        result.left_behind = sorted(path.name for path in folder.glob("checkpoint-*"))
+        if result.is_wrong:
+            result.evidence = self._evidence(folder)
         return result
+
+    def _evidence(self, folder: Path) -> list[str]:
+        """What tells a lost piece of state from a training that does not even repeat itself when left alone."""
+        lines = [f"log: {line}" for line in (folder / "log.txt").read_text().splitlines()]
+        for name, place in (("undisturbed", self._whole), ("killed", folder)):
+            lines += [f"{name}: {line}" for line in (place / "history.csv").read_text().splitlines()[1:]]
+        again = self._folder / "again"
+        for number in range(5):
+            shutil.rmtree(again, ignore_errors=True)
+            _wait(_start(again, self._arguments, workers=number % 4))
+            lines.append(f"undisturbed once more, {number % 4} workers: {_different(again, self._whole) or 'the same'}")
+        return lines
+
+
+def _different(folder: Path, other: Path) -> list[str]:
+    """Which of the files that must be equal are not."""
+    return [name for name in COMPARED if sha256_file(folder / name) != sha256_file(other / name)]
 
 
 def _start(

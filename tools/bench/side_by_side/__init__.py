@@ -34,15 +34,12 @@ class Contest:
                 if turn:
                     self._rates.setdefault(name, []).append(images / (time.perf_counter() - started))
 
-    def line(self, name: str, peer: str, wanted: float) -> str:
-        """Both medians, and the median over turns of their ratio."""
+    def line(self, name: str, peer: str, wanted: float | None) -> str:
+        """Both medians, and the median over turns of their ratio; None: nothing is wanted of it."""
         own, other = self._rates[name], self._rates[peer]
         ratio = median(a / b for a, b in zip(own, other, strict=True))
-        verdict = "" if ratio >= wanted else "  MISSED"
-        return (
-            f"{name:<34} {median(own):>9,.0f} images/s, {peer} {median(other):>8,.0f}: "
-            f"{ratio:6.1f} x (wanted {wanted:g}){verdict}"
-        )
+        verdict = "" if wanted is None else f" (wanted {wanted:g})" + ("" if ratio >= wanted else "  MISSED")
+        return f"{name:<34} {median(own):>9,.0f} images/s, {peer} {median(other):>8,.0f}: {ratio:6.1f} x{verdict}"
 
 
 def draw_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:

@@ -1,0 +1,235 @@
+"""What an ensemble would score with one member more, for every member at once: the hot loop of greedy selection.
+
+Exact: nothing is sampled. What makes it fast is looking only at what a member can change. Log-loss asks for the
+probabilities of the classes that are right; a decision stands wherever no member can overturn it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.blending.labelled import Labelled
+from ensemble.core.metrics import METRICS, TIE_TOLERANCE
+
+__all__ = ["Candidates", "LogLossCandidates", "make_candidates"]
+
+Vector = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Matrix = NDArray[np.floating[Any]]
+_BLOCK_ROWS = 1000
+_FACTORS = 16  # so many probabilities of at least 2.2e-16 have a product that is no denormal number
+
+
+class Candidates(Protocol):
+    """An ensemble of equal votes, a member possibly several times, that grows by one at a time."""
+
+    def add(self, member: int) -> None:
+        """Take a member in."""
+
+    def errors(self, among: Sequence[int]) -> Vector:
+        """The error, lower is better, of the ensemble with each of `among` added; the ensemble stays as it is."""
+
+
+def make_candidates(labelled: Labelled) -> Candidates:
+    """The fastest exact way for the metric."""
+    if labelled.metric == "log_loss":
+        return LogLossCandidates(labelled.true_class)
+    if labelled.metric in _COUNTED:
+        return _DecisionCandidates(labelled.stack, labelled.labels, _COUNTED[labelled.metric])
+    if labelled.metric == "roc_auc":
+        return _AreaCandidates(labelled.stack, labelled.labels)
+    return _AnyCandidates(labelled.stack, labelled.labels, labelled.metric)
+
+
+class LogLossCandidates:
+    """Log-loss, from (members, rows) probabilities of the right class, all at least 2.2e-16."""
+
+    def __init__(self, true_class: NDArray[np.float64]) -> None:
+        self._true_class = true_class
+        self._rows = true_class.shape[1]
+        self._sum = np.zeros(self._rows)
+        self._count = 0
+        self._even = self._rows - self._rows % _FACTORS
+        self._mixed = np.empty(self._rows)
+
+    def add(self, member: int) -> None:
+        self._sum += self._true_class[member]
+        self._count += 1
+
+    def errors(self, among: Sequence[int]) -> Vector:
+        return np.array([self._error(member) for member in among])
+
+    def _error(self, member: int) -> float:
+        """The logarithm of products of sixteen is the sum of their logarithms, at a sixteenth of the price."""
+        mixed = np.add(self._true_class[member], self._sum, out=self._mixed)
+        products = np.multiply.reduce(mixed[: self._even].reshape(_FACTORS, -1), axis=0)
+        total = np.log(products, out=products).sum() + np.log(mixed[self._even :]).sum()
+        return float(np.log(self._count + 1) - total / self._rows)
+
+
+Counted = Callable[[Vector, Vector, Vector], float]
+
+
+def _accuracy(right: Vector, labelled: Vector, decided: Vector) -> float:
+    return float(right.sum() / labelled.sum())
+
+
+def _balanced_accuracy(right: Vector, labelled: Vector, decided: Vector) -> float:
+    present = labelled > 0
+    return float(np.mean(right[present] / labelled[present]))
+
+
+def _macro_f1(right: Vector, labelled: Vector, decided: Vector) -> float:
+    both = labelled + decided
+    present = both > 0
+    return float(np.mean(2 * right[present] / both[present]))
+
+
+_COUNTED: dict[str, Counted] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+}
+"""Scores that follow from three totals a class: rightly decided, labelled so, decided so."""
+
+
+class _DecisionCandidates:
+    """Scores of decisions.
+
+    A row's leader can be overtaken by a class only if some member prefers that class by more than the leader is ahead.
+    Rows without such a class are settled and counted once a round; of the others only such classes are looked at.
+    """
+
+    def __init__(self, stack: Sequence[Matrix], labels: Integers, score: Counted) -> None:
+        self._matrices = [np.ascontiguousarray(matrix) for matrix in stack]
+        self._labels, self._score = labels, score
+        rows, self._classes = stack[0].shape
+        self._row = np.arange(rows)
+        self._labelled = np.bincount(labels, minlength=self._classes).astype(np.float64)
+        self._sum, self._count = np.zeros((rows, self._classes)), 0
+        self._leader = np.full(rows, -1)
+        self._reach = np.empty((rows, self._classes))
+        """By how much the member that likes a class most prefers it to the leader."""
+
+    def add(self, member: int) -> None:
+        self._sum += self._matrices[member]
+        self._count += 1
+        leader = self._sum.argmax(axis=1)
+        changed = np.flatnonzero(leader != self._leader)
+        self._leader[changed] = leader[changed]
+        for start in range(0, len(changed), _BLOCK_ROWS):  # so few rows stay in the processor's cache
+            rows = changed[start : start + _BLOCK_ROWS]
+            self._reach[rows] = self._preferences(rows)
+
+    def errors(self, among: Sequence[int]) -> Vector:
+        if not self._count:
+            return np.array([self._error(self._matrices[member].argmax(axis=1), self._labels) for member in among])
+        tolerance = TIE_TOLERANCE * (self._count + 1)
+        ahead = self._sum[self._row, self._leader]
+        possible = self._sum + self._reach
+        possible -= ahead[:, None]
+        is_possible = possible >= -2 * tolerance
+        open_rows = np.flatnonzero(np.count_nonzero(is_possible, axis=1) > 1)
+        settled = np.ones(len(self._row), dtype=np.bool_)
+        settled[open_rows] = False
+        base = self._counts(self._leader[settled], self._labels[settled])
+        if not len(open_rows):
+            return np.full(len(among), -self._score(base[0], self._labelled, base[1]))
+        where, column = np.nonzero(is_possible[open_rows])
+        flat = open_rows[where] * self._classes + column
+        sums = self._sum.ravel()[flat]
+        starts = np.flatnonzero(np.concatenate(([True], where[1:] != where[:-1])))
+        labels, errors = self._labels[open_rows], np.empty(len(among))
+        for number, member in enumerate(among):
+            values = self._matrices[member].ravel().take(flat)
+            values = values + sums
+            winners = _winners(values, starts, where, tolerance)
+            errors[number] = self._error(column[winners], labels, base)
+        return errors
+
+    def _preferences(self, rows: Integers) -> NDArray[np.float64]:
+        """For each class, the most by which any member prefers it to the leader."""
+        reach = np.full((len(rows), self._classes), -np.inf)
+        first = int(rows[0])
+        whole = int(rows[-1]) - first == len(rows) - 1
+        leader, row = self._leader[rows], np.arange(len(rows))
+        for matrix in self._matrices:
+            part = matrix[first : first + len(rows)] if whole else matrix.take(rows, axis=0)
+            np.maximum(reach, part - part[row, leader][:, None], out=reach)
+        return reach
+
+    def _error(self, decided: Integers, labels: Integers, base: tuple[Vector, Vector] | None = None) -> float:
+        right, counted = self._counts(decided, labels)
+        if base is not None:
+            right, counted = right + base[0], counted + base[1]
+        return -self._score(right, self._labelled, counted)
+
+    def _counts(self, decided: Integers, labels: Integers) -> tuple[Vector, Vector]:
+        right = np.bincount(labels[decided == labels], minlength=self._classes)
+        return right.astype(np.float64), np.bincount(decided, minlength=self._classes).astype(np.float64)
+
+
+def _winners(values: Vector, starts: Integers, run: Integers, tolerance: float) -> Integers:
+    """The first entry of each run that is within `tolerance` of the run's largest; `run` numbers them from 0."""
+    best = np.maximum.reduceat(values, starts) - tolerance
+    leading = np.flatnonzero(values >= best[run])
+    first = np.empty(len(starts), dtype=np.int64)
+    first[run[leading[::-1]]] = leading[::-1]  # of several the first stays
+    return first
+
+
+class _AreaCandidates:
+    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's."""
+
+    def __init__(self, stack: Sequence[Matrix], labels: Integers) -> None:
+        classes = stack[0].shape[1]
+        self._stack = stack
+        asked = [1] if classes == 2 else range(classes)
+        positives = {column: np.flatnonzero(labels == column) for column in asked}
+        self._positives = {column: rows for column, rows in positives.items() if 0 < len(rows) < len(labels)}
+        self._columns = np.array(list(self._positives), dtype=np.int64)
+        self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0
+
+    def add(self, member: int) -> None:
+        self._sum += self._stack[member].T[self._columns]
+        self._count += 1
+
+    def errors(self, among: Sequence[int]) -> Vector:
+        return np.array([-self._area(self._stack[member]) for member in among])
+
+    def _area(self, matrix: Matrix) -> float:
+        if not self._positives:
+            return float("nan")
+        mixed = self._sum + matrix.T[self._columns]
+        areas = [_area(values, rows) for values, rows in zip(mixed, self._positives.values(), strict=True)]
+        return float(np.mean(areas))
+
+
+def _area(values: Vector, positives: Integers) -> float:
+    """How often a positive outranks a negative, ties half: from where the positives stand among all."""
+    chosen = np.sort(values[positives])
+    ranked = np.sort(values)
+    below = ranked.searchsorted(chosen, "left").sum() + ranked.searchsorted(chosen, "right").sum()
+    count, rest = len(positives), len(values) - len(positives)
+    return float((below / 2 - count**2 / 2) / (count * rest))
+
+
+class _AnyCandidates:
+    """Any metric, by asking it."""
+
+    def __init__(self, stack: Sequence[Matrix], labels: Integers, metric: str) -> None:
+        self._stack, self._labels, self._metric = stack, labels, METRICS[metric]
+        self._sum, self._count = np.zeros(stack[0].shape), 0
+
+    def add(self, member: int) -> None:
+        self._sum += self._stack[member]
+        self._count += 1
+
+    def errors(self, among: Sequence[int]) -> Vector:
+        sign = -1.0 if self._metric.greater_is_better else 1.0
+        mixtures = ((self._sum + self._stack[member]) / (self._count + 1) for member in among)
+        return np.array([sign * self._metric(self._labels, mixed) for mixed in mixtures])

@@ -1,0 +1,176 @@
+"""Which members take part: near copies, members that do harm, and what a budget allows.
+
+Copies are found by what members get wrong. Harm and budgets are weighed inside of each fit, so cross-fitting includes
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.blending.crossfit import Fitted, Method, learn
+from ensemble.blending.labelled import Labelled, Part
+from ensemble.blending.vote import Combined, Weights, soft
+from ensemble.core.metrics import METRICS
+
+__all__ = ["Diversity", "affordable", "chosen_first", "copies", "diversity", "harmless"]
+
+Array = NDArray[np.float64]
+Matrix = NDArray[np.floating[Any]]
+Choose = Callable[[Labelled], Sequence[int]]
+COPY_CORRELATION, COPY_DISAGREEMENT = 0.99, 0.02
+_MOST_ROWS, _MOST_NUMBERS = 20_000, 100_000_000
+_HARM = 0.05  # how sure we must be, over all members together
+
+
+@dataclass(frozen=True, eq=False)
+class Diversity:
+    """How alike members are, each (members, members)."""
+
+    correlation: Array
+    """Of their errors: probabilities less the truth."""
+    disagreement: Array
+    """Share of rows that two members decide differently."""
+    q_statistic: Array
+    """Yule's Q of being right: 1 the same rows, 0 independent, below 0 one makes up for the other."""
+
+
+def diversity(labelled: Labelled) -> Diversity:
+    """All three matrices; from 20,000 evenly spaced rows at most, fewer where members or classes are very many."""
+    members = len(labelled.stack)
+    most = max(1, min(labelled.rows, _MOST_ROWS, _MOST_NUMBERS // (members * labelled.classes)))
+    rows = np.linspace(0, labelled.rows - 1, most).astype(np.int64)
+    labels = labelled.labels[rows]
+    errors = np.empty((members, len(rows) * labelled.classes), dtype=np.float32)
+    decisions = np.empty((members, len(rows)), dtype=np.int64)
+    for index in range(members):
+        matrix = np.array(labelled.stack[index][rows], dtype=np.float32)
+        decisions[index] = matrix.argmax(axis=1)
+        matrix[np.arange(len(rows)), labels] -= 1
+        errors[index] = matrix.ravel()
+    products = (errors @ errors.T).astype(np.float64)
+    size = np.sqrt(np.diag(products))
+    size[size == 0] = 1.0
+    right = (decisions == labels).astype(np.float64)
+    both, only = right @ right.T, right @ (1 - right).T
+    neither = len(rows) - both - only - only.T
+    crossed = only * only.T
+    return Diversity(
+        correlation=np.clip(products / np.outer(size, size), -1, 1),
+        disagreement=np.array([(decisions != one).mean(axis=1) for one in decisions]),
+        q_statistic=_ratio(both * neither - crossed, both * neither + crossed),
+    )
+
+
+def copies(found: Diversity, costs: Sequence[float | None]) -> dict[int, int]:
+    """Members that are near copies of another, and of which: of two the dearer goes, else the later."""
+    order = sorted(range(len(costs)), key=lambda index: (np.inf if costs[index] is None else costs[index], index))
+    same = (found.correlation >= COPY_CORRELATION) & (found.disagreement <= COPY_DISAGREEMENT)
+    kept: list[int] = []
+    dropped: dict[int, int] = {}
+    for index in order:
+        twin = next((other for other in kept if same[index, other]), None)
+        if twin is None:
+            kept.append(index)
+        else:
+            dropped[index] = twin
+    return dropped
+
+
+def chosen_first(method: Method, choose: Choose) -> Method:
+    """`choose` members by the rows that are learned from, then the method on these."""
+
+    def fit(labelled: Labelled) -> Fitted:
+        members = list(choose(labelled))
+        inner = learn(method, labelled.with_members(members))
+        if len(members) == len(labelled.stack):
+            return inner
+        weights = np.zeros(len(labelled.stack))
+        weights[members] = 1 / len(members) if inner.weights is None else inner.weights
+
+        def combine(stack: Sequence[Matrix], given: Weights = None) -> Combined:
+            voting = None if given is None else [given[member] for member in members]
+            if voting is not None and not any(voting):  # the only ones that were chosen were taken out
+                return soft(stack, given)
+            return inner.combine(Part(stack, None, members), voting)
+
+        return Fitted(combine, tuple(weights.tolist()), inner.told, inner.weighs)
+
+    return Method(method.name, fit)
+
+
+def harmless(labelled: Labelled) -> list[int]:
+    """All members but those without whom the plain mean is better beyond doubt, taken out one at a time.
+
+    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse.
+    """
+    members = list(range(len(labelled.stack)))
+    limit = NormalDist().inv_cdf(1 - _HARM / max(1, len(members)))
+    total = labelled.true_class.sum(axis=0)
+    while len(members) > 1:
+        certainty = [_certainty(labelled, total, member, len(members)) for member in members]
+        worst = int(np.argmax(certainty))
+        rest = [member for member in members if member != members[worst]]
+        if certainty[worst] < limit or not _no_worse(labelled, members, rest):
+            break
+        total = total - labelled.true_class[members[worst]]
+        members = rest
+    return members
+
+
+def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> list[int]:
+    """Members that cost no more than `budget` together and whose plain mean has a low log-loss.
+
+    Two greedy searches, for the most gain and for the most gain a second; the better of what they find.
+    """
+    found = [_searched(labelled.true_class, costs, budget, by_second) for by_second in (False, True)]
+    losses = [-np.log(labelled.true_class[members].mean(axis=0)).mean() for members in found]
+    return sorted(found[int(np.argmin(losses))])
+
+
+def _searched(true_class: Array, costs: Sequence[float], budget: float, by_second: bool) -> list[int]:
+    total = np.zeros(true_class.shape[1])
+    members: list[int] = []
+    best: tuple[float, list[int]] = (np.inf, [])
+    loss, spent = float(np.log(true_class.shape[0] + 1)), 0.0
+    while True:
+        free = [index for index, cost in enumerate(costs) if index not in members and spent + cost <= budget]
+        if not free:
+            return best[1]
+        losses = np.array([-np.log((total + true_class[index]) / (len(members) + 1)).mean() for index in free])
+        gains = (loss - losses) / [max(costs[index], 1e-12) if by_second else 1.0 for index in free]
+        taken = int(np.argmax(gains) if (gains > 0).any() or not by_second else np.argmin(losses))
+        members.append(free[taken])
+        total += true_class[free[taken]]
+        spent += costs[free[taken]]
+        loss = float(losses[taken])
+        best = min(best, (loss, list(members)), key=lambda one: one[0])
+
+
+def _certainty(labelled: Labelled, total: Array, member: int, count: int) -> float:
+    """By how many standard errors the plain mean's log-loss falls without a member; whole groups are one draw."""
+    own = labelled.true_class[member]
+    gain = np.log(np.maximum(total - own, 1e-300) / (count - 1)) - np.log(total / count)
+    drawn = np.bincount(labelled.units, gain)
+    spread = float(np.sqrt(len(drawn)) * drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
+    return float(drawn.sum()) / spread if spread > 0 else 0.0
+
+
+def _no_worse(labelled: Labelled, members: Sequence[int], rest: Sequence[int]) -> bool:
+    measure = METRICS[labelled.metric]
+    sign = 1.0 if measure.greater_is_better else -1.0
+    with_all, without = (
+        measure(labelled.labels, np.mean([np.asarray(labelled.stack[one], dtype=np.float64) for one in which], axis=0))
+        for which in (members, rest)
+    )
+    return sign * (without - with_all) >= 0 or np.isnan(with_all)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
