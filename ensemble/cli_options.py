@@ -95,11 +95,82 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     _engine_option(command)
     option = command.add_argument
-    option("--trials", type=_positive, required=True, metavar="N", help="trials the study shall have in all")
+    option("--trials", type=_positive, metavar="N", help="trials the study shall have in all")
+    option("--more", type=_positive, metavar="N", help="instead of --trials: trials to add to those there are")
     option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
     option("--timeout", type=_positive, metavar="S", help="start no new trial after this many seconds")
-    option("--sampler", choices=["tpe", "random"], default="tpe", help="how values are proposed (default: tpe)")
+    option("--patience", type=_positive, metavar="N", help="start no new trial when N in a row brought no gain")
+    _listed(
+        option,
+        "--search",
+        "searches",
+        "KEY=RANGE",
+        "search this key too, as train.lr='{low: 1e-4, high: 1e-2, log: true}' or augment='[none, light]'",
+    )
+    option(
+        "--sampler",
+        choices=["tpe", "gp", "cmaes", "random", "grid", "qmc"],
+        default="tpe",
+        help="how values are proposed (default: tpe)",
+    )
+    option(
+        "--policy",
+        choices=["race", "forgiving", "median", "hyperband", "wilcoxon", "none"],
+        default="race",
+        help="when a trial stops before its last fold (default: race, when it can hardly win any more)",
+    )
     option("--seed", type=_natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
+    _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
+    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know what another study has found")
+    option("--no-rescore", action="store_true", help="don't train the best trial again on other folds at the end")
+    option("--storage", metavar="URL", help="copy the study to an Optuna storage, for its dashboard")
+
+
+def _listed(option: Callable[..., object], name: str, dest: str, metavar: str, text: str) -> None:
+    """An option that may be given several times."""
+    option(name, dest=dest, metavar=metavar, action="append", default=[], help=f"{text}; may be given several times")
+
+
+def _predict_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("run", metavar="RUN", help="a finished run: its folder, or its name in outputs")
+    option(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="predict these: a folder, a CSV file with ids and paths, or files (default: the run's own rows again)",
+    )
+    option(
+        "--tta",
+        metavar="POLICY",
+        help="other views than the run's: none, hflip, flips, d4, rotations, scales, fivecrop, faces; auto: what the "
+        "out-of-fold rows speak for",
+    )
+    option("--tta-study", action="store_true", help="score every policy on the out-of-fold rows, and change nothing")
+    option("--folds", type=_fold_list, metavar="0,2", help="new images: with the networks of these folds only")
+    option("--out", metavar="DIR", help="new images: where the files go (default: RUN/predicted/SOURCE)")
+    option("--top", type=_positive, default=1, metavar="N", help="new images: the N likeliest classes (default: 1)")
+    option(
+        "--bad-images",
+        choices=["error", "prior"],
+        default="error",
+        help="new images that can't be read: error lists them; prior gives them the class shares of the training rows",
+    )
+    option(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="new images: bf16 is faster where the machine has it, and differs in the third digit",
+    )
+    option("--workers", type=_positive, metavar="N", help="the run's own rows: folds at a time")
+    option("--allow-code", action="store_true", help="run the code that a run from elsewhere brings with it")
+    option(
+        "--engine",
+        choices=["local", "inline"],
+        default="local",
+        help="local: in processes of their own; inline: in this process, to debug",
+    )
 
 
 def _blend_options(command: argparse.ArgumentParser) -> None:
@@ -178,6 +249,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "search the recipe's search space; ends with a ready recipe, outputs/studies/STUDY/best.yaml",
         "ens tune --recipe quickstart --trials 20",
         _tune_options,
+    ),
+    "predict": (
+        "probabilities for new images from a finished run; without images, for its own rows again",
+        "ens predict quickstart --images new/ --top 3",
+        _predict_options,
     ),
     "blend": (
         "combine probability files into a submission, and say what the blend is worth",
