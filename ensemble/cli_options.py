@@ -173,6 +173,28 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         "--labels", choices=["name", "index"], help="answer with class names or numbers (default: the dataset's way)"
     )
     option("--out", metavar="F", help="write the submission to this file too")
+    option("--compare", metavar="OLD.csv", help="tell which rows are answered otherwise than in this submission")
+    _renormalize_option(option)
+
+
+def _adopt_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
+    option("--ids", metavar="F", help="the rows' ids in order: one a line, or a .csv with an id column")
+    option("--classes", metavar="F", help="the columns' classes in order: one a line, or the header of a .csv")
+    option(
+        "--kind", choices=["test", "oof"], help="whose rows these are (default: oof where --labels or --folds is given)"
+    )
+    option("--labels", metavar="F", help="a .csv with the columns id and label, for out-of-fold rows")
+    option(
+        "--folds", metavar="F", help="a .csv with the columns id and fold, or a plan of outputs/folds, which has both"
+    )
+    option("--run", metavar="NAME", help="what the model is called (default: from the file's name)")
+    option("--out", metavar="STEM", help="write it here, a folder for several files (default: beside the file given)")
+    _renormalize_option(option)
+
+
+def _renormalize_option(option: Callable[..., object]) -> None:
     option("--renormalize", action="store_true", help="divide rows that do not sum to 1 by their sum; says how many")
 
 
@@ -227,6 +249,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "leaderboard of runs, studies and blends, with what is missing and what to do next",
         "ens status --json",
         _status_options,
+    ),
+    "adopt": (
+        "give a bare .npy or CSV table of a teammate ids, classes and hashes, after checking it",
+        "ens adopt alice_probs.npy --ids test_ids.txt --classes classes.txt",
+        _adopt_options,
     ),
     "recipes": (
         "the recipes to be had; with a name, the resolved one, each value with where it came from",
