@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
     from ensemble.runs.fold_report import fold_plan as fold_plan
+    from ensemble.runs.predict import Predicted as Predicted
+    from ensemble.runs.predict import predict as predict
+    from ensemble.runs.predict import study_tta as study_tta
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
@@ -32,6 +35,7 @@ _HOMES = {
     "EnsError": "ensemble.errors",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.probability",
+    "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
@@ -39,8 +43,10 @@ _HOMES = {
     "fold_plan": "ensemble.runs.fold_report",
     "load_predictions": "ensemble.core.probability",
     "load_recipe": "ensemble.core.recipe_files",
+    "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.probability",
     "status": "ensemble.runs.status",
+    "study_tta": "ensemble.runs.predict",
     "train": "ensemble.runs.train",
     "train_many": "ensemble.runs.train",
     "tune": "ensemble.tuning.tune",

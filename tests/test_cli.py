@@ -64,7 +64,12 @@ def test_every_command_has_help_with_an_example_that_parses(verb: str, ens: Ens)
 
 @verbs
 def test_every_command_has_the_global_options_before_and_after_the_verb(verb: str) -> None:
-    needed = {"tune": ["--trials", "1"], "blend": ["x.npy"], "adopt": ["x.npy"]}.get(verb, [])
+    needed = {
+        "tune": ["--trials", "1"],
+        "blend": ["x.npy"],
+        "predict": ["r"],
+        "adopt": ["x.npy"],
+    }.get(verb, [])
     before = build_parser().parse_args(["--outputs", "o", "--json", verb, *needed])
     after = build_parser().parse_args([verb, *needed, "--outputs", "o", "--json"])
     assert (before.outputs, before.json) == (after.outputs, after.json) == ("o", True)

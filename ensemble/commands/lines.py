@@ -24,6 +24,12 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "scanning" | "decoding":
             verb = "looking at" if event["event"] == "scanning" else "decoding"
             return f"{verb} {event['part']} images: {event['done']} of {event['total']}"
+        case "studying":
+            return f"{event['run']}: looking at its out-of-fold rows in several ways"
+        case "predicting":
+            return f"predicting: {event['done']:,} of {event['total']:,} images"
+        case "predicted":
+            return f"{event['task']}: predicted"
         case "bad-images":
             return _bad_images(event)
         case "queued":

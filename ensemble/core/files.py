@@ -6,14 +6,17 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "TEMPORARY_SUFFIX",
     "atomic_path",
     "canonical_json",
+    "flush_to_disk",
     "load_json",
     "save_bytes",
     "save_json",
@@ -23,7 +26,8 @@ __all__ = [
     "sweep_temporaries",
 ]
 
-_TEMPORARY_SUFFIX = ".ens-tmp"
+TEMPORARY_SUFFIX = ".ens-tmp"
+"""How files and folders end that a killed writer may leave; before it stand the process and a random word."""
 
 
 @contextmanager
@@ -33,17 +37,17 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     `durable=False` does not wait for the disk: for what is checked whenever it is read, and can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         if durable:
-            _flush_to_disk(temporary)
+            flush_to_disk(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable:
-        _flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
 
 
 def save_bytes(path: Path, content: bytes) -> None:
@@ -86,15 +90,18 @@ def sha256_file(path: Path) -> str:
 def sweep_temporaries(folder: Path, *, is_dead: Callable[[int], bool] | None = None) -> list[Path]:
     """Remove what killed writers left below `folder`; the caller holds the folder's lock, or passes `is_dead(pid)`."""
     swept = []
-    for leftover in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
-        pid = leftover.name.removesuffix(_TEMPORARY_SUFFIX).rsplit(".", 2)[-2]
+    for leftover in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):
+        pid = leftover.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 2)[-2]
         if is_dead is None or (pid.isdigit() and is_dead(int(pid))):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
             swept.append(leftover)
     return swept
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Force a file, or a folder's entries, to the disk; folders can't be opened on every system."""
     if path.is_dir() and os.name == "nt":
         return

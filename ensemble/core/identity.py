@@ -42,6 +42,8 @@ class Identity:
         essential = self.recipe.model_dump(mode="json", exclude=_WITHOUT_EFFECT, exclude_defaults=True)
         if not essential.get("train", True):
             del essential["train"]  # nothing but what has no effect
+        if essential.get("tta", {}).keys() == {"views"}:
+            essential["tta"] = essential["tta"]["views"]  # as it was hashed when there was nothing else to say
         return sha256_text(canonical_json(self._parts(essential)))
 
     def _parts(self, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The probability file: named rows x named classes, as three files with one stem. Loads and saves it.
 
-`X.npy` holds the numbers, `X.ids.txt` one id a line, `X.json` everything else and the hashes of the other two. It is
-written last, so a stem without it was never finished. What is refused is told in `probability_checks`.
+`X.npy` holds the numbers, `X.ids.txt` one id a line, `X.json` everything else and the hashes of the other two. They are
+replaced as one, so that whoever reads finds a whole trio. What is refused is told in `probability_checks`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.files import atomic_path, save_bytes, save_text, sha256_file
+from ensemble.core.files import sha256_file
 from ensemble.core.npy_header import map_matrix
 from ensemble.core.probability_checks import (
     OWN_KEYS,
@@ -26,11 +27,13 @@ from ensemble.core.probability_checks import (
     shape_problems,
 )
 from ensemble.core.probability_rows import check_rows, renormalized_rows
+from ensemble.core.swap import newest, replaced_together
 from ensemble.errors import InputError
 
 __all__ = ["FORMAT", "Predictions", "ProbabilityPaths", "load_predictions", "save_predictions"]
 
 FORMAT = 1
+_PATIENCE = 5  # files that are replaced while they are read are read again
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +81,45 @@ class ProbabilityPaths:
         """Which of the three are not there."""
         return [path for path in (self.npy, self.ids, self.json) if not path.is_file()]
 
+    def found(self) -> _Found:
+        """Where the three lie now, which may be on their way to their places, and which files they are."""
+        name = self.npy.name.removesuffix(".npy")
+        paths = ProbabilityPaths(*(newest(path, name) for path in (self.npy, self.ids, self.json)))
+        stamps = tuple(_stamp(path) for path in (paths.npy, paths.ids, paths.json))
+        return _Found(paths, stamps)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Three files, to be told from others that take their places."""
+
+    paths: ProbabilityPaths
+    stamps: tuple[tuple[int, int] | None, ...]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
 
 def load_predictions(path: Path, *, renormalize: bool = False, verify_hashes: bool = True) -> Predictions:
     """Load a probability file by any of its three names or its stem; all that is wrong with it is one `InputError`."""
-    paths = ProbabilityPaths.of(path)
+    named = ProbabilityPaths.of(path)
+    for _ in range(_PATIENCE):
+        found = named.found()
+        try:
+            return _load(found, named.npy, renormalize, verify_hashes)
+        except InputError:
+            if named.found() == found:  # nobody replaced the files while they were read
+                raise
+    return _load(named.found(), named.npy, renormalize, verify_hashes)
+
+
+def _load(found: _Found, path: Path, renormalize: bool, verify_hashes: bool) -> Predictions:
+    paths = found.paths
     _refuse_missing(paths)
     problems: list[str] = []
     probs = _collect(problems, map_matrix, paths.npy)
@@ -100,23 +138,28 @@ def load_predictions(path: Path, *, renormalize: bool = False, verify_hashes: bo
         raise InputError(*(f"{paths.npy}: {problem}" for problem in rows.problems))
     if rows.to_renormalize.size:
         probs = renormalized_rows(probs, rows.to_renormalize)
-    return _predictions(paths.npy, probs, ids, document, int(rows.to_renormalize.size))
+    return _predictions(path, probs, ids, document, int(rows.to_renormalize.size))
 
 
-def save_predictions(stem: Path, predictions: Predictions) -> None:
-    """Write `stem`.npy, `stem`.ids.txt, and last `stem`.json; `ValueError` for what `load_predictions` would refuse."""
-    paths = ProbabilityPaths(*(stem.with_name(stem.name + suffix) for suffix in (".npy", ".ids.txt", ".json")))
+def save_predictions(stem: Path, predictions: Predictions, *, written: Path | None = None) -> None:
+    """Write `stem`.npy, `.ids.txt` and `.json`, all or none; `ValueError` for what `load_predictions` would refuse.
+
+    `written`: a file beside `stem` that holds the very numbers, and is moved rather than written a second time.
+    """
     probs = _storable(predictions.probs)
     document = _document(predictions)
     ids_text = "".join(f"{name}\n" for name in predictions.ids)
     _refuse_unloadable(predictions, probs, document, ids_text)
-    paths.json.unlink(missing_ok=True)  # a half replaced trio must not look finished
-    with atomic_path(paths.npy) as temporary:
-        with temporary.open("wb") as stream:
-            np.lib.format.write_array(stream, probs, version=(1, 0), allow_pickle=False)
-        document["npy_sha256"] = sha256_file(temporary)
-    save_bytes(paths.ids, ids_text.encode("utf-8"))
-    save_text(paths.json, _document_text(document))
+    with replaced_together(stem.parent, stem.name) as stage:
+        npy = stage / f"{stem.name}.npy"
+        if written is not None:
+            os.replace(written, npy)
+        else:
+            with npy.open("wb") as stream:
+                np.lib.format.write_array(stream, probs, version=(1, 0), allow_pickle=False)
+        document["npy_sha256"] = sha256_file(npy)
+        (stage / f"{stem.name}.ids.txt").write_bytes(ids_text.encode("utf-8"))
+        (stage / f"{stem.name}.json").write_bytes(_document_text(document).encode("utf-8"))
 
 
 def _refuse_missing(paths: ProbabilityPaths) -> None:

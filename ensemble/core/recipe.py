@@ -15,6 +15,7 @@ from ensemble.core.recipe_data import DataPart, FoldsPart, ImagePart, SamplingPa
 from ensemble.core.recipe_loss import LossPart, MixPart
 from ensemble.core.recipe_model import ModelPart
 from ensemble.core.recipe_train import TrainPart
+from ensemble.core.recipe_tta import TtaPart
 from ensemble.core.schema import CodeName, Frozen, Seed
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "SamplingPart",
     "SearchDimension",
     "TrainPart",
+    "TtaPart",
 ]
 
 
@@ -64,8 +66,8 @@ class SearchDimension(Frozen):
         return self
 
 
-def _from_short(key: str, short: type) -> BeforeValidator:
-    """Let a value of type `short` stand for a mapping with that one key."""
+def _from_short(key: str, *short: type) -> BeforeValidator:
+    """Let a value of one of the types `short` stand for a mapping with that one key."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, short) else value)
 
 
@@ -74,6 +76,7 @@ SHORT_FORMS: dict[tuple[str, ...], str] = {
     ("sampling",): "kind",
     ("loss",): "name",
     ("mix",): "kind",
+    ("tta",): "views",
     ("search", "*"): "choices",
 }
 """Where a plain value may stand for a mapping: the key that the value then goes to. Read by the merging of files."""
@@ -110,9 +113,8 @@ class Recipe(Frozen):
     metric: MetricName | CodeName | None = None
     """The score that decides in tables, searches and blends; left out: the dataset's, else `accuracy`. docs/metrics.md
     says what each is; `module:function` is your own."""
-    tta: Literal["none", "hflip", "flips", "d4"] = "none"
-    """Views of each image that are predicted and averaged, the same for validation and test rows: `hflip` 2, `flips` 4
-    (mirrored both ways), `d4` 8 (mirrored and turned by right angles)."""
+    tta: Annotated[TtaPart, _from_short("views", str, list)] = TtaPart()
+    """Views of each image at prediction. `tta: d4` is short for `{views: d4}`."""
     search: dict[str, Annotated[SearchDimension, _from_short("choices", list)]] = Field(default_factory=dict)
     """What `ens tune` may change: a dotted key of this recipe to its values. Changes no result of `ens train`."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ensemble.core.files import load_json, save_json, sha256_file
 from ensemble.core.locks import lock_holder
+from ensemble.core.swap import RUN_SWAP, newest
 from ensemble.errors import InputError
 
 __all__ = [
@@ -71,7 +72,7 @@ class RunFolder:
     def load_record(self) -> dict[str, Any] | None:
         """What `run.json` says; None when there is none."""
         try:
-            record = load_json(self.record_path)
+            record = load_json(newest(self.record_path, RUN_SWAP))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

@@ -70,6 +70,8 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
                 work.open(decided[work.run.name])
         together.raise_any()
         _train(works, workplace, on_event)
+    for work in works:
+        work.settle_views(workplace)
 
 
 def prepare_runs(

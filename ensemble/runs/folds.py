@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ensemble.core.checkpoint_files import empty_but_checkpoints
 from ensemble.core.custom_code import CODE_FOLDER
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, verify_files
+from ensemble.core.view_choice import RunViews
 from ensemble.data.pixels import build_pixels
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.runs.bad_images import left_out
@@ -70,6 +71,34 @@ class FoldTraining:
         shared = self._shared_arguments() if self._todo else {}
         self._keys = {f"{self._run.name}/{key.folder_name(self._request.plan.repeats)}": key for key in self._todo}
         return {name: self._task(name, key, shared) for name, key in self._keys.items()}
+
+    def predict_tasks(self, out: Path, place: Path, views: RunViews) -> list[Task]:
+        """Tasks that predict every fold's rows again into `out`, with other views; logs of theirs go to `place`."""
+        self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
+        about = sidecar_of(self._record | {"tta": views.plain()})
+        function = "ensemble.training.predict_fold:predict_fold"
+        return self._later_tasks(
+            function, out, place, lambda name: {"about": about, "views": views.of_fold(name).plain()}, _NOT_TO_PREDICT
+        )
+
+    def study_tasks(self, out: Path, place: Path, asked: Mapping[str, Any]) -> list[Task]:
+        """Tasks that look at every fold's held-out rows as `asked`, and leave what they see in `out`."""
+        self._pixels = {"train_pixels": self._decoded("train")}
+        function = "ensemble.training.study_fold:study_fold"
+        return self._later_tasks(function, out, place, lambda name: dict(asked), (*_NOT_TO_PREDICT, "about", "code"))
+
+    def _later_tasks(
+        self, function: str, out: Path, place: Path, own: Callable[[str], dict[str, Any]], without: Sequence[str]
+    ) -> list[Task]:
+        """A task for each trained fold; `own` are its arguments by the fold's folder, beside those that all share."""
+        shared = {name: value for name, value in self._shared_arguments().items() if name not in without}
+        threads, tasks = self._record["decided"]["threads"], []
+        for key in fold_keys(self._request.plan.k, self._request.plan.repeats):
+            source = self._folder(key)
+            places = {"source": str(source.absolute()), "out": str((out / source.name).absolute())}
+            arguments = {**shared, **vars(key), **places, **own(source.name)}
+            tasks.append(Task(f"{self._run.name}/{source.name}", function, arguments, place / source.name, threads))
+        return tasks
 
     @property
     def todo(self) -> tuple[FoldKey, ...]:
@@ -136,7 +165,8 @@ class FoldTraining:
         """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
         empty_but_checkpoints(self._folder(key), self._record["identity"])
         threads = self._record["decided"]["threads"]
-        arguments = {**shared, **vars(key)}
+        views = RunViews.of(self._record).of_fold(self._folder(key).name)
+        arguments = {**shared, **vars(key), "views": views.plain()}
         return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), threads)
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
@@ -170,6 +200,10 @@ class FoldTraining:
 
 _TOLD = ("best_epoch", "best_epoch_why", "scores", "seconds", "device", "micro_batch", "resumed", "bit_equal")
 """What `run.json` repeats of a fold's own record."""
+
+
+_NOT_TO_PREDICT = ("parts", "watch", "train_labels")
+"""What tasks that train are told, and others are not."""
 
 
 def _finished_fold(folder: Path, identity: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ensemble.core.identity import differing_keys
 from ensemble.core.run import RUN_FORMAT, FoldKey, now
+from ensemble.core.view_choice import RunViews
 from ensemble.data.audit import Finding
 from ensemble.errors import InputError
 from ensemble.runs.request import RunRequest
@@ -77,6 +78,8 @@ def new_record(
             }
             for key in fold_keys(plan.k, plan.repeats)
         ],
+        "box": _box(request),
+        "tta": RunViews.asked(request.resolved.recipe.tta).plain(),
         "metric": request.resolved.recipe.metric,
         "greater_is_better": request.greater_is_better,
         "scores": {"oof": None},
@@ -131,7 +134,7 @@ def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": record["dataset"],
         "dataset_sha256": record["identity_of"]["dataset_sha256"],
         "folds_sha256": record["folds"]["sha256"],
-        "tta": record["recipe"]["tta"],
+        "tta": RunViews.of(record).choice.text,
         "metric": record["metric"],
         **optimistic,
     }
@@ -144,6 +147,12 @@ def total_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "seconds_per_1000_images": round(seconds, 4),
         "parameters": sum(record["cost"]["parameters"] for record in records),
     }
+
+
+def _box(request: RunRequest) -> dict[str, Any] | None:
+    """The columns that images without a dataset must come with to be cut as these were."""
+    rows = request.resolved.dataset.test or request.resolved.dataset.train
+    return rows.box.plain() if rows.box is not None else None
 
 
 def _validated(request: RunRequest) -> int:

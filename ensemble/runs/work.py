@@ -15,6 +15,7 @@ from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.recipe_weights import check_same_weights
 from ensemble.core.run import FoldKey, RunFolder
+from ensemble.core.swap import RUN_SWAP, settle
 from ensemble.data.audit import Finding
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
@@ -24,6 +25,7 @@ from ensemble.runs.folds import FoldTraining
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_keys, new_record, record_state
 from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.settle_views import settle_views
 from ensemble.runs.trainable import check_trainable
 from ensemble.runs.workplace import Workplace
 
@@ -90,6 +92,7 @@ class RunWork:
     def lock(self) -> None:
         """Own the run's folder until `leave`, or refuse at once."""
         self._held.enter_context(folder_lock(self.run.path))
+        settle(self.run.path, RUN_SWAP)  # of a prediction that was killed while its files took their places
 
     def open(self, decided: Mapping[str, Any]) -> None:
         """See what is finished, and decode the images that the rest needs."""
@@ -130,6 +133,14 @@ class RunWork:
         self._folds.follow(event)
         if self._folds.is_over:
             self._close()
+
+    def settle_views(self, workplace: Workplace) -> None:
+        """Where the recipe leaves its views to the out-of-fold rows: ask them, and predict again. Wants no lock."""
+        if self.error is None:
+            try:
+                self.record = settle_views(self.request, self.run, self.record, workplace, self._tell)
+            except (EnsError, OSError) as error:
+                self.error = error
 
     def leave(self) -> None:
         """However the work ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""

@@ -12,14 +12,12 @@ from ensemble.data.fitting import StoredShape
 from ensemble.data.pixel_sets import Images
 from ensemble.training.fold_rows import FoldRows
 
-__all__ = ["check_feed", "image_size", "make_feed"]
+__all__ = ["check_feed", "image_size", "make_feed", "stored_shape"]
 
 
 def check_feed(recipe: Recipe) -> None:
     """Refuse an augmentation that does not work, before any fold."""
-    size = image_size(recipe)
-    stored = stored_size(size, recipe.image.cache_size, recipe.augment)
-    check_augment(recipe.augment, size, StoredShape(stored, is_square=not recipe.image.keep_aspect))
+    check_augment(recipe.augment, image_size(recipe), stored_shape(recipe))
 
 
 def make_feed(
@@ -43,6 +41,12 @@ def make_feed(
         workers=workers,
         epochs=recipe.train.epochs,
     )
+
+
+def stored_shape(recipe: Recipe) -> StoredShape:
+    """What is kept of each image."""
+    stored = stored_size(image_size(recipe), recipe.image.cache_size, recipe.augment)
+    return StoredShape(stored, is_square=not recipe.image.keep_aspect)
 
 
 def image_size(recipe: Recipe) -> int:

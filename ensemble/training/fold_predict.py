@@ -13,16 +13,17 @@ import torch
 
 from ensemble.core.metrics import Metric, score_all
 from ensemble.core.recipe import Recipe
+from ensemble.core.view_choice import ViewChoice
 from ensemble.data.pixel_sets import Images
 from ensemble.errors import EnsError
-from ensemble.inference.predict import Normalizer, predict_rows
+from ensemble.inference.merging import PLAIN, Looks, make_looks
+from ensemble.inference.predict import Normalizer, batch_rows, predict_rows
 from ensemble.training.fold_feed import image_size
 from ensemble.training.fold_rows import FoldRows
 from ensemble.training.networks import count_parameters
 
 __all__ = ["Predictor", "Scores"]
 
-_BATCH = 256
 _MICRO_BATCHES = 4  # a forward pass alone keeps no activations: this many more rows fit
 
 Rows = npt.NDArray[np.int64]
@@ -44,27 +45,31 @@ class Predictor:
         """Every metric on the validation rows, and on the inner rows where there are any; without views."""
 
         def on(chosen: Rows) -> Scores:
-            probs = self._probabilities(network, images, chosen, "none")
+            probs = self._probabilities(network, images, chosen, PLAIN)
             return score_all(rows.labels[chosen], probs, self.own_metrics)
 
         return on(rows.validation), None if rows.inner is None else on(rows.inner)
 
-    def predict(self, network: torch.nn.Module, images: Images, rows: Rows) -> tuple[Probs, dict[str, Any]]:
-        """Probabilities with the recipe's views, and their cost."""
+    def predict(
+        self, network: torch.nn.Module, images: Images, rows: Rows, choice: ViewChoice
+    ) -> tuple[Probs, dict[str, Any]]:
+        """Probabilities with these views, and their cost."""
+        looks = make_looks(choice, image_size(self.recipe))
         clock = time.monotonic()
-        probs = self._probabilities(network, images, rows, self.recipe.tta)
+        probs = self._probabilities(network, images, rows, looks)
         seconds = (time.monotonic() - clock) * 1000 / len(rows)
         return probs, {"seconds_per_1000_images": round(seconds, 4), "parameters": count_parameters(network)}
 
-    def _probabilities(self, network: torch.nn.Module, images: Images, rows: Rows, policy: str) -> Probs:
-        most = _BATCH if self.micro_batch is None else min(_BATCH, _MICRO_BATCHES * self.micro_batch)
+    def _probabilities(self, network: torch.nn.Module, images: Images, rows: Rows, looks: Looks) -> Probs:
+        most = batch_rows(image_size(self.recipe), self.normalizer.device.type)
+        most = most if self.micro_batch is None else min(most, _MICRO_BATCHES * self.micro_batch)
         probs = predict_rows(
             network,
             images,
             rows,
             size=image_size(self.recipe),
             normalizer=self.normalizer,
-            policy=policy,
+            looks=looks,
             batch_size=most,
             beat=self.beat,
         )

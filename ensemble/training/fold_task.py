@@ -10,6 +10,7 @@ from ensemble.core.files import load_json
 from ensemble.core.foldplan import load_plan
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
+from ensemble.core.view_choice import FoldViews
 from ensemble.data.batches import SeedParts
 from ensemble.training.fold_feed import image_size
 from ensemble.training.fold_work import FoldSources, FoldWork
@@ -37,6 +38,7 @@ def train_fold(
     train_labels: str | None,
     repeat: int,
     fold: int,
+    views: Mapping[str, Any] | None = None,
     micro_batch: int | None = None,
     watch: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -46,7 +48,8 @@ def train_fold(
     class shares of this fold's training rows. `train_labels` names a file with the rows to train on by another label
     than the plan's. `code` says how to import what the recipe names as `module:function`, `parts` how many classes each
     part of a composed label has. `about` (run, identity, dataset and their hashes) goes into every file that leaves.
-    Where memory does not suffice, the task asks to be started again with a smaller `micro_batch`.
+    `views`: how rows are looked at, if not as the recipe says. Where memory does not suffice, the task asks to be
+    started again with a smaller `micro_batch`.
     """
     parsed = Recipe.model_validate(recipe)
     sources = FoldSources(
@@ -66,6 +69,7 @@ def train_fold(
         classes,
         SeedParts(parsed.seed, repeat, fold),
         report,
+        views=FoldViews.of(views) if views is not None else None,
         micro_batch=micro_batch,
         watch=watch,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ensemble.core.files import sweep_temporaries
@@ -18,13 +19,14 @@ from ensemble.core.own_metric import own_metrics
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
+from ensemble.core.view_choice import FoldViews
 from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.errors import EnsError
 from ensemble.inference.predict import Normalizer
 from ensemble.training.checkpoints import Checkpoints, Loaded
-from ensemble.training.fold_feed import image_size, make_feed
+from ensemble.training.fold_feed import image_size, make_feed, stored_shape
 from ensemble.training.fold_files import FoldFiles
 from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_predict import Predictor
@@ -43,6 +45,8 @@ from ensemble.training.watchers import Watchers
 __all__ = ["FoldSources", "FoldWork"]
 
 _SHOWN_IDS = 8
+
+Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,13 @@ class FoldWork:
         parts: SeedParts,
         report: Report,
         *,
+        views: FoldViews | None = None,
         micro_batch: int | None = None,
         watch: Sequence[str] = (),
     ) -> None:
         self.recipe, self.spec, self.decided, self.code = recipe, spec, decided, code
         self.classes, self.parts = classes, parts
+        self.views = views or FoldViews.asked(recipe.tta)
         self.own_metrics = own_metrics(recipe.metric, code, len(classes))
         self.report, self.micro_batch, self.watch = report, micro_batch, watch
         self.files = FoldFiles(folder, parts, about, classes)
@@ -95,7 +101,8 @@ class FoldWork:
         with stop_requests() as stop, checkpoints:
             network, training = self.trained(images, rows, checkpoints, stop)
         self.files.save_history(training.history)
-        save_network(self.files.folder, network, self.spec, self.model_facts(training), self.code)
+        shares = rows.class_shares(len(self.classes))
+        save_network(self.files.folder, network, self.spec, self.model_facts(training, shares), self.code)
         oof = self.predict_validation(network, images, rows)
         if sources.test_pixels is not None or sources.left_out["test"]:
             self.predict_test(network, sources, rows)
@@ -207,9 +214,9 @@ class FoldWork:
         return trainer
 
     def predict_validation(self, network: torch.nn.Module, images: Images, rows: FoldRows) -> dict[str, Any]:
-        """Predict with the recipe's views and save; scores and cost, for the record."""
+        """Predict with views and save; scores and cost, for the record."""
         labels = rows.labels[rows.validation]
-        probs, cost = self.predictor.predict(network, images, rows.validation)
+        probs, cost = self.predictor.predict(network, images, rows.validation, self.views.validation)
         scores = score_all(labels, probs, self.own_metrics)
         self.files.save_oof([images.ids[row] for row in rows.validation], probs, labels, scores, cost)
         return {"scores": scores, "per_class": per_class(labels, probs.astype(np.float32)), "cost": cost}
@@ -221,7 +228,7 @@ class FoldWork:
             self.files.save_test((), np.empty((0, len(self.classes))), None, without, shares)
             return
         images = open_pixels(sources.test_pixels)
-        probs, cost = self.predictor.predict(network, images, np.arange(len(images.ids)))
+        probs, cost = self.predictor.predict(network, images, np.arange(len(images.ids)), self.views.test)
         self.files.save_test(images.ids, probs, cost, without, shares)
 
     def tell(
@@ -271,13 +278,15 @@ class FoldWork:
             "machines": training.machines,
         }
 
-    def model_facts(self, training: FoldTraining) -> dict[str, Any]:
+    def model_facts(self, training: FoldTraining, shares: Shares) -> dict[str, Any]:
         """What `model.json` tells a predictor that has nothing but this folder."""
         row = training.history[training.selection.epoch - 1]
         return {
             **self.files.about,
             "classes": list(self.classes),
             "image": self.recipe.image.plain(),
+            "stored": vars(stored_shape(self.recipe)),
+            "class_shares": shares.tolist(),
             "epoch": row["epoch"],
             "loss": row["train_loss"],
             "value": row.get(self.recipe.metric or "accuracy"),

@@ -11,6 +11,8 @@ import torch
 from ensemble.core.own_metric import own_metrics
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
+from ensemble.core.view_choice import ViewChoice
+from ensemble.inference.views import check_views, make_views
 from ensemble.training.fold_feed import check_feed, image_size
 from ensemble.training.fold_loss import check_loss
 from ensemble.training.freezing import check_freezing
@@ -38,6 +40,8 @@ def prepare_run(
     spec = NetworkSpec.asked(parsed, classes, tuple(parts), image_size(parsed))
     network = build_network(spec, pretrained=False, codes=code)
     check_network(network, spec)
+    choice = ViewChoice.asked(parsed.tta)
+    check_views(network, make_views(choice.views, image_size(parsed)), image_size(parsed), choice.text)
     check_freezing(network, parsed)
     check_feed(parsed)
     start = decide_weights(parsed.model, Path(weights) if weights is not None else None)

@@ -29,7 +29,8 @@ def table(outcome: Outcome) -> dict[str, Any]:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text(
-        "description: Mine.\nextends: quickstart\nsearch:\n  train.lr: {low: 0.0001, high: 1.0}\n  tta: [none, d4]\n"
+        "description: Mine.\nextends: quickstart\nsearch:\n  train.lr: {low: 0.0001, high: 1.0}\n"
+        "  tta.views: [none, d4]\n"
     )
     (tmp_path / "recipes" / "wrong.yaml").write_text("lr: 3\nextends: quickstart\n")
     return tmp_path
@@ -60,7 +61,7 @@ def test_one_recipe_shows_every_value_with_where_it_came_from(folder: Path) -> N
     assert rows["seed"] == ("0", "default")
     assert rows["train.clip_norm"] == ("null", "default")
     assert rows["search.train.lr"] == ("{low: 0.0001, high: 1.0}", "recipes/mine.yaml:4")
-    assert rows["search.tta"] == ("[none, d4]", "recipes/mine.yaml:5")
+    assert rows["search.tta.views"] == ("[none, d4]", "recipes/mine.yaml:5")
     assert rows["image.mean"][0] == "[0.305, 0.305, 0.305]" and rows["image.mean"][1].endswith(
         "recipes/data/digits.yaml"
     )

@@ -136,16 +136,6 @@ def test_the_golden_trio_keeps_loading_and_is_written_byte_for_byte(tmp_path: Pa
         assert (tmp_path / f"oof{suffix}").read_bytes() == (GOLDEN / f"oof{suffix}").read_bytes(), suffix
 
 
-def test_the_sidecar_is_removed_first_when_a_trio_is_replaced(trio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ensemble.core.probability.save_bytes", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_predictions(trio.with_suffix(""), _predictions())
-    assert "probs.json missing" in _refusal(trio)
-
-
 @pytest.mark.parametrize(
     "changes",
     [

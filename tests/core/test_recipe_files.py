@@ -82,7 +82,14 @@ def test_values_come_from_the_nearest_file_then_data_then_set(tmp_path: Path, wr
         "train.lr": "recipes/middle.yaml:3",
         "metric": "recipes/base.yaml:4",
     }
-    assert set(resolved.origins) >= {"description", "seed", "data.bad_images", "image.mean", "train.optimizer", "tta"}
+    assert set(resolved.origins) >= {
+        "description",
+        "seed",
+        "data.bad_images",
+        "image.mean",
+        "train.optimizer",
+        "tta.views",
+    }
 
 
 def test_what_a_recipe_leaves_open_is_the_datasets_else_imagenets(tmp_path: Path, write: Write) -> None:
@@ -103,11 +110,16 @@ def test_what_a_recipe_leaves_open_is_the_datasets_else_imagenets(tmp_path: Path
 def test_a_dimension_of_the_search_is_replaced_whole(tmp_path: Path, write: Write) -> None:
     write(
         "base",
-        "data: digits\nmodel: {name: x}\nsearch:\n  train.lr: {low: 1e-4, high: 1e-2, log: true}\n  tta: [none]\n",
+        "data: digits\nmodel: {name: x}\nsearch:\n  train.lr: {low: 1e-4, high: 1e-2, log: true}\n"
+        "  tta.views: [none]\n",
     )
     write("r", "extends: base\nsearch:\n  train.lr: [1e-3, 2e-3]\n")
     search = load_recipe("r", folder=tmp_path).recipe.search
-    assert (search["train.lr"].choices, search["train.lr"].low, search["tta"].choices) == ([1e-3, 2e-3], None, ["none"])
+    assert (search["train.lr"].choices, search["train.lr"].low, search["tta.views"].choices) == (
+        [1e-3, 2e-3],
+        None,
+        ["none"],
+    )
     assert (
         load_recipe("r", folder=tmp_path, sets=["search.train.lr={low: 1, high: 2}"]).recipe.search["train.lr"].low == 1
     )
@@ -143,7 +155,7 @@ PARTS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "train": st.dictionaries(st.sampled_from(["lr", "epochs"]), st.integers(0, 9)),
         "image": st.fixed_dictionaries({}, optional={"mean": st.none() | st.lists(st.integers(1, 9))}),
         "search": st.dictionaries(
-            st.sampled_from(["train.lr", "tta"]),
+            st.sampled_from(["train.lr", "tta.views"]),
             st.sampled_from([{"low": 1, "high": 2}, {"low": 3, "high": 4, "log": True}, {"choices": [1]}]),
         ),
     },
@@ -172,7 +184,13 @@ def test_merging_is_associative_so_a_chain_has_one_meaning(one: Any, two: Any, t
 def test_every_merged_value_is_placed_in_the_layer_it_came_from(one: Any, two: Any) -> None:
     a, b = layer(one, "a"), layer(two, "b")
     merged = merge_layers([a, b])
-    for path in [("seed",), ("train", "lr"), ("image", "mean"), ("search", "tta"), ("search", "tta", "low")]:
+    for path in [
+        ("seed",),
+        ("train", "lr"),
+        ("image", "mean"),
+        ("search", "tta.views"),
+        ("search", "tta.views", "low"),
+    ]:
         if merged.holds(path):
             assert merged.place_of(path).source == ("b" if b.holds(path) else "a")
 
@@ -218,7 +236,7 @@ def test_the_list_of_recipes_survives_a_broken_one(tmp_path: Path, write: Write)
 def test_with_values_gives_a_trial_that_is_checked_and_resolved(tmp_path: Path) -> None:
     source = load_recipe("quickstart", folder=tmp_path, sets=["train.epochs=4"])
     trial = with_values(source, {"train.lr": 0.5, "image.size": "auto", "tta": "d4"})
-    assert (trial.recipe.train.lr, trial.recipe.train.epochs, trial.recipe.tta, trial.recipe.image.size) == (
+    assert (trial.recipe.train.lr, trial.recipe.train.epochs, trial.recipe.tta.views, trial.recipe.image.size) == (
         0.5,
         4,
         "d4",
@@ -246,7 +264,7 @@ def test_with_values_gives_a_trial_that_is_checked_and_resolved(tmp_path: Path) 
         },
     ),
     st.sampled_from(["quickstart", "own", "own/../own"]),
-    st.lists(st.sampled_from(["train.clip_norm=3", "tta=flips", "search.tta=[none, d4]", "image.size=auto"])),
+    st.lists(st.sampled_from(["train.clip_norm=3", "tta=flips", "search.tta.views=[none, d4]", "image.size=auto"])),
 )
 @settings(max_examples=40, deadline=None)
 def test_a_saved_recipe_loads_as_the_same(tmp_path_factory: Any, values: Any, name: str, sets: list[str]) -> None:

@@ -32,6 +32,9 @@ def write(folder: Path) -> Write:
     return write
 
 
+VIEWS = "a list of values, or none, hflip, flips, d4, rotations, scales, fivecrop, faces or auto"
+
+
 def complaints(folder: Path, *sets: str, data: str | None = None) -> list[str]:
     with pytest.raises(InputError) as caught:
         load_recipe("r", folder=folder, sets=sets, data=data)
@@ -99,7 +102,10 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
         ),
         ("model: {name: x, freeze_epochs: 2}", "model.freeze_epochs is 2, but freeze is none; say freeze: backbone"),
         ("model: {name: 18}", "model.name is 18, but must be text that is not empty; put it in quotes"),
-        ("tta: hflp", "tta is 'hflp', but must be none, hflip, flips or d4; did you mean hflip?"),
+        (
+            "tta: hflp",
+            f"tta.views is 'hflp', but must be {VIEWS}; did you mean hflip?",
+        ),
         ("augment:", "augment is null, but must be a list of values, or none, light, medium, heavy or faces"),
         ("augment: [HorizontalFlp]", "augment[0] is 'HorizontalFlp', which is unknown; did you mean HorizontalFlip?"),
         ("augment: [{Blur: {limit: 3}}]", "augment[0].Blur.limit is unknown; did you mean blur_limit?"),
@@ -135,7 +141,10 @@ def test_every_fault_of_a_broken_recipe_is_told_at_once(folder: Path) -> None:
             "search: {metric: [accuracy]}",
             "search.metric: can't be searched, because scores of its trials could not be compared",
         ),
-        ("search: {tta: [none, hflp]}", "search.tta tries 'hflp': tta is 'hflp', but must be none, hflip, flips or d4"),
+        (
+            "search: {tta.views: [none, hflp]}",
+            f"search.tta.views tries 'hflp': tta.views is 'hflp', but must be {VIEWS}",
+        ),
         (
             "search: {train.batch_size: {low: 8, high: 16, step: 0.5}}",
             "search.train.batch_size tries 8.5: train.batch_size is 8.5, but must be a whole number from 1 to 65536",
@@ -252,7 +261,7 @@ def test_a_broken_description_of_a_dataset_is_told_with_the_recipe(folder: Path,
         "recipes/data/mine.yaml:1: classes[1] is 2, but must be text that is not empty; put it in quotes",
         "recipes/data/mine.yaml:4: train.table stands here a second time; the first is on line 3",
         "recipes/data/mine.yaml:7: train.labels is unknown; did you mean train.label?",
-        "recipes/r.yaml:3: tta is 'x', but must be none, hflip, flips or d4",
+        f"recipes/r.yaml:3: tta.views is 'x', but must be {VIEWS}",
     ]
 
 

@@ -13,7 +13,7 @@ import torch
 import ensemble.training.torchvision_cure as cure
 from ensemble.errors import InputError
 from ensemble.inference.predict import Normalizer
-from ensemble.inference.views import views_of
+from ensemble.inference.views import make_views
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
 from ensemble.training.pretrained import choose_pretrained
 
@@ -80,7 +80,7 @@ def test_normalising_leaves_torchs_threads_as_they_were() -> None:
 @pytest.mark.parametrize(("policy", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("d4", 8)])
 def test_a_policy_has_its_views_and_the_first_is_the_image(policy: str, count: int) -> None:
     image = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
-    views = list(views_of(image, policy))
+    views = [view(image) for view in make_views(policy, 4)]
     assert torch.equal(views[0], image)
     assert len({tuple(view.flatten().tolist()) for view in views}) == len(views)
     assert len(views) == count

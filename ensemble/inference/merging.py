@@ -1,0 +1,76 @@
+"""One row of probabilities from those of several views: softmax first, then a mean, finite however many there are.
+
+ttach merges whatever it is given, so that its geometric mean of logits is NaN, and that of many views underflows to
+zero; here logarithms are added.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ensemble.core.view_choice import ViewChoice
+from ensemble.inference.views import View, make_views
+
+__all__ = ["PLAIN", "Looks", "Merger", "make_looks"]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How each image is looked at: its views, and how what is predicted from them becomes one."""
+
+    views: tuple[View, ...]
+    merge: str = "mean"
+    power: float = 0.5
+    weights: tuple[float, ...] | None = None
+    """Of the views, for `mean`; None: equal."""
+
+
+PLAIN = Looks(make_views("none", 1))
+"""Each image as it is."""
+
+
+def make_looks(choice: ViewChoice, size: int) -> Looks:
+    """What a choice of views stands for, for images of this size."""
+    views = make_views(choice.views, size)
+    if choice.weights is not None and len(choice.weights) != len(views):
+        raise ValueError(f"{len(choice.weights)} weights for {len(views)} views")
+    return Looks(views, choice.merge, choice.power, choice.weights)
+
+
+class Merger:
+    """Takes one view's scores after the other, and keeps no more than one matrix."""
+
+    def __init__(self, looks: Looks) -> None:
+        self._looks, self._count = looks, 0
+        self._sum: torch.Tensor | None = None
+
+    def add(self, scores: torch.Tensor) -> None:
+        """The network's scores (rows, classes) of the next view, of any precision."""
+        looks, scores = self._looks, scores.double()
+        if looks.merge == "mean":
+            part = torch.softmax(scores, dim=1)
+            if looks.weights is not None:
+                part *= looks.weights[self._count]
+        else:
+            part = torch.log_softmax(scores, dim=1)
+        self._count += 1
+        if self._sum is None:
+            self._sum = part * looks.power if looks.merge == "power" else part
+        elif looks.merge == "power":
+            self._sum = torch.logaddexp(self._sum, part * looks.power)
+        else:
+            self._sum = self._sum + part
+
+    def probs(self) -> torch.Tensor:
+        """(rows, classes), in float64."""
+        if self._sum is None:
+            raise ValueError("nothing to merge")
+        looks = self._looks
+        if looks.merge == "mean":
+            return self._sum / (self._count if looks.weights is None else 1)
+        if looks.merge == "gmean":
+            return torch.softmax(self._sum / self._count, dim=1)
+        return torch.softmax((self._sum - math.log(self._count)) / looks.power, dim=1)

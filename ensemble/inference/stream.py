@@ -1,0 +1,138 @@
+"""Any number of images through several networks, in bounded memory: decoded once, predicted by all, told in order.
+
+On a CPU each thread takes whole batches from file to probabilities, torch using one thread in each: nothing is handed
+over, and no core waits for another. On a GPU the threads decode, and one batch at a time is computed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ensemble.data.fitting import StoredShape, load_fitted, resized
+from ensemble.data.image_headers import BadImage
+from ensemble.data.images import read_content
+from ensemble.data.tables import Rows
+from ensemble.data.threads import usable_cores
+from ensemble.inference.merging import Looks
+from ensemble.inference.predict import Normalizer, batch_rows, predict_batch
+
+__all__ = ["Block", "Models", "predict_files"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """A run's networks in eval mode on their device, and how they want images."""
+
+    networks: Sequence[torch.nn.Module]
+    looks: Looks
+    shape: StoredShape
+    """What was kept of an image for training: whatever is predicted goes through the same sizes."""
+    size: int
+    normalizer: Normalizer
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The next rows. `probs`: (rows, classes) means over the networks, NaN for a bad image; `bad`: row to reason."""
+
+    start: int
+    probs: npt.NDArray[np.float32]
+    bad: dict[int, str]
+
+
+def predict_files(
+    models: Models,
+    rows: Rows,
+    classes: int,
+    *,
+    beat: Callable[[], None] = lambda: None,
+    batch: int | None = None,
+    only_look: Callable[[], bool] = lambda: False,
+) -> Iterator[Block]:
+    """All rows in their order, a batch of them at a time; `beat` is told of every batch.
+
+    As soon as `only_look` says so, images are decoded to see which are bad, and nothing is predicted any more.
+    """
+    device = models.normalizer.device.type
+    batch = batch or batch_rows(models.size, device)
+    one_at_a_time = threading.Lock() if device != "cpu" else None
+    threads = usable_cores()
+
+    def work(start: int) -> Block:
+        chosen = range(start, min(start + batch, len(rows.ids)))
+        pixels, good, bad = _decode(models, rows, chosen)
+        probs = np.full((len(chosen), classes), np.nan, dtype=np.float32)
+        if good and not only_look():
+            if one_at_a_time is None:
+                probs[good] = _mean(models, pixels)
+            else:
+                with one_at_a_time:
+                    probs[good] = _mean(models, pixels)
+        return Block(start, probs, bad)
+
+    with _one_thread_each(), ThreadPoolExecutor(threads, "predict") as pool:
+        ahead: deque[Future[Block]] = deque()
+        try:
+            for start in range(0, len(rows.ids), batch):
+                ahead.append(pool.submit(work, start))
+                if len(ahead) > threads + 1:
+                    yield ahead.popleft().result()
+                    beat()
+            while ahead:
+                yield ahead.popleft().result()
+                beat()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _mean(models: Models, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Over the networks, each rounded as its fold's own file would be."""
+    parts = predict_batch(models.networks, models.normalizer(pixels), models.looks, precision=models.precision)
+    total = np.zeros(parts[0].shape)
+    for part in parts:
+        total += part.astype(np.float32)
+    return total / len(parts)
+
+
+def _decode(
+    models: Models, rows: Rows, chosen: Sequence[int]
+) -> tuple[npt.NDArray[np.uint8], list[int], dict[int, str]]:
+    """Pixels of the images that can be used, their places in the batch, and why the others can't."""
+    pixels = np.empty((len(chosen), models.size, models.size, 3), dtype=np.uint8)
+    good: list[int] = []
+    bad: dict[int, str] = {}
+    for place, row in enumerate(chosen):
+        try:
+            content = read_content(rows.folder / rows.paths[row])
+            image = load_fitted(content, models.shape, None if rows.boxes is None else rows.boxes[row])
+        except BadImage as fault:
+            bad[row] = fault.reason
+            continue
+        pixels[len(good)] = resized(image, models.size, models.size)
+        good.append(place)
+    return pixels[: len(good)], good, bad
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep torch and OpenCV from starting threads of their own under ours."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

@@ -1,0 +1,185 @@
+"""Which views a run's out-of-fold rows speak for, and at what cost; and weights for views. Nothing here is optimistic.
+
+A choice is made for each fold from the rows of the other folds, and scored on its own: that number is honest. What is
+then taken for test rows is chosen on all rows, and taken only if choosing was worth it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.core.metrics import METRICS, Metric, Scorer
+from ensemble.core.view_choice import RunViews, ViewChoice
+from ensemble.core.view_weights import learn_weights
+
+__all__ = ["HeldOut", "Verdict", "choose_views", "weigh_views"]
+
+_RESAMPLES = 1000
+Matrix = NDArray[np.floating[Any]]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The out-of-fold rows of all folds, fold after fold. In a repeated plan each row stands once a repeat."""
+
+    folders: tuple[str, ...]
+    """The folds' folders."""
+    repeats: NDArray[np.int64]
+    """Repeat of each folder."""
+    labels: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    """Which of `folders` each row was held out from."""
+    metric: str
+    measure: Metric
+
+    def others(self, fold: int) -> Numbers:
+        """1 for rows that have a say in what is taken for this fold's: of the other folds of its repeat."""
+        is_other = (self.repeats[self.fold] == self.repeats[fold]) & (self.fold != fold)
+        return np.asarray(is_other, dtype=np.float64)
+
+    @property
+    def sign(self) -> float:
+        """1 where more is better."""
+        return 1.0 if self.measure.greater_is_better else -1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to take, and the document that says why."""
+
+    views: RunViews
+    document: dict[str, Any]
+
+
+def choose_views(
+    rows: HeldOut, probs: Mapping[str, Matrix], choices: Mapping[str, ViewChoice], seconds: Mapping[str, float]
+) -> Verdict:
+    """Of several choices, `none` among them, the one to take. `probs` are (rows, classes) under each."""
+    names = sorted(probs, key=lambda name: (seconds[name], name))  # of equals the cheapest
+    scorers = {name: (rows.measure.scorer(rows.labels, probs[name]), _loss(rows, probs[name])) for name in names}
+
+    def best(weights: Numbers) -> str:
+        return max(names, key=lambda name: _key(rows, scorers[name], weights))
+
+    everything = np.ones(len(rows.labels))
+    by_fold = [best(rows.others(fold)) if rows.others(fold).any() else "none" for fold in range(len(rows.folders))]
+    mixed = np.concatenate([probs[name][rows.fold == fold] for fold, name in enumerate(by_fold)])
+    plain = scorers["none"][0]
+    gain = _gain(rows, rows.measure.scorer(rows.labels, mixed), plain)
+    wanted = best(everything)
+    take = wanted if _is_worth_it(gain, rows, mixed, probs["none"]) else "none"
+    why = _why(take, wanted, rows, gain)
+    listed = [
+        {
+            "views": name,
+            "count": choices[name].count,
+            "score": scorers[name][0](everything),
+            "gain": None if name == "none" else _gain(rows, scorers[name][0], plain),
+            "seconds_per_1000_images": round(seconds[name], 4),
+            "chosen_in": [rows.folders[fold] for fold, of_fold in enumerate(by_fold) if of_fold == name],
+        }
+        for name in names
+    ]
+    kept = {rows.folders[fold]: choices[name] for fold, name in enumerate(by_fold)} if take != "none" else {}
+    document = {
+        "metric": rows.metric,
+        "rows": len(rows.labels),
+        "policies": listed,
+        "crossfitted": {"score": rows.measure(rows.labels, mixed), "none": plain(everything), "gain": gain},
+        "take": take,
+        "why": why,
+    }
+    return Verdict(RunViews(choices[take], kept, why), document)
+
+
+def weigh_views(rows: HeldOut, by_view: Sequence[Matrix], choice: ViewChoice) -> Verdict:
+    """Weights for a choice's views, `by_view[view]` being (rows, classes); equal ones where learning buys nothing."""
+    true = np.stack([matrix[np.arange(len(rows.labels)), rows.labels] for matrix in by_view])
+    by_fold: dict[str, ViewChoice] = {}
+    mixed, equal = np.empty(by_view[0].shape), sum(by_view[1:], np.asarray(by_view[0], dtype=np.float64)) / len(by_view)
+    for fold, folder in enumerate(rows.folders):
+        seen = rows.others(fold) > 0
+        weights = learn_weights(true[:, seen]) if seen.any() else np.full(len(by_view), 1 / len(by_view))
+        mine = rows.fold == fold
+        mixed[mine] = sum(weight * matrix[mine] for weight, matrix in zip(weights, by_view, strict=True))
+        by_fold[folder] = _weighted(choice, weights)
+    gain = _gain(rows, rows.measure.scorer(rows.labels, mixed), rows.measure.scorer(rows.labels, equal))
+    better = _is_worth_it(gain, rows, mixed, equal) and _loss(rows, mixed)(_ones(rows)) < _loss(rows, equal)(
+        _ones(rows)
+    )
+    why = (
+        f"weights learned on other folds' rows gain {gain['value']:+.4g} {rows.metric} over equal ones"
+        if better
+        else f"equal weights: learned ones gain {gain['value']:+.4g} {rows.metric} on rows they were not learned from"
+    )
+    document = {
+        "metric": rows.metric,
+        "rows": len(rows.labels),
+        "crossfitted": {
+            "score": rows.measure(rows.labels, mixed),
+            "equal": rows.measure(rows.labels, equal),
+            "gain": gain,
+        },
+        "weights": learn_weights(true).tolist(),
+        "take": "learned" if better else "equal",
+        "why": why,
+    }
+    if not better:
+        return Verdict(RunViews(choice, {}, why), document)
+    return Verdict(RunViews(_weighted(choice, learn_weights(true)), by_fold, why), document)
+
+
+def _weighted(choice: ViewChoice, weights: Numbers) -> ViewChoice:
+    return ViewChoice(choice.views, choice.merge, choice.power, tuple(weights.tolist()))
+
+
+def _ones(rows: HeldOut) -> Numbers:
+    return np.ones(len(rows.labels))
+
+
+def _loss(rows: HeldOut, probs: Matrix) -> Scorer:
+    return METRICS["log_loss"].scorer(rows.labels, probs)
+
+
+def _key(rows: HeldOut, scorers: tuple[Scorer, Scorer], weights: Numbers) -> tuple[float, float]:
+    """What choices are compared by: the metric, then the log-loss."""
+    value = scorers[0](weights)
+    return (-math.inf if math.isnan(value) else rows.sign * value), -scorers[1](weights)
+
+
+def _gain(rows: HeldOut, one: Scorer, other: Scorer) -> dict[str, Any]:
+    """By how much `one` is better, with an interval from resampled rows, both scored on the same ones."""
+    random = np.random.default_rng(0)
+    count = len(rows.labels)
+    drawn = np.empty(_RESAMPLES)
+    for number in range(_RESAMPLES):
+        weights = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
+        drawn[number] = rows.sign * (one(weights) - other(weights))
+    known = drawn[~np.isnan(drawn)]
+    interval = np.quantile(known, (0.025, 0.975)).tolist() if len(known) else None
+    value = rows.sign * (one(_ones(rows)) - other(_ones(rows)))
+    better = float(np.mean((known > 0) + 0.5 * (known == 0))) if len(known) else 0.5
+    return {"value": value + 0.0, "ci95": interval, "p_better": better}
+
+
+def _is_worth_it(gain: Mapping[str, Any], rows: HeldOut, mixed: Matrix, plain: Matrix) -> bool:
+    """Better by the metric on rows that had no say, or as good and likelier."""
+    if gain["value"] != 0:
+        return bool(gain["value"] > 0)
+    return bool(_loss(rows, mixed)(_ones(rows)) < _loss(rows, plain)(_ones(rows)))
+
+
+def _why(take: str, wanted: str, rows: HeldOut, gain: Mapping[str, Any]) -> str:
+    if len(rows.folders) == 1:
+        return "one fold alone has no other rows to choose by"
+    said = f"choosing on other folds' rows gains {gain['value']:+.4g} {rows.metric}"
+    if take == wanted == "none":
+        return "no views are better than none on the out-of-fold rows"
+    return f"{take}: {said}" if take != "none" else f"none: {said}, though {wanted} looks best on all rows"

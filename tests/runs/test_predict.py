@@ -1,0 +1,214 @@
+"""`ens predict`: a run's own rows again with other views, and images that nobody has seen yet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ensemble.core.foldplan import load_plan
+from ensemble.core.probability import load_predictions
+from ensemble.core.run import verify_files
+
+TRAIN = ("train", "--recipe", "tiny", "--engine", "inline")
+
+
+@pytest.fixture
+def trained(workspace: Path, ens: Callable[..., Any]) -> Path:
+    """A run of two folds."""
+    assert ens(*TRAIN).code == 0
+    return workspace / "outputs" / "tiny"
+
+
+def bytes_of(run: Path) -> dict[str, bytes]:
+    names = [f"{stem}{suffix}" for stem in ("oof", "probs") for suffix in (".npy", ".ids.txt")]
+    return {name: (run / name).read_bytes() for name in names}
+
+
+def predict(ens: Callable[..., Any], *words: str) -> Any:
+    return ens("predict", *words, "--engine", "inline")
+
+
+def test_predicting_again_with_the_same_views_gives_the_same_bytes(trained: Path, ens: Callable[..., Any]) -> None:
+    before = bytes_of(trained)
+    folds = {path.name: path.read_bytes() for path in (trained / "fold-1").glob("*.npy")}
+    answer = predict(ens, "tiny")
+    assert answer.code == 0, answer.err
+    assert bytes_of(trained) == before
+    assert {path.name: path.read_bytes() for path in (trained / "fold-1").glob("*.npy")} == folds
+
+
+def test_other_views_replace_the_runs_files_and_training_leaves_them(trained: Path, ens: Callable[..., Any]) -> None:
+    before = bytes_of(trained)
+    document = predict(ens, "tiny", "--tta", "hflip", "--json").document
+    assert bytes_of(trained).keys() == before.keys() and bytes_of(trained) != before
+    record = json.loads((trained / "run.json").read_text())
+    assert document == record and record["state"] == "complete" and not verify_files(trained, record["files"])
+    assert record["tta"]["choice"]["views"] == "hflip"
+    for fold in ("fold-0", "fold-1"):
+        note = json.loads((trained / fold / "fold.json").read_text())
+        assert not verify_files(trained / fold, note["files"])
+        assert load_predictions(trained / fold / "oof").sidecar["tta"] == "hflip"
+    after = bytes_of(trained)
+    answer = ens(*TRAIN)
+    assert answer.code == 0 and bytes_of(trained) == after
+    assert load_predictions(trained / "probs").sidecar["tta"] == "hflip"
+    assert predict(ens, "tiny", "--tta", "none").code == 0
+    assert bytes_of(trained) == before
+
+
+def test_a_run_trained_with_views_is_one_predicted_with_them(
+    trained: Path, workspace: Path, ens: Callable[..., Any]
+) -> None:
+    assert ens(*TRAIN, "--name", "mirrored", "--set", "tta=hflip").code == 0
+    assert predict(ens, "tiny", "--tta", "hflip").code == 0
+    assert bytes_of(trained) == bytes_of(workspace / "outputs" / "mirrored")
+
+
+def test_every_row_is_predicted_by_exactly_the_models_that_did_not_see_it(
+    workspace: Path, ens: Callable[..., Any]
+) -> None:
+    sets = ["--set", "folds.repeats=2", "--set", "train.epochs=1"]
+    assert ens(*TRAIN, *sets).code == 0
+    run = workspace / "outputs" / "tiny"
+    (plan_file,) = (workspace / "outputs" / "folds").glob("*.csv")
+    plan = load_plan(plan_file)
+    parts: dict[str, list[np.ndarray[Any, Any]]] = {row_id: [] for row_id in plan.ids}
+    for repeat in range(2):
+        for fold in range(2):
+            part = load_predictions(run / f"fold-{repeat}-{fold}" / "oof")
+            assert set(part.ids) == {row for row, found in plan.fold_by_id(repeat).items() if found == fold}
+            for row_id, probs in zip(part.ids, part.probs, strict=True):
+                parts[row_id].append(np.asarray(probs, dtype=np.float64))
+    oof = load_predictions(run / "oof")
+    assert set(oof.ids) == set(plan.ids) and all(len(found) == 2 for found in parts.values())
+    for row_id, probs in zip(oof.ids, oof.probs, strict=True):
+        assert np.allclose(probs, np.mean(parts[row_id], axis=0), atol=1e-7)
+
+
+def test_a_moved_run_predicts_its_test_images_to_the_same_bytes(
+    trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "my run"
+    shutil.copytree(trained, elsewhere)
+    shutil.rmtree(tmp_path / "outputs")
+    shutil.rmtree(tmp_path / "recipes")
+    monkeypatch.delenv("ENS_DATA_ROOT")
+    (tmp_path / "new").mkdir()
+    ids = (elsewhere / "probs.ids.txt").read_text().split()
+    rows = [f"{row_id},{row_id}.png" for row_id in ids]
+    for row_id in ids:
+        shutil.copy(squares / "images" / f"{row_id}.png", tmp_path / "new")
+    (tmp_path / "new" / "table.csv").write_text("\n".join(["id,image", *rows]) + "\n")
+    answer = predict(ens, str(elsewhere), "--images", "new/table.csv", "--out", "given", "--top", "2")
+    assert answer.code == 0, answer.err
+    for suffix in (".npy", ".ids.txt"):
+        assert (tmp_path / "given" / f"probs{suffix}").read_bytes() == (elsewhere / f"probs{suffix}").read_bytes()
+    found = load_predictions(tmp_path / "given" / "probs")
+    assert found.sidecar["identity"] == load_predictions(elsewhere / "probs").sidecar["identity"]
+    with (tmp_path / "given" / "predictions.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert list(table[0]) == ["id", "class", "probability", "class_2", "probability_2"]
+    best = [found.classes[label] for label in np.argmax(found.probs, axis=1)]
+    assert [row["id"] for row in table] == ids and [row["class"] for row in table] == best
+
+
+def test_permuted_images_are_permuted_rows_and_any_folds_can_predict(
+    trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]
+) -> None:
+    files = sorted(map(str, (squares / "images").glob("*.png")))[:8]
+    assert predict(ens, "tiny", "--images", *files, "--out", "a", "--folds", "1").code == 0
+    assert predict(ens, "tiny", "--images", *files[::-1], "--out", "b", "--folds", "1").code == 0
+    one, other = load_predictions(tmp_path / "a" / "probs"), load_predictions(tmp_path / "b" / "probs")
+    assert one.ids == other.ids[::-1] and np.allclose(one.probs, other.probs[::-1], atol=1e-6)
+    assert predict(ens, "tiny", "--images", *files, "--out", "c", "--folds", "0").code == 0
+    assert predict(ens, "tiny", "--images", *files, "--out", "both").code == 0
+    mean = (one.probs.astype(float) + load_predictions(tmp_path / "c" / "probs").probs) / 2
+    assert np.allclose(load_predictions(tmp_path / "both" / "probs").probs, mean, atol=1e-6)
+
+
+def test_a_folder_gives_its_images_in_natural_order_those_below_with_their_folder(
+    trained: Path, tmp_path: Path, ens: Callable[..., Any]
+) -> None:
+    for name in ("10.png", "9.png", "more/1.jpg", ".hidden.png"):
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "new" / name), np.full((24, 30, 3), 90, dtype=np.uint8))
+    (tmp_path / "new" / "notes.md").write_text("no image")
+    assert predict(ens, "tiny", "--images", "new").code == 0
+    assert load_predictions(trained / "predicted" / "new" / "probs").ids == ("9.png", "10.png", "more/1.jpg")
+
+
+def test_bad_images_are_all_listed_and_nothing_is_written_unless_the_prior_is_asked_for(
+    trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]
+) -> None:
+    (tmp_path / "new").mkdir()
+    for path in sorted((squares / "images").glob("*.png"))[:3]:
+        shutil.copy(path, tmp_path / "new")
+    (tmp_path / "new" / "a.png").write_bytes(b"no image")
+    (tmp_path / "new" / "b.jpg").write_bytes(b"")
+    answer = predict(ens, "tiny", "--images", "new", "--out", "given")
+    assert answer.code == 2 and "2 of 5 images can't be used" in answer.err
+    assert "a.png" in answer.err and "b.jpg" in answer.err
+    assert not (tmp_path / "given").exists()
+    assert predict(ens, "tiny", "--images", "new", "--out", "given", "--bad-images", "prior").code == 0
+    found = load_predictions(tmp_path / "given" / "probs")
+    assert found.sidecar["prior_rows"] == 2
+    assert np.allclose(found.probs[list(found.ids).index("a.png")], 1 / 3, atol=0.05)
+    with (tmp_path / "given" / "bad_images.csv").open() as stream:
+        assert [row["id"] for row in csv.DictReader(stream)] == ["a.png", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nobody",), "no run there"),
+        (("tiny", "--tta", "hflp"), "did you mean hflip?"),
+        (("tiny", "--folds", "0"), "--folds and --out are for new images"),
+        (("tiny", "--top", "2"), "--top: for new images"),
+        (("tiny", "--images", "nowhere"), "there is no such file"),
+        (("tiny", "--images", "recipes"), "holds no images"),
+        (("tiny", "--images", "recipes", "--folds", "7"), "this run has folds 0 to 1"),
+        (("tiny", "--images", "recipes/tiny.yaml", "x/tiny.yaml"), "there is no such file"),
+    ],
+)
+def test_what_can_not_be_predicted_is_said_in_a_line(
+    trained: Path, ens: Callable[..., Any], words: tuple[str, ...], message: str
+) -> None:
+    answer = predict(ens, *words)
+    assert answer.code == 2 and message in answer.err, answer.err
+
+
+def test_doubled_names_of_files_are_refused(
+    trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]
+) -> None:
+    first = next((squares / "images").glob("*.png"))
+    shutil.copy(first, tmp_path / first.name)
+    answer = predict(ens, "tiny", "--images", str(first), str(tmp_path / first.name))
+    assert answer.code == 2 and f"are ids: {first.name}" in answer.err
+
+
+def test_an_unfinished_run_predicts_new_images_with_what_it_has(
+    workspace: Path, squares: Path, ens: Callable[..., Any]
+) -> None:
+    assert ens(*TRAIN, "--folds", "1").code == 0
+    answer = predict(ens, "tiny")
+    assert answer.code == 2 and "fold 0 is not whole" in answer.err
+    images = ("--images", str(next((squares / "images").glob("*.png"))))
+    answer = predict(ens, "tiny", *images)
+    assert answer.code == 2 and "fold-0 not trained, or not here; --folds 1 takes those that are" in answer.err
+    assert predict(ens, "tiny", *images, "--folds", "1").code == 0
+
+
+def test_bf16_says_nearly_the_same(trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]) -> None:
+    words = ("tiny", "--images", str(squares / "images"))
+    assert predict(ens, *words, "--out", "full").code == 0
+    assert predict(ens, *words, "--out", "half", "--precision", "bf16").code == 0
+    full, half = (load_predictions(tmp_path / name / "probs").probs for name in ("full", "half"))
+    assert not np.array_equal(full, half) and np.abs(full - half).max() < 0.05
