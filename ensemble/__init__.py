@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensemble.blending.adopt import Adopted as Adopted
+    from ensemble.blending.adopt import adopt as adopt
     from ensemble.blending.blend import Blend as Blend
     from ensemble.blending.blend import blend as blend
     from ensemble.core.probability import Predictions as Predictions
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Adopted": "ensemble.blending.adopt",
     "Blend": "ensemble.blending.blend",
     "EnsError": "ensemble.errors",
     "InputError": "ensemble.errors",
@@ -35,6 +38,7 @@ _HOMES = {
     "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
+    "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
     "fold_plan": "ensemble.runs.fold_report",
     "load_predictions": "ensemble.core.probability",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ensemble.cli_values import fold_list, gpu_list, natural, positive, positive_or_auto
+
 __all__ = ["COMMANDS", "add_global_options"]
 
 
@@ -45,26 +47,26 @@ def _engine_option(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option(
         "--workers",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="folds at a time (default: --per-gpu on each GPU, else one a core)",
     )
     option(
         "--gpus",
-        type=_gpu_list,
+        type=gpu_list,
         default="auto",
         metavar="0,1",
         help="GPUs to use, by number or UUID as nvidia-smi gives them, or none; auto: those with free memory (default)",
     )
     option(
         "--per-gpu",
-        type=_positive_or_auto,
+        type=positive_or_auto,
         metavar="N",
         help="folds at a time on each GPU, or auto: as many as a measured training step leaves room for (default: 1)",
     )
     option(
         "--hang-timeout",
-        type=_positive,
+        type=positive,
         metavar="S",
         help="a fold that shows no sign of life for S seconds is killed and retried (default: ENS_HANG_S, else 600)",
     )
@@ -81,7 +83,7 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command, several=True)
     _engine_option(command)
     option = command.add_argument
-    option("--folds", type=_fold_list, metavar="0,2", help="train these folds only")
+    option("--folds", type=fold_list, metavar="0,2", help="train these folds only")
     option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(
@@ -95,11 +97,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     _engine_option(command)
     option = command.add_argument
-    option("--trials", type=_positive, metavar="N", help="trials the study shall have in all")
-    option("--more", type=_positive, metavar="N", help="instead of --trials: trials to add to those there are")
+    option("--trials", type=positive, metavar="N", help="trials the study shall have in all")
+    option("--more", type=positive, metavar="N", help="instead of --trials: trials to add to those there are")
     option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
-    option("--timeout", type=_positive, metavar="S", help="start no new trial after this many seconds")
-    option("--patience", type=_positive, metavar="N", help="start no new trial when N in a row brought no gain")
+    option("--timeout", type=positive, metavar="S", help="start no new trial after this many seconds")
+    option("--patience", type=positive, metavar="N", help="start no new trial when N in a row brought no gain")
     _listed(
         option,
         "--search",
@@ -119,7 +121,7 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
         default="race",
         help="when a trial stops before its last fold (default: race, when it can hardly win any more)",
     )
-    option("--seed", type=_natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
+    option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
     _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know what another study has found")
     option("--no-rescore", action="store_true", help="don't train the best trial again on other folds at the end")
@@ -148,9 +150,9 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
         "out-of-fold rows speak for",
     )
     option("--tta-study", action="store_true", help="score every policy on the out-of-fold rows, and change nothing")
-    option("--folds", type=_fold_list, metavar="0,2", help="new images: with the networks of these folds only")
+    option("--folds", type=fold_list, metavar="0,2", help="new images: with the networks of these folds only")
     option("--out", metavar="DIR", help="new images: where the files go (default: RUN/predicted/SOURCE)")
-    option("--top", type=_positive, default=1, metavar="N", help="new images: the N likeliest classes (default: 1)")
+    option("--top", type=positive, default=1, metavar="N", help="new images: the N likeliest classes (default: 1)")
     option(
         "--bad-images",
         choices=["error", "prior"],
@@ -163,7 +165,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
         default="fp32",
         help="new images: bf16 is faster where the machine has it, and differs in the third digit",
     )
-    option("--workers", type=_positive, metavar="N", help="the run's own rows: folds at a time")
+    option("--workers", type=positive, metavar="N", help="the run's own rows: folds at a time")
     option("--allow-code", action="store_true", help="run the code that a run from elsewhere brings with it")
     option(
         "--engine",
@@ -215,6 +217,28 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         "--labels", choices=["name", "index"], help="answer with class names or numbers (default: the dataset's way)"
     )
     option("--out", metavar="F", help="write the submission to this file too")
+    option("--compare", metavar="OLD.csv", help="tell which rows are answered otherwise than in this submission")
+    _renormalize_option(option)
+
+
+def _adopt_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
+    option("--ids", metavar="F", help="the rows' ids in order: one a line, or a .csv with an id column")
+    option("--classes", metavar="F", help="the columns' classes in order: one a line, or the header of a .csv")
+    option(
+        "--kind", choices=["test", "oof"], help="whose rows these are (default: oof where --labels or --folds is given)"
+    )
+    option("--labels", metavar="F", help="a .csv with the columns id and label, for out-of-fold rows")
+    option(
+        "--folds", metavar="F", help="a .csv with the columns id and fold, or a plan of outputs/folds, which has both"
+    )
+    option("--run", metavar="NAME", help="what the model is called (default: from the file's name)")
+    option("--out", metavar="STEM", help="write it here, a folder for several files (default: beside the file given)")
+    _renormalize_option(option)
+
+
+def _renormalize_option(option: Callable[..., object]) -> None:
     option("--renormalize", action="store_true", help="divide rows that do not sum to 1 by their sum; says how many")
 
 
@@ -275,6 +299,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "ens status --json",
         _status_options,
     ),
+    "adopt": (
+        "give a bare .npy or CSV table of a teammate ids, classes and hashes, after checking it",
+        "ens adopt alice_probs.npy --ids test_ids.txt --classes classes.txt",
+        _adopt_options,
+    ),
     "recipes": (
         "the recipes to be had; with a name, the resolved one, each value with where it came from",
         "ens recipes r50_kfold5",
@@ -283,40 +312,3 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     "doctor": ("what is installed, which devices, what would go wrong, and the fix", "ens doctor --json", _no_options),
 }
 """Every command: its job in a line, one worked example, its options. `ensemble.commands.NAME:run` does the job."""
-
-
-def _fold_list(text: str) -> list[int]:
-    """`0,2` as numbers."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of fold numbers such as 0,2")
-    return [int(part) for part in parts]
-
-
-def _gpu_list(text: str) -> list[str] | str:
-    """`0,1` as names, `none` as no name, `auto` as itself."""
-    names = [part.strip() for part in text.split(",")]
-    if text == "auto":
-        return text
-    if not all(names) or "auto" in names or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GPUs such as 0,1, each once, nor auto, nor none")
-    return [] if names == ["none"] else names
-
-
-def _positive_or_auto(text: str) -> int | str:
-    """A whole number from 1, or `auto`."""
-    return text if text == "auto" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    """A whole number from 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)

@@ -64,7 +64,12 @@ def test_every_command_has_help_with_an_example_that_parses(verb: str, ens: Ens)
 
 @verbs
 def test_every_command_has_the_global_options_before_and_after_the_verb(verb: str) -> None:
-    needed = {"tune": ["--trials", "1"], "blend": ["x.npy"], "predict": ["r"]}.get(verb, [])
+    needed = {
+        "tune": ["--trials", "1"],
+        "blend": ["x.npy"],
+        "predict": ["r"],
+        "adopt": ["x.npy"],
+    }.get(verb, [])
     before = build_parser().parse_args(["--outputs", "o", "--json", verb, *needed])
     after = build_parser().parse_args([verb, *needed, "--outputs", "o", "--json"])
     assert (before.outputs, before.json) == (after.outputs, after.json) == ("o", True)
@@ -88,6 +93,8 @@ def test_help_alone_lists_the_commands(ens: Ens) -> None:
         (("tune", "--trials", "0"), "'0' is not a whole number from 1"),
         (("blend",), "PROBS"),
         (("blend", "x.npy", "--method", "sotf"), "sotf"),
+        (("adopt",), "FILE"),
+        (("adopt", "nowhere.npy", "--ids", "no.txt"), "no.txt"),
         (("status", "nowhere"), "nowhere: no such folder"),
         (("recipes", "quickstrat"), "quickstart"),
         (("-C", "/no/such/place", "status"), "-C /no/such/place"),

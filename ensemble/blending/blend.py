@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ensemble.blending.compare import Difference, OldSubmission, read_old
 from ensemble.blending.document import CARRIED, describe
 from ensemble.blending.frontier import Point
 from ensemble.blending.ingredients import FindDataset, Ingredients, gather
@@ -49,6 +50,8 @@ class Blend:
     """The dataset's own sample file, if it was found and followed."""
     missing_sample: str | None = None
     """The sample file that the dataset names, if nobody knows where it lies."""
+    difference: Difference | None = None
+    """What is answered otherwise than in the submission it was compared with."""
 
 
 def blend(
@@ -68,6 +71,7 @@ def blend(
     template: Path | str | None = None,
     out: Path | str | None = None,
     labels: Labels | None = None,
+    compare: Path | str | None = None,
     renormalize: bool = False,
     submission: SubmissionSpec | None = None,
     find_dataset: FindDataset | None = None,
@@ -86,10 +90,11 @@ def blend(
     ingredients = gather(
         paths, metric=metric, renormalize=renormalize, submission=submission, find_dataset=find_dataset
     )
-    target.check(ingredients, wish)
+    fitting = target.check(ingredients, wish)
+    old = None if compare is None else read_old(Path(compare), fitting, ingredients.test.classes)
     verdict = judge(ingredients, wish)
     combined = verdict.answer(ingredients.test.stack)
-    return target.write(ingredients, wish, verdict, combined)
+    return target.write(ingredients, wish, verdict, combined, old)
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,11 @@ class _Target:
     outputs: Path
     draw: Draw | None
 
-    def check(self, ingredients: Ingredients, wish: Wish) -> None:
-        """Refuse to write over an input or where something else stands, and templates that don't fit."""
+    def check(self, ingredients: Ingredients, wish: Wish) -> Submission:
+        """Refuse to write over an input or where something else stands, and templates that don't fit.
+
+        Gives a submission of the form to come, without answers.
+        """
         spec, test = ingredients.spec, ingredients.test
         if (self.labels or spec.value) == "index" and not ingredients.has_class_order and not test.classes_agreed:
             raise InputError(
@@ -118,9 +126,11 @@ class _Target:
             raise InputError(*problems)
         shape = (len(test.ids), len(test.classes))
         nothing = Combined(np.broadcast_to(0.0, shape), np.broadcast_to(np.int64(0), shape[:1]))
-        self._table(ingredients, nothing)  # a template that doesn't fit is told before anything is learned
+        return self._table(ingredients, nothing)  # a template that doesn't fit is told before anything is learned
 
-    def write(self, ingredients: Ingredients, wish: Wish, verdict: Verdict, combined: Combined) -> Blend:
+    def write(
+        self, ingredients: Ingredients, wish: Wish, verdict: Verdict, combined: Combined, old: OldSubmission | None
+    ) -> Blend:
         """Replace the blend's folder content, `blend.json` last."""
         table = self._table(ingredients, combined)
         folder = self._folder(ingredients, wish)
@@ -134,6 +144,7 @@ class _Target:
             document,
             sample=ingredients.sample if self.given_template is None else None,
             missing_sample=ingredients.spec.sample if self._template(ingredients) is None else None,
+            difference=None if old is None else old.difference(table),
         )
 
     def _write(

@@ -38,6 +38,13 @@ class Submission:
     id_column: int
     answers: Callable[[int, int], list[list[str]]]
     """The other columns' cells of rows `start` to `stop`, in the header's order."""
+    value: str
+    """What the cells are: `name`, `index`, `probability` of each class, or `probability_of` one."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The columns beside the ids."""
+        return self.header[: self.id_column] + self.header[self.id_column + 1 :]
 
     def rows(self) -> Iterator[list[str]]:
         """Each row's cells, made a few thousand rows at a time."""
@@ -79,7 +86,7 @@ def make_submission(
         if len(set(header)) != len(header):
             raise InputError(f"submission: {_doubled(header)} would be two columns; name submission.id otherwise")
         answers = _answers(combined, None, _cells(header[1:], classes, value, fmt))
-        return Submission(header, tuple(ids), 0, answers)
+        return Submission(header, tuple(ids), 0, answers, value)
     sample = _read_template(template)
     header = sample.header
     id_column = header.index(fmt.id) if fmt.id in header else 0
@@ -87,7 +94,7 @@ def make_submission(
     value = _value_for(template, header[id_column], others, classes, fmt, labels)
     wanted = sample.columns[header[id_column]]
     order = _row_order(template, header[id_column], wanted, ids)
-    return Submission(header, wanted, id_column, _answers(combined, order, _cells(others, classes, value, fmt)))
+    return Submission(header, wanted, id_column, _answers(combined, order, _cells(others, classes, value, fmt)), value)
 
 
 def save_submission(path: Path, submission: Submission) -> None:

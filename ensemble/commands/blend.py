@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.blending.blend import Blend, blend
+from ensemble.blending.compare import Difference
 from ensemble.blending.frontier import Point
 from ensemble.blending.wish import parse_weights
 from ensemble.commands.outcome import Outcome, Table
@@ -19,6 +20,8 @@ from ensemble.errors import InputError
 from ensemble.report import figures
 
 __all__ = ["draw_frontier", "run"]
+
+_MOST_CHANGES = 10
 
 
 def run(arguments: Namespace) -> Outcome:
@@ -40,6 +43,7 @@ def run(arguments: Namespace) -> Outcome:
         template=arguments.template,
         out=arguments.out,
         labels=arguments.labels,
+        compare=arguments.compare,
         renormalize=arguments.renormalize,
         find_dataset=_finder(arguments.folder),
         draw=draw_frontier,
@@ -52,7 +56,8 @@ def run(arguments: Namespace) -> Outcome:
     remarks = (
         [f"skipped: {', '.join(skipped)}: trials that were stopped or failed have no test rows"] if skipped else []
     )
-    return Outcome({**done.document, "paths": paths}, [*remarks, *_shown(done)])
+    compared = {} if done.difference is None else {"compared": done.difference.plain()}
+    return Outcome({**done.document, "paths": paths, **compared}, [*remarks, *_shown(done)])
 
 
 def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -109,7 +114,22 @@ def _shown(done: Blend) -> list[str | Table]:
         )
     if done.copy is not None:
         shown.append(f"also at: {done.copy}")
-    return shown
+    return [*shown, *([] if done.difference is None else _difference(done.difference))]
+
+
+def _difference(difference: Difference) -> list[str | Table]:
+    """How many rows changed against the old submission, and from which class to which."""
+    share = difference.changed / difference.rows
+    line = f"against {difference.path}: {difference.changed} of {difference.rows} rows changed ({share:.1%})"
+    if difference.largest is not None:
+        line += f", probabilities by {difference.largest:.4f} at most"
+    if not difference.changes:
+        return [line]
+    rows = [[old, new, str(count)] for old, new, count in difference.changes[:_MOST_CHANGES]]
+    rest = difference.changes[_MOST_CHANGES:]
+    if rest:
+        rows.append([f"{len(rest)} more pairs", "", str(sum(count for _, _, count in rest))])
+    return [line, Table(["from", "to", "rows"], rows)]
 
 
 def _members(document: Mapping[str, Any]) -> Table:

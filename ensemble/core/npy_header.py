@@ -7,12 +7,14 @@ of floats or it is refused, and what comes back is a read-only memory map. Write
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.complaints import any_of
 from ensemble.errors import InputError
 
 __all__ = ["map_matrix"]
@@ -21,16 +23,21 @@ _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
 _SIZES = {"<f4": 4, "<f8": 8}
+_HALF = {"<f2": 2}
 
 
-def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
-    """Map a C-ordered float32 or float64 matrix (rows, columns) read-only; anything else is an `InputError`."""
+def map_matrix(path: Path, *, allow_half: bool = False) -> NDArray[np.floating[Any]]:
+    """Map a C-ordered float32 or float64 matrix (rows, columns) read-only; anything else is an `InputError`.
+
+    `allow_half` takes float16 too, as others may have saved it; a probability file of ours is never that.
+    """
+    sizes = _HALF | _SIZES if allow_half else _SIZES
     try:
         with path.open("rb") as stream:
             header = _read_header(stream)
             offset = stream.tell()
-        rows, columns, kind = _matrix(header)
-        _check_size(path.stat().st_size - offset, rows, columns, kind)
+        rows, columns, kind = _matrix(header, sizes)
+        _check_size(path.stat().st_size - offset, rows, columns, sizes[kind])
         return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(rows, columns), order="C")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
@@ -71,13 +78,14 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     return header
 
 
-def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
+def _matrix(header: dict[str, Any], sizes: Mapping[str, int]) -> tuple[int, int, str]:
     """Rows, columns and type that the header tells of; refused unless it is a matrix of ours."""
     kind, shape = header["descr"], header["shape"]
+    allowed = any_of([np.dtype(size).name for size in sizes], "and")
     if not isinstance(kind, str):
-        raise _NotAMatrix("holds a structured type; only float32 and float64 are allowed")
-    if kind not in _SIZES:
-        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian float32 and float64 are allowed")
+        raise _NotAMatrix(f"holds a structured type; only {allowed} are allowed")
+    if kind not in sizes:
+        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {allowed} are allowed")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
     if len(shape) != 2:
@@ -102,9 +110,9 @@ def _type_name(kind: str) -> str:
     return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
 
 
-def _check_size(found: int, rows: int, columns: int, kind: str) -> None:
-    """The bytes after the header must be exactly the matrix."""
-    expected = rows * columns * _SIZES[kind]
+def _check_size(found: int, rows: int, columns: int, size: int) -> None:
+    """The bytes after the header must be exactly the matrix, each number of `size` bytes."""
+    expected = rows * columns * size
     if found < expected:
         raise _NotAMatrix(
             f"cut off: {rows} x {columns} needs {expected} bytes of numbers, {expected - found} are missing"

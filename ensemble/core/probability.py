@@ -169,8 +169,10 @@ def _refuse_missing(paths: ProbabilityPaths) -> None:
         raise InputError(f"{paths.npy}: no such probability file")
     if missing:
         names = " and ".join(path.name for path in missing)
-        where = paths.npy.parent
-        raise InputError(f"{paths.npy}: {names} missing in {where}; the three files travel together, copy them all")
+        bare = "; a bare .npy gets them from ens adopt" if paths.json in missing and paths.npy not in missing else ""
+        raise InputError(
+            f"{paths.npy}: {names} missing in {paths.npy.parent}; the three files travel together, copy them all{bare}"
+        )
 
 
 def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ensemble.errors import InputError
 
-__all__ = ["OWN_KEYS", "document_problems", "parse_document", "parse_ids", "shape_problems"]
+__all__ = ["OWN_KEYS", "class_problems", "document_problems", "parse_document", "parse_ids", "shape_problems"]
 
 OWN_KEYS = frozenset({"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups"})
 _TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
@@ -22,8 +22,8 @@ _LARGEST_DOCUMENT = 1 << 30  # labels, folds and groups of 50 million rows
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def parse_ids(path: Path, content: bytes | None = None) -> tuple[str, ...]:
-    """The ids of an ids file, one a line: UTF-8, none empty, none twice."""
+def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> tuple[str, ...]:
+    """The ids (or `what` else is named) of a file, one a line: UTF-8, none empty, none twice."""
     content = _read(path) if content is None else content
     try:
         text = content.decode("utf-8")
@@ -36,9 +36,12 @@ def parse_ids(path: Path, content: bytes | None = None) -> tuple[str, ...]:
         raise InputError(f"{path}:{line}: a carriage return; save it with \\n line ends")
     ids = tuple(text.removesuffix("\n").split("\n")) if text else ()
     if "" in ids:
-        raise InputError(f"{path}:{ids.index('') + 1}: an empty id ({ids.count('')} in all); one id a line is needed")
+        raise InputError(
+            f"{path}:{ids.index('') + 1}: an empty {what} ({ids.count('')} in all); one {what} a line is needed"
+        )
     if len(set(ids)) != len(ids):
-        raise InputError(f"{path}: {_duplicates(ids)}; every row needs an id of its own")
+        needs = "every row needs an id" if what == "id" else "every column needs a name"
+        raise InputError(f"{path}: {_duplicates(ids)}; {needs} of its own")
     return ids
 
 
@@ -66,7 +69,7 @@ def parse_document(path: Path, newest_format: int, content: bytes | None = None)
 
 def document_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
     """All that is wrong with a sidecar that stands beside a matrix of `rows` x `columns`."""
-    problems = _class_problems(document.get("classes"), columns)
+    problems = class_problems(document.get("classes"), columns)
     kind = document.get("kind")
     if kind not in ("test", "oof"):
         problems.append(f"kind is {_show(kind)}; test or oof is needed")
@@ -93,7 +96,7 @@ def shape_problems(ids: int, rows: int) -> list[str]:
     return [] if ids == rows else [f"{ids} ids for {rows} rows of the .npy; one id a row is needed"]
 
 
-def _class_problems(classes: Any, columns: int) -> list[str]:
+def class_problems(classes: Any, columns: int) -> list[str]:
     """Whether `classes` names every column, each once."""
     if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
         return ["classes is no list of names; give one non-empty string per column"]
