@@ -95,11 +95,40 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     _engine_option(command)
     option = command.add_argument
-    option("--trials", type=_positive, required=True, metavar="N", help="trials the study shall have in all")
+    option("--trials", type=_positive, metavar="N", help="trials the study shall have in all")
+    option("--more", type=_positive, metavar="N", help="instead of --trials: trials to add to those there are")
     option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
     option("--timeout", type=_positive, metavar="S", help="start no new trial after this many seconds")
-    option("--sampler", choices=["tpe", "random"], default="tpe", help="how values are proposed (default: tpe)")
+    option("--patience", type=_positive, metavar="N", help="start no new trial when N in a row brought no gain")
+    _listed(
+        option,
+        "--search",
+        "searches",
+        "KEY=RANGE",
+        "search this key too, as train.lr='{low: 1e-4, high: 1e-2, log: true}' or augment='[none, light]'",
+    )
+    option(
+        "--sampler",
+        choices=["tpe", "gp", "cmaes", "random", "grid", "qmc"],
+        default="tpe",
+        help="how values are proposed (default: tpe)",
+    )
+    option(
+        "--policy",
+        choices=["race", "forgiving", "median", "hyperband", "wilcoxon", "none"],
+        default="race",
+        help="when a trial stops before its last fold (default: race, when it can hardly win any more)",
+    )
     option("--seed", type=_natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
+    _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
+    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know what another study has found")
+    option("--no-rescore", action="store_true", help="don't train the best trial again on other folds at the end")
+    option("--storage", metavar="URL", help="copy the study to an Optuna storage, for its dashboard")
+
+
+def _listed(option: Callable[..., object], name: str, dest: str, metavar: str, text: str) -> None:
+    """An option that may be given several times."""
+    option(name, dest=dest, metavar=metavar, action="append", default=[], help=f"{text}; may be given several times")
 
 
 def _predict_options(command: argparse.ArgumentParser) -> None:

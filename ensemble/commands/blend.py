@@ -23,8 +23,9 @@ __all__ = ["draw_frontier", "run"]
 
 def run(arguments: Namespace) -> Outcome:
     """Blend `arguments.probs` and tell what came out."""
+    probs, skipped = _without_stopped(arguments.probs)
     done = blend(
-        arguments.probs,
+        probs,
         outputs=arguments.outputs,
         method=arguments.method,
         metric=arguments.metric,
@@ -48,7 +49,18 @@ def run(arguments: Namespace) -> Outcome:
         "submission": str(done.submission),
         "out": None if done.copy is None else str(done.copy),
     }
-    return Outcome({**done.document, "paths": paths}, _shown(done))
+    remarks = (
+        [f"skipped: {', '.join(skipped)}: trials that were stopped or failed have no test rows"] if skipped else []
+    )
+    return Outcome({**done.document, "paths": paths}, [*remarks, *_shown(done)])
+
+
+def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The members, and folders of a study's unfinished trials among them: `studies/S/trial-*/` names those too."""
+    skipped = [
+        given for given in probs if (Path(given) / "trial.json").is_file() and not (Path(given) / "probs.npy").exists()
+    ]
+    return [given for given in probs if given not in skipped], [Path(given).name for given in skipped]
 
 
 def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) -> str:

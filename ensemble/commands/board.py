@@ -69,8 +69,11 @@ class Board:
             self._queue(event, now)
         elif kind == "fold-kept":
             self._kept += 1
-        elif kind in ("trial-started", "trial-finished"):
-            self._rows, self._kept = {}, 0
+        elif kind == "trial-queued":
+            self._phase, self._began = None, self._began or now
+            self._add_rows(event)
+        elif kind == "trial-finished":
+            self._rows = {place: row for place, row in self._rows.items() if place[0] != event.get("run")}
         elif row is not None:
             self._note(row, event, now)
             if kind == "fold-failed":
@@ -110,10 +113,14 @@ class Board:
 
     def _queue(self, event: Mapping[str, Any], now: float) -> None:
         self._phase, self._slots, self._began = None, event["slots"], now
+        self._rows = {}
+        self._add_rows(event)
+
+    def _add_rows(self, event: Mapping[str, Any]) -> None:
+        """A row for each fold that is about to be trained."""
         folds = event["folds"]
         several = len({fold["run"] for fold in folds}) > 1
         label = event.get("label", "")
-        self._rows = {}
         for fold in folds:
             name = f"{fold['run']} {fold_name(fold)}" if several else f"{label}{fold_name(fold)}"
             facts = FoldFacts(

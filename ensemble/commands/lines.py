@@ -62,6 +62,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"trial {event['number']}: {values}"
         case "trial-finished":
             return f"trial {event['number']}: {event['outcome']}"
+        case "rescoring":
+            return f"trial {event['number']}, the best: trained again {event['how']}"
     return None
 
 

@@ -12,6 +12,7 @@ from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
 from ensemble.core.metrics import is_greater_better
 from ensemble.errors import PartialFailure
+from ensemble.tuning.ledger import Trial
 from ensemble.tuning.tune import Study, tune
 
 __all__ = ["run"]
@@ -25,12 +26,20 @@ def run(arguments: argparse.Namespace) -> Outcome:
         study = tune(
             arguments.recipe,
             trials=arguments.trials,
+            more=arguments.more,
             study=arguments.study,
             sets=arguments.sets,
+            search=arguments.searches,
             data=arguments.data,
             timeout_s=arguments.timeout,
+            patience=arguments.patience,
             sampler=arguments.sampler,
+            policy=arguments.policy,
             seed=arguments.seed,
+            points=arguments.points,
+            warm_from=arguments.warm_from,
+            with_rescore=not arguments.no_rescore,
+            storage=arguments.storage,
             engine=arguments.engine,
             workers=arguments.workers,
             allow_code=arguments.allow_code,
@@ -50,12 +59,42 @@ def run(arguments: argparse.Namespace) -> Outcome:
     data = study.record["asked"]["data"]
     place = (f" --data {shlex.quote(data)}" if data else "") + here(arguments)
     lines = [
+        *_course(study),
         f"best: trial {best['number']}, {study.record['metric']} {best['value']:.4f}, "
         f"the best of {len(study.trials)} on these very folds, so a little optimistic",
+        *_honest(study.record),
         f"recipe: {study.best_recipe}",
         f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}{place}",
     ]
     return Outcome(document, [_table(study), *lines])
+
+
+def _course(study: Study) -> list[str]:
+    """How many folds were trained, why the study ended, and which keys mattered."""
+    record = study.record
+    folds = record["folds"]
+    lines = []
+    if folds["without_stopping"]:
+        share = folds["trained"] / folds["without_stopping"]
+        lines.append(
+            f"folds: {folds['trained']} trained of {folds['without_stopping']} ({share:.0%}), "
+            f"in {folds['seconds']:.0f} s of training; ended: {record['ended'] or 'nothing left to do'}"
+        )
+    if record["importance"]:
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in record["importance"].items())
+        lines.append(f"importance: {shares}")
+    return lines
+
+
+def _honest(record: dict[str, Any]) -> list[str]:
+    """The winner's score on folds that it was not picked on."""
+    honest = record["honest"]
+    if honest is None:
+        return []
+    if honest["value"] is None:
+        return [f"again: trial {honest['number']} failed: {honest['error']}"]
+    where = "on other folds, with another seed" if honest["other_folds"] else "with another seed"
+    return [f"again: trial {honest['number']}, {record['metric']} {honest['value']:.4f} {where}: the honest number"]
 
 
 def _table(study: Study) -> Table:
@@ -69,13 +108,23 @@ def _table(study: Study) -> Table:
     rows = [
         [
             str(trial.number),
-            "-" if trial.value is None else f"{trial.value:.4f}",
-            *(_short(trial.values[key]) for key in keys),
+            _score(trial),
+            f"{len(trial.folds)}/{trial.of_folds or '?'}",
+            *(_short(trial.values[key]) if key in trial.values else "-" for key in keys),
             trial.error or trial.state,
         ]
         for trial in ranked
     ]
-    return Table(["trial", metric, *keys, "state"], rows, f"study {study.path.name}: {len(study.trials)} trials")
+    return Table(
+        ["trial", metric, "folds", *keys, "state"], rows, f"study {study.path.name}: {len(study.trials)} trials"
+    )
+
+
+def _score(trial: Trial) -> str:
+    """A trial's score; an estimate of it where the trial was stopped."""
+    if trial.value is not None:
+        return f"{trial.value:.4f}"
+    return "-" if trial.estimate is None else f"~{trial.estimate:.4f}"
 
 
 def _short(value: Any) -> str:

@@ -46,6 +46,9 @@ class SearchDimension(Frozen):
     """Distance between the values tried."""
     choices: Annotated[list[Any], Field(min_length=1)] | None = None
     """The values themselves; `key: [a, b]` is short for `key: {choices: [a, b]}`."""
+    when: dict[str, Any] | None = None
+    """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
+    recipe's own value stands."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> SearchDimension:

@@ -17,11 +17,13 @@ __all__ = ["search_complaints", "searchable_keys"]
 
 _NEVER_SEARCHED = ("description", "search", "metric", "data.", "folds.")
 """Trials that differ in these have scores that can't be compared."""
+_ALL_THE_SAME = ("folds.k",)
+"""Every row is still predicted once by a model that did not see it, so scores can be compared row by row."""
 
 
 def searchable_keys() -> list[str]:
     """The keys that `search:` may name."""
-    return [key for key in leaf_keys(Recipe) if not key.startswith(_NEVER_SEARCHED)]
+    return [key for key in leaf_keys(Recipe) if key in _ALL_THE_SAME or not key.startswith(_NEVER_SEARCHED)]
 
 
 def search_complaints(recipe: Layer) -> list[Complaint]:
@@ -37,9 +39,13 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
         if key_text:
             complaints.append(Complaint(recipe.place_of(("search", key)), f"{dotted(('search', key))}: {key_text}"))
             continue
+        place = recipe.place_of(("search", key))
+        condition = _when(dimension)
+        complaints += [Complaint(place, f"search.{key}: {text}") for text in _when_texts(key, dimensions)]
+        held = [layer_with(tuple(other.split(".")), _first(value), place) for other, value in condition.items()]
         for where, value in _values_tried(dimension):
             place = recipe.place_of(("search", key, *where))
-            trial = merge_layers([base, layer_with(tuple(key.split(".")), value, place)])
+            trial = merge_layers([base, *held, layer_with(tuple(key.split(".")), value, place)])
             texts = [fault.text for fault in _faults(trial) if fault.text not in known_faults]
             complaints += [Complaint(place, f"search.{key} tries {show_value(value)}: {text}") for text in texts]
     return complaints
@@ -56,6 +62,40 @@ def _key_text(key: str) -> str:
     if below:
         return f"{key} is a part of the recipe; name one of its keys, such as {below[0]}"
     return unknown_key_text(Recipe, tuple(key.split(".")))
+
+
+def _when(dimension: Any) -> dict[str, Any]:
+    """The condition of a dimension, as far as it is one."""
+    condition = dimension.get("when") if isinstance(dimension, dict) else None
+    return condition if isinstance(condition, dict) else {}
+
+
+def _when_texts(key: str, dimensions: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a condition: keys that are none, values that never come, circles."""
+    for other, wanted in _when(dimensions[key]).items():
+        if other not in leaf_keys(Recipe):
+            yield f"when: {unknown_key_text(Recipe, tuple(str(other).split('.')))}"
+            continue
+        dimension = dimensions.get(other)
+        choices = dimension.get("choices") if isinstance(dimension, dict) else None
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if isinstance(choices, list) and not any(value in choices for value in values):
+            yield f"when: {other} is never {show_value(wanted)}; its choices are {show_value(choices)}"
+        if key in _needed(other, dimensions, {other}):
+            yield f"when: {other} depends on {key} itself"
+
+
+def _needed(key: str, dimensions: dict[str, Any], seen: set[str]) -> set[str]:
+    """The keys that a dimension's condition names, and theirs."""
+    for other in _when(dimensions.get(key)):
+        if other not in seen:
+            seen.add(other)
+            _needed(other, dimensions, seen)
+    return seen
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
 
 
 def _values_tried(dimension: Any) -> Iterator[tuple[KeyPath, Any]]:

@@ -1,19 +1,77 @@
-"""Drives tasks through an engine until each is over. What is done is decided by files, elsewhere."""
+"""Drives tasks through an engine until each is over. What is done is decided by files, elsewhere.
+
+Tasks come from a list, or from a source that is asked for one whenever a slot is free, and may withdraw what it gave.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ensemble.engine.inline import InlineEngine
 from ensemble.engine.local import LocalEngine
 from ensemble.engine.task import Engine, Limits, Listener, Slots, Task, TaskEvent
 
-__all__ = ["ENGINES", "run_tasks"]
+__all__ = ["ENGINES", "Source", "run_source", "run_tasks"]
 
 ENGINES: dict[str, Callable[..., Engine]] = {"local": LocalEngine, "inline": InlineEngine}
 """Every engine by its name on the command line, called with a listener, slots and limits."""
 
 _POLL_S = 0.2
+
+
+class Source(Protocol):
+    """Work that is made while other work is going on."""
+
+    def next_task(self) -> Task | None:
+        """A task for a free slot; None where there is none now. With nothing under way, None ends the work."""
+
+    def follow(self, event: TaskEvent) -> None:
+        """Hear what happened to a task that it gave."""
+
+    def withdrawn(self) -> Sequence[str]:
+        """Names of tasks that nobody wants any more, each told once; no further event of theirs comes."""
+
+
+def run_source(
+    source: Source,
+    engine: str,
+    slots: Slots = Slots(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> None:
+    """Keep all slots busy with what the source gives, until it has no more. Nothing runs on when this is interrupted.
+
+    Interrupted once, tasks at work hear of it, may save what they have, and go; twice, they are gone at once.
+    """
+    in_flight: dict[str, bool] = {}  # whether it has started
+
+    def listen(event: TaskEvent) -> None:
+        if event.task not in in_flight:
+            return
+        in_flight[event.task] = True
+        if event.is_last:
+            del in_flight[event.task]
+        source.follow(event)
+
+    backend = ENGINES[engine](listen, slots, limits)
+    try:
+        while True:
+            while len(in_flight) < slots.count and (task := source.next_task()) is not None:
+                backend.submit(task)
+                in_flight[task.name] = False
+            if not in_flight:
+                return
+            backend.poll(_POLL_S)
+            for name in source.withdrawn():
+                if in_flight.pop(name, None) is not None:
+                    backend.cancel(name)
+    except KeyboardInterrupt:
+        for name, has_started in in_flight.items():
+            if has_started:
+                source.follow(TaskEvent(name, "progress", {"event": "stopping"}))
+        raise
+    finally:
+        backend.close()
 
 
 def run_tasks(
@@ -23,31 +81,31 @@ def run_tasks(
     slots: Slots = Slots(),  # noqa: B008 - frozen
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> dict[str, TaskEvent]:
-    """Run all tasks on the named engine; give back each one's last event. Nothing runs on when this is interrupted.
+    """Run all tasks on the named engine, in order; give back each one's last event. Interrupted as `run_source` is."""
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError("a task of the same name is queued already")
+    source = _List(tasks, on_event)
+    run_source(source, engine, slots, limits)
+    return source.last
 
-    Interrupted once, tasks at work hear of it, may save what they have, and go; twice, they are gone at once.
-    """
-    last: dict[str, TaskEvent] = {}
-    at_work: dict[str, None] = {}
 
-    def listen(event: TaskEvent) -> None:
-        if event.kind == "started":
-            at_work[event.task] = None
+class _List:
+    """Tasks that are all known before the first starts."""
+
+    def __init__(self, tasks: Sequence[Task], on_event: Listener) -> None:
+        self._tasks, self._on_event = iter(tasks), on_event
+        self.last: dict[str, TaskEvent] = {}
+
+    def next_task(self) -> Task | None:
+        """The next one of the list."""
+        return next(self._tasks, None)
+
+    def follow(self, event: TaskEvent) -> None:
+        """Pass on, and keep the last."""
         if event.is_last:
-            last[event.task] = event
-            at_work.pop(event.task, None)  # it may never have come to work
-        on_event(event)
+            self.last[event.task] = event
+        self._on_event(event)
 
-    backend = ENGINES[engine](listen, slots, limits)
-    try:
-        for task in tasks:
-            backend.submit(task)
-        while len(last) < len(tasks):
-            backend.poll(_POLL_S)
-    except KeyboardInterrupt:
-        for name in at_work:
-            on_event(TaskEvent(name, "progress", {"event": "stopping"}))
-        raise
-    finally:
-        backend.close()
-    return last
+    def withdrawn(self) -> Sequence[str]:
+        """None ever is."""
+        return ()

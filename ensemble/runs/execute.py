@@ -19,7 +19,7 @@ from ensemble.runs.request import OnEvent, RunRequest
 from ensemble.runs.work import RunWork
 from ensemble.runs.workplace import Workplace, hungriest
 
-__all__ = ["execute_run", "execute_runs"]
+__all__ = ["execute_run", "execute_runs", "prepare_runs"]
 
 
 def execute_run(
@@ -53,7 +53,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
     Whatever `together` has collected by the time that workers have seen every recipe is raised, before any run is
     begun. Locks are never waited for, so that two commands with runs in common can't block one another.
     """
-    decided = _prepare(works, workplace, together, on_event)
+    decided = prepare_runs(works, workplace, together, on_event)
     for work in works:
         with together.of(work.request.resolved.name):
             if work.run.name in decided:
@@ -74,7 +74,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
         work.settle_views(workplace)
 
 
-def _prepare(
+def prepare_runs(
     works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent
 ) -> dict[str, dict[str, Any]]:
     """What depends on the machine, by run: as an earlier command decided, or as a worker does now."""

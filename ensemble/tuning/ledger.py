@@ -12,23 +12,50 @@ from typing import Any, Literal
 from ensemble.core.files import load_json, save_json, save_text
 from ensemble.errors import InputError
 
-__all__ = ["Trial", "best_trial", "load_trials", "save_trial", "save_trials_table", "trial_folder"]
+__all__ = ["FoldNote", "Trial", "best_trial", "load_trials", "save_trial", "save_trials_table", "trial_folder"]
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
+class FoldNote:
+    """A finished fold: its score, and how it compared alone with the incumbent of its time, more being better."""
+
+    score: float | None
+    against: int | None = None
+    difference: float | None = None
+    variance: float | None = None
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One set of values and what became of it. `params` are Optuna's, `values` the recipe's."""
+    """One set of values and what became of it. `params` are the sampler's, `values` the recipe's.
+
+    `value` is the score of all rows of a complete trial. A `stopped` one has an `estimate` of it, and a `reason`.
+    """
 
     number: int
     params: Mapping[str, Any]
     values: Mapping[str, Any]
-    state: Literal["running", "complete", "failed"] = "running"
+    state: Literal["running", "complete", "stopped", "failed"] = "running"
     value: float | None = None
     error: str | None = None
     started: str | None = None
     finished: str | None = None
+    source: str = "sampler"
+    """Where its values come from: `recipe`, `point` or `sampler`."""
+    folds: tuple[FoldNote, ...] = ()
+    of_folds: int | None = None
+    """How many folds it has when complete."""
+    estimate: float | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    """What its folds took, added up."""
+
+    @property
+    def told(self) -> float | None:
+        """What a sampler learns of it: its value, or the estimate."""
+        return self.value if self.value is not None else self.estimate
 
 
 def trial_folder(study: Path, number: int) -> Path:
@@ -49,7 +76,8 @@ def load_trials(study: Path) -> list[Trial]:
             fields = load_json(path)
             if fields.pop("format") != _FORMAT:
                 raise ValueError("its format is not this version's")
-            trials.append(Trial(**fields))
+            folds = tuple(FoldNote(**note) for note in fields.pop("folds", ()))
+            trials.append(Trial(**fields, folds=folds))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: can't be read ({error}); delete its folder to make it anew") from error
     return sorted(trials, key=lambda trial: trial.number)
@@ -67,10 +95,11 @@ def save_trials_table(path: Path, trials: Sequence[Trial]) -> None:
     keys = sorted({key for trial in trials for key in trial.values})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["number", "state", "value", *keys, "error", "started", "finished"])
+    facts = ["source", "error", "reason", "seconds", "started", "finished"]
+    writer.writerow(["number", "state", "value", "estimate", "folds", *keys, *facts])
     for trial in trials:
         values = [trial.values.get(key, "") for key in keys]
-        writer.writerow(
-            [trial.number, trial.state, trial.value, *values, trial.error or "", trial.started, trial.finished]
-        )
+        what = [trial.number, trial.state, trial.value, trial.estimate, len(trial.folds), *values, trial.source]
+        why = [trial.error or "", trial.reason or "", trial.seconds]
+        writer.writerow([*what, *why, trial.started, trial.finished])
     save_text(path, buffer.getvalue())

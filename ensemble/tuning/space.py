@@ -1,17 +1,34 @@
-"""The search space: from the recipe's `search` to Optuna's distributions, and back from proposals to recipe values."""
+"""The search space: from the recipe's `search` to Optuna's distributions, and back from proposals to recipe values.
+
+A dimension with a condition is only there where the condition holds; it comes after those that it depends on. Besides
+Optuna's, there is a second way in: a point of the unit cube, which samplers that know nothing of Optuna draw.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ensemble.core.recipe import SearchDimension
 
-__all__ = ["distributions_of", "params_of", "values_of"]
+__all__ = [
+    "Space",
+    "cube_point",
+    "distributions_of",
+    "draw",
+    "from_cube",
+    "grid_of",
+    "mentioned_keys",
+    "ordered",
+    "params_of",
+    "values_of",
+]
 
 Space = Mapping[str, SearchDimension]
+_INSIDE = 1e-9  # of a step: how far a value may be off through rounding
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
@@ -19,42 +36,165 @@ def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     return {key: _distribution(dimension) for key, dimension in space.items()}
 
 
+def ordered(space: Space) -> list[str]:
+    """The keys, each after those that its condition names."""
+    done: list[str] = []
+
+    def visit(key: str) -> None:
+        if key in space and key not in done:
+            for other in space[key].when or ():
+                visit(other)
+            done.append(key)
+
+    for key in space:
+        visit(key)
+    return done
+
+
+def mentioned_keys(space: Space) -> list[str]:
+    """The keys of a space, and those that its conditions name."""
+    conditions = [dimension.when or {} for dimension in space.values()]
+    return list(dict.fromkeys([*space, *(key for when in conditions for key in when)]))
+
+
+def draw(space: Space, start: Mapping[str, Any], suggest: Callable[[str], Any]) -> dict[str, Any]:
+    """Parameters, one key after the other; `suggest` is asked for those that are there. `start`: the recipe's values,
+    also of the keys that conditions name."""
+    params: dict[str, Any] = {}
+    for key in ordered(space):
+        if _is_active(space, key, params, start):
+            params[key] = suggest(key)
+    return {key: params[key] for key in space if key in params}
+
+
 def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's values for what Optuna proposed."""
+    """The recipe's values for what was proposed."""
     return {key: _value(space[key], param) for key, param in params.items()}
 
 
 def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What Optuna would have to propose for these values; None when one lies outside of the space."""
+    """What would have to be proposed for these values; None when one lies outside of the space."""
     params: dict[str, Any] = {}
-    for key, dimension in space.items():
+    for key in ordered(space):
+        dimension = space[key]
+        if not _is_active(space, key, params, values):
+            continue
+        if key not in values:
+            return None
         value = values[key]
         if dimension.choices is not None:
-            if value not in dimension.choices:
+            found = [place for place, choice in enumerate(dimension.choices) if _is_same(choice, value)]
+            if not found:
                 return None
-            params[key] = dimension.choices.index(value)
-        elif isinstance(value, int | float) and _is_inside(dimension, value):
+            params[key] = found[0]
+        elif isinstance(value, int | float) and not isinstance(value, bool) and _is_inside(dimension, value):
             params[key] = value
         else:
             return None
-    return params
+    return {key: params[key] for key in space if key in params}
+
+
+def from_cube(dimension: SearchDimension, share: float) -> Any:
+    """The parameter at `share`, 0 to below 1, of the way through a dimension."""
+    if dimension.choices is not None:
+        return min(len(dimension.choices) - 1, int(share * len(dimension.choices)))
+    low, high = _ends(dimension)
+    is_whole = isinstance(dimension.low, int) and isinstance(dimension.high, int)
+    step = dimension.step if dimension.step is not None else (1 if is_whole and not dimension.log else None)
+    if step is not None:
+        count = math.floor((high - low) / step + _INSIDE) + 1
+        value: float = low + step * min(count - 1, int(share * count))
+        return int(value) if is_whole else value
+    if dimension.log:
+        value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        return min(int(high), max(int(low), round(value))) if is_whole else min(high, max(low, value))
+    return low + share * (high - low)
+
+
+def cube_point(dimension: SearchDimension, param: Any) -> float:
+    """The share of the way at which a parameter lies: the middle of what `from_cube` makes the same of."""
+    if dimension.choices is not None:
+        return (float(param) + 0.5) / len(dimension.choices)
+    low, high = _ends(dimension)
+    if dimension.log:
+        return (math.log(param) - math.log(low)) / (math.log(high) - math.log(low))
+    is_whole = isinstance(dimension.low, int) and isinstance(dimension.high, int)
+    step = dimension.step or (1 if is_whole else None)
+    if step is None:
+        return (float(param) - low) / (high - low)
+    return float((round((param - low) / step) + 0.5) / (math.floor((high - low) / step + _INSIDE) + 1))
+
+
+def _is_active(space: Space, key: str, params: Mapping[str, Any], start: Mapping[str, Any]) -> bool:
+    """Whether a dimension's condition holds; one on a dimension that is not there itself does not."""
+    for other, wanted in (space[key].when or {}).items():
+        if other in space and other not in params:
+            return False
+        value = _value(space[other], params[other]) if other in space else start.get(other)
+        if not any(_is_same(value, one) for one in (wanted if isinstance(wanted, list) else [wanted])):
+            return False
+    return True
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Equal, where 1 is not True."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _value(dimension: SearchDimension, param: Any) -> Any:
     return param if dimension.choices is None else dimension.choices[param]
 
 
+def _ends(dimension: SearchDimension) -> tuple[float, float]:
+    if dimension.low is None or dimension.high is None:
+        raise TypeError("a dimension without choices has both ends")
+    return dimension.low, dimension.high
+
+
 def _is_inside(dimension: SearchDimension, value: float) -> bool:
-    if dimension.low is None or dimension.high is None or not dimension.low <= value <= dimension.high:
+    low, high = _ends(dimension)
+    if not low <= value <= high:
         return False
-    return dimension.step is None or ((value - dimension.low) / dimension.step) % 1 == 0
+    if isinstance(dimension.low, int) and isinstance(dimension.high, int) and value != int(value):
+        return False
+    if dimension.step is None:
+        return True
+    steps = (value - low) / dimension.step
+    return abs(steps - round(steps)) < _INSIDE * max(1.0, abs(steps))
 
 
 def _distribution(dimension: SearchDimension) -> BaseDistribution:
     if dimension.choices is not None:
         return CategoricalDistribution(range(len(dimension.choices)))
-    if dimension.low is None or dimension.high is None:
-        raise TypeError("a dimension without choices has both ends")
+    low, high = _ends(dimension)
     if isinstance(dimension.low, int) and isinstance(dimension.high, int):
         return IntDistribution(dimension.low, dimension.high, log=dimension.log, step=int(dimension.step or 1))
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+    step = dimension.step
+    if step is not None:
+        high = low + step * math.floor((high - low) / step + _INSIDE)
+    return FloatDistribution(low, high, log=dimension.log, step=step)
+
+
+def grid_of(space: Space, start: Mapping[str, Any], points: int) -> Sequence[dict[str, Any]]:
+    """Every combination, ranges without a step cut into `points`."""
+    grid: list[dict[str, Any]] = [{}]
+    for key in ordered(space):
+        grid = [
+            {**params, key: value} if _is_active(space, key, params, start) else params
+            for params in grid
+            for value in (_levels(space[key], points) if _is_active(space, key, params, start) else [None])
+        ]
+    return [{key: params[key] for key in space if key in params} for params in grid]
+
+
+def _levels(dimension: SearchDimension, points: int) -> list[Any]:
+    """The values of a grid along one dimension."""
+    if dimension.choices is not None:
+        return list(range(len(dimension.choices)))
+    low, high = _ends(dimension)
+    is_whole = isinstance(dimension.low, int) and isinstance(dimension.high, int)
+    if dimension.step is not None or (is_whole and not dimension.log and high - low < points):
+        count = math.floor((high - low) / (dimension.step or 1) + _INSIDE) + 1
+        return [from_cube(dimension, (place + 0.5) / count) for place in range(count)]
+    ends = [low, *(from_cube(dimension, place / (points - 1)) for place in range(1, points - 1)), high]
+    return list(dict.fromkeys(ends))

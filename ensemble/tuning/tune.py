@@ -1,60 +1,67 @@
-"""`tune`: trials one after the other, each a run of its own; ends with a recipe of the best values."""
+"""`tune`: trials whose folds are bought one at a time, each trial a run of its own; ends with a recipe of the best."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ensemble.core.custom_code import find_code, require_allowed
-from ensemble.core.files import load_json, save_json, sweep_temporaries
-from ensemble.core.identity import differing_keys
+from ensemble.core.files import save_json, sweep_temporaries
 from ensemble.core.locks import folder_lock
-from ensemble.core.recipe_files import ResolvedRecipe, save_recipe_with, with_values
-from ensemble.core.run import RunFolder, check_run_name, now
-from ensemble.data.audit import Finding
+from ensemble.core.recipe_files import with_values
+from ensemble.core.run import check_run_name, now
+from ensemble.engine.scheduler import run_source
 from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.audit import checked_request
-from ensemble.runs.execute import execute_run
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
-from ensemble.runs.workplace import Auto, Workplace
-from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, save_trials_table, trial_folder
-from ensemble.tuning.propose import propose
-from ensemble.tuning.space import values_of
+from ensemble.runs.workplace import Auto, Workplace, hungriest
+from ensemble.tuning.closing import importance_of, rescore
+from ensemble.tuning.fold_queue import FoldQueue, StudyFacts
+from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
+from ensemble.tuning.mirror import Mirror
+from ensemble.tuning.points import parse_points
+from ensemble.tuning.policies import POLICIES
+from ensemble.tuning.propose import Proposer
+from ensemble.tuning.samplers import SAMPLERS, require_sampler
+from ensemble.tuning.space import mentioned_keys, params_of, values_of
+from ensemble.tuning.study import Study, close_study, load_study, new_study, study_identity, values_in, warm_trials
 
 __all__ = ["Study", "tune"]
 
-_FORMAT = 1
 _FIRST_FAILURES = 3
+_ATTEMPTS = 25
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study after `tune`: its folder, what `study.json` says, its trials."""
+class _Limits:
+    """When no new trial is begun any more."""
 
-    path: Path
-    record: dict[str, Any]
-    trials: tuple[Trial, ...]
-
-    @property
-    def best_recipe(self) -> Path:
-        """The recipe with the best trial's values."""
-        return self.path / "best.yaml"
+    trials: int
+    deadline: float | None
+    patience: int | None
 
 
 def tune(
     recipe: str | None = None,
     *,
-    trials: int,
+    trials: int | None = None,
+    more: int | None = None,
     study: str | None = None,
     sets: Sequence[str] = (),
+    search: Sequence[str] = (),
     data: str | None = None,
     timeout_s: float | None = None,
+    patience: int | None = None,
     sampler: str = "tpe",
+    policy: str = "race",
     seed: int = 0,
+    points: Sequence[str] = (),
+    warm_from: Sequence[str] = (),
+    with_rescore: bool = True,
+    storage: str | None = None,
     engine: str = "local",
     workers: int | None = None,
     allow_code: bool = False,
@@ -65,172 +72,171 @@ def tune(
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> Study:
-    """Bring a study to `trials` trials; what earlier calls finished is kept, what they began is finished first."""
-    outputs = Path(outputs)
+    """Bring a study to `trials` trials, or to `more` than it has; what earlier calls began is finished first.
+
+    `search` adds dimensions to the recipe's, as `train.lr={low: 1e-4, high: 1e-2, log: true}`; `points` are values to
+    try first, as `train.lr=1e-3,augment=light`; `warm_from` names studies whose trials the sampler shall know.
+    """
+    if (trials is None) == (more is None):
+        raise InputError("--trials N or --more N: give one of them, the trials in all or those to add")
+    _check_names(sampler, policy)
+    outputs, sets = Path(outputs), [*sets, *(f"search.{each}" for each in search)]
     asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
-    if not resolved.recipe.search:
+    space = resolved.recipe.search
+    if not space:
         raise InputError(
             f"{resolved.path}: has no search space; add one, such as "
             "`search: {train.lr: {low: 1e-4, high: 1e-2, log: true}}`"
         )
+    require_sampler(sampler, space)
     require_allowed(find_code(resolved), allow_code)
     name = study or resolved.name
     check_run_name(name)
     request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
+    path = outputs / "studies" / name
+    identity = study_identity(request, sampler, seed, policy)
+    record = load_study(path, identity) or new_study(path, request, identity)
+    _add_points(record, parse_points(points, resolved))
+    for other in warm_from:
+        record["warm"] = record["warm"] or warm_trials(outputs / "studies" / other, request)
+    findings = checked_request(request, on_event)
     workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
-    work = _StudyWork(outputs / "studies" / name, request, sampler, seed, workplace, on_event)
-    work.allow_code = allow_code
-    work.refuse_if_other()
-    work.findings = checked_request(request, on_event)
-    with folder_lock(work.path):
-        sweep_temporaries(work.path)
+    facts = StudyFacts(path, request, workplace, policy, findings, allow_code, on_event)
+    with folder_lock(path):
+        sweep_temporaries(path)
+        before = load_trials(path)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        return work.run(trials, deadline)
+        limits = _Limits(len(before) + more if more is not None else trials or 0, deadline, patience)
+        return _StudyWork(facts, record, limits, sampler, seed, storage).run(before, with_rescore=with_rescore)
 
 
 class _StudyWork:
     """One study while it is worked on."""
 
     def __init__(
-        self, path: Path, request: RunRequest, sampler: str, seed: int, workplace: Workplace, on_event: OnEvent
+        self, facts: StudyFacts, record: dict[str, Any], limits: _Limits, sampler: str, seed: int, storage: str | None
     ) -> None:
-        self.path, self.request, self.sampler, self.seed = path, request, sampler, seed
-        self.workplace, self.on_event = workplace, on_event
-        self.resolved: ResolvedRecipe = request.resolved
-        self.space = self.resolved.recipe.search
-        self.findings: list[Finding] = []
-        self.allow_code = False
-        self.metric = self.resolved.recipe.metric or "accuracy"
-        self.greater_is_better = request.greater_is_better
-
-    def identity_of(self) -> dict[str, Any]:
-        """What decides a study's course: another value, another study."""
-        search = {key: dimension.plain() for key, dimension in self.resolved.recipe.search.items()}
-        return {**self.request.identity.plain(), "search": search, "sampler": self.sampler, "sampler_seed": self.seed}
-
-    def refuse_if_other(self) -> None:
-        """A folder that holds another study is not mixed into."""
-        record = self.load_record()
-        if record is not None and (differences := differing_keys(record["identity_of"], self.identity_of())):
-            raise InputError(
-                f"{self.path}: holds a study that was asked for otherwise; give this one another --study",
-                *(f"  {line}" for line in differences),
-            )
-
-    def load_record(self) -> dict[str, Any] | None:
-        """`study.json`; None before the first trial."""
-        try:
-            record: dict[str, Any] = load_json(self.path / "study.json")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / 'study.json'}: can't be read ({error})") from error
-        return record
-
-    def run(self, wanted: int, deadline: float | None) -> Study:
-        """Finish what was begun, add trials until there are `wanted`, then close."""
-        record = self.load_record() or self.new_record()
-        save_json(self.path / "study.json", record)
-        trials = load_trials(self.path)
-        for trial in [trial for trial in trials if trial.state == "running"]:
-            trials[trials.index(trial)] = self.finish(trial)
-        while len(trials) < wanted and (deadline is None or time.monotonic() < deadline):
-            trials.append(self.finish(self.begin(len(trials), trials)))
-            self.close(record, trials)
-            self.stop_if_hopeless(trials)
-        self.close(record, trials)
-        return Study(self.path, record, tuple(trials))
-
-    def new_record(self) -> dict[str, Any]:
-        """The record of a study without trials."""
-        return {
-            "format": _FORMAT,
-            "study": self.path.name,
-            "recipe_name": self.resolved.name,
-            "dataset": self.request.table.dataset,
-            "metric": self.metric,
-            "greater_is_better": self.greater_is_better,
-            "asked": dataclasses.asdict(self.request.asked),
-            "identity_of": self.identity_of(),
-            "best": None,
-            "started": now(),
-            "finished": None,
-        }
-
-    def begin(self, number: int, trials: Sequence[Trial]) -> Trial:
-        """Propose the next trial's values, and write them down before anything is trained."""
-        params = propose(
-            number,
+        self.facts, self.record, self.limits = facts, record, limits
+        request: RunRequest = facts.request
+        self.resolved, self.space = request.resolved, request.resolved.recipe.search
+        self.start = values_in(self.resolved, mentioned_keys(self.space))
+        greater = facts.sign > 0
+        self.proposer = Proposer(
             self.space,
-            trials,
-            start=_values_in(self.resolved, self.space),
-            sampler=self.sampler,
-            seed=self.seed,
-            greater_is_better=self.greater_is_better,
+            self.start,
+            sampler=sampler,
+            seed=seed,
+            greater_is_better=greater,
+            earlier=[(known["params"], known["value"]) for known in record["warm"]],
         )
-        trial = Trial(number, params, values_of(self.space, params), started=now())
-        save_trial(self.path, trial)
+        self.mirror: Mirror | None = None
+        if storage is not None:
+            self.mirror = Mirror(storage, facts.path.name, self.space, greater_is_better=greater, warn=self.warn)
+
+    def run(self, before: Sequence[Trial], *, with_rescore: bool) -> Study:
+        """Finish what was begun, add trials until a limit is met, then close."""
+        save_json(self.facts.path / "study.json", self.record)
+        self.record["ended"] = None
+        queue = FoldQueue(self.facts, before, self.propose, self.ended)
+        try:
+            queue.take_up()
+            if queue.decided:
+                tasks = max(1, self.limits.trials) * self.facts.request.plan.k
+                slots = self.facts.workplace.slots(tasks, hungriest(queue.decided))
+                run_source(queue, self.facts.workplace.engine, slots, self.facts.workplace.limits)
+        finally:  # also when interrupted: what is known is written
+            queue.close()
+            trials = [queue.trials[number] for number in sorted(queue.trials)]
+            self.close(trials)
+        is_late = self.limits.deadline is not None and time.monotonic() >= self.limits.deadline
+        if with_rescore and not is_late and self.record["best"] is not None and self.record["honest"] is None:
+            self.record["honest"] = rescore(self.facts, trials)
+            self.close(trials)
+        return Study(self.facts.path, self.record, tuple(trials))
+
+    def propose(self, trials: Sequence[Trial]) -> Trial | None:
+        """The next trial, written down before anything is trained; None when there shall be no more."""
+        known = sorted(trials, key=lambda trial: trial.number)
+        why = self._why_no_more(known)
+        if why is not None:
+            self.record["ended"] = why
+            return None
+        number = known[-1].number + 1 if known else 0
+        found = self._values(number, known)
+        if found is None:
+            self.record["ended"] = "every combination has been tried"
+            return None
+        params, source = found
+        trial = Trial(number, params, values_of(self.space, params), started=now(), source=source)
+        save_trial(self.facts.path, trial)
         return trial
 
-    def finish(self, trial: Trial) -> Trial:
-        """Train a trial's folds, or what is left of them; a failure is the trial's result, not the study's end."""
-        self.on_event({"event": "trial-started", "number": trial.number, "values": dict(trial.values)})
-        label = f"{self.path.name}/trial-{trial.number}"
-        prefix = f"trial {trial.number} "
-        value: float | None = None
-        error: str | None = None
-        try:
-            resolved = with_values(self.resolved, trial.values)
-            request = request_for(self.request.asked, resolved, self.request.table, self.request.outputs)
-            require_allowed(request.code, self.allow_code)
-            record = execute_run(
-                request,
-                RunFolder(trial_folder(self.path, trial.number), label),
-                workplace=self.workplace,
-                findings=self.findings,
-                on_event=lambda event: self.on_event({**event, "label": prefix}),
-            )
-            if record["state"] == "complete":
-                value = record["scores"]["oof"][self.metric]
-            else:
-                error = next(state["error"] for state in record["fold_states"] if state["error"])
-        except InputError as refused:
-            error = refused.messages[0]
-        if value is None and error is None:
-            error = f"{self.metric} has no value on these rows"
-        state: Literal["complete", "failed"] = "failed" if value is None else "complete"
-        done = dataclasses.replace(trial, state=state, value=value, error=error, finished=now())
-        save_trial(self.path, done)
-        outcome = f"{self.metric} {value:.4f}" if value is not None else f"failed: {error}"
-        self.on_event({"event": "trial-finished", "number": trial.number, "outcome": outcome})
-        return done
-
-    def close(self, record: dict[str, Any], trials: Sequence[Trial]) -> None:
-        """Write the table, the best recipe and the study's record."""
-        save_trials_table(self.path / "trials.csv", trials)
-        best = best_trial(trials, greater_is_better=self.greater_is_better)
-        if best is not None:
-            description = f"{self.resolved.name}, tuned: trial {best.number} of study {self.path.name}."
-            save_recipe_with(self.resolved, best.values, self.path / "best.yaml", description=description)
-            record["best"] = {"number": best.number, "value": best.value, "values": dict(best.values)}
-        record["finished"] = now()
-        save_json(self.path / "study.json", record)
-
-    def stop_if_hopeless(self, trials: Sequence[Trial]) -> None:
-        """End a study whose first trials all failed, with the reason."""
-        if len(trials) == _FIRST_FAILURES and all(trial.state == "failed" for trial in trials):
+    def ended(self, trials: Sequence[Trial]) -> None:
+        """A trial is over: copy it, and end a study that can't come to anything."""
+        if self.mirror is not None:
+            self.mirror.copy(trials)
+        over = [trial for trial in sorted(trials, key=lambda trial: trial.number) if trial.state != "running"]
+        if len(over) == _FIRST_FAILURES and all(trial.state == "failed" for trial in over):
             raise PartialFailure(
-                f"study {self.path.name}: the first {_FIRST_FAILURES} trials all failed, so it stops here",
-                f"the last one: {trials[-1].error}",
+                f"study {self.facts.path.name}: the first {_FIRST_FAILURES} trials all failed, so it stops here",
+                f"the last one: {over[-1].error}",
             )
 
+    def close(self, trials: Sequence[Trial]) -> None:
+        """Write what is known."""
+        greater = self.facts.sign > 0
+        self.record["importance"] = importance_of(self.space, trials, greater_is_better=greater)
+        close_study(self.facts.path, self.record, self.resolved, trials)
+        if self.mirror is not None:
+            self.mirror.copy(trials)
 
-def _values_in(resolved: ResolvedRecipe, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's own values of the given dotted keys."""
-    values = {}
-    for key in keys:
-        value: Any = resolved.recipe.plain()
-        for part in key.split("."):
-            value = value[part]
-        values[key] = value
-    return values
+    def warn(self, line: str) -> None:
+        """Something that a person should know, but that ends nothing."""
+        self.facts.on_event({"event": "finding", "line": f"warning: {line}"})
+
+    def _why_no_more(self, trials: Sequence[Trial]) -> str | None:
+        limits = self.limits
+        if len(trials) >= limits.trials:
+            return f"{len(trials)} trials"
+        if limits.deadline is not None and time.monotonic() >= limits.deadline:
+            return "the time is up"
+        best = best_trial(trials, greater_is_better=self.facts.sign > 0)
+        if limits.patience is not None and best is not None:
+            since = sum(trial.number > best.number and trial.state != "running" for trial in trials)
+            if since >= limits.patience:
+                return f"no gain in {since} trials"
+        return None
+
+    def _values(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any], str] | None:
+        """Parameters and where they come from: the recipe as it stands, points that were asked for, the sampler."""
+        first = params_of(self.space, self.start)
+        if number == 0 and first is not None:
+            return first, "recipe"
+        asked = self.record["points"][sum(trial.source == "point" for trial in trials) :]
+        if asked:
+            return dict(asked[0]), "point"
+        params: dict[str, Any] | None = None
+        for attempt in range(_ATTEMPTS):
+            params = self.proposer.propose(number, trials, attempt)
+            if params is None or self._is_recipe(params):
+                break
+        return None if params is None else (params, "sampler")
+
+    def _is_recipe(self, params: dict[str, Any]) -> bool:
+        """Whether the values make a recipe; each alone does, but two may not go together."""
+        try:
+            with_values(self.resolved, values_of(self.space, params))
+        except InputError:
+            return False
+        return True
+
+
+def _check_names(sampler: str, policy: str) -> None:
+    for option, word, table in (("--sampler", sampler, SAMPLERS), ("--policy", policy, POLICIES)):
+        if word not in table:
+            raise InputError(f"{option} {word}: not one of {', '.join(table)}")
+
+
+def _add_points(record: dict[str, Any], points: Sequence[dict[str, Any]]) -> None:
+    """Points that were asked for earlier stay; the same one again is not another."""
+    record["points"] += [point for point in points if point not in record["points"]]

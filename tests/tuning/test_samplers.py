@@ -1,0 +1,124 @@
+"""Every sampler keeps to the space, its conditions and its seed, and knows nothing but the ledger."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemble.core.recipe import SearchDimension
+from ensemble.errors import InputError
+from ensemble.tuning.ledger import Trial
+from ensemble.tuning.propose import Proposer
+from ensemble.tuning.samplers import SAMPLERS, require_sampler
+from ensemble.tuning.space import cube_point, distributions_of, from_cube, grid_of, ordered, params_of, values_of
+
+SPACE = {
+    "train.nesterov": SearchDimension(choices=[False, True], when={"train.optimizer": "sgd"}),
+    "train.lr": SearchDimension(low=1e-4, high=1e-1, log=True),
+    "train.epochs": SearchDimension(low=2, high=8, step=2),
+    "train.optimizer": SearchDimension(choices=["adamw", "sgd"]),
+    "train.momentum": SearchDimension(low=0.5, high=0.95, when={"train.optimizer": ["sgd"], "model.name": "net"}),
+    "train.clip_norm": SearchDimension(choices=[None, 1.0, 5.0]),
+}
+START = {
+    "train.lr": 1e-3,
+    "train.epochs": 4,
+    "train.optimizer": "adamw",
+    "train.clip_norm": None,
+    "train.nesterov": False,
+    "train.momentum": 0.9,
+    "model.name": "net",
+}
+HERE = [name for name in sorted(SAMPLERS) if name != "cmaes" or importlib.util.find_spec("cmaes")]
+names = pytest.mark.parametrize("sampler", HERE)
+
+
+def proposer(sampler: str, seed: int = 0) -> Proposer:
+    return Proposer(SPACE, START, sampler=sampler, seed=seed, greater_is_better=True)
+
+
+def history(count: int, sampler: str, seed: int = 0) -> list[Trial]:
+    """Trials with made-up values; every fourth failed, every third was stopped."""
+    asked, trials = proposer(sampler, seed), []
+    for number in range(count):
+        params = asked.propose(number, trials)
+        assert params is not None
+        values = values_of(SPACE, params)
+        score = values["train.lr"] + values["train.epochs"] / 10
+        if number % 4 == 3:
+            trials.append(Trial(number, params, values, "failed"))
+        elif number % 3 == 2:
+            trials.append(Trial(number, params, values, "stopped", estimate=score))
+        else:
+            trials.append(Trial(number, params, values, "complete", score))
+    return trials
+
+
+@names
+def test_a_proposal_is_a_function_of_the_ledger(sampler: str) -> None:
+    trials = history(6, sampler)
+    again = history(6, sampler)
+    assert trials == again
+    assert proposer(sampler).propose(6, trials) == proposer(sampler).propose(6, trials)
+    first, other = (history(6, sampler, seed) for seed in (0, 1))
+    assert first != other
+
+
+@names
+def test_every_proposal_lies_in_the_space_and_keeps_its_conditions(sampler: str) -> None:
+    for trial in history(9, sampler):
+        assert params_of(SPACE, {**START, **trial.values}) == trial.params
+        assert ("train.nesterov" in trial.params) == (trial.values["train.optimizer"] == "sgd")
+
+
+@names
+def test_trials_under_way_are_looked_at_and_not_counted(sampler: str) -> None:
+    trials = history(4, sampler)
+    running = Trial(4, trials[0].params, trials[0].values)
+    asked = proposer(sampler)
+    assert asked.propose(5, [*trials, running]) is not None
+    assert asked.propose(5, trials) == proposer(sampler).propose(5, trials)
+
+
+def test_a_grid_tries_each_combination_once_and_ends() -> None:
+    space = {key: SPACE[key] for key in ("train.epochs", "train.optimizer", "train.nesterov")}
+    asked, trials = Proposer(space, START, sampler="grid", seed=0, greater_is_better=True), []
+    while (params := asked.propose(len(trials), trials)) is not None:
+        trials.append(Trial(len(trials), params, values_of(space, params), "complete", 0.5))
+    tried = [tuple(sorted(trial.values.items())) for trial in trials]
+    assert len(tried) == len(set(tried)) == 4 * (1 + 2) == len(grid_of(space, START, 5))
+
+
+def test_dimensions_come_after_those_that_they_depend_on() -> None:
+    order = ordered(SPACE)
+    assert order.index("train.optimizer") < order.index("train.nesterov")
+    assert set(order) == set(SPACE)
+
+
+@given(key=st.sampled_from(sorted(SPACE)), share=st.floats(0, 1, exclude_max=True))
+def test_a_point_of_the_cube_is_a_value_of_the_space_and_back(key: str, share: float) -> None:
+    param = from_cube(SPACE[key], share)
+    assert distributions_of(SPACE)[key]._contains(param)
+    back: Any = from_cube(SPACE[key], min(cube_point(SPACE[key], param), 1 - 1e-9))
+    assert back == pytest.approx(param)
+
+
+def test_a_sampler_without_its_package_is_refused_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"cmaes.*pip install"):
+        require_sampler("cmaes", SPACE)
+    with pytest.raises(InputError, match="needs torch and scipy"):
+        require_sampler("gp", SPACE)
+
+
+def test_what_another_study_found_is_known_to_the_sampler() -> None:
+    earlier = [
+        ({**history(1, "tpe")[0].params, "train.lr": 0.05 + place / 1000}, 1.0 - place / 100) for place in range(30)
+    ]
+    warm = Proposer(SPACE, START, sampler="tpe", seed=0, greater_is_better=True, earlier=earlier)
+    near = [(warm.propose(number, []) or {})["train.lr"] for number in range(5)]
+    assert sum(lr > 0.02 for lr in near) >= 4

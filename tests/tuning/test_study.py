@@ -1,0 +1,207 @@
+"""Studies end to end: every policy and sampler, conditions, folds.k, points, limits, the mirror, the winner again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from ensemble.engine.task import TaskEvent
+from ensemble.tuning.policies import POLICIES
+
+Ens = Callable[..., Any]
+OTHERS = ["tpe", "gp", "random", "grid", "qmc", "tpe"]  # cmaes is of a package that need not be there
+WIDE = "train.lr={low: 1e-6, high: 1e-1, log: true}"
+
+
+def tune(ens: Ens, *more: str, recipe: str = "tiny") -> Any:
+    common = ("--set", "train.epochs=1", "--engine", "inline", "--json")
+    return ens("tune", "--recipe", recipe, *common, *more)
+
+
+def trials_of(study: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(study.glob("trial-*/trial.json"))]
+
+
+@pytest.mark.parametrize(("policy", "sampler"), list(zip(POLICIES, OTHERS, strict=True)))
+def test_every_policy_and_sampler_ends_with_a_recipe(workspace: Path, ens: Ens, policy: str, sampler: str) -> None:
+    words = ("--trials", "3", "--policy", policy, "--sampler", sampler, "--no-rescore", "--set", "folds.k=3")
+    answer = tune(ens, *words, "--search", WIDE)
+    assert answer.code == 0, answer.err
+    study = workspace / "outputs" / "studies" / "tiny"
+    trials = trials_of(study)
+    assert [trial["number"] for trial in trials] == [0, 1, 2]
+    assert trials[0]["state"] == "complete"  # nothing to compare it with
+    for trial in trials:
+        assert trial["state"] in ("complete", "stopped")
+        folder = study / f"trial-{trial['number']}"
+        assert len(list(folder.glob("fold-*/fold.json"))) == len(trial["folds"])
+        assert (folder / "probs.npy").exists() == (trial["state"] == "complete")
+        assert (trial["value"] if trial["state"] == "complete" else trial["estimate"]) is not None
+        assert bool(trial["reason"]) == (trial["state"] == "stopped")
+    assert (study / "best.yaml").exists()
+    folds = answer.document["folds"]
+    assert folds["trained"] == sum(len(trial["folds"]) for trial in trials) <= folds["without_stopping"] == 9
+
+
+def test_race_stops_a_hopeless_trial_after_one_fold_and_says_why(workspace: Path, ens: Ens) -> None:
+    answer = ens(
+        *("tune", "--recipe", "tiny", "--trials", "2", "--engine", "inline", "--json", "--no-rescore"),
+        *("--set", "train.epochs=8", "--set", "search.train.lr=[3e-3, 1e-9]", "--set", "search.augment=[light]"),
+        *("--sampler", "grid"),
+    )
+    assert answer.code == 0, answer.err
+    first, second = answer.document["trials"]
+    assert first["state"] == "complete"
+    assert second["state"] == "stopped", second
+    assert len(second["folds"]) == 1
+    assert "behind trial 0" in second["reason"]
+    assert second["estimate"] < first["value"]
+    record = json.loads((workspace / "outputs/studies/tiny/trial-1/run.json").read_text())
+    assert record["state"] == "partial"
+    assert "trial 1: stopped after fold 1 of 2" in answer.err
+    folders = [str(path) for path in sorted((workspace / "outputs/studies/tiny").glob("trial-*/"))]
+    blended = ens("blend", *folders)
+    assert blended.code == 0, blended.err
+    assert "skipped: trial-1" in blended.out
+
+
+def test_the_winner_is_trained_again_on_other_folds_and_both_numbers_are_told(workspace: Path, ens: Ens) -> None:
+    answer = tune(ens, "--trials", "2")
+    assert answer.code == 0, answer.err
+    best, honest = answer.document["best"], answer.document["honest"]
+    assert honest["number"] == best["number"]
+    assert honest["other_folds"]
+    again = json.loads((workspace / f"outputs/studies/tiny/again-{best['number']}/run.json").read_text())
+    assert again["scores"]["oof"]["macro_f1"] == honest["value"]
+    assert again["recipe"]["folds"]["seed"] == 1
+    before = (workspace / f"outputs/studies/tiny/again-{best['number']}/run.json").stat().st_mtime_ns
+    assert tune(ens, "--trials", "2").document["honest"] == honest
+    assert (workspace / f"outputs/studies/tiny/again-{best['number']}/run.json").stat().st_mtime_ns == before
+
+
+def test_a_condition_is_kept_and_folds_k_can_be_searched(workspace: Path, ens: Ens) -> None:
+    answer = tune(
+        ens,
+        *("--trials", "5", "--no-rescore", "--sampler", "random", "--search", "train.optimizer=[adamw, sgd]"),
+        *("--search", "train.momentum={low: 0.5, high: 0.9, when: {train.optimizer: sgd}}"),
+        *("--search", "folds.k=[2, 3]"),
+    )
+    assert answer.code == 0, answer.err
+    trials = answer.document["trials"]
+    assert all(
+        ("train.momentum" in trial["values"]) == (trial["values"]["train.optimizer"] == "sgd") for trial in trials
+    )
+    assert all(trial["of_folds"] == trial["values"]["folds.k"] for trial in trials)
+    assert {trial["of_folds"] for trial in trials} == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("search", "text"),
+    [
+        ("train.lr={low: 1e-3, high: 1e-2, when: {train.optimiser: sgd}}", "did you mean train.optimizer"),
+        ("train.lr={low: 1e-3, high: 1e-2, when: {augment: heavy}}", "augment is never"),
+        ("augment={choices: [none], when: {augment: none}}", "depends on augment itself"),
+        ("folds.seed=[0, 1]", "could not be compared"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(workspace: Path, ens: Ens, search: str, text: str) -> None:
+    answer = tune(ens, "--trials", "2", "--search", search)
+    assert answer.code == 2
+    assert text in answer.err
+    assert not (workspace / "outputs" / "studies").exists()
+
+
+def test_points_come_first_and_the_same_command_does_not_double_them(workspace: Path, ens: Ens) -> None:
+    words = ("--trials", "3", "--no-rescore", "--policy", "none", "--point", "train.lr=5e-3", "--point", "augment=none")
+    answer = tune(ens, *words)
+    assert answer.code == 0, answer.err
+    trials = answer.document["trials"]
+    assert [trial["source"] for trial in trials] == ["recipe", "point", "point"]
+    assert trials[1]["values"]["train.lr"] == 5e-3
+    assert trials[2]["values"] == {"train.lr": 3e-3, "augment": "none"}
+    assert tune(ens, *words).document["trials"] == trials
+    answer = tune(ens, *words, "--point", "train.lr=5")
+    assert answer.code == 2
+    assert "--point train.lr=5: lies outside of the search space" in answer.err
+    answer = tune(ens, *words, "--point", "lr=1")
+    assert answer.code == 2
+    assert "lr is not searched; searched are train.lr, augment" in answer.err
+
+
+def test_more_goes_on_and_patience_and_an_exhausted_grid_end_a_study(workspace: Path, ens: Ens) -> None:
+    words = ("--no-rescore", "--sampler", "grid", "--policy", "none", "--set", "search.train.lr=[1e-3, 3e-3]")
+    assert len(tune(ens, "--trials", "1", *words).document["trials"]) == 1
+    assert len(tune(ens, "--more", "1", *words).document["trials"]) == 2
+    answer = tune(ens, "--trials", "9", *words)
+    assert len(answer.document["trials"]) == 4
+    assert answer.document["ended"] == "every combination has been tried"
+    answer = tune(ens, "--trials", "9", "--patience", "1", *words)
+    assert len(answer.document["trials"]) == 4
+    assert tune(ens, *words).code == 2
+
+
+def test_a_mirror_is_filled_again_after_it_was_lost_and_a_broken_one_stops_nothing(workspace: Path, ens: Ens) -> None:
+    words = ("--no-rescore", "--policy", "none", "--storage", "sqlite:///mirror.db")
+    tune(ens, "--trials", "2", *words)
+    whole = optuna.load_study(study_name="tiny", storage="sqlite:///mirror.db")
+    assert [trial.value for trial in whole.trials] == [
+        trial["value"] for trial in trials_of(workspace / "outputs/studies/tiny")
+    ]
+    (workspace / "mirror.db").unlink()
+    assert tune(ens, "--trials", "3", *words).code == 0
+    again = optuna.load_study(study_name="tiny", storage="sqlite:///mirror.db")
+    assert [trial.user_attrs["ens_trial"] for trial in again.trials] == [0, 1, 2]
+    answer = tune(ens, "--trials", "4", *words[:-1], "sqlite:////nowhere/at/all.db")
+    assert answer.code == 0
+    assert "the study goes on without it" in answer.err
+
+
+def test_a_study_can_start_from_what_another_found(workspace: Path, ens: Ens) -> None:
+    tune(ens, "--trials", "2", "--no-rescore", "--study", "first")
+    answer = tune(ens, "--trials", "1", "--no-rescore", "--study", "second", "--warm-from", "first")
+    assert answer.code == 0, answer.err
+    assert len(answer.document["warm"]) == 2
+    assert tune(ens, "--trials", "1", "--study", "third", "--warm-from", "nothing").code == 2
+
+
+def test_an_interrupted_study_writes_what_it_knows(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ensemble.tuning import fold_queue
+
+    follow = fold_queue.FoldQueue.follow
+
+    def interrupt(queue: fold_queue.FoldQueue, event: TaskEvent) -> None:
+        follow(queue, event)
+        if "trial-1/" in event.task and event.kind == "started":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fold_queue.FoldQueue, "follow", interrupt)
+    words = ("--trials", "3", "--policy", "none", "--no-rescore")
+    assert tune(ens, *words).code == 130
+    study = workspace / "outputs" / "studies" / "tiny"
+    assert (study / "best.yaml").exists()
+    assert [trial["state"] for trial in trials_of(study)] == ["complete", "running"]
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv(
+        "ENS_DATA_ROOT", str(Path(json.loads((study / "trial-0/run.json").read_text())["data_folder"]).parent)
+    )
+    answer = tune(ens, *words)
+    assert answer.code == 0, answer.err
+    assert [trial["state"] for trial in answer.document["trials"]] == ["complete"] * 3
+
+
+def test_several_trials_at_a_time_fill_the_slots(workspace: Path, ens: Ens) -> None:
+    answer = ens(
+        *("tune", "--recipe", "tiny", "--trials", "4", "--set", "train.epochs=1", "--workers", "2", "--no-rescore"),
+        *("--policy", "race", "--json"),
+    )
+    assert answer.code == 0, answer.err
+    assert [trial["number"] for trial in answer.document["trials"]] == [0, 1, 2, 3]
+    assert all(trial["state"] in ("complete", "stopped") for trial in answer.document["trials"])
+    shutil.rmtree(workspace / "outputs")

@@ -1,0 +1,152 @@
+"""What each policy of `ens tune` saves and what it costs, replayed from a table of real trainings.
+
+The table (tools/tuning/record.py) holds 96 configurations of a small net, each trained on five folds of the digits in
+three repeats with folds and seeds of their own. A replay draws 50 of them in a random order, sees one repeat, lets a
+policy stop trials fold by fold, one after the other. The choice's true score is its mean over the other two repeats.
+
+    python tools/bench/tune.py [--replays 100] [--trials 50] [--metric log_loss] [--order random|improving]
+
+`improving` draws later trials from ever better configurations, as a sampler that learns does: less can be stopped.
+Shares are of the fold-trainings that `none` pays for. `loss` is how much worse the choice's true score is than that of
+`none`'s choice, in standard deviations between folds; `missed` how often the truly best of the 50 was not chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains
+from ensemble.tuning.policies import POLICIES, Course, Policy, incumbent_of
+
+TABLE = Path(__file__).parents[1] / "tuning" / "digits.npz"
+
+
+@dataclass
+class Table:
+    """Gains of every row (configurations, repeats, rows), more is better, and each row's fold in each repeat."""
+
+    rows: NDArray[np.float64]
+    folds: NDArray[np.int8]
+    k: int
+    known: dict[tuple[int, ...], Comparison] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, metric: str) -> Table:
+        """The table as one metric sees it."""
+        with np.load(path) as data:
+            if metric == "accuracy":
+                rows = (data["decided"] == data["labels"]).astype(np.float64)
+            else:
+                rows = -data["losses"].astype(np.float64)
+            folds = data["folds"]
+        return cls(rows, folds, int(folds.max()) + 1)
+
+    def fold_scores(self, configuration: int, repeat: int, count: int) -> tuple[float, ...]:
+        """The scores of the first folds."""
+        mine = self.rows[configuration, repeat]
+        return tuple(float(mine[self.folds[repeat] == fold].mean()) for fold in range(count))
+
+    def compare(self, first: int, second: int, repeat: int, folds: range) -> Comparison:
+        """Two configurations on the rows of some folds of a repeat."""
+        key = (first, second, repeat, folds.start, folds.stop)
+        if key not in self.known:
+            chosen = (self.folds[repeat] >= folds.start) & (self.folds[repeat] < folds.stop)
+            gains = self.rows[first, repeat, chosen] - self.rows[second, repeat, chosen]
+            self.known[key] = compare_gains(gains, blocks_of(len(gains)))
+        return self.known[key]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replay came to."""
+
+    trainings: int
+    choice: int
+    courses: tuple[Course, ...]
+
+
+def replay(table: Table, order: NDArray[np.int64], repeat: int, policy: Policy) -> Outcome:
+    """One search: configurations in order, each stopped when the policy says so."""
+    courses: list[Course] = []
+    trainings = 0
+
+    def compare(first: int, second: int, folds: range) -> Comparison:
+        return table.compare(int(order[first]), int(order[second]), repeat, folds)
+
+    for number, configuration in enumerate(order):
+        scores = table.fold_scores(int(configuration), repeat, table.k)
+        done = 1
+        while done < table.k and policy(Course(number, scores[:done]), courses, table.k, compare) is None:
+            done += 1
+        trainings += done
+        total = float(table.rows[configuration, repeat].mean()) if done == table.k else None
+        best = incumbent_of(courses)
+        pairs = [compare(number, best.number, range(fold, fold + 1)) for fold in range(done)] if best else []
+        courses.append(Course(number, scores[:done], total, tuple(pairs)))
+    best = incumbent_of(courses)
+    choice = best.number if best is not None else 0
+    return Outcome(trainings, int(order[choice]), tuple(courses))
+
+
+def draw_order(table: Table, trials: int, kind: str, random: np.random.Generator) -> NDArray[np.int64]:
+    """Configurations in the order in which a search meets them."""
+    order = random.permutation(len(table.rows))[:trials]
+    if kind == "random":
+        return order
+    quality = table.rows.mean(axis=(1, 2))[order].argsort().argsort() / trials
+    return order[np.argsort(quality + random.normal(0, 0.6, trials))]
+
+
+def main() -> None:
+    """Replay, and print a table for each metric and order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replays", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--metric", choices=["log_loss", "accuracy"], action="append")
+    parser.add_argument("--order", choices=["random", "improving"], action="append")
+    parser.add_argument("--policy", choices=sorted(POLICIES), action="append")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    arguments = parser.parse_args()
+    for metric in arguments.metric or ["log_loss", "accuracy"]:
+        table = Table.load(arguments.table, metric)
+        for order in arguments.order or ["random", "improving"]:
+            show(table, metric, order, arguments)
+
+
+def show(table: Table, metric: str, kind: str, arguments: argparse.Namespace) -> None:
+    """The replays of one metric and order, a line a policy."""
+    print(f"\n{metric}, {kind} order: {arguments.replays} replays of {arguments.trials} trials, {table.k} folds")
+    print(f"{'policy':10} {'share':>6} {'loss':>6} {'95 %':>6} {'missed':>7} {'seconds':>8}")
+    names = arguments.policy or list(POLICIES)
+    results: dict[str, list[Outcome]] = {}
+    orders = [
+        draw_order(table, arguments.trials, kind, np.random.default_rng([9, n])) for n in range(arguments.replays)
+    ]
+    repeats = table.rows.shape[1]
+    for name in ["none", *(name for name in names if name != "none")]:
+        started = time.monotonic()
+        results[name] = [replay(table, order, n % repeats, POLICIES[name]) for n, order in enumerate(orders)]
+        losses, missed = [], []
+        for n, (order, outcome, whole) in enumerate(zip(orders, results[name], results["none"], strict=True)):
+            others = [repeat for repeat in range(repeats) if repeat != n % repeats]
+            truth = table.rows[:, others].mean(axis=(1, 2))
+            spread = float(np.std(table.fold_scores(whole.choice, n % repeats, table.k), ddof=1))
+            losses.append((truth[whole.choice] - truth[outcome.choice]) / spread)
+            missed.append(outcome.choice != order[truth[order].argmax()])
+        share = sum(outcome.trainings for outcome in results[name]) / (arguments.replays * arguments.trials * table.k)
+        error = 1.96 * float(np.std(losses)) / len(losses) ** 0.5
+        spent = time.monotonic() - started
+        print(
+            f"{name:10} {share:6.1%} {np.mean(losses):6.3f} {error:6.3f} {np.mean(missed):7.0%} {spent:8.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
