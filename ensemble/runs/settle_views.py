@@ -115,6 +115,16 @@ def _seen(
         yield _as_seen(request, run, out, results)
 
 
+def _units(request: RunRequest) -> NDArray[np.int64]:
+    """What each held-out row belongs to, fold after fold, in the order in which tasks predict."""
+    plan = request.plan
+    names = np.array(plan.groups if plan.groups is not None else plan.ids, dtype=object)
+    kept = np.array([row_id not in request.table.train.bad for row_id in plan.ids])
+    keys = fold_keys(plan.k, plan.repeats)
+    held_out = [np.flatnonzero(kept & (plan.folds[:, key.repeat] == key.fold)) for key in keys]
+    return np.unique(names[np.concatenate(held_out)], return_inverse=True)[1].astype(np.int64)
+
+
 def _as_seen(request: RunRequest, run: RunFolder, out: Path, results: list[dict[str, Any]]) -> _Seen:
     keys = fold_keys(request.plan.k, request.plan.repeats)
     names = [run.fold_path(key, request.plan.repeats).name for key in keys]
@@ -125,6 +135,7 @@ def _as_seen(request: RunRequest, run: RunFolder, out: Path, results: list[dict[
         repeats=np.array([key.repeat for key in keys], dtype=np.int64),
         labels=np.concatenate([np.array(result["labels"], dtype=np.int64) for result in results]),
         fold=np.repeat(np.arange(len(names)), counts),
+        units=_units(request),
         metric=metric,
         measure={**METRICS, **request.own_metrics}[metric],
     )

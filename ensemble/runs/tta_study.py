@@ -36,6 +36,8 @@ class HeldOut:
     labels: NDArray[np.int64]
     fold: NDArray[np.int64]
     """Which of `folders` each row was held out from."""
+    units: NDArray[np.int64]
+    """A number for what is resampled as one: each row's group, else the row itself, alike in all repeats."""
     metric: str
     measure: Metric
 
@@ -157,10 +159,10 @@ def _key(rows: HeldOut, scorers: tuple[Scorer, Scorer], weights: Numbers) -> tup
 def _gain(rows: HeldOut, one: Scorer, other: Scorer) -> dict[str, Any]:
     """By how much `one` is better, with an interval from resampled rows, both scored on the same ones."""
     random = np.random.default_rng(0)
-    count = len(rows.labels)
+    count = int(rows.units.max()) + 1
     drawn = np.empty(_RESAMPLES)
     for number in range(_RESAMPLES):
-        weights = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
+        weights = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)[rows.units]
         drawn[number] = rows.sign * (one(weights) - other(weights))
     known = drawn[~np.isnan(drawn)]
     interval = np.quantile(known, (0.025, 0.975)).tolist() if len(known) else None
@@ -179,7 +181,8 @@ def _is_worth_it(gain: Mapping[str, Any], rows: HeldOut, mixed: Matrix, plain: M
 def _why(take: str, wanted: str, rows: HeldOut, gain: Mapping[str, Any]) -> str:
     if len(rows.folders) == 1:
         return "one fold alone has no other rows to choose by"
-    said = f"choosing on other folds' rows gains {gain['value']:+.4g} {rows.metric}"
+    interval = "" if gain["ci95"] is None else f" ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})"
+    said = f"choosing on other folds' rows gains {gain['value']:+.4f}{interval} {rows.metric}"
     if take == wanted == "none":
         return "no views are better than none on the out-of-fold rows"
-    return f"{take}: {said}" if take != "none" else f"none: {said}, though {wanted} looks best on all rows"
+    return said if take != "none" else f"{said}, though {wanted} looks best on all rows"

@@ -24,7 +24,9 @@ Matrix = np.ndarray[Any, Any]
 def held_out(labels: Matrix, folds: int = 4, metric: str = "accuracy") -> HeldOut:
     fold = np.sort(np.arange(len(labels)) % folds)
     names = tuple(f"fold-{number}" for number in range(folds))
-    return HeldOut(names, np.zeros(folds, dtype=np.int64), labels, fold, metric, METRICS[metric])
+    return HeldOut(
+        names, np.zeros(folds, dtype=np.int64), labels, fold, np.arange(len(labels)), metric, METRICS[metric]
+    )
 
 
 def guesses(labels: Matrix, skill: float, seed: int, classes: int = 3) -> Matrix:
