@@ -11,7 +11,7 @@ from ensemble.core.recipe import Recipe
 
 __all__ = ["IDENTITY_VERSION", "Identity", "differing_keys"]
 
-IDENTITY_VERSION = 2
+IDENTITY_VERSION = 3
 """Raised when the code changes what a recipe's training gives, a default's change included; runs of an older version
 are not mixed with new ones. A new key whose default changes nothing needs no new version: defaults are not hashed."""
 
