@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background jobs, which hear no Ctrl+C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DESCRIPTION = """\
 description: Squares of three colours.
