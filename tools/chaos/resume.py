@@ -122,10 +122,10 @@ def _campaign(folder: Path, arguments: argparse.Namespace, tell: Any) -> Iterato
     chance = random.Random(arguments.seed)
     _draw_dataset(folder)
     cases = [_Case(folder, name, chance) for name in arguments.case or CASES]
-    kills = 0
+    kills, of_one = 0, max(1, arguments.kills // len(cases))  # so that every case gets its share
     while kills < arguments.kills:
         for case in cases:
-            result = case.killed_training(arguments.drop, arguments.kills - kills)
+            result = case.killed_training(arguments.drop, min(of_one, arguments.kills - kills))
             kills += result.kills
             wrong = [
                 *(f"other bytes: {name}" for name in result.differs),
