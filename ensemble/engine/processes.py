@@ -12,11 +12,16 @@ __all__ = ["make_context", "without_main"]
 
 
 def make_context(module: str) -> ForkServerContext | SpawnContext:
-    """A source of processes that have `module` imported where that is possible; the first who asks decides which."""
+    """A source of processes that have `module` imported where that is possible; the first who asks decides which.
+
+    If the module's package has a module named `server`, it is imported there too: what all workers need can be got
+    ready once.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ensemble.engine.worker", module])
+    ready = f"{module.rpartition('.')[0] or module}.server"
+    context.set_forkserver_preload(["ensemble.engine.worker", module, ready])  # one that does not exist is left out
     return context
 
 
