@@ -6,21 +6,22 @@ members nor on that of their rows. Reads and writes no file; how members are com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.stack import Order, Stack
 from ensemble.core.natural_order import natural_key
 from ensemble.core.probability import Predictions
 from ensemble.errors import InputError
 
-__all__ = ["Aligned", "Stack", "align"]
+__all__ = ["Aligned", "align"]
 
-Matrix = NDArray[np.floating[Any]]
-Order = NDArray[np.int64] | None  # None: as it is
+Read = Callable[[Predictions], NDArray[np.int64] | None]
 
 _ORIGINS = {
     "dataset": "of different datasets",
@@ -52,31 +53,6 @@ class Aligned:
     groups: NDArray[np.int64] | None = None
     folds: NDArray[np.int64] | None = None
     """(rows,), or (repeats, rows)."""
-
-
-class Stack(Sequence[Matrix]):
-    """One matrix a member, brought into order when asked for; a view where the order is the member's own."""
-
-    def __init__(self, matrices: Sequence[Matrix], rows: Sequence[Order], columns: Sequence[Order]) -> None:
-        self._parts = list(zip(matrices, rows, columns, strict=True))
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Matrix: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Matrix]: ...
-    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        matrix, rows, columns = self._parts[index]
-        if rows is not None:
-            matrix = matrix[rows]
-        return matrix if columns is None else matrix[:, columns]
 
 
 def align(
@@ -227,43 +203,52 @@ def _truth(
     """Labels, groups and folds in the common order; members must not contradict one another."""
     index = {name: column for column, name in enumerate(common)}
     ids = tuple(sorted(members[0].ids)) if any(order is not None for order in rows) else members[0].ids
-    labels = [
-        None if one.labels is None else _ordered(np.array([index[name] for name in one.classes])[one.labels], order)
-        for one, order in zip(members, rows, strict=True)
-    ]
-    folds = [
-        None if one.folds is None else _ordered(np.array(one.folds, dtype=np.int64), order)
-        for one, order in zip(members, rows, strict=True)
-    ]
-    groups = [
-        None if one.groups is None else _ordered(one.groups, order) for one, order in zip(members, rows, strict=True)
-    ]
-    _refuse(_contradictions("labels", labels, names, ids, common.__getitem__))
-    _refuse(_contradictions("folds", folds, names, ids, str))
-    return _first(labels), _first(groups), _first(folds)
+
+    def labels_of(member: Predictions) -> NDArray[np.int64] | None:
+        return None if member.labels is None else np.array([index[name] for name in member.classes])[member.labels]
+
+    def folds_of(member: Predictions) -> NDArray[np.int64] | None:
+        return None if member.folds is None else np.array(member.folds, dtype=np.int64)
+
+    def in_order(read: Read, own: Callable[[Predictions], Hashable]) -> Iterator[NDArray[np.int64] | None]:
+        """One member's after the other; what is said in the same words by many is put in order once."""
+        found: dict[Hashable, NDArray[np.int64] | None] = {}
+        for member, order in zip(members, rows, strict=True):
+            key = (own(member), id(order))
+            if key not in found:
+                values = read(member)
+                found = {key: values if values is None or order is None else values[..., order]}
+            yield found[key]
+
+    labels = partial(in_order, labels_of, lambda member: (id(member.labels), member.classes))
+    folds = partial(in_order, folds_of, lambda member: id(member.folds))
+    groups = in_order(lambda member: member.groups, lambda member: id(member.groups))
+    _refuse(_contradictions("labels", labels(), names, ids, common.__getitem__))
+    _refuse(_contradictions("folds", folds(), names, ids, str))
+    return _first(labels()), _first(groups), _first(folds())
 
 
-def _ordered(values: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
-    """The last axis in order."""
-    return values if order is None else values[..., order]
-
-
-def _first(values: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+def _first(values: Iterable[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
     return next((value for value in values if value is not None), None)
 
 
 def _contradictions(
     what: str,
-    values: Sequence[NDArray[np.int64] | None],
+    values: Iterable[NDArray[np.int64] | None],
     names: Sequence[str],
     ids: Sequence[str],
     show: Callable[[int], str],
 ) -> list[str]:
     """Members that say something else of a row than the first that says anything."""
-    known = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
+    known = ((value, name) for value, name in zip(values, names, strict=True) if value is not None)
+    first = next(known, None)
+    if first is None:
+        return []
+    here, first_name = first
     problems = []
-    for value, name in known[1:]:
-        here, first_name = known[0]
+    for value, name in known:
+        if value is here:
+            continue
         if value.shape != here.shape:
             problems.append(f"{first_name} and {name}: different {what}; one is of a repeated plan, the other is not")
         elif not np.array_equal(here, value):

@@ -72,7 +72,7 @@ def _bare(path: Path, ids: Names | None, classes: Names | None) -> tuple[Names, 
     problems: list[str] = []
     raw = None
     try:
-        raw = map_matrix(path, allow_half=True)
+        raw = map_matrix(path)
     except InputError as error:
         problems += error.messages
     beside = path.with_name(path.stem + ".ids.txt")

@@ -12,6 +12,7 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.members import Member, load_members, unique_names
 from ensemble.blending.sample import find_sample
+from ensemble.blending.sampled import sampled_rows
 from ensemble.core.complaints import any_of
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec
 from ensemble.core.metrics import METRICS
@@ -21,7 +22,7 @@ __all__ = ["FindDataset", "Ingredients", "gather"]
 
 FindDataset = Callable[[str], DatasetDescription | None]
 _SECONDS = "seconds_per_1000_images"
-_IN_MEMORY = 1 << 30  # out-of-fold rows up to a gibibyte are brought into order once
+_IN_MEMORY = 1 << 30  # bytes of out-of-fold rows are brought into order once, more each time they are looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class Ingredients:
     """The out-of-fold rows."""
     unlabelled_because: str | None
     """Why there are none."""
+    oof_rows: int
+    """How many of them there are; `labelled` may hold a sample."""
     metric: str
     spec: SubmissionSpec
     has_class_order: bool
@@ -82,6 +85,7 @@ def gather(
         test=test,
         labelled=labelled,
         unlabelled_because=reason,
+        oof_rows=max((len(member.oof.ids) for member in members if member.oof is not None), default=0),
         metric=metric,
         spec=spec,
         has_class_order=class_names is not None,
@@ -134,7 +138,11 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     aligned = align(oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True)
     if aligned.labels is None or aligned.folds is None:  # the format demands them; this keeps a later format honest
         return None, "the out-of-fold rows have no labels or folds"
-    stack = aligned.stack
-    size = len(stack) * aligned.members[0].probs.nbytes
+    chosen = sampled_rows(len(aligned.ids), len(oofs), len(aligned.classes), aligned.groups)
+    labels, folds, groups, stack = aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, aligned.stack
+    if chosen is not None:
+        labels, folds, stack = labels[chosen], folds[:, chosen], stack.rows(chosen)
+        groups = None if groups is None else groups[chosen]
+    size = len(stack) * len(labels) * len(aligned.classes) * max(one.probs.itemsize for one in oofs)
     ordered = [np.ascontiguousarray(matrix) for matrix in stack] if size <= _IN_MEMORY else stack
-    return Labelled(ordered, aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, metric), None
+    return Labelled(ordered, labels, folds, groups, metric), None

@@ -14,6 +14,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.vote import block_of
+
 __all__ = ["SMALLEST", "Labelled", "Part"]
 
 Matrix = NDArray[np.floating[Any]]
@@ -48,6 +50,12 @@ class Part(Sequence[Matrix]):
             return [self[one] for one in range(*index.indices(len(self)))]
         matrix = self._stack[self._members[index]]
         return matrix if self._rows is None else matrix.take(self._rows, axis=0)
+
+    def block(self, start: int, stop: int) -> Part:
+        """Rows `start` to `stop`."""
+        if self._rows is None:
+            return Part(block_of(self._stack, start, stop), None, self._members)
+        return Part(self._stack, self._rows[start:stop], self._members)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ensemble.blending.crossfit import Fitted, Method
 from ensemble.blending.labelled import SMALLEST, Labelled, Part
 from ensemble.blending.means import logs, softmax
-from ensemble.blending.vote import Combined, Weights
+from ensemble.blending.vote import Combined, Weights, in_blocks
 from ensemble.core.metrics import decide
 
 __all__ = ["STRENGTHS", "Regression", "class_features", "fit_regression", "stack_method"]
@@ -45,6 +45,9 @@ class Regression:
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
         """Probabilities and decisions."""
+        return in_blocks(self._answer)(stack, None)
+
+    def _answer(self, stack: Sequence[Matrix], weights: Weights = None) -> Combined:
         scores = np.zeros(stack[0].shape) + self.offsets
         for matrix, slope in zip(stack, self.slopes, strict=True):
             scores += logs(matrix) * slope

@@ -192,8 +192,13 @@ def _honest(document: Mapping[str, Any]) -> list[str | Table]:
 
 def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | Table]:
     """Sentences about what deserves one."""
-    honest, members = document["honest"], document["members"]
+    honest, members, scored = document["honest"], document["members"], document["scored_rows"]
     shown: list[str | Table] = []
+    if scored is not None and scored["used"] < scored["of"]:
+        shown.append(
+            f"scores and what is learned are from {scored['used']:,} of {scored['of']:,} out-of-fold rows, "
+            "drawn evenly: all of them would not fit into memory"
+        )
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
     shown += [f"left out: {one['run']}: {one['dropped']}" for one in members if one["dropped"] is not None]

@@ -13,7 +13,15 @@ from typing import Any, NoReturn
 
 from ensemble.errors import InputError
 
-__all__ = ["OWN_KEYS", "class_problems", "document_problems", "parse_document", "parse_ids", "shape_problems"]
+__all__ = [
+    "OWN_KEYS",
+    "class_problems",
+    "document_problems",
+    "parse_document",
+    "parse_ids",
+    "read_whole",
+    "shape_problems",
+]
 
 OWN_KEYS = frozenset({"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups"})
 _TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
@@ -24,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> tuple[str, ...]:
     """The ids (or `what` else is named) of a file, one a line: UTF-8, none empty, none twice."""
-    content = _read(path) if content is None else content
+    content = read_whole(path) if content is None else content
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -47,7 +55,7 @@ def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> 
 
 def parse_document(path: Path, newest_format: int, content: bytes | None = None) -> dict[str, Any]:
     """The sidecar as a dictionary: strict JSON, without NaN, doubled keys or broken text, of a format we know."""
-    content = _read(path) if content is None else content
+    content = read_whole(path) if content is None else content
     try:
         text = content.decode("utf-8")
         document = json.loads(
@@ -154,7 +162,7 @@ def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -
     return []
 
 
-def _read(path: Path) -> bytes:
+def read_whole(path: Path) -> bytes:
     """The whole file, unless it is absurdly large."""
     try:
         size = path.stat().st_size
