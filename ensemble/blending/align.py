@@ -153,7 +153,7 @@ def _name_problems(members: Sequence[Predictions], names: Sequence[str]) -> list
             ("classes", members[0].classes, member.classes),
             ("ids", members[0].ids, member.ids),
         ):
-            if here != there and set(here) != set(there):
+            if here is not there and here != there and set(here) != set(there):
                 problems.append(f"{pair}: different {what}; {_difference(names[0], here, name, there)}")
     return problems
 
@@ -170,7 +170,7 @@ def _difference(name: str, here: Sequence[str], other_name: str, there: Sequence
 
 def _row_orders(members: Sequence[Predictions], sort_rows: bool) -> tuple[tuple[str, ...], list[Order]]:
     """The common ids, and what brings each member's rows into that order."""
-    if not sort_rows and all(member.ids == members[0].ids for member in members):
+    if not sort_rows and all(member.ids is members[0].ids or member.ids == members[0].ids for member in members):
         return members[0].ids, [None] * len(members)
     orders: dict[tuple[str, ...], Order] = {}
     for member in members:

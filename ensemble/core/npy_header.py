@@ -10,6 +10,7 @@ import ast
 import hashlib
 import mmap
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = ["map_matrix", "mapped_sha256", "release_pages"]
 
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two are at it
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
 _SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}
 
@@ -91,7 +93,8 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
 def _parse_header(text: bytes) -> dict[str, Any]:
     """The literal in a header; never evaluated, and exactly numpy's three keys."""
     try:
-        header = ast.literal_eval(text.decode("utf-8").strip())
+        with _ONE_PARSER:
+            header = ast.literal_eval(text.decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise _NotAMatrix("its header can't be read; save it again with numpy.save") from error
     if not isinstance(header, dict) or set(map(repr, header)) != {"'descr'", "'fortran_order'", "'shape'"}:
