@@ -16,6 +16,7 @@ from ensemble.blending.sampled import sampled_rows
 from ensemble.core.complaints import any_of
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec
 from ensemble.core.metrics import METRICS
+from ensemble.core.probability import Predictions
 from ensemble.errors import InputError
 
 __all__ = ["FindDataset", "Ingredients", "gather"]
@@ -135,6 +136,9 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
         return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}"
     oofs = [member.oof for member in members if member.oof is not None]
     names = [str(one.path) for one in oofs]
+    apart = _of_other_folds(oofs)
+    if apart is not None:
+        return None, f"{names[0]} and {names[apart]} hold out-of-fold rows of different folds"
     aligned = align(oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True)
     if aligned.labels is None or aligned.folds is None:  # the format demands them; this keeps a later format honest
         return None, "the out-of-fold rows have no labels or folds"
@@ -146,3 +150,15 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     size = len(stack) * len(labels) * len(aligned.classes) * max(one.probs.itemsize for one in oofs)
     ordered = [np.ascontiguousarray(matrix) for matrix in stack] if size <= _IN_MEMORY else stack
     return Labelled(ordered, labels, folds, groups, metric), None
+
+
+def _of_other_folds(oofs: Sequence[Predictions]) -> int | None:
+    """The first file that shares neither rows nor folds with the first, as the folders of two folds of one run."""
+    first = oofs[0]
+    rows, folds = set(first.ids), set(np.ravel(np.array(first.folds)).tolist())
+    for number, one in enumerate(oofs):
+        if one.ids is first.ids or not rows.isdisjoint(one.ids):
+            continue
+        if folds.isdisjoint(np.ravel(np.array(one.folds)).tolist()):
+            return number
+    return None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.crossfit import Fitted, Method, learn
+from ensemble.blending.honest import FEWEST
 from ensemble.blending.labelled import Labelled, Part
 from ensemble.blending.vote import Combined, Weights, soft
 from ensemble.core.metrics import METRICS
@@ -108,9 +109,12 @@ def chosen_first(method: Method, choose: Choose) -> Method:
 def harmless(labelled: Labelled) -> list[int]:
     """All members but those without whom the plain mean is better beyond doubt, taken out one at a time.
 
-    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse.
+    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse. A handful
+    of rows puts nothing beyond doubt.
     """
     members = list(range(len(labelled.stack)))
+    if int(labelled.units.max()) + 1 < FEWEST:
+        return members
     limit = NormalDist().inv_cdf(1 - _HARM / max(1, len(members)))
     total = labelled.true_class.sum(axis=0)
     while len(members) > 1:
@@ -127,8 +131,11 @@ def harmless(labelled: Labelled) -> list[int]:
 def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> list[int]:
     """Members that cost no more than `budget` together and whose plain mean has a low log-loss.
 
-    Two greedy searches, for the most gain and for the most gain a second; the better of what they find.
+    All of them where they fit in. Else two greedy searches, for the most gain and for the most gain a second; the
+    better of what they find.
     """
+    if sum(costs) <= budget:
+        return list(range(len(costs)))
     found = [_searched(labelled.true_class, costs, budget, by_second) for by_second in (False, True)]
     losses = [-np.log(labelled.true_class[members].mean(axis=0)).mean() for members in found]
     return sorted(found[int(np.argmin(losses))])

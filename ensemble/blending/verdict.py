@@ -13,7 +13,7 @@ from ensemble.blending.calibration import calibrated_after, calibrated_before
 from ensemble.blending.class_multipliers import TUNABLE, class_tuned
 from ensemble.blending.crossfit import Fitted, Method, cross_fit, learn
 from ensemble.blending.frontier import Point, frontier, leave_one_out, within_budget
-from ensemble.blending.honest import EVIDENCE, Honest, assess
+from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.ingredients import Ingredients
 from ensemble.blending.labelled import Labelled, Part
 from ensemble.blending.methods import COMBINERS, fixed, make_method
@@ -229,6 +229,9 @@ class _Court:
         if honest.is_evident:
             return None
         gain = honest.gain_over_uniform
+        if honest.units < FEWEST:
+            what = "rows" if self._all.groups is None else "groups"
+            return f"no evidence for {name}: {honest.units} {what} can't give any, {FEWEST} are needed"
         return (
             f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self._all.metric}, better in "
             f"{gain.p_better:.1%} of the resamples, {EVIDENCE:.0%} are needed"
@@ -246,7 +249,7 @@ class _Court:
         fine = set(harmless(self._labelled)) if silent and self._selects else set()
         for one in silent:
             if self._budget is not None and one not in affordable(self._labelled, self._known_costs(), self._budget):
-                why = f"does not fit into --max-cost {self._wish.max_cost} with the others"
+                why = f"not among the best that fit into --max-cost {self._wish.max_cost}"
             elif self._selects and one not in fine:
                 why = "the plain mean is better without it"
             else:
