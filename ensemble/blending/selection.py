@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.candidates import LogLossCandidates
 from ensemble.blending.crossfit import Fitted, Method, learn
 from ensemble.blending.honest import FEWEST
 from ensemble.blending.labelled import Labelled, Part
@@ -142,7 +143,7 @@ def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> lis
 
 
 def _searched(true_class: Array, costs: Sequence[float], budget: float, by_second: bool) -> list[int]:
-    total = np.zeros(true_class.shape[1])
+    candidates = LogLossCandidates(true_class)
     members: list[int] = []
     best: tuple[float, list[int]] = (np.inf, [])
     loss, spent = float(np.log(true_class.shape[0] + 1)), 0.0
@@ -150,11 +151,11 @@ def _searched(true_class: Array, costs: Sequence[float], budget: float, by_secon
         free = [index for index, cost in enumerate(costs) if index not in members and spent + cost <= budget]
         if not free:
             return best[1]
-        losses = np.array([-np.log((total + true_class[index]) / (len(members) + 1)).mean() for index in free])
+        losses = candidates.errors(free)
         gains = (loss - losses) / [max(costs[index], 1e-12) if by_second else 1.0 for index in free]
         taken = int(np.argmax(gains) if (gains > 0).any() or not by_second else np.argmin(losses))
         members.append(free[taken])
-        total += true_class[free[taken]]
+        candidates.add(free[taken])
         spent += costs[free[taken]]
         loss = float(losses[taken])
         best = min(best, (loss, list(members)), key=lambda one: one[0])
@@ -173,8 +174,7 @@ def _no_worse(labelled: Labelled, members: Sequence[int], rest: Sequence[int]) -
     measure = METRICS[labelled.metric]
     sign = 1.0 if measure.greater_is_better else -1.0
     with_all, without = (
-        measure(labelled.labels, np.mean([np.asarray(labelled.stack[one], dtype=np.float64) for one in which], axis=0))
-        for which in (members, rest)
+        measure(labelled.labels, soft(Part(labelled.stack, None, which)).probs) for which in (members, rest)
     )
     return sign * (without - with_all) >= 0 or np.isnan(with_all)
 
