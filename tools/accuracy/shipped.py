@@ -67,8 +67,8 @@ def _row(here: Path, data: str, recipe: str, arguments: argparse.Namespace) -> s
     state = done.record["fold_states"][0]
     if state["scores"] is None:
         raise SystemExit(f"{recipe} on {data}: {state['state']}: {state['error']}")
-    labels = load_predictions(done.path / "fold-0" / "oof.npy").labels
-    shares = np.bincount(np.asarray(labels), minlength=len(done.record["classes"])) / len(labels)
+    labels = np.asarray(load_predictions(done.path / "fold-0" / "oof.npy").labels)
+    shares = np.bincount(labels, minlength=len(done.record["classes"])) / len(labels)
     scores = state["scores"]
     constant = 2 * shares.max() / (1 + shares.max()) / len(shares)
     cells = [f"{scores['accuracy']:.3f}", f"{shares.max():.3f}", f"{scores['macro_f1']:.3f}", f"{constant:.3f}"]
