@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.labelled import Labelled
-from ensemble.core.metrics import METRICS, TIE_TOLERANCE
+from ensemble.core.label_sets import Labels
+from ensemble.core.metrics import TIE_TOLERANCE
 
 __all__ = ["Candidates", "LogLossCandidates", "make_candidates"]
 
@@ -38,11 +39,13 @@ def make_candidates(labelled: Labelled) -> Candidates:
     """The fastest exact way for the metric."""
     if labelled.metric == "log_loss":
         return LogLossCandidates(labelled.true_class)
+    if labelled.sets:
+        return _AnyCandidates(labelled)
     if labelled.metric in _COUNTED:
         return _DecisionCandidates(labelled.stack, labelled.labels, _COUNTED[labelled.metric])
     if labelled.metric == "roc_auc":
         return _AreaCandidates(labelled.stack, labelled.labels)
-    return _AnyCandidates(labelled.stack, labelled.labels, labelled.metric)
+    return _AnyCandidates(labelled)
 
 
 class LogLossCandidates:
@@ -104,7 +107,7 @@ class _DecisionCandidates:
     Rows without such a class are settled and counted once a round; of the others only such classes are looked at.
     """
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers, score: Counted) -> None:
+    def __init__(self, stack: Sequence[Matrix], labels: Labels, score: Counted) -> None:
         self._matrices = [np.ascontiguousarray(matrix) for matrix in stack]
         self._labels, self._score = labels, score
         rows, self._classes = stack[0].shape
@@ -162,13 +165,13 @@ class _DecisionCandidates:
             np.maximum(reach, part - part[row, leader][:, None], out=reach)
         return reach
 
-    def _error(self, decided: Integers, labels: Integers, base: tuple[Vector, Vector] | None = None) -> float:
+    def _error(self, decided: Integers, labels: Labels, base: tuple[Vector, Vector] | None = None) -> float:
         right, counted = self._counts(decided, labels)
         if base is not None:
             right, counted = right + base[0], counted + base[1]
         return -self._score(right, self._labelled, counted)
 
-    def _counts(self, decided: Integers, labels: Integers) -> tuple[Vector, Vector]:
+    def _counts(self, decided: Integers, labels: Labels) -> tuple[Vector, Vector]:
         right = np.bincount(labels[decided == labels], minlength=self._classes)
         return right.astype(np.float64), np.bincount(decided, minlength=self._classes).astype(np.float64)
 
@@ -185,7 +188,7 @@ def _winners(values: Vector, starts: Integers, run: Integers, tolerance: float) 
 class _AreaCandidates:
     """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's."""
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers) -> None:
+    def __init__(self, stack: Sequence[Matrix], labels: Labels) -> None:
         classes = stack[0].shape[1]
         self._stack = stack
         asked = [1] if classes == 2 else range(classes)
@@ -221,9 +224,9 @@ def _area(values: Vector, positives: Integers) -> float:
 class _AnyCandidates:
     """Any metric, by asking it."""
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers, metric: str) -> None:
-        self._stack, self._labels, self._metric = stack, labels, METRICS[metric]
-        self._sum, self._count = np.zeros(stack[0].shape), 0
+    def __init__(self, labelled: Labelled) -> None:
+        self._stack, self._labels, self._metric = labelled.stack, labelled.labels, labelled.measure
+        self._sum, self._count = np.zeros(self._stack[0].shape), 0
 
     def add(self, member: int) -> None:
         self._sum += self._stack[member]

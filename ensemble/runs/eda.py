@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ensemble.core.label_sets import class_counts, row_numbers
 from ensemble.core.recipe_files import ResolvedRecipe
 from ensemble.data.audit import Finding
 from ensemble.data.image_facts import describe_images
@@ -61,7 +60,7 @@ def look_at_data(
     findings = [*troubles, *audit_table(table, plan, resolved.recipe, cache, on_event)]
     train = scan_images(table.train, cache)
     test = scan_images(table.test, cache) if table.test is not None else None
-    counts = np.bincount(table.labels, minlength=len(table.classes))
+    counts = class_counts(table.labels, len(table.classes))
     facts = {
         "dataset": table.dataset,
         "rows": len(table.train.ids),
@@ -103,7 +102,7 @@ def _one_of_each(table: Table, usable: set[str]) -> list[str]:
     """Rows to show: the first of each class, then the second, until there are enough."""
     seen: dict[int, int] = {}
     turns = []
-    for row_id, label in zip(table.train.ids, table.labels.tolist(), strict=True):
+    for row_id, label in zip(table.train.ids, row_numbers(table.labels).tolist(), strict=True):
         if row_id in usable:
             turns.append((seen.setdefault(label, 0), label, row_id))
             seen[label] += 1
