@@ -13,9 +13,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.label_sets import JOINER, Activation, Labels
+from ensemble.core.label_sets import Activation, Labels
 from ensemble.core.natural_order import natural_key
 from ensemble.core.probability import Predictions
+from ensemble.core.set_spelling import JOINER
 from ensemble.errors import InputError
 
 __all__ = ["Aligned", "Stack", "align"]

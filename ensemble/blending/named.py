@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.foldplan import load_plan
-from ensemble.core.label_sets import JOINER, Labels, labels_of_plain
+from ensemble.core.label_sets import Labels, labels_of_plain
 from ensemble.core.probability_checks import parse_ids
+from ensemble.core.set_spelling import JOINER
 from ensemble.core.text_table import TextTable, read_text_table
 from ensemble.errors import InputError
 

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ensemble.core.label_sets import JOINER
 from ensemble.core.labels import LabelSpec
 from ensemble.core.metric_names import MetricName
 from ensemble.core.recipe_data import Channel
 from ensemble.core.schema import Frozen
+from ensemble.core.set_spelling import JOINER
 from ensemble.core.templates import PatternTemplate, Template, columns_of
 
 __all__ = [

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.set_spelling import JOINER
+
 __all__ = [
-    "JOINER",
     "Activation",
     "Labels",
     "activation_for",
@@ -32,9 +33,6 @@ __all__ = [
 Labels = NDArray[np.integer[Any]]
 Activation = Literal["softmax", "sigmoid"]
 """How a row's probabilities hang together: `softmax` ones sum to 1; `sigmoid` ones are a yes or no for each class."""
-
-JOINER = "|"
-"""Between the classes of a set where it is spelled; no class of such data may hold it."""
 
 
 def are_sets(labels: Labels) -> bool:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from ensemble.core.complaints import closest
 from ensemble.core.dataset import DatasetDescription
-from ensemble.core.label_sets import JOINER
 from ensemble.core.label_sets import Labels as Values
 from ensemble.core.labels import PartSpec
 from ensemble.core.natural_order import natural_key
+from ensemble.core.set_spelling import JOINER
 from ensemble.data.complaining import Complaints
 from ensemble.data.rows import Column, RawRows, read_numbers
 

@@ -10,7 +10,7 @@ zero; here logarithms are added.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +18,7 @@ from ensemble.core.label_sets import Activation
 from ensemble.core.view_choice import ViewChoice
 from ensemble.inference.views import View, make_views
 
-__all__ = ["PLAIN", "Looks", "Merger", "make_looks"]
+__all__ = ["PLAIN", "Looks", "Merger", "make_looks", "plain_looks"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class Looks:
     """What scores become."""
 
 
-PLAIN: dict[Activation, Looks] = {
-    "softmax": Looks(make_views("none", 1)),
-    "sigmoid": Looks(make_views("none", 1), activation="sigmoid"),
-}
+PLAIN = Looks(make_views("none", 1))
 """Each image as it is."""
+
+
+def plain_looks(activation: Activation) -> Looks:
+    """Each image as it is, for scores that become this."""
+    return replace(PLAIN, activation=activation)
 
 
 def make_looks(choice: ViewChoice, size: int, activation: Activation = "softmax") -> Looks:

@@ -17,7 +17,7 @@ from ensemble.core.recipe import Recipe
 from ensemble.core.view_choice import ViewChoice
 from ensemble.data.pixel_sets import Images
 from ensemble.errors import EnsError
-from ensemble.inference.merging import PLAIN, Looks, make_looks
+from ensemble.inference.merging import Looks, make_looks, plain_looks
 from ensemble.inference.predict import Normalizer, batch_rows, predict_rows
 from ensemble.training.fold_feed import image_size
 from ensemble.training.fold_rows import FoldRows
@@ -47,7 +47,7 @@ class Predictor:
         """Every metric on the validation rows, and on the inner rows where there are any; without views."""
 
         def on(chosen: Rows) -> Scores:
-            probs = self._probabilities(network, images, chosen, PLAIN[self.activation])
+            probs = self._probabilities(network, images, chosen, plain_looks(self.activation))
             return score_all(rows.labels[chosen], probs, self.own_metrics)
 
         return on(rows.validation), None if rows.inner is None else on(rows.inner)

@@ -21,7 +21,7 @@ from ensemble.data.batches import SeedParts, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.errors import InputError
-from ensemble.inference.merging import PLAIN, Looks, Merger, make_looks
+from ensemble.inference.merging import Looks, Merger, make_looks, plain_looks
 from ensemble.inference.predict import Normalizer, batch_rows
 from ensemble.inference.views import View, check_views
 from ensemble.training.fold_feed import image_size
@@ -127,7 +127,7 @@ class _Study:
                 merged[name][chosen] = _merge(look, [scores[view.key] for view in look.views])
             if apart is not None and by_view is not None:
                 for number, view in enumerate(looks[by_view].views):
-                    apart[number, chosen] = _merge(PLAIN[self._activation], [scores[view.key]])
+                    apart[number, chosen] = _merge(plain_looks(self._activation), [scores[view.key]])
             start, clock = chosen.stop, time.monotonic()
             self._report.beat()
         return {
