@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.labelled import Labelled
-from ensemble.core.label_sets import Labels
+from ensemble.core.label_sets import Labels, are_sets, has_class
 from ensemble.core.metrics import TIE_TOLERANCE
 
 __all__ = ["Candidates", "LogLossCandidates", "make_candidates"]
@@ -39,9 +39,7 @@ def make_candidates(labelled: Labelled) -> Candidates:
     """The fastest exact way for the metric."""
     if labelled.metric == "log_loss":
         return LogLossCandidates(labelled.true_class)
-    if labelled.sets:
-        return _AnyCandidates(labelled)
-    if labelled.metric in _COUNTED:
+    if labelled.metric in _COUNTED and not labelled.sets:
         return _DecisionCandidates(labelled.stack, labelled.labels, _COUNTED[labelled.metric])
     if labelled.metric == "roc_auc":
         return _AreaCandidates(labelled.stack, labelled.labels)
@@ -186,13 +184,16 @@ def _winners(values: Vector, starts: Integers, run: Integers, tolerance: float) 
 
 
 class _AreaCandidates:
-    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's."""
+    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's.
+
+    Where each row has a set of classes, of all of them.
+    """
 
     def __init__(self, stack: Sequence[Matrix], labels: Labels) -> None:
         classes = stack[0].shape[1]
         self._stack = stack
-        asked = [1] if classes == 2 else range(classes)
-        positives = {column: np.flatnonzero(labels == column) for column in asked}
+        asked = [1] if classes == 2 and not are_sets(labels) else range(classes)
+        positives = {column: np.flatnonzero(has_class(labels, column)) for column in asked}
         self._positives = {column: rows for column, rows in positives.items() if 0 < len(rows) < len(labels)}
         self._columns = np.array(list(self._positives), dtype=np.int64)
         self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0

@@ -67,6 +67,7 @@ def look_at_data(
         "test_rows": len(table.test.ids) if table.test is not None else 0,
         "classes": list(table.classes),
         "class_counts": dict(zip(table.classes, counts.tolist(), strict=True)),
+        **(_sets_facts(table) if table.has_sets else {}),
         "groups": len(set(table.groups)) if table.groups is not None else None,
         "images": describe_images(train),
         "test_images": describe_images(test) if test is not None else None,
@@ -96,6 +97,12 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     if last.kind == "failed":
         raise EnsError(f"the contact sheet failed: {last.data['error']}; log: {last.data['log']}")
     return Path(last.data["result"])
+
+
+def _sets_facts(table: Table) -> dict[str, Any]:
+    """Of rows with sets of classes: how large the sets are."""
+    sizes = table.labels.sum(axis=1)
+    return {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
 
 
 def _one_of_each(table: Table, usable: set[str]) -> list[str]:

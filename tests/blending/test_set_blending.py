@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from ensemble import adopt, blend
+from ensemble.blending.candidates import make_candidates
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.methods import METHODS, make_method
 from ensemble.blending.thresholds import best_thresholds
@@ -99,6 +100,18 @@ def test_greedy_never_does_worse_than_the_best_member_on_the_rows_it_saw(metric:
     sign = 1 if measure.greater_is_better else -1
     best = max(sign * measure(labels, one) for one in stack)
     assert sign * measure(labels, answer("greedy", stack, labels, metric).probs) >= best - 1e-6
+
+
+@pytest.mark.parametrize("metric", sorted(SET_METRICS))
+def test_what_greedy_looks_at_is_the_metric_of_the_mean(metric: str) -> None:
+    stack, labels = members(90, 4)
+    measure = SET_METRICS[metric]
+    sign = -1 if measure.greater_is_better else 1
+    candidates = make_candidates(labelled(stack, labels, metric))
+    for taken in ([], [2], [2, 0]):
+        means = [np.mean([stack[one] for one in (*taken, member)], axis=0) for member in range(4)]
+        assert candidates.errors(range(4)) == pytest.approx([sign * measure(labels, mean) for mean in means])
+        candidates.add([2, 0, 1][len(taken)])
 
 
 def test_stacking_gives_each_class_a_regression_of_its_own() -> None:

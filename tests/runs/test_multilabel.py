@@ -158,6 +158,7 @@ def test_folds_and_eda_count_each_class_of_a_set(folder: Path, ens: Ens) -> None
         count = sum(name in one for one in official.values())
         assert folds["class_counts"][name] == eda["class_counts"][name] == count
         assert sum(fold[name] for fold in folds["fold_class_counts"]) == count
+    assert eda["rows_without_class"] == sum(not one for one in official.values()) > 0
     assert sum(folds["fold_rows"]) == folds["rows"] != sum(folds["class_counts"].values())
 
 
