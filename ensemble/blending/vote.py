@@ -39,9 +39,10 @@ class Combined:
     """One answer a row."""
 
     probs: NDArray[np.float64]
-    """(rows, classes); rows sum to 1."""
-    decisions: NDArray[np.int64]
-    """Class index of each row; not always `decide(probs)`, as a method may break ties by more than its shares."""
+    """(rows, classes); rows sum to 1, but where each row has a set of classes."""
+    decisions: NDArray[np.integer[Any]]
+    """Class index of each row, or (rows, classes) which classes each row has. Not always `decide(probs)`, as a method
+    may break ties by more than its shares."""
 
 
 Combiner = Callable[[Sequence[Matrix], Weights], Combined]
@@ -58,12 +59,13 @@ def in_blocks(combine: RowCombiner) -> RowCombiner:
         step = max(1, BLOCK_NUMBERS // classes)
         if rows <= step:
             return combine(stack, weights)
-        probs, decisions = np.empty((rows, classes)), np.empty(rows, dtype=np.int64)
+        probs, decisions = np.empty((rows, classes)), []
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             part = combine(block_of(stack, start, stop), weights)
-            probs[start:stop], decisions[start:stop] = part.probs, part.decisions
-        return Combined(probs, decisions)
+            probs[start:stop] = part.probs
+            decisions.append(part.decisions)
+        return Combined(probs, np.concatenate(decisions))
 
     return cast(RowCombiner, combined)
 

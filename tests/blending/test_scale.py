@@ -11,6 +11,7 @@ import pytest
 
 from ensemble.blending import ingredients, sampled, stack, vote
 from ensemble.blending.blend import blend
+from ensemble.blending.by_class import SET_COMBINERS
 from ensemble.blending.labelled import Part
 from ensemble.blending.members import load_members
 from ensemble.blending.methods import COMBINERS
@@ -25,19 +26,21 @@ def _matrices(members: int = 4, rows: int = 103, classes: int = 5) -> list[np.nd
     return list(raw / raw.sum(axis=2, keepdims=True))
 
 
+@pytest.mark.parametrize("sets", [False, True])
 @pytest.mark.parametrize("name", sorted(COMBINERS))
 @pytest.mark.parametrize("weights", [None, (0.2, 0.0, 1.0, 0.7)])
 def test_blocks_of_rows_change_no_bit(
-    name: str, weights: Sequence[float] | None, monkeypatch: pytest.MonkeyPatch
+    name: str, weights: Sequence[float] | None, sets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    combine = (SET_COMBINERS if sets else COMBINERS)[name]
     matrices = _matrices()
     order, columns = np.random.default_rng(1).permutation(103), np.array([4, 2, 0, 1, 3])
     own = Stack(matrices, [None, order, None, order], [None, columns, columns, None])
     for given in (matrices, own, Part(own, order[:50], [3, 0, 2, 1]), Part(own, None, [3, 0, 2, 1])):
-        whole = COMBINERS[name](given, weights)
+        whole = combine(given, weights)
         with monkeypatch.context() as patch:
             patch.setattr(vote, "BLOCK_NUMBERS", 40)
-            parts = COMBINERS[name](given, weights)
+            parts = combine(given, weights)
         np.testing.assert_array_equal(parts.probs, whole.probs)
         np.testing.assert_array_equal(parts.decisions, whole.decisions)
 
