@@ -77,7 +77,7 @@ def _course(study: Study) -> list[str]:
     if folds["without_stopping"]:
         share = folds["trained"] / folds["without_stopping"]
         lines.append(
-            f"folds: {folds['trained']} trained of {folds['without_stopping']} ({share:.0%}), "
+            f"folds: {folds['trained']:g} trained of {folds['without_stopping']} ({share:.0%}), "
             f"in {folds['seconds']:.0f} s of training; ended: {record['ended'] or 'nothing left to do'}"
         )
     if record["importance"]:
@@ -109,7 +109,7 @@ def _table(study: Study) -> Table:
         [
             str(trial.number),
             _score(trial),
-            f"{len(trial.folds)}/{trial.of_folds or '?'}",
+            f"{trial.trained:.2g}/{trial.of_folds or '?'}",
             *(_short(trial.values[key]) if key in trial.values else "-" for key in keys),
             trial.error or trial.state,
         ]

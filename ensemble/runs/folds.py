@@ -177,6 +177,10 @@ class FoldTraining:
             attempts = fold_state(self._record, key)["attempts"] + 1
             set_fold(self._record, key, state="running", attempts=attempts, error=None)
             told: dict[str, Any] = {"event": "fold-started", **event.data}
+        elif event.kind == "finished" and "given_up" in event.data["result"]:
+            seconds, end = event.data["result"]["seconds"], event.data["result"]["given_up"]
+            set_fold(self._record, key, state="missing", seconds=seconds, scores=None)
+            told = {"event": "fold-given-up", **end}
         elif event.kind == "finished":
             self._note_finished(key, event.data["result"])
             told = {"event": "fold-finished", **fold_state(self._record, key)}

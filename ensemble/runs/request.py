@@ -45,8 +45,9 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-failed,
-merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are several."""
+queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-given-up,
+fold-failed, merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are
+several."""
 
 
 @dataclass(frozen=True)

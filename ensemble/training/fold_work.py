@@ -80,12 +80,13 @@ class FoldWork:
         views: FoldViews | None = None,
         micro_batch: int | None = None,
         watch: Sequence[str] = (),
+        floors: Sequence[float | None] = (),
     ) -> None:
         self.recipe, self.spec, self.decided, self.code = recipe, spec, decided, code
         self.classes, self.parts = classes, parts
         self.views = views or FoldViews.asked(recipe.tta)
         self.own_metrics = own_metrics(recipe.metric, code, len(classes))
-        self.report, self.micro_batch, self.watch = report, micro_batch, watch
+        self.report, self.micro_batch, self.watch, self.floors = report, micro_batch, watch, floors
         self.files = FoldFiles(folder, parts, about, classes)
         self.device = usable_device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
@@ -156,6 +157,7 @@ class FoldWork:
             greater_is_better={**METRICS, **self.own_metrics}[metric].greater_is_better,
             checkpoints=checkpoints,
             stop=stop,
+            floors=self.floors,
             beat=self.report.beat,
             score=lambda network: self.predictor.epoch_scores(network, images, rows),
             tell=lambda row, result, remaining: self.tell(row, result, remaining, training, watchers),

@@ -15,8 +15,8 @@ from ensemble.errors import InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import request_for
-from ensemble.tuning.fold_queue import StudyFacts
 from ensemble.tuning.ledger import Trial, best_trial
+from ensemble.tuning.opening import StudyFacts
 from ensemble.tuning.propose import frozen_trial
 from ensemble.tuning.space import Space, distributions_of
 

@@ -97,7 +97,7 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
         if record["honest"] is not None and record["honest"]["number"] != best.number:
             record["honest"] = None
     record["folds"] = {
-        "trained": sum(len(trial.folds) for trial in trials),
+        "trained": round(sum(trial.trained for trial in trials), 2),
         "without_stopping": sum(trial.of_folds or len(trial.folds) for trial in trials),
         "seconds": round(sum(trial.seconds or 0.0 for trial in trials), 1),
     }

@@ -19,9 +19,10 @@ from ensemble.runs.audit import checked_request
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
 from ensemble.runs.workplace import Auto, Workplace, hungriest
 from ensemble.tuning.closing import importance_of, rescore
-from ensemble.tuning.fold_queue import FoldQueue, StudyFacts
+from ensemble.tuning.fold_queue import FoldQueue
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
 from ensemble.tuning.mirror import Mirror
+from ensemble.tuning.opening import StudyFacts
 from ensemble.tuning.points import parse_points
 from ensemble.tuning.policies import POLICIES
 from ensemble.tuning.propose import Proposer
