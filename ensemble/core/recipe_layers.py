@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.complaints import Complaint, KeyPath, Place, closest, show_value
-from ensemble.core.recipe import Recipe, SearchDimension
+from ensemble.core.recipe import BUDGET, Recipe, SearchDimension
 from ensemble.core.recipe_find import find_parent, shown_path
 from ensemble.core.recipe_merge import Layer, layer_of, layer_with, merge_layers
 from ensemble.core.schema_keys import leaf_keys, unknown_key_text
@@ -105,6 +105,8 @@ def _set_layer(base: Layer, path: KeyPath, value: Any) -> Layer:
 def _key_path(key: str) -> KeyPath | None:
     """The path of a dotted key, a part's or a value's; in `search.train.lr.low` the middle is one key."""
     first, _, rest = key.partition(".")
+    if first == "search" and rest.startswith(f"{BUDGET}."):
+        return ("search", BUDGET, rest.removeprefix(f"{BUDGET}."))
     if first == "search" and rest:
         dimension, _, bound = rest.rpartition(".")
         is_bound = bound in SearchDimension.model_fields and dimension in leaf_keys(Recipe)

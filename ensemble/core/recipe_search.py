@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ensemble.core.complaints import Complaint, KeyPath, Place, dotted, show_value
-from ensemble.core.recipe import Recipe
+from ensemble.core.recipe import BUDGET, Recipe, SearchBudget
 from ensemble.core.recipe_merge import Layer, layer_with, merge_layers
 from ensemble.core.schema_complaints import retell
 from ensemble.core.schema_keys import leaf_keys, unknown_key_text
@@ -35,6 +35,9 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
     known_faults = {complaint.text for complaint in _faults(base)}
     complaints = []
     for key, dimension in dimensions.items():
+        if key == BUDGET:
+            complaints += _budget_complaints(recipe, base, dimension, known_faults)
+            continue
         key_text = _key_text(key)
         if key_text:
             complaints.append(Complaint(recipe.place_of(("search", key)), f"{dotted(('search', key))}: {key_text}"))
@@ -49,6 +52,25 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
             texts = [fault.text for fault in _faults(trial) if fault.text not in known_faults]
             complaints += [Complaint(place, f"search.{key} tries {show_value(value)}: {text}") for text in texts]
     return complaints
+
+
+def _budget_complaints(recipe: Layer, base: Layer, budget: Any, known_faults: set[str]) -> list[Complaint]:
+    """What is wrong with `search.budget`: values that the recipe would not accept, keys that are searched as well."""
+    try:
+        parsed = SearchBudget.model_validate(budget)
+    except ValidationError:
+        return []  # told with the rest of the schema
+    place = recipe.place_of(("search", BUDGET))
+    held = [layer_with(tuple(key.split(".")), value, place) for key, value in parsed.values().items()]
+    texts = [fault.text for fault in _faults(merge_layers([base, *held])) if fault.text not in known_faults]
+    searched = recipe.value_at(("search",))
+    texts += [f"{key} is searched; leave it out of one of them" for key in parsed.values() if key in searched]
+    k = recipe.value_at(("folds", "k"))
+    if parsed.folds is not None and "folds.k" in searched:
+        texts.append("folds.k is searched; leave folds out of the budget")
+    elif parsed.folds is not None and isinstance(k, int) and parsed.folds > k:
+        texts.append(f"folds is {parsed.folds}, but folds.k is {k}")
+    return [Complaint(place, f"search.{BUDGET}: {text}") for text in texts]
 
 
 def _key_text(key: str) -> str:

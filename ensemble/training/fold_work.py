@@ -30,7 +30,7 @@ from ensemble.training.fold_feed import image_size, make_feed, stored_shape
 from ensemble.training.fold_files import FoldFiles
 from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_predict import Predictor
-from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split
+from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split, with_share
 from ensemble.training.fold_training import FoldTraining
 from ensemble.training.freezing import parameter_groups, set_frozen
 from ensemble.training.loop import EpochResult, Hooks, LossError, Trainer
@@ -132,6 +132,8 @@ class FoldWork:
         rows = split_rows(sources.plan, images, self.classes, self.parts, left_out, sources.other_labels)
         if train.select == "inner":
             rows = with_inner_split(rows, sources.plan, images, train.inner_share, self.parts)
+        if self.recipe.sampling.share < 1:
+            rows = with_share(rows, self.recipe.sampling.share, self.parts)
         inner = "" if rows.inner is None else f" {len(rows.inner)} inner rows,"
         self.files.log(
             f"fold {self.parts.fold}: {len(rows.training)} training rows,{inner} {len(rows.validation)} validation rows"

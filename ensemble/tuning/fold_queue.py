@@ -13,7 +13,6 @@ from ensemble.core.metrics import METRICS
 from ensemble.core.run import RunFolder, now
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import InputError
-from ensemble.runs.record import fold_keys
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.floors import Floors, floors_of
 from ensemble.tuning.ledger import Trial, save_trial, trial_folder
@@ -119,7 +118,8 @@ class FoldQueue:
         facts = self._facts
         facts.on_event({"event": "trial-started", "number": trial.number, "values": dict(trial.values)})
         try:
-            one = TrialWork(trial, self._opener.open(trial), facts.metric, facts.sign)
+            work = self._opener.open(trial)
+            one = TrialWork(trial, work, facts.keys(work.request.plan.k), facts.metric, facts.sign)
         except InputError as refused:
             self._keep_end(_failed(trial, refused.messages[0]))
             return
@@ -144,7 +144,9 @@ class FoldQueue:
         elif error is not None:
             self._end(one, state="failed", error=error)
         elif len(scores) == len(one.keys):
-            value = one.value()
+            value = one.merged_value()
+            if value is None:  # not all folds of the plan were wanted, or the score has no value
+                value = self._rows.score(one.parts(range(len(one.keys))))
             if value is None:
                 self._end(one, state="failed", error=f"{self._facts.metric} has no value on these rows")
             else:
@@ -193,11 +195,10 @@ class FoldQueue:
     def _parts_of(self, number: int) -> list[FoldPart]:
         """Where all rows of a complete trial lie; its plan may be one of its own."""
         trial = self.trials[number]
-        folds = self._facts.request.resolved.recipe.folds
+        repeats = self._facts.request.plan.repeats
         k = trial.values.get("folds.k", self._facts.request.plan.k)
         run = RunFolder(trial_folder(self._facts.path, number))
-        repeats = folds.repeats
-        return [FoldPart(run.fold_path(key, repeats), key) for key in fold_keys(k, repeats)]
+        return [FoldPart(run.fold_path(key, repeats), key) for key in self._facts.keys(k)]
 
     def _estimate(self, one: TrialWork, scores: Sequence[float]) -> float | None:
         """What all folds would have given: the incumbent's value and the difference on the rows that both have."""

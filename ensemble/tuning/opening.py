@@ -9,12 +9,14 @@ from typing import Any
 
 from ensemble.core.custom_code import require_allowed
 from ensemble.core.files import canonical_json
+from ensemble.core.recipe import SearchBudget
 from ensemble.core.recipe_files import ResolvedRecipe, with_values
-from ensemble.core.run import RunFolder
+from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.runs.audit import checked_request
 from ensemble.runs.complain import Together
 from ensemble.runs.execute import prepare_runs
+from ensemble.runs.record import fold_keys
 from ensemble.runs.request import OnEvent, RunRequest, request_for
 from ensemble.runs.work import RunWork
 from ensemble.runs.workplace import Workplace
@@ -39,6 +41,16 @@ class StudyFacts:
     on_event: OnEvent
 
     @property
+    def budget(self) -> SearchBudget:
+        """What makes trials cheap."""
+        return self.request.resolved.recipe.budget
+
+    def keys(self, k: int) -> list[FoldKey]:
+        """The folds that a trial trains on a plan of k."""
+        every = fold_keys(k, self.request.resolved.recipe.folds.repeats)
+        return [key for key in every if self.budget.folds is None or key.fold < self.budget.folds]
+
+    @property
     def metric(self) -> str:
         """The score that decides."""
         return self.request.resolved.recipe.metric or "accuracy"
@@ -60,7 +72,7 @@ class Opener:
     def open(self, trial: Trial) -> RunWork:
         """The trial's run, checked and locked."""
         facts = self._facts
-        resolved = with_values(facts.request.resolved, trial.values)
+        resolved = with_values(facts.request.resolved, {**trial.values, **facts.budget.values()})
         request = request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
         require_allowed(request.code, facts.allow_code)
         if request.plan.sha256 not in self._audited:
@@ -68,7 +80,8 @@ class Opener:
         run = RunFolder(trial_folder(facts.path, trial.number), f"{facts.path.name}/trial-{trial.number}")
         prefix = f"trial {trial.number} "
         tell: OnEvent = lambda event: facts.on_event({**event, "label": prefix})  # noqa: E731
-        work = RunWork(request, run, findings=self._audited[request.plan.sha256], on_event=tell)
+        folds = sorted({key.fold for key in facts.keys(request.plan.k)})
+        work = RunWork(request, run, folds=folds, findings=self._audited[request.plan.sha256], on_event=tell)
         decided = work.decided or self._prepare(work, resolved)
         work.lock()
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from ensemble.core.checkpoint_files import find_checkpoints
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import Task, TaskEvent
-from ensemble.runs.record import fold_keys, fold_state
+from ensemble.runs.record import fold_state
 from ensemble.runs.work import RunWork
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.floors import Floors
@@ -42,12 +42,11 @@ class GaveUp:
 class TrialWork:
     """A trial's run between `begin` and its end. What it has come to stands in `trial`."""
 
-    def __init__(self, trial: Trial, work: RunWork, metric: str, sign: int) -> None:
-        self.trial, self.work = trial, work
+    def __init__(self, trial: Trial, work: RunWork, keys: Sequence[FoldKey], metric: str, sign: int) -> None:
+        """`keys`: the folds that it shall have, in the order in which they are bought."""
+        self.trial, self.work, self.keys = trial, work, list(keys)
         self._metric, self._sign = metric, sign
-        plan = work.request.plan
-        self._repeats = plan.repeats
-        self.keys = fold_keys(plan.k, plan.repeats)
+        self._repeats = work.request.plan.repeats
         self._waiting: deque[Task] = deque()
         self._floors: dict[str, Floors] = {}
         self.at_work: dict[str, None] = {}
@@ -114,8 +113,8 @@ class TrialWork:
             return str(self.work.error)
         return next((state["error"] for state in self.work.record["fold_states"] if state["error"]), None)
 
-    def value(self) -> float | None:
-        """The score of all rows, once all folds are merged."""
+    def merged_value(self) -> float | None:
+        """The score of all rows of the plan, once they are merged."""
         scores = self.work.record["scores"]["oof"]
         return None if scores is None else scores[self._metric]
 
