@@ -72,16 +72,16 @@ class SearchBudget(Frozen):
     """What makes the trials of a search cheap. The best is then trained as the recipe says; both scores are told."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """`train.epochs` of a trial."""
+    """`train.epochs` of a trial, at most."""
     image_size: Annotated[int, Field(ge=8)] | None = None
-    """`image.size` of a trial."""
+    """`image.size` of a trial, at most."""
     rows: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    """`sampling.share` of a trial: the share of each fold's training rows that it trains on."""
+    """`sampling.share` of a trial, at most: the share of each fold's training rows that it trains on."""
     folds: Annotated[int, Field(ge=1)] | None = None
-    """Folds that a trial trains at most, the first of the plan."""
+    """Folds of a trial, at most: the first of the plan."""
 
     def values(self) -> dict[str, Any]:
-        """What it changes in a recipe, by dotted key."""
+        """What it says of a recipe's values, by dotted key."""
         found = {"train.epochs": self.epochs, "image.size": self.image_size, "sampling.share": self.rows}
         return {key: value for key, value in found.items() if value is not None}
 
@@ -178,6 +178,16 @@ class Recipe(Frozen):
         """What makes the trials of a search cheap; empty where nothing does."""
         budget = self.search.get(BUDGET)
         return budget if isinstance(budget, SearchBudget) else SearchBudget()
+
+    @property
+    def cheap_values(self) -> dict[str, Any]:
+        """What the budget changes in a resolved recipe, by dotted key: where it asks for less."""
+        own = {
+            "train.epochs": self.train.epochs,
+            "image.size": self.image.size,
+            "sampling.share": self.sampling.share,
+        }
+        return {key: value for key, value in self.budget.values().items() if value < own[key]}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:

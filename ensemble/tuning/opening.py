@@ -9,7 +9,6 @@ from typing import Any
 
 from ensemble.core.custom_code import require_allowed
 from ensemble.core.files import canonical_json
-from ensemble.core.recipe import SearchBudget
 from ensemble.core.recipe_files import ResolvedRecipe, with_values
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
@@ -40,15 +39,11 @@ class StudyFacts:
     allow_code: bool
     on_event: OnEvent
 
-    @property
-    def budget(self) -> SearchBudget:
-        """What makes trials cheap."""
-        return self.request.resolved.recipe.budget
-
     def keys(self, k: int) -> list[FoldKey]:
         """The folds that a trial trains on a plan of k."""
-        every = fold_keys(k, self.request.resolved.recipe.folds.repeats)
-        return [key for key in every if self.budget.folds is None or key.fold < self.budget.folds]
+        recipe = self.request.resolved.recipe
+        every = fold_keys(k, recipe.folds.repeats)
+        return [key for key in every if recipe.budget.folds is None or key.fold < recipe.budget.folds]
 
     @property
     def metric(self) -> str:
@@ -72,7 +67,7 @@ class Opener:
     def open(self, trial: Trial) -> RunWork:
         """The trial's run, checked and locked."""
         facts = self._facts
-        resolved = with_values(facts.request.resolved, {**trial.values, **facts.budget.values()})
+        resolved = with_values(facts.request.resolved, {**trial.values, **facts.request.resolved.recipe.cheap_values})
         request = request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
         require_allowed(request.code, facts.allow_code)
         if request.plan.sha256 not in self._audited:

@@ -85,7 +85,7 @@ def new_study(path: Path, request: RunRequest, identity: Mapping[str, Any]) -> d
         "points": [],
         "warm": [],
         "best": None,
-        "budget": request.resolved.recipe.budget.values() | _folds_of(request),
+        "budget": request.resolved.recipe.cheap_values | _folds_of(request),
         "full": None,
         "honest": None,
         "nested": None,
@@ -100,7 +100,7 @@ def new_study(path: Path, request: RunRequest, identity: Mapping[str, Any]) -> d
 def _folds_of(request: RunRequest) -> dict[str, Any]:
     """Folds that a trial has at most, if it can't have all."""
     folds = request.resolved.recipe.budget.folds
-    return {} if folds is None else {"folds": folds}
+    return {} if folds is None or folds >= request.plan.k else {"folds": folds}
 
 
 def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, trials: Sequence[Trial]) -> None:

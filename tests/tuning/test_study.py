@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from ensemble.engine.task import TaskEvent
 from ensemble.tuning.policies import POLICIES
 
 Ens = Callable[..., Any]
-OTHERS = ["tpe", "gp", "random", "grid", "qmc", "tpe"]  # cmaes is of a package that need not be there
+OTHERS = ["tpe", "gp", "random", "grid", "qmc", "cmaes" if importlib.util.find_spec("cmaes") else "tpe"]
 WIDE = "train.lr={low: 1e-6, high: 1e-1, log: true}"
 
 
