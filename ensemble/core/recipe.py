@@ -50,7 +50,7 @@ class SearchDimension(Frozen):
     """The values themselves; `key: [a, b]` is short for `key: {choices: [a, b]}`."""
     when: dict[str, Any] | None = None
     """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
-    recipe's own value stands."""
+    key is as if nobody had written it, whatever the recipe says."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> SearchDimension:

@@ -60,15 +60,24 @@ class ResolvedRecipe:
 
 
 def load_recipe(
-    name_or_path: str, *, folder: Path, sets: Sequence[str] = (), data: str | None = None
+    name_or_path: str,
+    *,
+    folder: Path,
+    sets: Sequence[str] = (),
+    searches: Sequence[str] = (),
+    data: str | None = None,
 ) -> ResolvedRecipe:
-    """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`."""
+    """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`.
+
+    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys.
+    """
     path = find_recipe(name_or_path, folder)
     complaints: list[Complaint] = []
     layers, is_whole = read_chain(path, folder, complaints)
     data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
     root = Layer(places={(): Place(shown_path(path, folder))})
     merged = put_sets(merge_layers([root, *layers, data_layer]), sets, complaints)
+    merged = put_sets(merged, searches, complaints, of_search=True)
     recipe = _check_recipe(merged, complaints, is_whole=is_whole)
     dataset = _check_dataset(merged, folder, complaints)
     raise_together(complaints)

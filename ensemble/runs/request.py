@@ -118,13 +118,19 @@ def make_request(
 
 
 def read_recipe(
-    recipe: str | None, *, folder: Path, outputs: Path, sets: Sequence[str] = (), data: str | None = None
+    recipe: str | None,
+    *,
+    folder: Path,
+    outputs: Path,
+    sets: Sequence[str] = (),
+    searches: Sequence[str] = (),
+    data: str | None = None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """The recipe asked for; left out, that of the newest run in `outputs`, as it was asked for, else `quickstart`."""
     if recipe is None:
         before = _newest_asked(outputs)
         recipe, sets, data = before.recipe, [*before.sets, *sets], data or before.data
-    resolved = load_recipe(recipe, folder=folder, sets=sets, data=data)
+    resolved = load_recipe(recipe, folder=folder, sets=sets, searches=searches, data=data)
     if resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"
     return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved

@@ -18,7 +18,7 @@ from ensemble.runs.request import RunRequest, request_for
 from ensemble.tuning.ledger import Trial, best_trial
 from ensemble.tuning.opening import StudyFacts
 from ensemble.tuning.propose import frozen_trial
-from ensemble.tuning.space import Space, distributions_of
+from ensemble.tuning.space import Space, distributions_of, values_in_recipe
 
 __all__ = ["confirm", "importance_of", "rescore"]
 
@@ -67,7 +67,8 @@ def rescore(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None
 
 def _request(facts: StudyFacts, values: Mapping[str, Any]) -> RunRequest:
     """The recipe with some values, at its full cost."""
-    resolved = with_values(facts.request.resolved, values)
+    source = facts.request.resolved
+    resolved = with_values(source, values_in_recipe(source.recipe, values))
     return request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
 
 

@@ -29,6 +29,7 @@ __all__ = ["Floors", "floors_of"]
 _FEWEST = 4
 _GUESS_WEIGHT = 4.0
 _DOUBT_GUESS = 0.5
+_LEAST_SAVED = 0.5  # of a fold: for less a trial is not left unfinished, since finished ones can be blended
 _Z = statistics.NormalDist().inv_cdf(1 - LEAST_CHANCE)
 
 Curve = Sequence[float]
@@ -93,7 +94,8 @@ def floors_of(
         gap = _least_gap(slope, doubt, math.sqrt(of_fold), before, rest * (done + 1) ** 2)
         references.append(reference)
         slopes.append(slope)
-        scores.append(None if gap is None else reference - gap)
+        is_worth_it = k - done - share >= _LEAST_SAVED
+        scores.append(reference - gap if gap is not None and is_worth_it else None)
     return Floors(best.number, tuple(scores), tuple(references), tuple(slopes), before, done + 1)
 
 

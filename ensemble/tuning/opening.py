@@ -20,6 +20,7 @@ from ensemble.runs.request import OnEvent, RunRequest, request_for
 from ensemble.runs.work import RunWork
 from ensemble.runs.workplace import Workplace
 from ensemble.tuning.ledger import Trial, trial_folder
+from ensemble.tuning.space import values_in_recipe
 
 __all__ = ["Opener", "StudyFacts"]
 
@@ -67,7 +68,9 @@ class Opener:
     def open(self, trial: Trial) -> RunWork:
         """The trial's run, checked and locked."""
         facts = self._facts
-        resolved = with_values(facts.request.resolved, {**trial.values, **facts.request.resolved.recipe.cheap_values})
+        recipe = facts.request.resolved.recipe
+        values = {**values_in_recipe(recipe, trial.values), **recipe.cheap_values}
+        resolved = with_values(facts.request.resolved, values)
         request = request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
         require_allowed(request.code, facts.allow_code)
         if request.plan.sha256 not in self._audited:

@@ -15,7 +15,7 @@ from ensemble.core.run import now
 from ensemble.errors import InputError
 from ensemble.runs.request import RunRequest
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trials_table
-from ensemble.tuning.space import mentioned_keys, params_of
+from ensemble.tuning.space import mentioned_keys, params_of, value_at, values_in_recipe
 
 __all__ = ["Study", "close_study", "load_study", "new_study", "study_identity", "values_in", "warm_trials"]
 
@@ -113,7 +113,8 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
         record["best"] = {"number": best.number, "value": best.value, "values": dict(best.values)}
         if changed or not (path / "best.yaml").exists():
             description = f"{resolved.name}, tuned: trial {best.number} of study {path.name}."
-            save_recipe_with(resolved, best.values, path / "best.yaml", description=description)
+            values = values_in_recipe(resolved.recipe, best.values)
+            save_recipe_with(resolved, values, path / "best.yaml", description=description)
         for told in ("full", "honest"):
             if record[told] is not None and record[told]["number"] != best.number:
                 record[told] = None
@@ -129,13 +130,7 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
 def values_in(resolved: ResolvedRecipe, keys: Sequence[str]) -> dict[str, Any]:
     """The recipe's own values of the given dotted keys."""
     plain = resolved.recipe.plain()
-    values = {}
-    for key in keys:
-        value: Any = plain
-        for part in key.split("."):
-            value = value[part]
-        values[key] = value
-    return values
+    return {key: value_at(plain, key) for key in keys}
 
 
 def warm_trials(path: Path, request: RunRequest) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from ensemble.tuning.points import parse_points
 from ensemble.tuning.policies import POLICIES
 from ensemble.tuning.propose import Proposer
 from ensemble.tuning.samplers import SAMPLERS, require_sampler
-from ensemble.tuning.space import mentioned_keys, params_of, values_of
+from ensemble.tuning.space import mentioned_keys, params_of, values_in_recipe, values_of
 from ensemble.tuning.study import Study, close_study, load_study, new_study, study_identity, values_in, warm_trials
 
 __all__ = ["Study", "tune"]
@@ -84,8 +84,8 @@ def tune(
     if (trials is None) == (more is None):
         raise InputError("--trials N or --more N: give one of them, the trials in all or those to add")
     _check_names(sampler, policy)
-    outputs, sets = Path(outputs), [*sets, *(f"search.{each}" for each in search)]
-    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    outputs = Path(outputs)
+    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, searches=search, data=data)
     space = resolved.recipe.space
     if not space:
         raise InputError(
@@ -238,7 +238,8 @@ class _StudyWork:
     def _is_recipe(self, params: dict[str, Any]) -> bool:
         """Whether the values make a recipe; each alone does, but two may not go together."""
         try:
-            with_values(self.resolved, values_of(self.space, params))
+            values = values_in_recipe(self.resolved.recipe, values_of(self.space, params))
+            with_values(self.resolved, {**values, **self.resolved.recipe.cheap_values})
         except InputError:
             return False
         return True

@@ -64,6 +64,12 @@ def test_a_floor_lies_below_the_incumbent_and_comes_nearer_to_it_with_every_epoc
     assert at_end == sorted(at_end)
 
 
+def test_a_trial_that_is_nearly_finished_is_finished() -> None:
+    last = floors(done=K - 1, found=Comparison(-0.3, 0.005**2)).scores
+    assert all(score is not None for score in last[EPOCHS // 4 : EPOCHS // 2])
+    assert not any(score is not None for score in last[EPOCHS // 2 :])
+
+
 def test_curves_that_cross_late_keep_trials_alive() -> None:
     random = np.random.default_rng(0)
     crossing = []
