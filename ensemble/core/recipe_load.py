@@ -95,7 +95,7 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     base = Layer(source.recipe.plain(), {(): place})
     merged = merge_layers([base, *(layer_with(tuple(key.split(".")), value, place) for key, value in values.items())])
     complaints: list[Complaint] = []
-    recipe = _check_recipe(merged, complaints, is_whole=True)
+    recipe = _check_recipe(merged, complaints, is_whole=True, is_trial=True)
     raise_together(complaints)
     assert recipe is not None
     description = shown_path(find_dataset(source.dataset_name, source.folder), source.folder)
@@ -103,8 +103,13 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     return replace(source, recipe=resolved, origins=source.origins | dict.fromkeys(values, origin) | decided)
 
 
-def _check_recipe(merged: Layer, complaints: list[Complaint], *, is_whole: bool) -> Recipe | None:
-    """The recipe that the values make; what is wrong is added to `complaints`, once a line of a file."""
+def _check_recipe(
+    merged: Layer, complaints: list[Complaint], *, is_whole: bool, is_trial: bool = False
+) -> Recipe | None:
+    """The recipe that the values make; what is wrong is added to `complaints`, once a line of a file.
+
+    The search of a trial is that of the recipe it comes from, and has been checked with it.
+    """
     known = {complaint.place for complaint in complaints if complaint.place.line}
     recipe, found = None, []
     try:
@@ -119,7 +124,7 @@ def _check_recipe(merged: Layer, complaints: list[Complaint], *, is_whole: bool)
             also=["extends"],
             is_partial=not is_whole,
         )
-    if is_whole:
+    if is_whole and not is_trial:
         found += search_complaints(merged)
     complaints += [complaint for complaint in found if complaint.place not in known]
     return recipe

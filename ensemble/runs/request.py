@@ -136,8 +136,10 @@ def read_recipe(
     return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved
 
 
-def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
-    """The request of a recipe already read, on rows already read."""
+def request_for(
+    asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path, *, like: RunRequest | None = None
+) -> RunRequest:
+    """The request of a recipe already read, on rows already read; `like` is one of the same rows, for its plan."""
     check_class_names(resolved.recipe, table.classes)
     if resolved.recipe.model.heads == "parts" and not table.parts:
         raise InputError(
@@ -150,13 +152,17 @@ def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: P
         scan = scan_images(table.train, outputs / "cache")
         return duplicate_clusters(table.train, scan, folds.near_distance)
 
-    plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
+    if like is not None and like.resolved.recipe.folds == folds:
+        plan, path = like.plan, like.plan_path
+    else:
+        plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
+        path = plan_path(table, folds, outputs)
     return RunRequest(
         asked,
         resolved,
         table,
         plan,
-        plan_path(table, folds, outputs),
+        path,
         outputs,
         find_code(resolved),
         find_weights(resolved),

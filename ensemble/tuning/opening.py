@@ -63,6 +63,7 @@ class Opener:
     def __init__(self, facts: StudyFacts) -> None:
         self._facts = facts
         self._decided: dict[str, dict[str, Any]] = {}
+        self._decoded: dict[Any, Path] = {}
         self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
 
     def open(self, trial: Trial) -> RunWork:
@@ -71,7 +72,8 @@ class Opener:
         recipe = facts.request.resolved.recipe
         values = {**values_in_recipe(recipe, trial.values), **recipe.cheap_values}
         resolved = with_values(facts.request.resolved, values)
-        request = request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
+        like = facts.request
+        request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
         require_allowed(request.code, facts.allow_code)
         if request.plan.sha256 not in self._audited:
             self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
@@ -79,7 +81,8 @@ class Opener:
         prefix = f"trial {trial.number} "
         tell: OnEvent = lambda event: facts.on_event({**event, "label": prefix})  # noqa: E731
         folds = sorted({key.fold for key in facts.keys(request.plan.k)})
-        work = RunWork(request, run, folds=folds, findings=self._audited[request.plan.sha256], on_event=tell)
+        findings = self._audited[request.plan.sha256]
+        work = RunWork(request, run, folds=folds, findings=findings, decoded=self._decoded, on_event=tell)
         decided = work.decided or self._prepare(work, resolved)
         work.lock()
         try:
