@@ -6,15 +6,17 @@ members nor on that of their rows. Reads and writes no file; how members are com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.label_sets import Activation, Labels
 from ensemble.core.natural_order import natural_key
 from ensemble.core.probability import Predictions
+from ensemble.core.set_spelling import JOINER
 from ensemble.errors import InputError
 
 __all__ = ["Aligned", "Stack", "align"]
@@ -48,10 +50,15 @@ class Aligned:
     """Each member's (rows, classes) in the common order."""
     classes_agreed: bool
     """Whether all members had their classes in one order before."""
-    labels: NDArray[np.int64] | None = None
+    labels: Labels | None = None
     groups: NDArray[np.int64] | None = None
     folds: NDArray[np.int64] | None = None
     """(rows,), or (repeats, rows)."""
+
+    @property
+    def activation(self) -> Activation:
+        """How the members' probabilities hang together; all agree."""
+        return self.members[0].activation
 
 
 class Stack(Sequence[Matrix]):
@@ -100,7 +107,7 @@ def align(
         canonical = sorted(range(len(members)), key=lambda index: _canonical_key(members[index], names[index]))
         members, names = [members[index] for index in canonical], [names[index] for index in canonical]
     _refuse(_kind_problems(members, names, kind) + _twin_problems(members, names))
-    _refuse(_origin_problems(members, names))
+    _refuse(_activation_problems(members, names) or _origin_problems(members, names))
     _refuse(_name_problems(members, names))
     ids, rows = _row_orders(members, sort_rows)
     agreed = all(member.classes == members[0].classes for member in members)
@@ -144,6 +151,17 @@ def _twin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list
             problems.append(f"{first[member.npy_sha256]} and {name}: the same predictions twice; leave one out")
         first.setdefault(member.npy_sha256, name)
     return problems
+
+
+def _activation_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
+    """Members with one class a row beside members with sets of classes."""
+    what = {"softmax": "holds one class a row (softmax)", "sigmoid": "holds a set of classes a row (sigmoid)"}
+    other = [index for index, one in enumerate(members) if one.activation != members[0].activation][:1]
+    return [
+        f"{names[0]} {what[members[0].activation]}, {names[index]} {what[members[index].activation]}; "
+        "they can't be blended: adopt or train both alike"
+        for index in other
+    ]
 
 
 def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
@@ -223,12 +241,13 @@ def _is_identity(order: NDArray[np.int64]) -> bool:
 
 def _truth(
     members: Sequence[Predictions], names: Sequence[str], rows: Sequence[Order], common: tuple[str, ...]
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
+) -> tuple[Labels | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
     """Labels, groups and folds in the common order; members must not contradict one another."""
     index = {name: column for column, name in enumerate(common)}
     ids = tuple(sorted(members[0].ids)) if any(order is not None for order in rows) else members[0].ids
+    sets = members[0].activation == "sigmoid"
     labels = [
-        None if one.labels is None else _ordered(np.array([index[name] for name in one.classes])[one.labels], order)
+        None if one.labels is None else _ordered(_named_labels(one.labels, one.classes, index), order)
         for one, order in zip(members, rows, strict=True)
     ]
     folds = [
@@ -238,26 +257,39 @@ def _truth(
     groups = [
         None if one.groups is None else _ordered(one.groups, order) for one, order in zip(members, rows, strict=True)
     ]
-    _refuse(_contradictions("labels", labels, names, ids, common.__getitem__))
-    _refuse(_contradictions("folds", folds, names, ids, str))
-    return _first(labels), _first(groups), _first(folds)
+    show_set = lambda row: JOINER.join(name for name, has in zip(common, row, strict=True) if has) or "no class"  # noqa: E731
+    show_one = lambda row: common[row[0]]  # noqa: E731
+    _refuse(_contradictions("labels", labels, names, ids, show_set if sets else show_one))
+    _refuse(_contradictions("folds", folds, names, ids, lambda row: ", ".join(map(str, row))))
+    truth = _first(labels)
+    return truth if truth is None or not sets else np.ascontiguousarray(truth.T), _first(groups), _first(folds)
 
 
-def _ordered(values: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
+def _named_labels(labels: Labels, own: Sequence[str], index: Mapping[str, int]) -> Labels:
+    """Labels by the common order of classes; of sets (classes, rows), so that rows are the last axis."""
+    position = np.array([index[name] for name in own])
+    if labels.ndim == 1:
+        return position[labels]
+    named = np.empty_like(labels.T)
+    named[position] = labels.T
+    return named
+
+
+def _ordered(values: Labels, order: Order) -> Labels:
     """The last axis in order."""
     return values if order is None else values[..., order]
 
 
-def _first(values: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+def _first(values: Sequence[Any | None]) -> Any | None:
     return next((value for value in values if value is not None), None)
 
 
 def _contradictions(
     what: str,
-    values: Sequence[NDArray[np.int64] | None],
+    values: Sequence[Labels | None],
     names: Sequence[str],
     ids: Sequence[str],
-    show: Callable[[int], str],
+    show: Callable[[Sequence[int]], str],
 ) -> list[str]:
     """Members that say something else of a row than the first that says anything."""
     known = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
@@ -270,7 +302,7 @@ def _contradictions(
             different = np.flatnonzero((here != value).reshape(-1, len(ids)).any(axis=0))
             row = int(different[0])
             both = [np.atleast_2d(one)[:, row].tolist() for one in (here, value)]
-            shown = [", ".join(show(int(entry)) for entry in entries) for entries in both]
+            shown = [show(entries) for entries in both]
             problems.append(
                 f"{first_name} and {name}: different {what} for {different.size} rows; the first is id {ids[row]!r} "
                 f"({shown[0]} and {shown[1]})"

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.labelled import Labelled
-from ensemble.core.metrics import METRICS, TIE_TOLERANCE
+from ensemble.core.label_sets import Labels, are_sets, has_class
+from ensemble.core.metrics import TIE_TOLERANCE
 
 __all__ = ["Candidates", "LogLossCandidates", "make_candidates"]
 
@@ -38,11 +39,11 @@ def make_candidates(labelled: Labelled) -> Candidates:
     """The fastest exact way for the metric."""
     if labelled.metric == "log_loss":
         return LogLossCandidates(labelled.true_class)
-    if labelled.metric in _COUNTED:
+    if labelled.metric in _COUNTED and not labelled.sets:
         return _DecisionCandidates(labelled.stack, labelled.labels, _COUNTED[labelled.metric])
     if labelled.metric == "roc_auc":
         return _AreaCandidates(labelled.stack, labelled.labels)
-    return _AnyCandidates(labelled.stack, labelled.labels, labelled.metric)
+    return _AnyCandidates(labelled)
 
 
 class LogLossCandidates:
@@ -104,7 +105,7 @@ class _DecisionCandidates:
     Rows without such a class are settled and counted once a round; of the others only such classes are looked at.
     """
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers, score: Counted) -> None:
+    def __init__(self, stack: Sequence[Matrix], labels: Labels, score: Counted) -> None:
         self._matrices = [np.ascontiguousarray(matrix) for matrix in stack]
         self._labels, self._score = labels, score
         rows, self._classes = stack[0].shape
@@ -162,13 +163,13 @@ class _DecisionCandidates:
             np.maximum(reach, part - part[row, leader][:, None], out=reach)
         return reach
 
-    def _error(self, decided: Integers, labels: Integers, base: tuple[Vector, Vector] | None = None) -> float:
+    def _error(self, decided: Integers, labels: Labels, base: tuple[Vector, Vector] | None = None) -> float:
         right, counted = self._counts(decided, labels)
         if base is not None:
             right, counted = right + base[0], counted + base[1]
         return -self._score(right, self._labelled, counted)
 
-    def _counts(self, decided: Integers, labels: Integers) -> tuple[Vector, Vector]:
+    def _counts(self, decided: Integers, labels: Labels) -> tuple[Vector, Vector]:
         right = np.bincount(labels[decided == labels], minlength=self._classes)
         return right.astype(np.float64), np.bincount(decided, minlength=self._classes).astype(np.float64)
 
@@ -183,13 +184,16 @@ def _winners(values: Vector, starts: Integers, run: Integers, tolerance: float) 
 
 
 class _AreaCandidates:
-    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's."""
+    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's.
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers) -> None:
+    Where each row has a set of classes, of all of them.
+    """
+
+    def __init__(self, stack: Sequence[Matrix], labels: Labels) -> None:
         classes = stack[0].shape[1]
         self._stack = stack
-        asked = [1] if classes == 2 else range(classes)
-        positives = {column: np.flatnonzero(labels == column) for column in asked}
+        asked = [1] if classes == 2 and not are_sets(labels) else range(classes)
+        positives = {column: np.flatnonzero(has_class(labels, column)) for column in asked}
         self._positives = {column: rows for column, rows in positives.items() if 0 < len(rows) < len(labels)}
         self._columns = np.array(list(self._positives), dtype=np.int64)
         self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0
@@ -221,9 +225,9 @@ def _area(values: Vector, positives: Integers) -> float:
 class _AnyCandidates:
     """Any metric, by asking it."""
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers, metric: str) -> None:
-        self._stack, self._labels, self._metric = stack, labels, METRICS[metric]
-        self._sum, self._count = np.zeros(stack[0].shape), 0
+    def __init__(self, labelled: Labelled) -> None:
+        self._stack, self._labels, self._metric = labelled.stack, labelled.labels, labelled.measure
+        self._sum, self._count = np.zeros(self._stack[0].shape), 0
 
     def add(self, member: int) -> None:
         self._sum += self._stack[member]

@@ -33,6 +33,7 @@ def describe(ingredients: Ingredients, wish: Wish, verdict: Verdict, name: str) 
         "learned": verdict.fitted.told,
         "rows": len(test.ids),
         "classes": list(test.classes),
+        **({} if test.activation == "softmax" else {"activation": test.activation}),
         "cost": _total_cost(ingredients, verdict),
         "frontier": [
             {

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ensemble.blending.candidates import Candidates, LogLossCandidates, make_candidates
 from ensemble.blending.labelled import Labelled
-from ensemble.core.metrics import METRICS
 
 __all__ = ["ROUNDS", "Picks", "greedy_weights", "pick_greedily"]
 
@@ -97,7 +96,7 @@ class _Search:
         own = self._compared(self._scores.errors(self._members))
         losses = self._losses.errors(self._members)
         ranked = [self._members[index] for index in np.lexsort((losses, own))]
-        measure, errors = METRICS[self._labelled.metric], []
+        measure, errors = self._labelled.measure, []
         sign = -1.0 if measure.greater_is_better else 1.0
         total = np.zeros((self._labelled.rows, self._labelled.classes))
         for count, member in enumerate(ranked, start=1):

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.by_class import mean_of_sets
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.vote import Combined, soft
-from ensemble.core.metrics import METRICS, Scorer
+from ensemble.core.metrics import Scorer
 
 __all__ = ["EVIDENCE", "RESAMPLES", "Gain", "Honest", "assess"]
 
@@ -88,13 +89,13 @@ def assess(
     `mean` stands in for the plain mean of all members; `optimistic` is what the blend says after it learned from all
     rows. None where the metric has no meaning on these rows.
     """
-    measure, labels, stack = METRICS[labelled.metric], labelled.labels, labelled.stack
+    measure, labels, stack = labelled.measure, labelled.labels, labelled.stack
     sign = 1.0 if measure.greater_is_better else -1.0
     members = tuple(measure(labels, matrix) for matrix in stack)
     best = int(np.argmax([sign * value for value in members]))
     blend, plain = (
         _mean_scorer([measure.scorer(labels, one.probs, one.decisions) for one in several])
-        for several in (answers, mean or [soft(stack)])
+        for several in (answers, mean or [(mean_of_sets if labelled.sets else soft)(stack)])
     )
     scorers = (blend, measure.scorer(labels, stack[best]), plain)
     value, best_value, uniform = (scorer(np.ones(len(labels))) for scorer in scorers)

@@ -14,7 +14,7 @@ from ensemble.blending.members import Member, load_members, unique_names
 from ensemble.blending.sample import find_sample
 from ensemble.core.complaints import any_of
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.errors import InputError
 
 __all__ = ["FindDataset", "Ingredients", "gather"]
@@ -44,6 +44,11 @@ class Ingredients:
     """The dataset's own sample file, if it was found."""
 
     @property
+    def sets(self) -> bool:
+        """Whether each row has a set of classes."""
+        return self.test.activation == "sigmoid"
+
+    @property
     def costs(self) -> list[float | None]:
         """Each member's seconds per 1000 images, where it tells."""
         told = [(member.test.sidecar.get("cost") or {}).get(_SECONDS) for member in self.members]
@@ -70,9 +75,12 @@ def gather(
     class_names = dataset.class_names if dataset is not None else None
     test = align([member.test for member in members], [str(member.path) for member in members], classes=class_names)
     members = _in_order(members, test)
-    metric = metric or _common_metric(members)
+    sets = test.activation == "sigmoid"
+    metric = metric or _common_metric(members, sets=sets)
+    if problem := metric_problem(metric, sets=sets):
+        raise InputError(f"--metric {problem}")
     labelled, reason = _labelled(members, test, metric)
-    spec = submission or (dataset.submission if dataset is not None else SubmissionSpec())
+    spec = submission or (dataset.submission_format if dataset is not None else SubmissionSpec())
     sample = None
     if spec.sample is not None and name_of_data is not None:
         sample = find_sample(spec.sample, name_of_data, members)
@@ -111,14 +119,14 @@ def _in_order(members: Sequence[Member], test: Aligned) -> list[Member]:
     return [by_test[id(predictions)] for predictions in test.members]
 
 
-def _common_metric(members: Sequence[Member]) -> str:
+def _common_metric(members: Sequence[Member], *, sets: bool) -> str:
     """The metric all members that name one agree on, else accuracy; one of their own can't be had here."""
     named = {member.test.sidecar["metric"] for member in members if member.test.sidecar.get("metric") is not None}
     metric = str(named.pop()) if len(named) == 1 else "accuracy"
-    if metric not in METRICS:
+    if metric not in METRICS | SET_METRICS:
         raise InputError(
             f"the members' metric, {metric}, is code of their recipe, which a blend does not run; "
-            f"say by which to judge with --metric: {any_of(list(METRICS))}"
+            f"say by which to judge with --metric: {any_of(list(metrics_for(sets=sets)))}"
         )
     return metric
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ensemble.blending.vote import Combined, Combiner, Weights, scaled_weights
 from ensemble.core.metrics import decide
 
-__all__ = ["FLOOR", "geometric", "logs", "power", "rank", "softmax"]
+__all__ = ["FLOOR", "geometric", "logs", "power", "rank", "ranked", "softmax"]
 
 Matrix = NDArray[np.floating[Any]]
 FLOOR = 1e-12  # a probability of zero counts as this much, else one member could veto a class for good
@@ -47,6 +47,13 @@ def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
 
     Members on different scales then have the same say in the order of the rows, which is all that ROC AUC looks at.
     """
+    total = ranked(stack, weights)
+    sums = total.sum(axis=1, keepdims=True)
+    return _decided(np.where(sums > 0, total / np.where(sums > 0, sums, 1), 1 / total.shape[1]))
+
+
+def ranked(stack: Sequence[Matrix], weights: Weights = None) -> NDArray[np.float64]:
+    """(rows, classes): the same, before rows are made to sum to 1."""
     scaled = scaled_weights(weights, len(stack))
     rows, classes = stack[0].shape
     ranks, scale = np.zeros((classes, rows)), np.zeros((classes, rows))
@@ -61,9 +68,7 @@ def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     scale /= sum(scaled)
     position = np.arange(rows)
     columns = [np.interp(ranks[column], position, scale[column]) for column in range(classes)]
-    total = np.column_stack(columns).astype(np.float64)
-    sums = total.sum(axis=1, keepdims=True)
-    return _decided(np.where(sums > 0, total / np.where(sums > 0, sums, 1), 1 / classes))
+    return np.column_stack(columns).astype(np.float64)
 
 
 def _shared_ranks(ordered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.by_class import mean_of_sets
 from ensemble.blending.crossfit import Fitted, Method, learn
 from ensemble.blending.labelled import Labelled, Part
 from ensemble.blending.vote import Combined, Weights, soft
-from ensemble.core.metrics import METRICS
+from ensemble.core.set_scorers import decide_sets
 
 __all__ = ["Diversity", "affordable", "chosen_first", "copies", "diversity", "harmless"]
 
@@ -48,22 +49,23 @@ def diversity(labelled: Labelled) -> Diversity:
     rows = np.linspace(0, labelled.rows - 1, most).astype(np.int64)
     labels = labelled.labels[rows]
     errors = np.empty((members, len(rows) * labelled.classes), dtype=np.float32)
-    decisions = np.empty((members, len(rows)), dtype=np.int64)
+    decisions = np.empty((members, len(rows), labelled.classes if labelled.sets else 1), dtype=np.int64)
+    truth = labels if labelled.sets else np.eye(labelled.classes, dtype=np.float32)[labels]
     for index in range(members):
         matrix = np.array(labelled.stack[index][rows], dtype=np.float32)
-        decisions[index] = matrix.argmax(axis=1)
-        matrix[np.arange(len(rows)), labels] -= 1
+        decisions[index] = decide_sets(matrix) if labelled.sets else matrix.argmax(axis=1)[:, None]
+        matrix -= truth
         errors[index] = matrix.ravel()
     products = (errors @ errors.T).astype(np.float64)
     size = np.sqrt(np.diag(products))
     size[size == 0] = 1.0
-    right = (decisions == labels).astype(np.float64)
+    right = (decisions == labels.reshape(len(rows), -1)).all(axis=2).astype(np.float64)
     both, only = right @ right.T, right @ (1 - right).T
     neither = len(rows) - both - only - only.T
     crossed = only * only.T
     return Diversity(
         correlation=np.clip(products / np.outer(size, size), -1, 1),
-        disagreement=np.array([(decisions != one).mean(axis=1) for one in decisions]),
+        disagreement=np.array([(decisions != one).any(axis=2).mean(axis=1) for one in decisions]),
         q_statistic=_ratio(both * neither - crossed, both * neither + crossed),
     )
 
@@ -87,7 +89,7 @@ def chosen_first(method: Method, choose: Choose) -> Method:
     """`choose` members by the rows that are learned from, then the method on these."""
 
     def fit(labelled: Labelled) -> Fitted:
-        members = list(choose(labelled))
+        members, mean = list(choose(labelled)), mean_of_sets if labelled.sets else soft
         inner = learn(method, labelled.with_members(members))
         if len(members) == len(labelled.stack):
             return inner
@@ -97,7 +99,7 @@ def chosen_first(method: Method, choose: Choose) -> Method:
         def combine(stack: Sequence[Matrix], given: Weights = None) -> Combined:
             voting = None if given is None else [given[member] for member in members]
             if voting is not None and not any(voting):  # the only ones that were chosen were taken out
-                return soft(stack, given)
+                return mean(stack, given)
             return inner.combine(Part(stack, None, members), voting)
 
         return Fitted(combine, tuple(weights.tolist()), inner.told, inner.weighs)
@@ -157,13 +159,13 @@ def _certainty(labelled: Labelled, total: Array, member: int, count: int) -> flo
     """By how many standard errors the plain mean's log-loss falls without a member; whole groups are one draw."""
     own = labelled.true_class[member]
     gain = np.log(np.maximum(total - own, 1e-300) / (count - 1)) - np.log(total / count)
-    drawn = np.bincount(labelled.units, gain)
+    drawn = np.bincount(labelled.units, gain.reshape(labelled.rows, -1).sum(axis=1))
     spread = float(np.sqrt(len(drawn)) * drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
     return float(drawn.sum()) / spread if spread > 0 else 0.0
 
 
 def _no_worse(labelled: Labelled, members: Sequence[int], rest: Sequence[int]) -> bool:
-    measure = METRICS[labelled.metric]
+    measure = labelled.measure
     sign = 1.0 if measure.greater_is_better else -1.0
     with_all, without = (
         measure(labelled.labels, np.mean([np.asarray(labelled.stack[one], dtype=np.float64) for one in which], axis=0))

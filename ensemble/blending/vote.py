@@ -26,9 +26,10 @@ class Combined:
     """One answer a row."""
 
     probs: NDArray[np.float64]
-    """(rows, classes); rows sum to 1."""
-    decisions: NDArray[np.int64]
-    """Class index of each row; not always `decide(probs)`, as a method may break ties by more than its shares."""
+    """(rows, classes); rows sum to 1, but where each row has a set of classes."""
+    decisions: NDArray[np.integer[Any]]
+    """Class index of each row, or (rows, classes) which classes each row has. Not always `decide(probs)`, as a method
+    may break ties by more than its shares."""
 
 
 Combiner = Callable[[Sequence[Matrix], Weights], Combined]

@@ -13,7 +13,7 @@ from ensemble.blending.frontier import Point
 from ensemble.blending.wish import parse_weights
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.core.dataset import DatasetDescription
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import is_greater_better
 from ensemble.core.recipe_files import load_dataset
 from ensemble.core.recipe_find import find_dataset
 from ensemble.errors import InputError
@@ -80,9 +80,7 @@ def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) ->
         for point in points
     ]
     title = f"What each second buys: {metric} out of fold"
-    return figures.frontier(
-        title, shown, "s per 1000 images", metric, greater_is_better=METRICS[metric].greater_is_better
-    )
+    return figures.frontier(title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric))
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.files import sha256_file
+from ensemble.core.label_sets import Activation, Labels, labels_of_plain, plain_labels
 from ensemble.core.npy_header import map_matrix
 from ensemble.core.probability_checks import (
     OWN_KEYS,
@@ -45,14 +46,16 @@ class Predictions:
     probs: NDArray[np.floating[Any]]
     """(rows, classes); a read-only memory map when loaded."""
     kind: Literal["test", "oof"]
-    labels: NDArray[np.int64] | None = None
-    """Class index of each row; oof only."""
+    labels: Labels | None = None
+    """Class index of each row, or (rows, classes) which classes each row has; oof only."""
     folds: list[Any] | None = None
     """Fold of each row; when the plan is repeated, one such list per repeat. Oof only."""
     groups: NDArray[np.int64] | None = None
     """Group number of each row; oof only, None where rows have no groups."""
     sidecar: dict[str, Any] = field(default_factory=dict)
     """The rest of `X.json`: run, identity, dataset, dataset_sha256, folds_sha256, tta, metric, scores, cost, ..."""
+    activation: Activation = "softmax"
+    """`softmax`: rows sum to 1; `sigmoid`: each class by itself, for rows with sets of classes."""
     renormalized: int = 0
     """Number of rows that were divided by their sum when loaded."""
     npy_sha256: str = ""
@@ -133,7 +136,8 @@ def _load(found: _Found, path: Path, renormalize: bool, verify_hashes: bool) -> 
         problems += _hash_problems(paths, document)
     if problems or probs is None or ids is None or document is None:
         raise InputError(*problems)
-    rows = check_rows(probs, ids, document["classes"], renormalize=renormalize)
+    activation: Activation = document.get("activation") or "softmax"
+    rows = check_rows(probs, ids, document["classes"], renormalize=renormalize, activation=activation)
     if rows.problems:
         raise InputError(*(f"{paths.npy}: {problem}" for problem in rows.problems))
     if rows.to_renormalize.size:
@@ -198,18 +202,20 @@ def _predictions(
 ) -> Predictions:
     """The value that a checked trio stands for."""
     labels, groups = document.get("labels"), document.get("groups")
+    activation: Activation = document.get("activation") or "softmax"
     return Predictions(
         ids=ids,
         classes=tuple(document["classes"]),
         probs=probs,
         kind=document["kind"],
-        labels=None if labels is None else np.array(labels, dtype=np.int64),
+        labels=None if labels is None else labels_of_plain(labels, probs.shape[1], sets=activation == "sigmoid"),
         folds=document.get("folds"),
         groups=None if groups is None else np.array(groups, dtype=np.int64),
         sidecar={key: value for key, value in document.items() if key not in OWN_KEYS},
         renormalized=renormalized,
         npy_sha256=document["npy_sha256"],
         path=path,
+        activation=activation,
     )
 
 
@@ -234,10 +240,11 @@ def _document(predictions: Predictions) -> dict[str, Any]:
         "classes": list(predictions.classes),
         "npy_sha256": "0" * 64,
         "ids_sha256": "0" * 64,
+        **({} if predictions.activation == "softmax" else {"activation": predictions.activation}),
         **predictions.sidecar,
     }
     if predictions.kind == "oof" or predictions.labels is not None or predictions.folds is not None:
-        document["labels"] = _plain(predictions.labels)
+        document["labels"] = None if predictions.labels is None else plain_labels(np.asarray(predictions.labels))
         document["folds"] = _plain(predictions.folds)
         document["groups"] = _plain(predictions.groups)
     return document
@@ -266,7 +273,10 @@ def _refuse_unloadable(
     except InputError as error:
         problems += error.messages
     if not problems:
-        problems += check_rows(probs, predictions.ids, predictions.classes, renormalize=False).problems
+        found = check_rows(
+            probs, predictions.ids, predictions.classes, renormalize=False, activation=predictions.activation
+        )
+        problems += found.problems
     if problems:
         raise ValueError("; ".join(problems))
     document["ids_sha256"] = hashlib.sha256(content).hexdigest()

@@ -55,8 +55,9 @@ def train_fold(
     result is then what `GivenUp` tells, and there are no predictions.
     """
     parsed = Recipe.model_validate(recipe)
+    plan = load_plan(Path(plan_path))
     sources = FoldSources(
-        load_plan(Path(plan_path)),
+        plan,
         Path(train_pixels),
         Path(test_pixels) if test_pixels is not None else None,
         left_out,
@@ -76,6 +77,7 @@ def train_fold(
         micro_batch=micro_batch,
         watch=watch,
         floors=floors,
+        sets=plan.multilabel,
     )
     try:
         return work.run(sources)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ensemble.core.metrics import METRICS
 from ensemble.core.run import RunFolder, now
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import InputError
@@ -43,7 +42,7 @@ class FoldQueue:
         self._leaving: list[TrialWork] = []
         self._opener = Opener(facts)
         request = facts.request
-        metrics = {**METRICS, **request.own_metrics}
+        metrics = request.metrics
         self._rows = RowEvidence(facts.metric, metrics[facts.metric], request.plan)
         self._courses = {trial.number: course_of(trial, facts.sign) for trial in trials if trial.state != "running"}
         self._has_more = True

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.core.metrics import METRICS
 from ensemble.core.run import RunFolder
 from ensemble.tuning.ledger import Trial, best_trial, trial_folder
 from ensemble.tuning.opening import StudyFacts
@@ -32,7 +31,7 @@ def nested_score(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] |
     keys = facts.keys(request.plan.k)
     if len({key.fold for key in keys}) < 2:
         return {"number": best.number, "value": None, "picked": [], "error": "there is but one fold to score on"}
-    rows = RowEvidence(facts.metric, {**METRICS, **request.own_metrics}[facts.metric], request.plan)
+    rows = RowEvidence(facts.metric, request.metrics[facts.metric], request.plan)
     candidates = [
         trial
         for trial in trials
