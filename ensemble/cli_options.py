@@ -124,6 +124,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
     _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know what another study has found")
+    option(
+        "--nested",
+        action="store_true",
+        help="instead of training the best trial again: score each fold by the trial that was best on the others",
+    )
     option("--no-rescore", action="store_true", help="don't train the best trial again on other folds at the end")
     option("--storage", metavar="URL", help="copy the study to an Optuna storage, for its dashboard")
 

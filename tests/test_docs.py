@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ensemble.cli import build_parser
-from ensemble.core.recipe import Recipe, SearchDimension
+from ensemble.core.recipe import Recipe, SearchBudget, SearchDimension
 from ensemble.core.schema_keys import leaf_keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +79,7 @@ def test_every_recipe_key_that_is_named_exists() -> None:
     """A dotted word in backticks on docs/recipes.md that begins like a key of a recipe is one."""
     keys = set(leaf_keys(Recipe))
     keys |= {f"search.{key}" for key in keys}
+    keys |= {"search.budget", *(f"search.budget.{key}" for key in SearchBudget.model_fields)}
     keys |= {f"{key}.{bound}" for key in keys for bound in SearchDimension.model_fields if key.startswith("search.")}
     text = (DOCS / "recipes.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)", text))

@@ -32,7 +32,8 @@ def main() -> int:
     started = time.monotonic()
     ens("train", "--recipe", "quickstart")
     ens("train", "--recipe", "quickstart", "--set", "model.name=test_efficientnet", "--name", RUNS[1])
-    ens("tune", "--recipe", "quickstart", "--trials", "3", "--study", STUDY, "--set", f"train.epochs={SEARCH_EPOCHS}")
+    search = ["--set", f"train.epochs={SEARCH_EPOCHS}", "--set", "search.budget=null"]
+    ens("tune", "--recipe", "quickstart", "--trials", "3", "--study", STUDY, *search)
     members = [f"{OUTPUTS}/{run}/probs.npy" for run in RUNS]
     members += sorted(str(path) for path in OUTPUTS.glob(f"studies/{STUDY}/trial-*/probs.npy"))
     blend = ens("blend", *members, "--name", "demo")

@@ -19,7 +19,7 @@ from ensemble.cli import build_parser
 from ensemble.core.augmentation import PRESETS, argument_names
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.labels import PartSpec
-from ensemble.core.recipe import Recipe, SearchDimension
+from ensemble.core.recipe import Recipe, SearchBudget, SearchDimension
 from ensemble.core.schema_keys import allowed_text, leaf_keys, part_of
 from ensemble.core.yaml_writer import format_yaml
 
@@ -63,6 +63,10 @@ def recipe_part() -> str:
             "One dimension of `search` is a list of values, or a mapping with these keys:",
             "",
             *_key_table(SearchDimension),
+            "",
+            "`search.budget` has these keys:",
+            "",
+            *_key_table(SearchBudget),
         ]
     )
 

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             points=arguments.points,
             warm_from=arguments.warm_from,
             with_rescore=not arguments.no_rescore,
+            nested=arguments.nested,
             storage=arguments.storage,
             engine=arguments.engine,
             workers=arguments.workers,
@@ -60,9 +61,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     place = (f" --data {shlex.quote(data)}" if data else "") + here(arguments)
     lines = [
         *_course(study),
-        f"best: trial {best['number']}, {study.record['metric']} {best['value']:.4f}, "
+        f"best: trial {best['number']}, {study.record['metric']} {best['value']:.4f}{_at_budget(study.record)}, "
         f"the best of {len(study.trials)} on these very folds, so a little optimistic",
+        *_full(study.record),
         *_honest(study.record),
+        *_nested(study.record),
         f"recipe: {study.best_recipe}",
         f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}{place}",
     ]
@@ -77,13 +80,43 @@ def _course(study: Study) -> list[str]:
     if folds["without_stopping"]:
         share = folds["trained"] / folds["without_stopping"]
         lines.append(
-            f"folds: {folds['trained']} trained of {folds['without_stopping']} ({share:.0%}), "
+            f"folds: {folds['trained']:g} trained of {folds['without_stopping']} ({share:.0%}), "
             f"in {folds['seconds']:.0f} s of training; ended: {record['ended'] or 'nothing left to do'}"
         )
     if record["importance"]:
         shares = ", ".join(f"{key} {share:.0%}" for key, share in record["importance"].items())
         lines.append(f"importance: {shares}")
     return lines
+
+
+def _at_budget(record: dict[str, Any]) -> str:
+    """What made trials cheap."""
+    budget = ", ".join(f"{key} {value}" for key, value in record["budget"].items())
+    return f" at {budget}" if budget else ""
+
+
+def _full(record: dict[str, Any]) -> list[str]:
+    """The winner of cheap trials trained as the recipe says."""
+    full = record["full"]
+    if full is None:
+        return []
+    if full["value"] is None:
+        return [f"full: trial {full['number']} failed: {full['error']}"]
+    return [f"full: trial {full['number']}, {record['metric']} {full['value']:.4f} at full cost, on the same folds"]
+
+
+def _nested(record: dict[str, Any]) -> list[str]:
+    """The score of picking the best, from the trials alone."""
+    nested = record["nested"]
+    if nested is None:
+        return []
+    if nested["value"] is None:
+        return [f"nested: no score: {nested['error']}"]
+    picked = ", ".join(map(str, nested["picked"]))
+    return [
+        f"nested: {record['metric']} {nested['value']:.4f}{_at_budget(record)}, each fold by the trial that was best "
+        f"on the others ({picked}): the honest number"
+    ]
 
 
 def _honest(record: dict[str, Any]) -> list[str]:
@@ -109,7 +142,7 @@ def _table(study: Study) -> Table:
         [
             str(trial.number),
             _score(trial),
-            f"{len(trial.folds)}/{trial.of_folds or '?'}",
+            f"{trial.trained:.2g}/{trial.of_folds or '?'}",
             *(_short(trial.values[key]) if key in trial.values else "-" for key in keys),
             trial.error or trial.state,
         ]

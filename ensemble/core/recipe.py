@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ensemble.core.augmentation import checked_transforms
 from ensemble.core.metric_names import MetricName
@@ -19,6 +19,7 @@ from ensemble.core.recipe_tta import TtaPart
 from ensemble.core.schema import CodeName, Frozen, Seed
 
 __all__ = [
+    "BUDGET",
     "DataPart",
     "FoldsPart",
     "ImagePart",
@@ -27,6 +28,7 @@ __all__ = [
     "ModelPart",
     "Recipe",
     "SamplingPart",
+    "SearchBudget",
     "SearchDimension",
     "TrainPart",
     "TtaPart",
@@ -48,7 +50,7 @@ class SearchDimension(Frozen):
     """The values themselves; `key: [a, b]` is short for `key: {choices: [a, b]}`."""
     when: dict[str, Any] | None = None
     """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
-    recipe's own value stands."""
+    key is as if nobody had written it, whatever the recipe says."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> SearchDimension:
@@ -64,6 +66,43 @@ class SearchDimension(Frozen):
         elif self.step is not None and self.step <= 0:
             raise ValueError("step must be above 0")
         return self
+
+
+class SearchBudget(Frozen):
+    """What makes the trials of a search cheap. The best is then trained as the recipe says; both scores are told."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """`train.epochs` of a trial, at most."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """`image.size` of a trial, at most."""
+    rows: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """`sampling.share` of a trial, at most: the share of each fold's training rows that it trains on."""
+    folds: Annotated[int, Field(ge=1)] | None = None
+    """Folds of a trial, at most: the first of the plan."""
+
+    def values(self) -> dict[str, Any]:
+        """What it says of a recipe's values, by dotted key."""
+        found = {"train.epochs": self.epochs, "image.size": self.image_size, "sampling.share": self.rows}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+BUDGET = "budget"
+"""The key of `search` that is no dimension."""
+
+
+class _BudgetValues(dict[str, Any]):
+    """A mapping that stands at `search.budget`."""
+
+
+def _mark_budget(search: Any) -> Any:
+    """Let pydantic tell the budget from the dimensions, by its key alone."""
+    if isinstance(search, dict) and isinstance(budget := search.get(BUDGET), dict):
+        return {**search, BUDGET: _BudgetValues(budget)}
+    return search
+
+
+def _kind_of_search(value: Any) -> str:
+    return "SearchBudget" if isinstance(value, _BudgetValues | SearchBudget) else "SearchDimension"
 
 
 def _from_short(key: str, *short: type) -> BeforeValidator:
@@ -115,8 +154,40 @@ class Recipe(Frozen):
     says what each is; `module:function` is your own."""
     tta: Annotated[TtaPart, _from_short("views", str, list)] = TtaPart()
     """Views of each image at prediction. `tta: d4` is short for `{views: d4}`."""
-    search: dict[str, Annotated[SearchDimension, _from_short("choices", list)]] = Field(default_factory=dict)
-    """What `ens tune` may change: a dotted key of this recipe to its values. Changes no result of `ens train`."""
+    search: Annotated[
+        dict[
+            str,
+            Annotated[
+                Annotated[SearchDimension, _from_short("choices", list), Tag("SearchDimension")]
+                | Annotated[SearchBudget, Tag("SearchBudget")],
+                Discriminator(_kind_of_search),
+            ],
+        ],
+        BeforeValidator(_mark_budget),
+    ] = Field(default_factory=dict)
+    """What `ens tune` may change: a dotted key of this recipe to its values; and `budget`, what makes its trials cheap.
+    Changes no result of `ens train`."""
+
+    @property
+    def space(self) -> dict[str, SearchDimension]:
+        """The dimensions of the search."""
+        return {key: value for key, value in self.search.items() if isinstance(value, SearchDimension)}
+
+    @property
+    def budget(self) -> SearchBudget:
+        """What makes the trials of a search cheap; empty where nothing does."""
+        budget = self.search.get(BUDGET)
+        return budget if isinstance(budget, SearchBudget) else SearchBudget()
+
+    @property
+    def cheap_values(self) -> dict[str, Any]:
+        """What the budget changes in a resolved recipe, by dotted key: where it asks for less."""
+        own = {
+            "train.epochs": self.train.epochs,
+            "image.size": self.image.size,
+            "sampling.share": self.sampling.share,
+        }
+        return {key: value for key, value in self.budget.values().items() if value < own[key]}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:

@@ -104,6 +104,10 @@ class SamplingPart(Frozen):
     ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """For `oversample`: least share of a class's rows against those of the largest class; 1 makes all equal."""
 
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """Share of a fold's training rows that is used at all, of each class alike and at least one; the same in every
+    epoch. For a quick look, or to see what more data would bring."""
+
     @model_validator(mode="after")
     def _weights_are_for_weighted(self) -> SamplingPart:
         if (self.kind == "weighted") != (self.weights is not None):

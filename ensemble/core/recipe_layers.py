@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.complaints import Complaint, KeyPath, Place, closest, show_value
-from ensemble.core.recipe import Recipe, SearchDimension
+from ensemble.core.recipe import BUDGET, Recipe, SearchDimension
 from ensemble.core.recipe_find import find_parent, shown_path
 from ensemble.core.recipe_merge import Layer, layer_of, layer_with, merge_layers
 from ensemble.core.schema_keys import leaf_keys, unknown_key_text
@@ -19,6 +19,7 @@ __all__ = ["DATA_PLACE", "SET_PLACE", "parse_data", "put_sets", "read_chain"]
 
 DATA_PLACE = Place("--data")
 SET_PLACE = Place("--set")
+SEARCH_PLACE = Place("--search")
 _SHOWN = 5
 
 
@@ -72,39 +73,42 @@ def _found_instead(path: Path, folder: Path) -> str:
     return f"{shown_path(place, folder)} holds {held or 'no folders'}" + (f"; did you mean {near}?" if near else "")
 
 
-def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint]) -> Layer:
-    """`base` with every `key=value` put on, the last one of a key winning."""
+def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint], *, of_search: bool = False) -> Layer:
+    """`base` with every `key=value` put on, the last one of a key winning; `of_search`: each a dimension."""
+    place, example = (SEARCH_PLACE, "train.lr={low: 1e-4, high: 1e-2}") if of_search else (SET_PLACE, "train.lr=3e-4")
     for item in items:
         key, has_value, text = item.partition("=")
         key = key.strip()
         if not has_value or not key:
-            complaints.append(Complaint(SET_PLACE, f"{show_value(item)} should be KEY=VALUE, as in train.lr=3e-4"))
+            complaints.append(Complaint(place, f"{show_value(item)} should be KEY=VALUE, as in {example}"))
             continue
-        path = _key_path(key)
+        path = _key_path(f"search.{key}" if of_search else key)
         if path is None:
-            complaints.append(Complaint(SET_PLACE, unknown_key_text(Recipe, tuple(key.split(".")))))
+            complaints.append(Complaint(place, unknown_key_text(Recipe, tuple(key.split(".")))))
         try:
-            value = parse_value(text, f"--set {key}")
+            value = parse_value(text, f"{place.source} {key}")
         except YamlError as error:
             complaints += error.complaints
             continue
         if path is not None:
-            base = merge_layers([base, _set_layer(base, path, value)])
+            base = merge_layers([base, _set_layer(base, path, value, place)])
     return base
 
 
-def _set_layer(base: Layer, path: KeyPath, value: Any) -> Layer:
+def _set_layer(base: Layer, path: KeyPath, value: Any, place: Place) -> Layer:
     """One value at `path`; a bound of a search dimension keeps what the dimension already says."""
     if path[0] != "search" or len(path) < 3:
-        return layer_with(path, value, SET_PLACE)
+        return layer_with(path, value, place)
     dimension = base.value_at(path[:2])
     kept = dimension if isinstance(dimension, dict) and path[2] != "choices" else {}
-    return layer_with(path[:2], {**kept, str(path[2]): value}, SET_PLACE)
+    return layer_with(path[:2], {**kept, str(path[2]): value}, place)
 
 
 def _key_path(key: str) -> KeyPath | None:
     """The path of a dotted key, a part's or a value's; in `search.train.lr.low` the middle is one key."""
     first, _, rest = key.partition(".")
+    if first == "search" and rest.startswith(f"{BUDGET}."):
+        return ("search", BUDGET, rest.removeprefix(f"{BUDGET}."))
     if first == "search" and rest:
         dimension, _, bound = rest.rpartition(".")
         is_bound = bound in SearchDimension.model_fields and dimension in leaf_keys(Recipe)

@@ -61,15 +61,24 @@ class ResolvedRecipe:
 
 
 def load_recipe(
-    name_or_path: str, *, folder: Path, sets: Sequence[str] = (), data: str | None = None
+    name_or_path: str,
+    *,
+    folder: Path,
+    sets: Sequence[str] = (),
+    searches: Sequence[str] = (),
+    data: str | None = None,
 ) -> ResolvedRecipe:
-    """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`."""
+    """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`.
+
+    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys.
+    """
     path = find_recipe(name_or_path, folder)
     complaints: list[Complaint] = []
     layers, is_whole = read_chain(path, folder, complaints)
     data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
     root = Layer(places={(): Place(shown_path(path, folder))})
     merged = put_sets(merge_layers([root, *layers, data_layer]), sets, complaints)
+    merged = put_sets(merged, searches, complaints, of_search=True)
     recipe = _check_recipe(merged, complaints, is_whole=is_whole)
     dataset = _check_dataset(merged, folder, complaints)
     raise_together(complaints)
@@ -90,7 +99,7 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     base = Layer(source.recipe.plain(), {(): place})
     merged = merge_layers([base, *(layer_with(tuple(key.split(".")), value, place) for key, value in values.items())])
     complaints: list[Complaint] = []
-    recipe = _check_recipe(merged, complaints, is_whole=True)
+    recipe = _check_recipe(merged, complaints, is_whole=True, is_trial=True)
     raise_together(complaints)
     assert recipe is not None
     description = shown_path(find_dataset(source.dataset_name, source.folder), source.folder)
@@ -98,8 +107,13 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     return replace(source, recipe=resolved, origins=source.origins | dict.fromkeys(values, origin) | decided)
 
 
-def _check_recipe(merged: Layer, complaints: list[Complaint], *, is_whole: bool) -> Recipe | None:
-    """The recipe that the values make; what is wrong is added to `complaints`, once a line of a file."""
+def _check_recipe(
+    merged: Layer, complaints: list[Complaint], *, is_whole: bool, is_trial: bool = False
+) -> Recipe | None:
+    """The recipe that the values make; what is wrong is added to `complaints`, once a line of a file.
+
+    The search of a trial is that of the recipe it comes from, and has been checked with it.
+    """
     known = {complaint.place for complaint in complaints if complaint.place.line}
     recipe, found = None, []
     try:
@@ -114,7 +128,7 @@ def _check_recipe(merged: Layer, complaints: list[Complaint], *, is_whole: bool)
             also=["extends"],
             is_partial=not is_whole,
         )
-    if is_whole:
+    if is_whole and not is_trial:
         found += search_complaints(merged)
     complaints += [complaint for complaint in found if complaint.place not in known]
     return recipe

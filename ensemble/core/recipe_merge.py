@@ -60,7 +60,8 @@ def layer_with(path: KeyPath, value: Any, place: Place) -> Layer:
 def merge_layers(layers: Iterable[Layer]) -> Layer:
     """Each layer over those before it: mappings merge key by key, everything else replaces.
 
-    A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another.
+    A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another. With
+    null it is gone, and so is the whole search.
     """
     return reduce(_merge_two, layers, Layer())
 
@@ -94,6 +95,9 @@ def _merge_values(base: dict[str, Any], over: dict[str, Any], path: KeyPath, rep
         below = base.get(key)
         if isinstance(below, dict) and isinstance(value, dict) and not _is_dimension(here):
             merged[key] = _merge_values(below, value, here, replaced)
+        elif value is None and here[:1] == ("search",) and len(here) < 3:
+            merged.pop(key, None)  # no longer searched
+            replaced.add(here)
         else:
             merged[key] = value
             replaced.add(here)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ensemble.core.recipe import SHORT_FORMS, Recipe
+from ensemble.core.recipe import BUDGET, SHORT_FORMS, Recipe
 from ensemble.core.recipe_search import searchable_keys
 
 __all__ = ["recipe_schema"]
@@ -22,10 +22,15 @@ def recipe_schema() -> dict[str, Any]:
     schema = _without_titles(Recipe.model_json_schema())
     required = {name: part.pop("required") for name, part in schema["$defs"].items() if "required" in part}
     properties = schema["properties"]
+    dimension = {"$ref": "#/$defs/SearchDimension"}
+    properties["search"] |= {
+        "additionalProperties": dimension,
+        "properties": {BUDGET: {"$ref": "#/$defs/SearchBudget"}},
+    }
     for path, key in SHORT_FORMS.items():
         holder, name = (properties, path[0]) if len(path) == 1 else (properties[path[0]], "additionalProperties")
         holder[name] = _with_short_form(holder[name], schema["$defs"], key)
-    properties["search"]["propertyNames"] = {"enum": searchable_keys()}
+    properties["search"]["propertyNames"] = {"enum": [BUDGET, *searchable_keys()]}
     top = schema.pop("required")
     standing_alone = {name: _required_in_part(properties[name], required) for name in top}
     return {

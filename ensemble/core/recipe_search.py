@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ensemble.core.complaints import Complaint, KeyPath, Place, dotted, show_value
-from ensemble.core.recipe import Recipe
+from ensemble.core.recipe import BUDGET, Recipe, SearchBudget
 from ensemble.core.recipe_merge import Layer, layer_with, merge_layers
 from ensemble.core.schema_complaints import retell
 from ensemble.core.schema_keys import leaf_keys, unknown_key_text
@@ -35,6 +35,9 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
     known_faults = {complaint.text for complaint in _faults(base)}
     complaints = []
     for key, dimension in dimensions.items():
+        if key == BUDGET:
+            complaints += _budget_complaints(recipe, base, dimension, known_faults)
+            continue
         key_text = _key_text(key)
         if key_text:
             complaints.append(Complaint(recipe.place_of(("search", key)), f"{dotted(('search', key))}: {key_text}"))
@@ -45,10 +48,30 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
         held = [layer_with(tuple(other.split(".")), _first(value), place) for other, value in condition.items()]
         for where, value in _values_tried(dimension):
             place = recipe.place_of(("search", key, *where))
-            trial = merge_layers([base, *held, layer_with(tuple(key.split(".")), value, place)])
+            kept = _without(base, [other for other in dimensions if _is_inactive(other, key, value, dimensions)])
+            trial = merge_layers([kept, *held, layer_with(tuple(key.split(".")), value, place)])
             texts = [fault.text for fault in _faults(trial) if fault.text not in known_faults]
             complaints += [Complaint(place, f"search.{key} tries {show_value(value)}: {text}") for text in texts]
     return complaints
+
+
+def _budget_complaints(recipe: Layer, base: Layer, budget: Any, known_faults: set[str]) -> list[Complaint]:
+    """What is wrong with `search.budget`: values that the recipe would not accept, keys that are searched as well."""
+    try:
+        parsed = SearchBudget.model_validate(budget)
+    except ValidationError:
+        return []  # told with the rest of the schema
+    place = recipe.place_of(("search", BUDGET))
+    held = [layer_with(tuple(key.split(".")), value, place) for key, value in parsed.values().items()]
+    texts = [fault.text for fault in _faults(merge_layers([base, *held])) if fault.text not in known_faults]
+    searched = recipe.value_at(("search",))
+    texts += [f"{key} is searched; leave it out of one of them" for key in parsed.values() if key in searched]
+    k = recipe.value_at(("folds", "k"))
+    if parsed.folds is not None and "folds.k" in searched:
+        texts.append("folds.k is searched; leave folds out of the budget")
+    elif parsed.folds is not None and isinstance(k, int) and parsed.folds > k:
+        texts.append(f"folds is {parsed.folds}, but folds.k is {k}")
+    return [Complaint(place, f"search.{BUDGET}: {text}") for text in texts]
 
 
 def _key_text(key: str) -> str:
@@ -83,6 +106,33 @@ def _when_texts(key: str, dimensions: dict[str, Any]) -> Iterator[str]:
             yield f"when: {other} is never {show_value(wanted)}; its choices are {show_value(choices)}"
         if key in _needed(other, dimensions, {other}):
             yield f"when: {other} depends on {key} itself"
+
+
+def _is_inactive(other: str, key: str, value: Any, dimensions: dict[str, Any], seen: tuple[str, ...] = ()) -> bool:
+    """Whether `other` is left out where `key` has this value: by its own condition, or by that of one it depends on."""
+    for named, wanted in _when(dimensions.get(other)).items():
+        if named == key and value not in (wanted if isinstance(wanted, list) else [wanted]):
+            return True
+        if named not in (key, *seen) and _is_inactive(named, key, value, dimensions, (*seen, other)):
+            return True
+    return False
+
+
+def _without(base: Layer, keys: list[str]) -> Layer:
+    """A recipe with some of its values left out."""
+    values = base.values
+    for key in keys:
+        values = _pruned(values, tuple(key.split(".")))
+    return Layer(values, base.places)
+
+
+def _pruned(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    if path[0] not in values:
+        return values
+    if len(path) == 1:
+        return {key: value for key, value in values.items() if key != path[0]}
+    below = values[path[0]]
+    return {**values, path[0]: _pruned(below, path[1:])} if isinstance(below, dict) else values
 
 
 def _needed(key: str, dimensions: dict[str, Any], seen: set[str]) -> set[str]:

@@ -56,7 +56,7 @@ def retell(
             text = _missing_text(path, model, examples or {})
         elif details["type"] == "extra_forbidden":
             hint = (advice or {}).get(str(path[-1]))
-            text = f"{dotted(path)} {hint}" if hint else unknown_key_text(schema, path, also=also)
+            text = f"{dotted(path)} {hint}" if hint else unknown_key_text(schema, path, also=also, parent=model)
         else:
             text = _value_text(path, details["input"], allowed)
         complaints.append(Complaint(locate(path), text))

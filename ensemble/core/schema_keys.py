@@ -113,10 +113,14 @@ def bounds_text(annotation: Any) -> str:
     return " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
 
 
-def unknown_key_text(schema: type[BaseModel], path: KeyPath, *, also: Sequence[str] = ()) -> str:
-    """Say that the last key of `path` is unknown, and which was meant; `also` are keys that the file's format adds."""
-    _, allowed, _ = walk(schema, path[:-1])
-    parent = part_of(allowed)
+def unknown_key_text(
+    schema: type[BaseModel], path: KeyPath, *, also: Sequence[str] = (), parent: type[BaseModel] | None = None
+) -> str:
+    """Say that the last key of `path` is unknown, and which was meant; `also` are keys that the file's format adds.
+
+    `parent` is the model that does not know the key, where the path alone does not tell.
+    """
+    parent = parent or part_of(walk(schema, path[:-1])[1])
     siblings = [*(parent.model_fields if parent else ()), *(also if len(path) == 1 else ())]
     meant = _meant(schema, str(path[-1]), siblings, dotted(path[:-1]))
     text = f"{dotted(path)} is unknown"

@@ -33,10 +33,13 @@ class FoldTraining:
         record: dict[str, Any],
         on_event: OnEvent,
         watch: Sequence[str] = (),
+        decoded: dict[Any, Path] | None = None,
     ) -> None:
-        """`watch`: where else epochs are told, see `core.watching`."""
+        """`watch`: where else epochs are told, see `core.watching`. `decoded`: folders of decoded images that runs of
+        the same rows share, so that a thousand trials do not look at every image a thousand times."""
         self._request, self._run, self._record, self._on_event = request, run, record, on_event
         self._watch = list(watch)
+        self._folders = {} if decoded is None else decoded
         self._todo: list[FoldKey] = []
         self._keys: dict[str, FoldKey] = {}  # of tasks that are not over
         self._pixels: dict[str, str | None] = {}
@@ -158,8 +161,11 @@ class FoldTraining:
         def tell(done: int, total: int) -> None:
             self._on_event({"event": "decoding", "part": part, "done": done, "total": total})
 
-        folder = build_pixels(rows.usable, self._request.stored_shape, self._request.cache, tell, wish=wish)
-        return str(folder)
+        key = (part, self._request.stored_shape, wish)
+        if key not in self._folders or not self._folders[key].exists():
+            shape, cache = self._request.stored_shape, self._request.cache
+            self._folders[key] = build_pixels(rows.usable, shape, cache, tell, wish=wish)
+        return str(self._folders[key])
 
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
         """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
@@ -185,6 +191,10 @@ class FoldTraining:
             attempts = fold_state(self._record, key)["attempts"] + 1
             set_fold(self._record, key, state="running", attempts=attempts, error=None)
             told: dict[str, Any] = {"event": "fold-started", **event.data}
+        elif event.kind == "finished" and "given_up" in event.data["result"]:
+            seconds, end = event.data["result"]["seconds"], event.data["result"]["given_up"]
+            set_fold(self._record, key, state="missing", seconds=seconds, scores=None)
+            told = {"event": "fold-given-up", **end}
         elif event.kind == "finished":
             self._note_finished(key, event.data["result"])
             told = {"event": "fold-finished", **fold_state(self._record, key)}

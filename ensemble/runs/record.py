@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -166,8 +167,9 @@ def _told(bad: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"id": row_id, "why": why} for row_id, why in bad.items()]
 
 
-def _versions() -> dict[str, str]:
-    """Installed versions of what a result may depend on; read without importing any of it."""
+@cache
+def _versions() -> Mapping[str, str]:
+    """Installed versions of what a result may depend on; read without importing any of it, and once."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -46,8 +46,9 @@ __all__ = [
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
-queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-failed,
-merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are several."""
+queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-given-up,
+fold-failed, merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are
+several."""
 
 
 @dataclass(frozen=True)
@@ -122,20 +123,28 @@ def make_request(
 
 
 def read_recipe(
-    recipe: str | None, *, folder: Path, outputs: Path, sets: Sequence[str] = (), data: str | None = None
+    recipe: str | None,
+    *,
+    folder: Path,
+    outputs: Path,
+    sets: Sequence[str] = (),
+    searches: Sequence[str] = (),
+    data: str | None = None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """The recipe asked for; left out, that of the newest run in `outputs`, as it was asked for, else `quickstart`."""
     if recipe is None:
         before = _newest_asked(outputs)
         recipe, sets, data = before.recipe, [*before.sets, *sets], data or before.data
-    resolved = load_recipe(recipe, folder=folder, sets=sets, data=data)
+    resolved = load_recipe(recipe, folder=folder, sets=sets, searches=searches, data=data)
     if resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"
     return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved
 
 
-def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
-    """The request of a recipe already read, on rows already read."""
+def request_for(
+    asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path, *, like: RunRequest | None = None
+) -> RunRequest:
+    """The request of a recipe already read, on rows already read; `like` is one of the same rows, for its plan."""
     check_class_names(resolved.recipe, table.classes)
     check_label_kind(resolved.recipe, table.dataset, sets=table.has_sets)
     if resolved.recipe.model.heads == "parts" and not table.parts:
@@ -149,13 +158,17 @@ def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: P
         scan = scan_images(table.train, outputs / "cache")
         return duplicate_clusters(table.train, scan, folds.near_distance)
 
-    plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
+    if like is not None and like.resolved.recipe.folds == folds:
+        plan, path = like.plan, like.plan_path
+    else:
+        plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
+        path = plan_path(table, folds, outputs)
     return RunRequest(
         asked,
         resolved,
         table,
         plan,
-        plan_path(table, folds, outputs),
+        path,
         outputs,
         find_code(resolved),
         find_weights(resolved),

@@ -47,14 +47,16 @@ class RunWork:
         fresh: bool = False,
         findings: Sequence[Finding] = (),
         watch: Sequence[str] = (),
+        decoded: dict[Any, Path] | None = None,
         on_event: OnEvent = lambda event: None,
     ) -> None:
-        """`watch`: where else epochs are told, see `core.watching`."""
+        """`watch`: where else epochs are told, see `core.watching`; `decoded`: what runs share, see `FoldTraining`."""
         refuse_if_held(run.path)  # at once, not after all that comes before the lock
         self.request, self.run = request, run
         self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
         self.record: dict[str, Any] = {}
         self._fresh, self._findings, self._watch = fresh, findings, watch
+        self._decoded = decoded
         self._tell: OnEvent = lambda event: on_event({**event, "run": run.name})
         self._wanted = _wanted(request, folds)
         check_trainable(request)
@@ -108,7 +110,7 @@ class RunWork:
         """See what is finished, and decode the images that the rest needs."""
         kept = None if self._fresh else self._load()
         self.record = kept or new_record(self.request, self.run.name, decided, self._findings)
-        self._folds = FoldTraining(self.request, self.run, self.record, self._tell, self._watch)
+        self._folds = FoldTraining(self.request, self.run, self.record, self._tell, self._watch, self._decoded)
         self._folds.tell_left_out()
         if not self._fresh:
             self._folds.keep_finished()

@@ -18,7 +18,7 @@ from ensemble.data.schemes import SplitRows
 from ensemble.data.schemes import split_rows as share_out
 from ensemble.errors import InputError
 
-__all__ = ["FoldRows", "split_rows", "with_inner_split"]
+__all__ = ["FoldRows", "split_rows", "with_inner_split", "with_share"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,19 @@ def with_inner_split(rows: FoldRows, plan: FoldPlan, images: Images, share: floa
             "spared; raise it, or use train.select: last"
         )
     return dataclasses.replace(rows, training=rows.training[~inner], inner=rows.training[inner])
+
+
+def with_share(rows: FoldRows, share: float, parts: SeedParts) -> FoldRows:
+    """A share of the training rows, of each class alike and at least one, a function of seed, repeat and fold."""
+    labels = rows.labels[rows.training]
+    if labels.ndim > 1:  # sets of classes have no one class to be alike in
+        labels = np.zeros(len(labels), dtype=np.int64)
+    random = np.random.default_rng(derive_seed("share", parts.seed, parts.repeat, parts.fold))
+    order = np.lexsort((random.random(len(labels)), labels))
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each row within its class
+    kept = place < np.maximum(1, np.round(share * counts))[labels[order]]
+    return dataclasses.replace(rows, training=rows.training[np.sort(order[kept])])
 
 
 def _relabelled(labels: Labels, position: Mapping[str, int], other_labels: Mapping[str, int]) -> Labels:

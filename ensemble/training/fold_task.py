@@ -13,6 +13,7 @@ from ensemble.core.reporting import Report
 from ensemble.core.view_choice import FoldViews
 from ensemble.data.batches import SeedParts
 from ensemble.training.fold_feed import image_size
+from ensemble.training.fold_training import GivenUp
 from ensemble.training.fold_work import FoldSources, FoldWork
 from ensemble.training.networks import NetworkSpec
 from ensemble.training.prepare import prepare_run
@@ -41,6 +42,7 @@ def train_fold(
     views: Mapping[str, Any] | None = None,
     micro_batch: int | None = None,
     watch: Sequence[str] = (),
+    floors: Sequence[float | None] = (),
 ) -> dict[str, Any]:
     """Train one fold and fill `folder`; `fold.json`, written last, says that all of it is there.
 
@@ -49,7 +51,8 @@ def train_fold(
     than the plan's. `code` says how to import what the recipe names as `module:function`, `parts` how many classes each
     part of a composed label has. `about` (run, identity, dataset and their hashes) goes into every file that leaves.
     `views`: how rows are looked at, if not as the recipe says. Where memory does not suffice, the task asks to be
-    started again with a smaller `micro_batch`.
+    started again with a smaller `micro_batch`. `floors`: by epoch, the score below which the fold is given up; the
+    result is then what `GivenUp` tells, and there are no predictions.
     """
     parsed = Recipe.model_validate(recipe)
     plan = load_plan(Path(plan_path))
@@ -73,10 +76,14 @@ def train_fold(
         views=FoldViews.of(views) if views is not None else None,
         micro_batch=micro_batch,
         watch=watch,
+        floors=floors,
         sets=plan.multilabel,
     )
     try:
         return work.run(sources)
+    except GivenUp as end:
+        work.files.log(f"given up: {end}")
+        return end.plain()
     except Exception as error:
         if not is_out_of_memory(error):
             raise

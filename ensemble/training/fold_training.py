@@ -6,22 +6,34 @@ Knows no images: what an epoch is worth is asked of `score`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ensemble.core.recipe_train import TrainPart
-from ensemble.errors import StopAsked
+from ensemble.errors import EnsError, StopAsked
 from ensemble.training.checkpoints import Checkpoints, Loaded, snapshot
 from ensemble.training.loop import EpochResult, Trainer
 from ensemble.training.selection import Selection
 from ensemble.training.trouble import StopRequest
 
-__all__ = ["FoldTraining"]
+__all__ = ["FoldTraining", "GivenUp"]
 
 Scores = Mapping[str, float | None]
 Row = dict[str, Any]
+
+
+class GivenUp(EnsError):
+    """A fold's score is below the floor of its epoch, so that whoever asked for the fold has no use for the rest."""
+
+    def __init__(self, epoch: int, value: float, floor: float, seconds: float) -> None:
+        super().__init__(f"after epoch {epoch} its score is {value:.6g}, worse than {floor:.6g}")
+        self.epoch, self.value, self.seconds = epoch, value, seconds
+
+    def plain(self) -> dict[str, Any]:
+        """What is told of the fold, instead of what stands in a finished one's `fold.json`."""
+        return {"given_up": {"epoch": self.epoch, "value": self.value}, "seconds": round(self.seconds, 3)}
 
 
 class FoldTraining:
@@ -35,6 +47,7 @@ class FoldTraining:
         greater_is_better: bool,
         checkpoints: Checkpoints,
         stop: StopRequest,
+        floors: Sequence[float | None] = (),
         beat: Callable[[], None],
         score: Callable[[torch.nn.Module], tuple[Scores, Scores | None]],
         tell: Callable[[Row, EpochResult, float], None],
@@ -42,10 +55,12 @@ class FoldTraining:
         """`score` gives an epoch's scores on the validation rows, and on the inner rows where there are any.
 
         `beat` is called after every step, and may raise `StopAsked`, as `stop` may ask for it: the state is then saved.
-        `tell` hears each row of the history as it comes, and the seconds that remain.
+        `tell` hears each row of the history as it comes, and the seconds that remain. With a score below that of
+        `floors` after an epoch, `GivenUp` is raised; of the best score so far, where the best epoch is taken.
         """
         self._train, self._checkpoints, self._stop = train, checkpoints, stop
         self._beat, self._score, self._tell = beat, score, tell
+        self._floors, self._metric, self._sign = floors, metric, 1.0 if greater_is_better else -1.0
         self.selection = Selection(train, metric, greater_is_better=greater_is_better)
         self.history: list[Row] = []
         self.machines: list[dict[str, Any]] = []
@@ -77,10 +92,23 @@ class FoldTraining:
         while True:
             if self._unscored is not None:
                 self._hear(trainer, self._unscored)
+            self._give_up_if_hopeless()
             if trainer.is_done or self.selection.is_over:
                 return self._chosen(trainer)
             self._unscored = trainer.run_epoch()
             self.save(trainer)  # before it is scored: a long scoring that is cut short is done again, no more
+
+    def _give_up_if_hopeless(self) -> None:
+        """Every epoch is looked at again, so that a training that was taken up ends where it would have ended."""
+        so_far = float("-inf")
+        for row, floor in zip(self.history, self._floors, strict=False):
+            value = row.get(self._metric)
+            if value is None:
+                continue
+            score = self._sign * value
+            so_far = score if self._train.select == "last" else max(so_far, score)
+            if floor is not None and so_far < self._sign * floor:
+                raise GivenUp(row["epoch"], self._sign * so_far, floor, self.seconds)
 
     def after_step(self, trainer: Trainer, steps: int) -> None:
         """Between two optimiser steps: save where it is time, and leave where somebody asked for it."""

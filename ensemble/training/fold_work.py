@@ -31,7 +31,7 @@ from ensemble.training.fold_feed import image_size, make_feed, stored_shape
 from ensemble.training.fold_files import FoldFiles
 from ensemble.training.fold_loss import fold_loss
 from ensemble.training.fold_predict import Predictor
-from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split
+from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split, with_share
 from ensemble.training.fold_training import FoldTraining
 from ensemble.training.freezing import parameter_groups, set_frozen
 from ensemble.training.loop import EpochResult, Hooks, LossError, Trainer
@@ -81,6 +81,7 @@ class FoldWork:
         views: FoldViews | None = None,
         micro_batch: int | None = None,
         watch: Sequence[str] = (),
+        floors: Sequence[float | None] = (),
         sets: bool = False,
     ) -> None:
         """`sets`: whether each row has a set of classes."""
@@ -89,7 +90,7 @@ class FoldWork:
         self.views = views or FoldViews.asked(recipe.tta)
         self.own_metrics = own_metrics(recipe.metric, code, len(classes), sets=sets)
         self.metrics, self.activation = metrics_for(sets=sets) | self.own_metrics, activation_for(sets=sets)
-        self.report, self.micro_batch, self.watch = report, micro_batch, watch
+        self.report, self.micro_batch, self.watch, self.floors = report, micro_batch, watch, floors
         self.files = FoldFiles(folder, parts, about, classes, self.activation)
         self.device = usable_device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
@@ -137,6 +138,8 @@ class FoldWork:
         rows = split_rows(sources.plan, images, self.classes, self.parts, left_out, sources.other_labels)
         if train.select == "inner":
             rows = with_inner_split(rows, sources.plan, images, train.inner_share, self.parts)
+        if self.recipe.sampling.share < 1:
+            rows = with_share(rows, self.recipe.sampling.share, self.parts)
         inner = "" if rows.inner is None else f" {len(rows.inner)} inner rows,"
         self.files.log(
             f"fold {self.parts.fold}: {len(rows.training)} training rows,{inner} {len(rows.validation)} validation rows"
@@ -162,6 +165,7 @@ class FoldWork:
             greater_is_better=self.metrics[metric].greater_is_better,
             checkpoints=checkpoints,
             stop=stop,
+            floors=self.floors,
             beat=self.report.beat,
             score=lambda network: self.predictor.epoch_scores(network, images, rows),
             tell=lambda row, result, remaining: self.tell(row, result, remaining, training, watchers),

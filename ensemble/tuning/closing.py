@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,13 +14,13 @@ from ensemble.core.run import RunFolder
 from ensemble.errors import InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
-from ensemble.runs.request import request_for
-from ensemble.tuning.fold_queue import StudyFacts
+from ensemble.runs.request import RunRequest, request_for
 from ensemble.tuning.ledger import Trial, best_trial
+from ensemble.tuning.opening import StudyFacts
 from ensemble.tuning.propose import frozen_trial
-from ensemble.tuning.space import Space, distributions_of
+from ensemble.tuning.space import Space, distributions_of, values_in_recipe
 
-__all__ = ["importance_of", "rescore"]
+__all__ = ["confirm", "importance_of", "rescore"]
 
 _ENOUGH = 8
 
@@ -40,39 +40,54 @@ def importance_of(space: Space, trials: Sequence[Trial], *, greater_is_better: b
     return {key: round(float(share), 4) for key, share in found.items()}
 
 
+def confirm(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """Train the winner of cheap trials as the recipe says, on the folds of the study."""
+    best = best_trial(trials, greater_is_better=facts.sign > 0)
+    if best is None:
+        return None
+    request = _request(facts, best.values)
+    facts.on_event({"event": "rescoring", "number": best.number, "how": "at full cost"})
+    return {"number": best.number, **_trained(facts, request, f"full-{best.number}", f"trial {best.number} in full ")}
+
+
 def rescore(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None:
     """Train the winner again with another seed, on other folds of the same rows: a score that it was not picked by."""
     best = best_trial(trials, greater_is_better=facts.sign > 0)
     if best is None:
         return None
+    recipe = facts.request.resolved.recipe
+    seeds = {"seed": _next(recipe.seed), "folds.seed": _next(recipe.folds.seed)}
+    request = _request(facts, {**best.values, **seeds})
+    is_other = request.plan.sha256 != facts.request.plan.sha256
+    how = "on other folds, with another seed" if is_other else "with another seed; the folds are given"
+    facts.on_event({"event": "rescoring", "number": best.number, "how": how})
+    found = _trained(facts, request, f"again-{best.number}", f"trial {best.number} again ")
+    return {"number": best.number, **found, "other_folds": is_other, **seeds}
+
+
+def _request(facts: StudyFacts, values: Mapping[str, Any]) -> RunRequest:
+    """The recipe with some values, at its full cost."""
     source = facts.request.resolved
-    seeds = {"seed": _next(source.recipe.seed), "folds.seed": _next(source.recipe.folds.seed)}
-    resolved = with_values(source, {**best.values, **seeds})
-    request = request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
-    if request.plan.sha256 == facts.request.plan.sha256:
-        facts.on_event({"event": "rescoring", "number": best.number, "how": "with another seed; the folds are given"})
-    else:
-        facts.on_event({"event": "rescoring", "number": best.number, "how": "on other folds, with another seed"})
-    folder = RunFolder(facts.path / f"again-{best.number}", f"{facts.path.name}/again-{best.number}")
+    resolved = with_values(source, values_in_recipe(source.recipe, values))
+    return request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
+
+
+def _trained(facts: StudyFacts, request: RunRequest, name: str, label: str) -> dict[str, Any]:
+    """A run in the study's folder: its score, or what went wrong."""
+    folder = RunFolder(facts.path / name, f"{facts.path.name}/{name}")
     try:
         record = execute_run(
             request,
             folder,
             workplace=facts.workplace,
             findings=checked_request(request, lambda event: None),
-            on_event=lambda event: facts.on_event({**event, "label": f"trial {best.number} again "}),
+            on_event=lambda event: facts.on_event({**event, "label": label}),
         )
     except InputError as error:
-        return {"number": best.number, "value": None, "error": error.messages[0]}
+        return {"value": None, "error": error.messages[0]}
     scores = record["scores"]["oof"]
     failure = next((state["error"] for state in record["fold_states"] if state["error"]), None)
-    return {
-        "number": best.number,
-        "value": scores[facts.metric] if scores is not None else None,
-        "error": failure,
-        "other_folds": request.plan.sha256 != facts.request.plan.sha256,
-        **seeds,
-    }
+    return {"value": scores[facts.metric] if scores is not None else None, "error": failure}
 
 
 def _next(seed: int) -> int:

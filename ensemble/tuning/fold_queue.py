@@ -7,57 +7,20 @@ verdict may make needless. While no trial is finished nothing can be stopped, so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ensemble.core.custom_code import require_allowed
-from ensemble.core.files import canonical_json
-from ensemble.core.recipe_files import ResolvedRecipe, with_values
 from ensemble.core.run import RunFolder, now
-from ensemble.data.audit import Finding
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import InputError
-from ensemble.runs.audit import checked_request
-from ensemble.runs.complain import Together
-from ensemble.runs.execute import prepare_runs
-from ensemble.runs.record import fold_keys
-from ensemble.runs.request import OnEvent, RunRequest, request_for
-from ensemble.runs.work import RunWork
-from ensemble.runs.workplace import Workplace
 from ensemble.tuning.evidence import Comparison
+from ensemble.tuning.floors import Floors, floors_of
 from ensemble.tuning.ledger import Trial, save_trial, trial_folder
-from ensemble.tuning.policies import POLICIES, Course, incumbent_of
+from ensemble.tuning.opening import Opener, StudyFacts
+from ensemble.tuning.policies import AT_EPOCHS, LEAST_CHANCE, POLICIES, Course, incumbent_of
 from ensemble.tuning.rows import FoldPart, RowEvidence
-from ensemble.tuning.trial_work import TrialWork, course_of
+from ensemble.tuning.trial_work import GaveUp, TrialWork, course_of
 
-__all__ = ["FoldQueue", "StudyFacts"]
-
-_PREPARED_ALIKE = ("train.lr", "train.weight_decay", "train.epochs", "loss.label_smoothing", "seed")
-"""Keys that change nothing of what is decided before a run's first fold."""
-
-
-@dataclass(frozen=True)
-class StudyFacts:
-    """What all trials of a study share."""
-
-    path: Path
-    request: RunRequest
-    workplace: Workplace
-    policy: str
-    findings: Sequence[Finding]
-    allow_code: bool
-    on_event: OnEvent
-
-    @property
-    def metric(self) -> str:
-        """The score that decides."""
-        return self.request.resolved.recipe.metric or "accuracy"
-
-    @property
-    def sign(self) -> int:
-        """1 where more is better, else -1."""
-        return 1 if self.request.greater_is_better else -1
+__all__ = ["FoldQueue"]
 
 
 class FoldQueue:
@@ -77,8 +40,7 @@ class FoldQueue:
         self._owner: dict[str, TrialWork] = {}
         self._withdrawn: list[str] = []
         self._leaving: list[TrialWork] = []
-        self._decided: dict[str, dict[str, Any]] = {}
-        self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
+        self._opener = Opener(facts)
         request = facts.request
         metrics = request.metrics
         self._rows = RowEvidence(facts.metric, metrics[facts.metric], request.plan)
@@ -123,7 +85,7 @@ class FoldQueue:
         """Let go of every run; those under way are taken up by the next command."""
         self._leave()
         for one in self._in_flight.values():
-            one.work.leave()
+            one.leave()
 
     def _next_of_those_under_way(self) -> Task | None:
         idle = [one for one in self._in_flight.values() if not one.at_work]
@@ -134,7 +96,7 @@ class FoldQueue:
 
     def _next_of(self, works: Any) -> Task | None:
         for one in sorted(works, key=lambda one: one.trial.number):
-            task: Task | None = one.next_task()
+            task: Task | None = one.next_task(lambda fold, epochs, one=one: self._floors(one, fold, epochs))
             if task is not None:
                 self._owner[task.name] = one
                 return task
@@ -155,7 +117,8 @@ class FoldQueue:
         facts = self._facts
         facts.on_event({"event": "trial-started", "number": trial.number, "values": dict(trial.values)})
         try:
-            one = TrialWork(trial, self._open(trial), facts.metric, facts.sign)
+            work = self._opener.open(trial)
+            one = TrialWork(trial, work, facts.keys(work.request.plan.k), facts.metric, facts.sign)
         except InputError as refused:
             self._keep_end(_failed(trial, refused.messages[0]))
             return
@@ -163,37 +126,6 @@ class FoldQueue:
         one.begin()
         facts.on_event(_queued(one))
         self._settle(one)
-
-    def _open(self, trial: Trial) -> RunWork:
-        """The trial's run, checked and locked."""
-        facts = self._facts
-        resolved = with_values(facts.request.resolved, trial.values)
-        request = request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
-        require_allowed(request.code, facts.allow_code)
-        if request.plan.sha256 not in self._audited:
-            self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
-        run = RunFolder(trial_folder(facts.path, trial.number), f"{facts.path.name}/trial-{trial.number}")
-        prefix = f"trial {trial.number} "
-        tell: OnEvent = lambda event: facts.on_event({**event, "label": prefix})  # noqa: E731
-        work = RunWork(request, run, findings=self._audited[request.plan.sha256], on_event=tell)
-        decided = work.decided or self._prepare(work, resolved)
-        work.lock()
-        try:
-            work.open(decided)
-        except BaseException:
-            work.leave()
-            raise
-        return work
-
-    def _prepare(self, work: RunWork, resolved: ResolvedRecipe) -> dict[str, Any]:
-        """What depends on the machine: as for an earlier trial that differs in nothing that matters, or anew."""
-        key = _preparation_key(resolved)
-        if key not in self._decided:
-            together = Together()
-            found = prepare_runs([work], self._facts.workplace, together, self._facts.on_event)
-            together.raise_any()
-            self._decided[key] = found[work.run.name]
-        return self._decided[key]
 
     def _settle(self, one: TrialWork) -> None:
         """After a fold: on, stopped, failed or complete."""
@@ -206,14 +138,41 @@ class FoldQueue:
                 self._end(one, state="stopped", reason=reason, estimate=self._estimate(one, scores[:done]))
                 return
         error = one.error()
-        if error is not None:
+        if one.gave_up is not None:
+            self._give_up(one, one.gave_up)
+        elif error is not None:
             self._end(one, state="failed", error=error)
         elif len(scores) == len(one.keys):
-            value = one.value()
+            value = one.merged_value()
+            if value is None:  # not all folds of the plan were wanted, or the score has no value
+                value = self._rows.score(one.parts(range(len(one.keys))))
             if value is None:
                 self._end(one, state="failed", error=f"{self._facts.metric} has no value on these rows")
             else:
                 self._end(one, state="complete", value=value)
+
+    def _floors(self, one: TrialWork, fold: int, epochs: int) -> Floors | None:
+        """Where the next fold of a trial shall stop, by trials whose folds have the same rows."""
+        if self._facts.policy not in AT_EPOCHS:
+            return None
+        done, k = len(one.notes), len(one.keys)
+        others = [self._courses[number] for number in sorted(self._courses) if self.trials[number].of_folds == k]
+        best = incumbent_of(others)
+        found = self._compare(one, best, range(done)) if best is not None and done else None
+        return floors_of(others, k, fold, epochs, done, found)
+
+    def _give_up(self, one: TrialWork, end: GaveUp) -> None:
+        """End a trial within a fold."""
+        floors, best = end.floors, self._courses[end.floors.against]
+        behind = floors.foreseen(end.epoch, end.score)
+        reason = (
+            f"behind trial {floors.against} by {floors.reference[end.epoch - 1] - end.score:.4g} after epoch "
+            f"{end.epoch} of {end.epochs} of the same fold; the chance that all {len(one.keys)} folds turn that round "
+            f"is below {LEAST_CHANCE:.0%}"
+        )
+        estimate = self._facts.sign * ((best.total or 0.0) + behind)
+        part = round(end.epoch / end.epochs, 4)
+        self._end(one, state="stopped", reason=reason, estimate=estimate, part=part)
 
     def _judge(self, one: TrialWork, scores: Sequence[float]) -> str | None:
         """Note the newest fold beside the incumbent's, and ask the policy."""
@@ -235,11 +194,10 @@ class FoldQueue:
     def _parts_of(self, number: int) -> list[FoldPart]:
         """Where all rows of a complete trial lie; its plan may be one of its own."""
         trial = self.trials[number]
-        folds = self._facts.request.resolved.recipe.folds
+        repeats = self._facts.request.plan.repeats
         k = trial.values.get("folds.k", self._facts.request.plan.k)
         run = RunFolder(trial_folder(self._facts.path, number))
-        repeats = folds.repeats
-        return [FoldPart(run.fold_path(key, repeats), key) for key in fold_keys(k, repeats)]
+        return [FoldPart(run.fold_path(key, repeats), key) for key in self._facts.keys(k)]
 
     def _estimate(self, one: TrialWork, scores: Sequence[float]) -> float | None:
         """What all folds would have given: the incumbent's value and the difference on the rows that both have."""
@@ -268,7 +226,7 @@ class FoldQueue:
     def _leave(self) -> None:
         """Let go of runs whose last worker is gone."""
         while self._leaving:
-            self._leaving.pop().work.leave()
+            self._leaving.pop().leave()
 
 
 def _failed(trial: Trial, error: str) -> Trial:
@@ -280,8 +238,8 @@ def _outcome(trial: Trial, metric: str) -> str:
     if trial.state == "complete":
         return f"{metric} {trial.value:.4f}"
     if trial.state == "stopped":
-        of = f" of {trial.of_folds}" if trial.of_folds else ""
-        return f"stopped after fold {len(trial.folds)}{of}: {trial.reason}"
+        where = f"in fold {len(trial.folds) + 1}" if trial.part else f"after fold {len(trial.folds)}"
+        return f"stopped {where} of {trial.of_folds}: {trial.reason}"
     return f"failed: {trial.error}"
 
 
@@ -290,13 +248,3 @@ def _queued(one: TrialWork) -> dict[str, Any]:
     epochs, run, number = one.work.record["recipe"]["train"]["epochs"], one.work.run.name, one.trial.number
     folds = [{"run": run, **vars(key), "epochs": epochs, "length": 1.0} for key in one.work.todo]
     return {"event": "trial-queued", "label": f"trial {number} ", "number": number, "folds": folds, "in_seconds": False}
-
-
-def _preparation_key(resolved: ResolvedRecipe) -> str:
-    """The recipe without what changes nothing of the preparation."""
-    plain: dict[str, Any] = resolved.recipe.plain()
-    left = {key: value for key, value in plain.items() if key not in ("search", "description")}
-    for dotted in _PREPARED_ALIKE:
-        part, _, name = dotted.rpartition(".")
-        (left[part] if part else left).pop(name, None)
-    return canonical_json(left)

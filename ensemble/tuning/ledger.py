@@ -19,12 +19,16 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class FoldNote:
-    """A finished fold: its score, and how it compared alone with the incumbent of its time, more being better."""
+    """A finished fold: its score, and how it compared alone with the incumbent of its time, more being better.
+
+    `curve` is its score after each epoch, the best so far where the best epoch is taken; empty where one has no value.
+    """
 
     score: float | None
     against: int | None = None
     difference: float | None = None
     variance: float | None = None
+    curve: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Trial:
     folds: tuple[FoldNote, ...] = ()
     of_folds: int | None = None
     """How many folds it has when complete."""
+    part: float = 0.0
+    """The share of a fold's epochs that was trained after its last whole fold, when it was stopped in that one."""
     estimate: float | None = None
     reason: str | None = None
     seconds: float | None = None
@@ -56,6 +62,11 @@ class Trial:
     def told(self) -> float | None:
         """What a sampler learns of it: its value, or the estimate."""
         return self.value if self.value is not None else self.estimate
+
+    @property
+    def trained(self) -> float:
+        """How many folds it has cost."""
+        return len(self.folds) + self.part
 
 
 def trial_folder(study: Path, number: int) -> Path:
@@ -76,11 +87,15 @@ def load_trials(study: Path) -> list[Trial]:
             fields = load_json(path)
             if fields.pop("format") != _FORMAT:
                 raise ValueError("its format is not this version's")
-            folds = tuple(FoldNote(**note) for note in fields.pop("folds", ()))
+            folds = tuple(_note(note) for note in fields.pop("folds", ()))
             trials.append(Trial(**fields, folds=folds))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: can't be read ({error}); delete its folder to make it anew") from error
     return sorted(trials, key=lambda trial: trial.number)
+
+
+def _note(fields: dict[str, Any]) -> FoldNote:
+    return FoldNote(**{**fields, "curve": tuple(fields.get("curve", ()))})
 
 
 def best_trial(trials: Sequence[Trial], *, greater_is_better: bool) -> Trial | None:
@@ -99,7 +114,7 @@ def save_trials_table(path: Path, trials: Sequence[Trial]) -> None:
     writer.writerow(["number", "state", "value", "estimate", "folds", *keys, *facts])
     for trial in trials:
         values = [trial.values.get(key, "") for key in keys]
-        what = [trial.number, trial.state, trial.value, trial.estimate, len(trial.folds), *values, trial.source]
+        what = [trial.number, trial.state, trial.value, trial.estimate, f"{trial.trained:g}", *values, trial.source]
         why = [trial.error or "", trial.reason or "", trial.seconds]
         writer.writerow([*what, *why, trial.started, trial.finished])
     save_text(path, buffer.getvalue())

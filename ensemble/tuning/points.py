@@ -16,7 +16,7 @@ __all__ = ["parse_points"]
 
 def parse_points(texts: Sequence[str], resolved: ResolvedRecipe) -> list[dict[str, Any]]:
     """Parameters of each point; everything wrong with any is one error."""
-    space = resolved.recipe.search
+    space = resolved.recipe.space
     own = values_in(resolved, mentioned_keys(space))
     problems: list[str] = []
     points = []

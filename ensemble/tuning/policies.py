@@ -26,7 +26,18 @@ from dataclasses import dataclass
 
 from ensemble.tuning.evidence import Comparison
 
-__all__ = ["POLICIES", "Compare", "Course", "Policy", "chance_to_win", "incumbent_of", "noise_of"]
+__all__ = [
+    "AT_EPOCHS",
+    "LEAST_CHANCE",
+    "POLICIES",
+    "Compare",
+    "Course",
+    "Policy",
+    "chance_to_win",
+    "incumbent_of",
+    "noise_of",
+    "unseen_variance",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class Course:
     total: float | None = None
     pairs: tuple[Comparison, ...] = ()
     """Each fold alone against one and the same incumbent; what `noise_of` learns from."""
+    curves: tuple[tuple[float, ...], ...] = ()
+    """The scores of each finished fold after each of its epochs; what `floors` learns from."""
 
     @property
     def mean(self) -> float:
@@ -51,7 +64,8 @@ Compare = Callable[[int, int, range], Comparison]
 Policy = Callable[[Course, Sequence[Course], int, Compare], str | None]
 """From the trial, the other trials, the number of folds and a way to compare: why to stop, or None."""
 
-_LEAST_CHANCE = 0.05
+LEAST_CHANCE = 0.05
+"""A trial whose chance to win is less than this stops."""
 _NOISE_GUESS = 1.0
 _GUESS_WEIGHT = 16.0  # as many degrees of freedom as the guess is worth: four finished trials weigh as much
 _LEAST_NOISE, _LARGEST_NOISE = 0.5, 4.0
@@ -80,8 +94,8 @@ def race(trial: Course, others: Sequence[Course], k: int, compare: Compare) -> s
     found = compare(trial.number, best.number, range(done))
     if math.isnan(found.difference):
         return None
-    chance = chance_to_win(found, done, k, noise_of(others), spread_of(best))
-    if chance >= _LEAST_CHANCE:
+    chance = chance_to_win(found.difference, unseen_variance(found.variance, done, k, noise_of(others), best))
+    if chance >= LEAST_CHANCE:
         return None
     return (
         f"behind trial {best.number} by {-found.difference:.4g} on the rows of {_folds(done)}; "
@@ -139,14 +153,20 @@ POLICIES: dict[str, Policy] = {
 }
 """Every policy by its name on the command line."""
 
+AT_EPOCHS = frozenset({"race"})
+"""The policies that stop a trial within a fold as well: see `floors`."""
 
-def chance_to_win(found: Comparison, done: int, k: int, noise: float, spread: float) -> float:
-    """The chance that the difference will be above 0 once all k folds are there."""
-    variance = found.variance * (1 + noise) + (_FLOOR * spread) ** 2 / done
-    deviation = math.sqrt((1 - done / k) * variance)
-    if deviation <= 0:
-        return float(found.difference >= 0)
-    return 0.5 * math.erfc(-found.difference / deviation / math.sqrt(2))
+
+def chance_to_win(difference: float, variance: float) -> float:
+    """The chance that the difference will be above 0 in the end, when the end lies around it with this variance."""
+    if variance <= 0:
+        return float(difference >= 0)
+    return 0.5 * math.erfc(-difference / math.sqrt(variance) / math.sqrt(2))
+
+
+def unseen_variance(by_rows: float, done: int, k: int, noise: float, best: Course) -> float:
+    """How far the difference can still move after `done` of k folds; `by_rows` is its variance by their rows."""
+    return (1 - done / k) * (by_rows * (1 + noise) + (_FLOOR * spread_of(best)) ** 2 / done)
 
 
 def spread_of(course: Course) -> float:

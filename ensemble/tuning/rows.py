@@ -20,6 +20,7 @@ from ensemble.core.label_sets import Labels, are_sets, likelihoods
 from ensemble.core.metrics import Metric, decide
 from ensemble.core.probability import load_predictions
 from ensemble.core.run import FoldKey
+from ensemble.core.scorers import Scorer
 from ensemble.core.set_scorers import decide_sets
 from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains, compare_scores
 
@@ -60,6 +61,20 @@ class RowEvidence:
         sign = 1 if self._scorer.greater_is_better else -1
         scorers = self._scorer.scorer(labels, mine), self._scorer.scorer(labels, others)
         return compare_scores(*scorers, blocks, sign)
+
+    def score(self, parts: Sequence[FoldPart]) -> float | None:
+        """The metric on the rows of some folds; None where it has no value."""
+        value = self.scorer(parts)(np.ones(sum(self.counts(parts))))
+        return None if np.isnan(value) else float(value)
+
+    def scorer(self, parts: Sequence[FoldPart]) -> Scorer:
+        """The metric on the rows of some folds, one after the other, as a function of row weights."""
+        found = [self._load(part.folder) for part in parts]
+        return self._scorer.scorer(np.concatenate([one[1] for one in found]), np.concatenate([one[2] for one in found]))
+
+    def counts(self, parts: Sequence[FoldPart]) -> list[int]:
+        """How many rows each fold has."""
+        return [len(self._load(part.folder)[0]) for part in parts]
 
     def _pair(
         self, part: FoldPart, same: FoldPart | None, second: Sequence[FoldPart]

@@ -12,7 +12,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ensemble.core.recipe import SearchDimension
+from ensemble.core.recipe import Recipe, SearchDimension
+from ensemble.core.schema_keys import leaf_keys
 
 __all__ = [
     "Space",
@@ -24,6 +25,8 @@ __all__ = [
     "mentioned_keys",
     "ordered",
     "params_of",
+    "value_at",
+    "values_in_recipe",
     "values_of",
 ]
 
@@ -72,8 +75,31 @@ def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _value(space[key], param) for key, param in params.items()}
 
 
+def values_in_recipe(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's values for the recipe: a key whose condition does not hold is as if nobody had written it."""
+    own, defaults = recipe.plain(), leaf_keys(Recipe)
+    left_out = {}
+    for key, dimension in recipe.space.items():
+        if dimension.when and key not in values:
+            default = defaults[key].get_default(call_default_factory=True)
+            if value_at(own, key) != default:
+                left_out[key] = default
+    return {**left_out, **values}
+
+
+def value_at(plain: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = plain
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
 def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What would have to be proposed for these values; None when one lies outside of the space."""
+    """What would have to be proposed for these values; None when one lies outside of the space.
+
+    A number that is left to the library by null is left out.
+    """
     params: dict[str, Any] = {}
     for key in ordered(space):
         dimension = space[key]
@@ -87,6 +113,8 @@ def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
             if not found:
                 return None
             params[key] = found[0]
+        elif value is None:
+            continue
         elif isinstance(value, int | float) and not isinstance(value, bool) and _is_inside(dimension, value):
             params[key] = value
         else:

@@ -15,11 +15,13 @@ from ensemble.core.run import now
 from ensemble.errors import InputError
 from ensemble.runs.request import RunRequest
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trials_table
-from ensemble.tuning.space import mentioned_keys, params_of
+from ensemble.tuning.space import mentioned_keys, params_of, value_at, values_in_recipe
 
 __all__ = ["Study", "close_study", "load_study", "new_study", "study_identity", "values_in", "warm_trials"]
 
 _FORMAT = 1
+_RUNS = "identity"
+_COURSE = ("search", "sampler", "sampler_seed", "policy")
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class Study:
 
 def study_identity(request: RunRequest, sampler: str, seed: int, policy: str) -> dict[str, Any]:
     """What decides a study's course: another value, another study."""
-    search = {key: dimension.plain() for key, dimension in request.resolved.recipe.search.items()}
-    course = {"search": search, "sampler": sampler, "sampler_seed": seed, "policy": policy}
-    return {**request.identity.plain(), **course}
+    search = request.resolved.recipe.search
+    said = {key: dimension.model_dump(mode="json", exclude_defaults=True) for key, dimension in search.items()}
+    course = {"search": said, "sampler": sampler, "sampler_seed": seed, "policy": policy}
+    return {**request.identity.plain(), **course, _RUNS: request.identity.sha256}
 
 
 def load_study(path: Path, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -52,12 +55,20 @@ def load_study(path: Path, identity: Mapping[str, Any] | None = None) -> dict[st
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'study.json'}: can't be read ({error})") from error
-    if identity is not None and (differences := differing_keys(before, dict(identity))):
+    if identity is not None and (differences := _differences(before, identity)):
         raise InputError(
             f"{path}: holds a study that was asked for otherwise; give this one another --study",
             *(f"  {line}" for line in differences),
         )
-    return record
+    return {"budget": {}, "full": None, "nested": None, **record}
+
+
+def _differences(before: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """The keys that differ. Where runs have one identity, keys that only a later version knows are not among them."""
+    there, here = dict(before), dict(identity)
+    if there.pop(_RUNS, None) == here.pop(_RUNS):
+        there, here = ({key: known.get(key) for key in _COURSE} for known in (there, here))
+    return differing_keys(there, here)
 
 
 def new_study(path: Path, request: RunRequest, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,13 +85,22 @@ def new_study(path: Path, request: RunRequest, identity: Mapping[str, Any]) -> d
         "points": [],
         "warm": [],
         "best": None,
+        "budget": request.resolved.recipe.cheap_values | _folds_of(request),
+        "full": None,
         "honest": None,
+        "nested": None,
         "importance": None,
         "folds": None,
         "ended": None,
         "started": now(),
         "finished": None,
     }
+
+
+def _folds_of(request: RunRequest) -> dict[str, Any]:
+    """Folds that a trial has at most, if it can't have all."""
+    folds = request.resolved.recipe.budget.folds
+    return {} if folds is None or folds >= request.plan.k else {"folds": folds}
 
 
 def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, trials: Sequence[Trial]) -> None:
@@ -93,11 +113,13 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
         record["best"] = {"number": best.number, "value": best.value, "values": dict(best.values)}
         if changed or not (path / "best.yaml").exists():
             description = f"{resolved.name}, tuned: trial {best.number} of study {path.name}."
-            save_recipe_with(resolved, best.values, path / "best.yaml", description=description)
-        if record["honest"] is not None and record["honest"]["number"] != best.number:
-            record["honest"] = None
+            values = values_in_recipe(resolved.recipe, best.values)
+            save_recipe_with(resolved, values, path / "best.yaml", description=description)
+        for told in ("full", "honest"):
+            if record[told] is not None and record[told]["number"] != best.number:
+                record[told] = None
     record["folds"] = {
-        "trained": sum(len(trial.folds) for trial in trials),
+        "trained": round(sum(trial.trained for trial in trials), 2),
         "without_stopping": sum(trial.of_folds or len(trial.folds) for trial in trials),
         "seconds": round(sum(trial.seconds or 0.0 for trial in trials), 1),
     }
@@ -108,13 +130,7 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
 def values_in(resolved: ResolvedRecipe, keys: Sequence[str]) -> dict[str, Any]:
     """The recipe's own values of the given dotted keys."""
     plain = resolved.recipe.plain()
-    values = {}
-    for key in keys:
-        value: Any = plain
-        for part in key.split("."):
-            value = value[part]
-        values[key] = value
-    return values
+    return {key: value_at(plain, key) for key in keys}
 
 
 def warm_trials(path: Path, request: RunRequest) -> list[dict[str, Any]]:
@@ -127,7 +143,7 @@ def warm_trials(path: Path, request: RunRequest) -> list[dict[str, Any]]:
         raise InputError(
             f"--warm-from {path.name}: decided by {record['metric']}, this one by {metric}; values can't be compared"
         )
-    space = request.resolved.recipe.search
+    space = request.resolved.recipe.space
     own = values_in(request.resolved, mentioned_keys(space))
     found = []
     for trial in load_trials(path):

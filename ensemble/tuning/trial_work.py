@@ -1,52 +1,74 @@
-"""One trial while it is worked on: its folds handed out one by one, and after each the question whether to go on."""
+"""One trial while it is worked on: its folds handed out one by one, and what is known of those that are over."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
+from ensemble.core.checkpoint_files import find_checkpoints
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import Task, TaskEvent
-from ensemble.runs.record import fold_keys, fold_state
+from ensemble.runs.record import fold_state
 from ensemble.runs.work import RunWork
 from ensemble.tuning.evidence import Comparison
+from ensemble.tuning.floors import Floors
 from ensemble.tuning.ledger import FoldNote, Trial
 from ensemble.tuning.policies import Course
 from ensemble.tuning.rows import FoldPart
 
-__all__ = ["TrialWork", "course_of"]
+__all__ = ["Asked", "GaveUp", "TrialWork", "course_of"]
 
-Judge = Callable[["TrialWork", Course], str | None]
-"""Why the trial shall stop after the folds of its course, or None."""
+Asked = Callable[[int, int], Floors | None]
+"""From a fold's place among the trial's, and its epochs, to where the fold shall stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GaveUp:
+    """A fold that was not trained to its end."""
+
+    epoch: int
+    epochs: int
+    score: float
+    """Turned so that more is better."""
+    floors: Floors
 
 
 class TrialWork:
     """A trial's run between `begin` and its end. What it has come to stands in `trial`."""
 
-    def __init__(self, trial: Trial, work: RunWork, metric: str, sign: int) -> None:
-        self.trial, self.work = trial, work
+    def __init__(self, trial: Trial, work: RunWork, keys: Sequence[FoldKey], metric: str, sign: int) -> None:
+        """`keys`: the folds that it shall have, in the order in which they are bought."""
+        self.trial, self.work, self.keys = trial, work, list(keys)
         self._metric, self._sign = metric, sign
-        plan = work.request.plan
-        self._repeats = plan.repeats
-        self.keys = fold_keys(plan.k, plan.repeats)
+        self._repeats = work.request.plan.repeats
         self._waiting: deque[Task] = deque()
+        self._floors: dict[str, Floors] = {}
         self.at_work: dict[str, None] = {}
         self.notes: list[FoldNote] = []
+        self.gave_up: GaveUp | None = None
 
     def begin(self) -> None:
         """Take up the run; folds that are finished are kept."""
         self._waiting.extend(self.work.begin())
 
-    def next_task(self) -> Task | None:
-        """The next fold to train, if one is left."""
+    def next_task(self, asked: Asked) -> Task | None:
+        """The next fold to train, if one is left, with the scores below which it shall stop."""
         if not self._waiting:
             return None
         task = self._waiting.popleft()
         self.at_work[task.name] = None
-        return task
+        floors = asked(self._place(task), self._train["epochs"])
+        if floors is None:
+            return task
+        self._floors[task.name] = floors
+        told = [None if score is None else self._sign * score for score in floors.scores]
+        return dataclasses.replace(task, arguments={**task.arguments, "floors": told})
 
     @property
     def is_over(self) -> bool:
@@ -57,6 +79,9 @@ class TrialWork:
         """Note what happened to one of its folds."""
         if event.is_last:
             self.at_work.pop(event.task, None)
+        if event.kind == "finished" and (end := event.data["result"].get("given_up")) is not None:
+            score = self._sign * end["value"]
+            self.gave_up = GaveUp(end["epoch"], self._train["epochs"], score, self._floors[event.task])
         self.work.follow(event)
 
     def fold_scores(self) -> list[float]:
@@ -77,10 +102,10 @@ class TrialWork:
     def note(self, score: float, against: int | None, found: Comparison | None) -> None:
         """Remember how the next fold did."""
         shown = None if math.isnan(score) else self._sign * score
-        if found is None or against is None:
-            self.notes.append(FoldNote(shown))
-        else:
-            self.notes.append(FoldNote(shown, against, found.difference, found.variance))
+        note = FoldNote(shown, curve=self._curve(self.keys[len(self.notes)]))
+        if found is not None and against is not None:
+            note = dataclasses.replace(note, against=against, difference=found.difference, variance=found.variance)
+        self.notes.append(note)
 
     def error(self) -> str | None:
         """What made a fold fail, or kept the whole from being merged."""
@@ -88,8 +113,8 @@ class TrialWork:
             return str(self.work.error)
         return next((state["error"] for state in self.work.record["fold_states"] if state["error"]), None)
 
-    def value(self) -> float | None:
-        """The score of all rows, once all folds are merged."""
+    def merged_value(self) -> float | None:
+        """The score of all rows of the plan, once they are merged."""
         scores = self.work.record["scores"]["oof"]
         return None if scores is None else scores[self._metric]
 
@@ -106,14 +131,47 @@ class TrialWork:
         self._waiting.clear()
         return list(self.at_work)
 
+    def leave(self) -> None:
+        """Let go of the run; one whose trial is over will never go on from a checkpoint."""
+        if self.is_over:
+            for key in self.keys:
+                for one in find_checkpoints(self._part(key).folder, self.work.record["identity"]):
+                    one.remove()
+        self.work.leave()
+
+    @property
+    def _train(self) -> dict[str, Any]:
+        train: dict[str, Any] = self.work.record["recipe"]["train"]
+        return train
+
+    def _place(self, task: Task) -> int:
+        return self.keys.index(FoldKey(task.arguments["repeat"], task.arguments["fold"]))
+
     def _part(self, key: FoldKey) -> FoldPart:
         return FoldPart(self.work.run.fold_path(key, self._repeats), key)
+
+    def _curve(self, key: FoldKey) -> tuple[float, ...]:
+        """A finished fold's score after each epoch; one that ended early would not have become better."""
+        values = _column(self._part(key).folder / "history.csv", self._metric)
+        if not values or any(math.isnan(value) for value in values):
+            return ()
+        if self._train["select"] != "last":
+            values = [self._sign * best for best in accumulate((self._sign * value for value in values), max)]
+        return (*values, *[values[-1]] * (self._train["epochs"] - len(values)))
+
+
+def _column(path: Path, name: str) -> list[float]:
+    """A column of a history; empty where there is none."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [float(row[name] or "nan") for row in csv.DictReader(stream) if name in row]
 
 
 def course_of(trial: Trial, sign: int) -> Course:
     """A trial of the ledger as policies see it."""
     scores = tuple(math.nan if note.score is None else sign * note.score for note in trial.folds)
-    return Course(trial.number, scores, None if trial.value is None else sign * trial.value, pairs_of(trial.folds))
+    curves = tuple(tuple(sign * value for value in note.curve) for note in trial.folds)
+    total = None if trial.value is None else sign * trial.value
+    return Course(trial.number, scores, total, pairs_of(trial.folds), curves)
 
 
 def pairs_of(notes: Sequence[FoldNote]) -> tuple[Comparison, ...]:

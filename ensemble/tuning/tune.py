@@ -18,15 +18,17 @@ from ensemble.errors import InputError, PartialFailure
 from ensemble.runs.audit import checked_request
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
 from ensemble.runs.workplace import Auto, Workplace, hungriest
-from ensemble.tuning.closing import importance_of, rescore
-from ensemble.tuning.fold_queue import FoldQueue, StudyFacts
+from ensemble.tuning.closing import confirm, importance_of, rescore
+from ensemble.tuning.fold_queue import FoldQueue
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
 from ensemble.tuning.mirror import Mirror
+from ensemble.tuning.nested import nested_score
+from ensemble.tuning.opening import StudyFacts
 from ensemble.tuning.points import parse_points
 from ensemble.tuning.policies import POLICIES
 from ensemble.tuning.propose import Proposer
 from ensemble.tuning.samplers import SAMPLERS, require_sampler
-from ensemble.tuning.space import mentioned_keys, params_of, values_of
+from ensemble.tuning.space import mentioned_keys, params_of, values_in_recipe, values_of
 from ensemble.tuning.study import Study, close_study, load_study, new_study, study_identity, values_in, warm_trials
 
 __all__ = ["Study", "tune"]
@@ -61,6 +63,7 @@ def tune(
     points: Sequence[str] = (),
     warm_from: Sequence[str] = (),
     with_rescore: bool = True,
+    nested: bool = False,
     storage: str | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -76,13 +79,14 @@ def tune(
 
     `search` adds dimensions to the recipe's, as `train.lr={low: 1e-4, high: 1e-2, log: true}`; `points` are values to
     try first, as `train.lr=1e-3,augment=light`; `warm_from` names studies whose trials the sampler shall know.
+    `nested`: an honest score from what the trials have said, instead of training the best one again.
     """
     if (trials is None) == (more is None):
         raise InputError("--trials N or --more N: give one of them, the trials in all or those to add")
     _check_names(sampler, policy)
-    outputs, sets = Path(outputs), [*sets, *(f"search.{each}" for each in search)]
-    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
-    space = resolved.recipe.search
+    outputs = Path(outputs)
+    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, searches=search, data=data)
+    space = resolved.recipe.space
     if not space:
         raise InputError(
             f"{resolved.path}: has no search space; add one, such as "
@@ -107,7 +111,9 @@ def tune(
         before = load_trials(path)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         limits = _Limits(len(before) + more if more is not None else trials or 0, deadline, patience)
-        return _StudyWork(facts, record, limits, sampler, seed, storage).run(before, with_rescore=with_rescore)
+        return _StudyWork(facts, record, limits, sampler, seed, storage).run(
+            before, with_rescore=with_rescore and not nested, nested=nested
+        )
 
 
 class _StudyWork:
@@ -118,7 +124,7 @@ class _StudyWork:
     ) -> None:
         self.facts, self.record, self.limits = facts, record, limits
         request: RunRequest = facts.request
-        self.resolved, self.space = request.resolved, request.resolved.recipe.search
+        self.resolved, self.space = request.resolved, request.resolved.recipe.space
         self.start = values_in(self.resolved, mentioned_keys(self.space))
         greater = facts.sign > 0
         self.proposer = Proposer(
@@ -133,7 +139,7 @@ class _StudyWork:
         if storage is not None:
             self.mirror = Mirror(storage, facts.path.name, self.space, greater_is_better=greater, warn=self.warn)
 
-    def run(self, before: Sequence[Trial], *, with_rescore: bool) -> Study:
+    def run(self, before: Sequence[Trial], *, with_rescore: bool, nested: bool) -> Study:
         """Finish what was begun, add trials until a limit is met, then close."""
         save_json(self.facts.path / "study.json", self.record)
         self.record["ended"] = None
@@ -149,9 +155,16 @@ class _StudyWork:
             trials = [queue.trials[number] for number in sorted(queue.trials)]
             self.close(trials)
         is_late = self.limits.deadline is not None and time.monotonic() >= self.limits.deadline
-        if with_rescore and not is_late and self.record["best"] is not None and self.record["honest"] is None:
-            self.record["honest"] = rescore(self.facts, trials)
+        if nested or self.record["nested"] is not None:
+            self.record["nested"] = nested_score(self.facts, trials)
             self.close(trials)
+        if not is_late and self.record["best"] is not None:
+            if self.record["budget"] and self.record["full"] is None:
+                self.record["full"] = confirm(self.facts, trials)
+                self.close(trials)
+            if with_rescore and self.record["honest"] is None:
+                self.record["honest"] = rescore(self.facts, trials)
+                self.close(trials)
         return Study(self.facts.path, self.record, tuple(trials))
 
     def propose(self, trials: Sequence[Trial]) -> Trial | None:
@@ -225,7 +238,8 @@ class _StudyWork:
     def _is_recipe(self, params: dict[str, Any]) -> bool:
         """Whether the values make a recipe; each alone does, but two may not go together."""
         try:
-            with_values(self.resolved, values_of(self.space, params))
+            values = values_in_recipe(self.resolved.recipe, values_of(self.space, params))
+            with_values(self.resolved, {**values, **self.resolved.recipe.cheap_values})
         except InputError:
             return False
         return True

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.recipe import Recipe
 from ensemble.data.batches import SeedParts
 from ensemble.data.pixel_sets import DecodedImages
 from ensemble.training.fold_feed import make_feed
-from ensemble.training.fold_rows import FoldRows, split_rows
+from ensemble.training.fold_rows import FoldRows, split_rows, with_share
 
 IDS = ("a", "b", "c", "d", "e", "f", "g", "h")
 PARTS = SeedParts(0, 0, 1)
@@ -61,3 +63,16 @@ def test_sampling_goes_by_the_labels_that_are_trained(images: DecodedImages) -> 
     with make_feed(recipe, images, rows, ["x", "y"], PARTS, 1) as feed:
         drawn = np.concatenate([batch.rows for batch in feed.epoch(1)])
     assert np.bincount(rows.train_labels[drawn]).tolist() == [4, 4]
+
+
+@given(share=st.floats(0.01, 1.0), seed=st.integers(0, 5))
+def test_a_share_of_the_training_rows_keeps_every_class_and_nothing_else(share: float, seed: int) -> None:
+    labels = np.array([0] * 40 + [1] * 20 + [2] + [0] * 9)
+    rows = FoldRows(np.arange(61), np.arange(61, 70), labels, labels)
+    kept = with_share(rows, share, SeedParts(seed, 0, 1))
+    assert np.array_equal(kept.validation, rows.validation)
+    assert np.array_equal(kept.training, np.unique(kept.training))
+    counts = np.bincount(labels[kept.training], minlength=3)
+    assert counts.tolist() == [max(1, round(share * 40)), max(1, round(share * 20)), 1]
+    again = with_share(rows, share, SeedParts(seed, 0, 1))
+    assert np.array_equal(kept.training, again.training)

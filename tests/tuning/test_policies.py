@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from ensemble.core.metrics import METRICS
 from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains, compare_scores
-from ensemble.tuning.policies import POLICIES, Compare, Course, chance_to_win, incumbent_of, noise_of
+from ensemble.tuning.policies import (
+    POLICIES,
+    Compare,
+    Course,
+    chance_to_win,
+    incumbent_of,
+    noise_of,
+    unseen_variance,
+)
 
 GOOD = Course(0, (0.90, 0.91, 0.89, 0.92, 0.90), 0.904)
 K = 5
@@ -62,7 +70,7 @@ def test_the_chance_to_win_grows_with_the_difference_and_shrinks_towards_the_end
     difference: float, variance: float, done: int, noise: float
 ) -> None:
     def chance(by: float, after: int) -> float:
-        return chance_to_win(Comparison(by, variance), after, K, noise, 0.0)
+        return chance_to_win(by, unseen_variance(variance, after, K, noise, GOOD))
 
     assert 0 <= chance(difference, done) <= 1
     assert chance(difference, done) <= chance(difference + 0.01, done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from ensemble.core.recipe import SearchDimension
 from ensemble.errors import InputError
 from ensemble.tuning.ledger import Trial
 from ensemble.tuning.propose import Proposer
-from ensemble.tuning.samplers import SAMPLERS, require_sampler
+from ensemble.tuning.samplers import SAMPLERS, Known, require_sampler
 from ensemble.tuning.space import cube_point, distributions_of, from_cube, grid_of, ordered, params_of, values_of
 
 SPACE = {
@@ -82,6 +83,20 @@ def test_trials_under_way_are_looked_at_and_not_counted(sampler: str) -> None:
     asked = proposer(sampler)
     assert asked.propose(5, [*trials, running]) is not None
     assert asked.propose(5, trials) == proposer(sampler).propose(5, trials)
+
+
+def test_tpe_proposes_what_optuna_itself_would() -> None:
+    flat = {key: dimension for key, dimension in SPACE.items() if not dimension.when}
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    points = []
+    for number in range(30):
+        trial = study.ask(distributions_of(flat))
+        study.tell(trial, number % 7)
+        points.append((dict(trial.params), float(number % 7)))
+    study.sampler = optuna.samplers.TPESampler(seed=5, constant_liar=True)
+    expected = study.ask(distributions_of(flat)).params
+    study.tell(30, state=optuna.trial.TrialState.FAIL)
+    assert SAMPLERS["tpe"](31, 5, Known(study, points, flat, START)) == {key: expected[key] for key in flat}
 
 
 def test_a_grid_tries_each_combination_once_and_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from typing import Any
 import optuna
 import pytest
 
+from ensemble.core.recipe_files import load_recipe
 from ensemble.engine.task import TaskEvent
 from ensemble.tuning.policies import POLICIES
 
 Ens = Callable[..., Any]
-OTHERS = ["tpe", "gp", "random", "grid", "qmc", "tpe"]  # cmaes is of a package that need not be there
+OTHERS = ["tpe", "gp", "random", "grid", "qmc", "cmaes" if importlib.util.find_spec("cmaes") else "tpe"]
 WIDE = "train.lr={low: 1e-6, high: 1e-1, log: true}"
 
 
@@ -86,9 +88,10 @@ def test_the_winner_is_trained_again_on_other_folds_and_both_numbers_are_told(wo
 
 
 def test_a_condition_is_kept_and_folds_k_can_be_searched(workspace: Path, ens: Ens) -> None:
+    words = ("--trials", "5", "--no-rescore", "--sampler", "random", "--policy", "none")
     answer = tune(
         ens,
-        *("--trials", "5", "--no-rescore", "--sampler", "random", "--search", "train.optimizer=[adamw, sgd]"),
+        *(*words, "--search", "train.optimizer=[adamw, sgd]", "--point", "train.optimizer=sgd,train.momentum=0.9"),
         *("--search", "train.momentum={low: 0.5, high: 0.9, when: {train.optimizer: sgd}}"),
         *("--search", "folds.k=[2, 3]"),
     )
@@ -97,13 +100,32 @@ def test_a_condition_is_kept_and_folds_k_can_be_searched(workspace: Path, ens: E
     assert all(
         ("train.momentum" in trial["values"]) == (trial["values"]["train.optimizer"] == "sgd") for trial in trials
     )
+    assert {trial["values"]["train.optimizer"] for trial in trials if trial["source"] == "sampler"} == {"adamw", "sgd"}
     assert all(trial["of_folds"] == trial["values"]["folds.k"] for trial in trials)
     assert {trial["of_folds"] for trial in trials} == {2, 3}
+
+
+def test_a_key_whose_condition_does_not_hold_is_left_out_whatever_the_recipe_says(workspace: Path, ens: Ens) -> None:
+    answer = tune(
+        ens,
+        *("--trials", "2", "--no-rescore", "--set", "train.optimizer=sgd", "--set", "train.momentum=0.8"),
+        *("--search", "train.optimizer=[adamw, sgd]", "--point", "train.optimizer=adamw", "--policy", "none"),
+        *("--search", "train.momentum={low: 0.5, high: 0.9, when: {train.optimizer: sgd}}"),
+    )
+    assert answer.code == 0, answer.err
+    study = workspace / "outputs/studies/tiny"
+    told = [json.loads((study / f"trial-{number}/run.json").read_text())["recipe"]["train"] for number in (0, 1)]
+    assert [(train["optimizer"], train["momentum"]) for train in told] == [("sgd", 0.8), ("adamw", None)]
+    best = load_recipe(str(study / "best.yaml"), folder=workspace).recipe.train
+    expected = told[answer.document["best"]["number"]]
+    assert (best.optimizer, best.momentum) == (expected["optimizer"], expected["momentum"])
 
 
 @pytest.mark.parametrize(
     ("search", "text"),
     [
+        ("train.lrr=[1, 2]", "--search: search.train.lrr: train.lrr is unknown; did you mean train.lr?"),
+        ("train.lr", "--search: 'train.lr' should be KEY=VALUE, as in train.lr={low: 1e-4, high: 1e-2}"),
         ("train.lr={low: 1e-3, high: 1e-2, when: {train.optimiser: sgd}}", "did you mean train.optimizer"),
         ("train.lr={low: 1e-3, high: 1e-2, when: {augment: heavy}}", "augment is never"),
         ("augment={choices: [none], when: {augment: none}}", "depends on augment itself"),

@@ -1,29 +1,35 @@
-"""What `ens tune` itself costs beside training, with 1,000 finished trials: a proposal, a verdict, a restart.
+"""What `ens tune` itself costs beside training, with 1,000 finished trials: a proposal, a verdict, a restart, a trial.
 
     python tools/bench/tune_overhead.py [--trials 1000]
 
-The peer is Optuna alone: `ask` and `tell` of its own study in memory with as many trials.
+The peer is Optuna alone: `ask` and `tell` of its own study in memory with as many trials. Then a real study: one trial
+of `quickstart`, cut down, its ledger filled up with copies, and twenty trials more. `a trial` is all the time of the
+CPU that the queue of folds takes for one, from the proposal to its end; merging finished trials is part of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 
 from ensemble.core.recipe import SearchDimension
 from ensemble.tuning.evidence import Comparison
+from ensemble.tuning.fold_queue import FoldQueue
 from ensemble.tuning.ledger import FoldNote, Trial, load_trials, save_trial
 from ensemble.tuning.policies import POLICIES, Course
 from ensemble.tuning.propose import Proposer, frozen_trial
 from ensemble.tuning.space import distributions_of, values_of
 from ensemble.tuning.trial_work import course_of
+from ensemble.tuning.tune import tune
 
 SPACE = {
     "train.lr": SearchDimension(low=1e-4, high=1e-1, log=True),
@@ -52,10 +58,12 @@ def main() -> None:
         lambda: race(Course(count, (0.8,)), courses, 5, lambda first, second, folds: Comparison(-0.01, 1e-4)), 20
     )
     alone = _optuna(trials)
+    whole, again = _real(trials)
     print(
         f"restart {restart:.2f} s; propose {propose * 1e3:.1f} ms (Optuna alone {alone * 1e3:.1f} ms, ratio "
         f"{propose / alone:.2f}); verdict {verdict * 1e3:.2f} ms; trial.json {one * 1e3:.2f} ms"
     )
+    print(f"a whole study: restart {again:.2f} s; a trial {whole * 1e3:.1f} ms")
 
 
 def _trials(count: int) -> list[Trial]:
@@ -84,6 +92,47 @@ def _restart(study: Path) -> Proposer:
     proposer = Proposer(SPACE, {}, sampler="tpe", seed=0, greater_is_better=True)
     proposer.propose(len(trials), trials)
     return proposer
+
+
+def _real(trials: list[Trial]) -> tuple[float, float]:
+    """Seconds of the CPU that a trial takes beside training, and a restart."""
+    spent = 0.0
+
+    def timed(name: str) -> None:
+        inner = getattr(FoldQueue, name)
+
+        def outer(*arguments: Any) -> Any:
+            nonlocal spent
+            started = time.process_time()
+            try:
+                return inner(*arguments)
+            finally:
+                spent += time.process_time() - started
+
+        setattr(FoldQueue, name, outer)
+
+    def study(folder: str, count: int) -> float:
+        started = time.process_time()
+        sets = ["train.epochs=1", "folds.k=2", "image.size=8", "search.budget=null"]
+        tune("quickstart", trials=count, sets=sets, engine="inline", with_rescore=False, folder=folder, outputs=outputs)
+        return time.process_time() - started
+
+    with tempfile.TemporaryDirectory() as place:
+        outputs = Path(place) / "outputs"
+        study(place, 1)
+        (path,) = outputs.glob("studies/*")
+        (first,) = load_trials(path)
+        for trial in trials[1:]:
+            params = {**trial.params, "train.lr": 1e-3 + (trial.params["train.lr"] % 0.019), "train.weight_decay": 0.1}
+            copy = dataclasses.replace(first, number=trial.number, params=params, state="stopped", value=None)
+            save_trial(path, dataclasses.replace(copy, estimate=trial.told, folds=first.folds[:1]))
+        restart = study(place, len(trials))
+        for name in ("take_up", "next_task", "follow"):
+            timed(name)
+        study(place, len(trials) + 1)
+        once = spent  # with what a command does but once
+        study(place, len(trials) + 22)
+    return (spent - 2 * once) / 20, restart
 
 
 def _optuna(trials: list[Trial]) -> float:

@@ -25,10 +25,10 @@ def main() -> None:
     """Replay one search by accuracy, and draw it."""
     table = Table.load(TABLE, "accuracy")
     order = draw_order(table, _TRIALS, "random", np.random.default_rng(3))
-    outcome = replay(table, order, 0, POLICIES["race"])
+    outcome = replay(table, order, 0, POLICIES["race"], at_epochs=True)
     path = ROOT / "docs" / "pictures" / "tuning.svg"
     path.write_text(_drawn(outcome, int(np.flatnonzero(order == outcome.choice)[0]), table.k), encoding="utf-8")
-    print(f"{path}: {outcome.trainings} of {_TRIALS * table.k} folds")
+    print(f"{path}: {outcome.trainings:.0f} of {_TRIALS * table.k} folds")
 
 
 def _drawn(outcome: Outcome, best: int, k: int) -> str:
@@ -37,7 +37,7 @@ def _drawn(outcome: Outcome, best: int, k: int) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11" fill="#444">',
-        f"<title>{outcome.trainings} of {_TRIALS * k} folds trained</title>",
+        f"<title>{outcome.trainings:.0f} of {_TRIALS * k} folds trained</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for fold in range(k):
@@ -50,6 +50,10 @@ def _drawn(outcome: Outcome, best: int, k: int) -> str:
                 colour = _BEST
             x, y = _LEFT + course.number * _STEP, _TOP + fold * _STEP
             parts.append(f'<rect x="{x}" y="{y}" width="{_STEP - 2}" height="{_STEP - 2}" fill="{colour}"/>')
+        if part := outcome.parts[course.number]:
+            x, y = _LEFT + course.number * _STEP, _TOP + len(course.folds) * _STEP
+            height_of = round(part * (_STEP - 2), 1)
+            parts.append(f'<rect x="{x}" y="{y}" width="{_STEP - 2}" height="{height_of}" fill="{_STOPPED}"/>')
     y = _TOP + k * _STEP + 14
     parts.append(f'<text x="{_LEFT}" y="{y}">trial 0</text>')
     parts.append(f'<text x="{_LEFT + _TRIALS * _STEP}" y="{y}" text-anchor="end">trial {_TRIALS - 1}</text>')
@@ -58,7 +62,7 @@ def _drawn(outcome: Outcome, best: int, k: int) -> str:
         x = _LEFT + place * 110
         parts.append(f'<rect x="{x}" y="{y + 14}" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15}" y="{y + 23}">{text}</text>')
-    told = f"{outcome.trainings} of {_TRIALS * k} folds"
+    told = f"{outcome.trainings:.0f} of {_TRIALS * k} folds"
     parts.append(f'<text x="{_LEFT + _TRIALS * _STEP}" y="{y + 23}" text-anchor="end">{told}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
