@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, SpawnContext
 
+from ensemble.core.scratch import hold_process_folder
+
 __all__ = ["make_context", "without_main"]
 
 
@@ -16,6 +18,7 @@ def make_context(module: str) -> ForkServerContext | SpawnContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    hold_process_folder()
     context.set_forkserver_preload(["ensemble.engine.worker", module])
     return context
 

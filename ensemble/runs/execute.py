@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ensemble.core.run import RunFolder
+from ensemble.core.scratch import scratch_folder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
@@ -83,9 +83,9 @@ def prepare_runs(
     if not fresh:
         return decided
     on_event({"event": "preparing"})
-    with tempfile.TemporaryDirectory(prefix="ens-prepare-") as place:
+    with scratch_folder() as place:
         tasks = {
-            name: work.prepare_task(Path(place) / str(number), measure_memory=workplace.measures_memory)
+            name: work.prepare_task(place / str(number), measure_memory=workplace.measures_memory)
             for number, (name, work) in enumerate(fresh.items())
         }
         slots, limits = workplace.slots(1), workplace.limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from ensemble.core.custom_code import check_code_of_run
 from ensemble.core.files import load_json
 from ensemble.core.run import RunFolder
+from ensemble.core.scratch import scratch_folder
 from ensemble.core.swap import RUN_SWAP, replaced_together
 from ensemble.core.view_choice import RunViews
 from ensemble.engine.task import Task
@@ -73,7 +73,7 @@ class NewImages:
         folders = self.folders()
         about = sidecar_of(self.record | {"tta": self.views.plain()})
         with ExitStack() as stack:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ens-predict-")))
+            place = stack.enter_context(scratch_folder())
             is_new = not out.exists()
             if is_new:
                 stack.callback(_remove_empty, out)
@@ -88,6 +88,7 @@ class NewImages:
                 "bad_images": self.bad_images,
                 "top": min(self.top, len(self.record["classes"])),
                 "precision": self.precision,
+                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
             }
             function = "ensemble.training.predict_images:predict_images"
             task = Task(f"{self.found.name}/images", function, arguments, place / "task")
