@@ -53,18 +53,18 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
     Whatever `together` has collected by the time that workers have seen every recipe is raised, before any run is
     begun. Locks are never waited for, so that two commands with runs in common can't block one another.
     """
-    decided = prepare_runs(works, workplace, together, on_event)
-    for work in works:
-        with together.of(work.request.resolved.name):
-            if work.run.name in decided:
-                workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
-    together.raise_any()
-    for line in workplace.notes():
-        on_event({"event": "finding", "line": line})
     with ExitStack() as stack:
         for work in sorted(works, key=lambda work: str(work.run.path)):
             work.lock()
             stack.callback(work.leave)
+        decided = prepare_runs(works, workplace, together, on_event)
+        for work in works:
+            with together.of(work.request.resolved.name):
+                if work.run.name in decided:
+                    workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
+        together.raise_any()
+        for line in workplace.notes():
+            on_event({"event": "finding", "line": line})
         for work in works:
             with together.of(work.request.resolved.name):
                 work.open(decided[work.run.name])
