@@ -28,7 +28,7 @@ from ensemble.inference.predict import Normalizer
 from ensemble.training.checkpoints import Checkpoints, Loaded
 from ensemble.training.fold_feed import image_size, make_feed, stored_shape
 from ensemble.training.fold_files import FoldFiles
-from ensemble.training.fold_loss import fold_loss
+from ensemble.training.fold_loss import fold_loss, why_other_steps
 from ensemble.training.fold_predict import Predictor
 from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split
 from ensemble.training.fold_training import FoldTraining
@@ -148,6 +148,8 @@ class FoldWork:
         """A network built afresh and trained, from the last checkpoint where there is one."""
         loaded = checkpoints.load()
         self.go_on_with(loaded)
+        if why := why_other_steps(self.recipe, self.micro_batch):
+            self.warn(why)
         metric = self.recipe.metric or "accuracy"
         watchers = Watchers(self.watch, self.files.folder, self.files.about, self.recipe.plain(), self.warn)
         training = FoldTraining(
@@ -272,6 +274,7 @@ class FoldWork:
             "seconds": round(training.seconds, 3),
             "device": self.device.type,
             "micro_batch": self.micro_batch,
+            "other_steps_why": why_other_steps(self.recipe, self.micro_batch),
             "resumed": len(training.machines) - 1,
             "bit_equal": why_not is None,
             "bit_equal_why_not": why_not,
