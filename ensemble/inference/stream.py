@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ensemble.core.cores import usable_cores
 from ensemble.data.fitting import StoredShape, load_fitted, resized
 from ensemble.data.image_headers import BadImage
 from ensemble.data.images import read_content
 from ensemble.data.tables import Rows
-from ensemble.data.threads import usable_cores
 from ensemble.inference.merging import Looks
 from ensemble.inference.predict import Normalizer, batch_rows, predict_batch
 
