@@ -73,10 +73,10 @@ class NewImages:
         folders = self.folders()
         about = sidecar_of(self.record | {"tta": self.views.plain()})
         with ExitStack() as stack:
-            place = stack.enter_context(scratch_folder())
-            is_new = not out.exists()
-            if is_new:
-                stack.callback(_remove_empty, out)
+            scratch = stack.enter_context(scratch_folder())
+            for place in (out.parent, out):
+                if not place.exists():
+                    stack.callback(_remove_empty, place)
             stage = stack.enter_context(replaced_together(out, RUN_SWAP))
             arguments = {
                 "folds": [str(folder.absolute()) for folder in folders],
@@ -91,7 +91,7 @@ class NewImages:
                 "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
             }
             function = "ensemble.training.predict_images:predict_images"
-            task = Task(f"{self.found.name}/images", function, arguments, place / "task")
+            task = Task(f"{self.found.name}/images", function, arguments, scratch / "task")
             (result,) = run_all([task], workplace, None, on_event)
         return {"out": str(out), "tta": self.views.choice.text, **result}
 

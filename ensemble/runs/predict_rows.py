@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.files import sweep_temporaries
+from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
 from ensemble.core.run import RunFolder
 from ensemble.core.scratch import scratch_folder
@@ -80,6 +81,8 @@ def finished_record(request: RunRequest, run: RunFolder) -> dict[str, Any]:
     record = record_of(run)
     FoldTraining(request, run, record, lambda event: None).keep_finished()
     _refuse_unfinished(run, record)
+    if not request.plan_path.exists():  # the run was moved to where it was not made; identities have been compared
+        save_plan(request.plan_path, request.plan)
     return record
 
 
