@@ -20,7 +20,7 @@ from typing import Any
 
 from ensemble.engine.attempts import Attempt
 from ensemble.engine.memory import count_memory_kills
-from ensemble.engine.processes import make_context, without_main
+from ensemble.engine.processes import make_context, start_process
 from ensemble.engine.task import Limits, Listener, Slots, Task, TaskEvent
 from ensemble.engine.worker import STACK_SIGNAL, Message, work
 
@@ -110,8 +110,7 @@ class LocalEngine:
         environment = self._slots.environment(slot, task.threads)
         process = context.Process(target=work, args=(task, theirs, environment), daemon=True)
         try:
-            with without_main():
-                process.start()
+            start_process(process)
         except (EOFError, OSError) as error:  # the server was killed, or the system has no room for a process
             ours.close()
             self._free.append(slot)

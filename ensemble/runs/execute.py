@@ -58,6 +58,8 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
             work.lock()
             stack.callback(work.leave)
         decided = prepare_runs(works, workplace, together, on_event)
+        if len(works) == 1 and works[0].decided is None and decided:
+            works[0].spread(decided[works[0].run.name], workplace)
         for work in works:
             with together.of(work.request.resolved.name):
                 if work.run.name in decided:

@@ -92,12 +92,13 @@ class FoldTraining:
     ) -> list[Task]:
         """A task for each trained fold; `own` are its arguments by the fold's folder, beside those that all share."""
         shared = {name: value for name, value in self._shared_arguments().items() if name not in without}
-        threads, tasks = self._record["decided"]["threads"], []
+        tasks = []
         for key in fold_keys(self._request.plan.k, self._request.plan.repeats):
-            source = self._folder(key)
+            source, decided = self._folder(key), self._decided(key)
             places = {"source": str(source.absolute()), "out": str((out / source.name).absolute())}
-            arguments = {**shared, **vars(key), **places, **own(source.name)}
-            tasks.append(Task(f"{self._run.name}/{source.name}", function, arguments, place / source.name, threads))
+            arguments = {**shared, "decided": decided, **vars(key), **places, **own(source.name)}
+            name = f"{self._run.name}/{source.name}"
+            tasks.append(Task(name, function, arguments, place / source.name, decided["threads"]))
         return tasks
 
     @property
@@ -124,7 +125,6 @@ class FoldTraining:
         """What every fold's task is given."""
         return {
             "recipe": self._record["recipe"],
-            "decided": self._record["decided"],
             "about": sidecar_of(self._record),
             "code": {code.name: code.plain(self._run.path.absolute() / CODE_FOLDER) for code in self._request.code},
             "parts": self._request.part_sizes,
@@ -164,10 +164,18 @@ class FoldTraining:
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
         """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
         empty_but_checkpoints(self._folder(key), self._record["identity"])
-        threads = self._record["decided"]["threads"]
+        decided = self._decided(key)
         views = RunViews.of(self._record).of_fold(self._folder(key).name)
-        arguments = {**shared, **vars(key), "views": views.plain()}
-        return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), threads)
+        arguments = {**shared, "decided": decided, **vars(key), "views": views.plain()}
+        return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), decided["threads"])
+
+    def _decided(self, key: FoldKey) -> dict[str, Any]:
+        """The run's decisions as one fold sees them: the last folds may have threads of their own."""
+        decided = {**self._record["decided"]}
+        last = decided.pop("last_threads", [])
+        keys = fold_keys(self._request.plan.k, self._request.plan.repeats)
+        own = dict(zip(keys[len(keys) - len(last) :], last, strict=True))
+        return {**decided, "threads": own.get(key, decided["threads"])}
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
         if event.kind == "progress":

@@ -70,14 +70,16 @@ def train(
     if name is not None:
         check_run_name(name)
     newest = newest_run(outputs) if recipe is None else None
-    requests = SharedRequests(outputs, Path(folder), sets, data, on_event, allow_code=allow_code)
+    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    ready = workplace.ready_meanwhile(on_event)
+    requests = SharedRequests(outputs, Path(folder), sets, data, ready, allow_code=allow_code)
     request = requests.request(recipe)
     run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
     if not fresh:
         _refuse_strangers(run.path)
     findings = requests.findings(request)
     work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=on_event)
-    execute_runs([work], Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), Together(), on_event)
+    execute_runs([work], workplace, Together(), on_event)
     if work.error is not None:
         raise work.error
     return TrainedRun(run.path, work.record)
@@ -109,7 +111,9 @@ def train_many(
     check_watchers(log)
     names = expand_recipes(recipes, folder)
     together = Together(several=len(names) > 1)
-    requests = SharedRequests(outputs, folder, sets, data, on_event, allow_code=allow_code)
+    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    ready = workplace.ready_meanwhile(on_event)
+    requests = SharedRequests(outputs, folder, sets, data, ready, allow_code=allow_code)
     works: dict[Path, RunWork] = {}
     for name in names:
         with together.of(name):
@@ -124,7 +128,7 @@ def train_many(
             works[run.path] = RunWork(
                 request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=tell
             )
-    execute_runs(list(works.values()), Workplace(engine, workers, gpus, per_gpu, hang_timeout_s), together, on_event)
+    execute_runs(list(works.values()), workplace, together, on_event)
     return [
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))
         for work in works.values()

@@ -65,6 +65,10 @@ class RunWork:
         self._held = ExitStack()
 
     @property
+    def _models(self) -> int:
+        return self.request.plan.k * self.request.plan.repeats
+
+    @property
     def decided(self) -> dict[str, Any] | None:
         """What an earlier command decided for this run; None where `prepare_task` has to be asked."""
         return self._earlier["decided"] if self._earlier is not None and not self._fresh else None
@@ -84,10 +88,15 @@ class RunWork:
 
     def prepared(self, result: Mapping[str, Any], workplace: Workplace) -> dict[str, Any]:
         """The worker's decisions, and the threads of a fold, which no other run has a say in."""
-        folds = self.request.plan.k * self.request.plan.repeats
-        decided: dict[str, Any] = {**result, "threads": workplace.threads(folds, result)}
+        decided: dict[str, Any] = {**result, "threads": workplace.threads(self._models, result)}
         self._tell({"event": "prepared", **decided})
         return decided
+
+    def spread(self, decided: dict[str, Any], workplace: Workplace) -> None:
+        """Decide that the last folds, with less beside them, use the cores that are left; for a run that is alone."""
+        last = workplace.last_threads(self._models, decided)
+        if last:
+            decided["last_threads"] = last
 
     def lock(self) -> None:
         """Own the run's folder until `leave`, or refuse at once."""

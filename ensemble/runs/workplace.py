@@ -12,9 +12,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ensemble.core.cores import usable_cores
+from ensemble.engine.processes import start_server
 from ensemble.engine.task import Limits, Slots
 from ensemble.errors import InputError
 from ensemble.runs.devices import Gpu, list_gpus
+from ensemble.runs.request import OnEvent
 
 __all__ = ["Auto", "Workplace", "hungriest"]
 
@@ -68,12 +70,29 @@ class Workplace:
         count = min(self.workers or len(shared), len(shared)) if self.per_gpu else self.workers or len(shared)
         return Slots(max(1, min(count, tasks)), shared if names is not None else None)
 
+    def ready_meanwhile(self, on_event: OnEvent) -> OnEvent:
+        """`on_event`, which has workers got ready as soon as it hears that images are being looked at."""
+        is_ready = self.engine != "local"
+
+        def tell(event: Mapping[str, Any]) -> None:
+            nonlocal is_ready
+            if not is_ready and event["event"] == "scanning":
+                is_ready = True
+                start_server("ensemble.training.fold_task")
+            on_event(event)
+
+        return tell
+
     def threads(self, tasks: int, decided: Mapping[str, Any]) -> int:
         """Threads of each task: `OMP_NUM_THREADS`, else an even share of the cores."""
-        asked = os.environ.get("OMP_NUM_THREADS", "")
-        if asked.isdecimal() and int(asked) > 0:
-            return int(asked)
-        return max(1, usable_cores() // self.slots(tasks, decided).count)
+        return _asked_threads() or max(1, usable_cores() // self.slots(tasks, decided).count)
+
+    def last_threads(self, tasks: int, decided: Mapping[str, Any]) -> list[int]:
+        """Threads of the last tasks, where these have fewer beside them than the others: no core is left idle."""
+        left = tasks % self.slots(tasks, decided).count
+        if _asked_threads() or decided["device"] != "cpu" or not left or usable_cores() // left <= decided["threads"]:
+            return []
+        return [usable_cores() // left] * left
 
     def notes(self) -> list[str]:
         """What a person should know of the choice of devices."""
@@ -115,6 +134,11 @@ class Workplace:
         chosen = self._chosen if self._chosen is not None else (Gpu(""),)
         takes = {gpu.name: _room(gpu, decided) if self.per_gpu == "auto" else self.per_gpu or 1 for gpu in chosen}
         return tuple(name for turn in range(max(takes.values())) for name, most in takes.items() if turn < most)
+
+
+def _asked_threads() -> int | None:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else None
 
 
 def hungriest(decided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

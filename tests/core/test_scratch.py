@@ -26,11 +26,10 @@ with scratch_folder(Path(sys.argv[1])) as folder:
 _SERVE = """
 import os, signal
 from pathlib import Path
-from ensemble.engine.processes import make_context, without_main
+from ensemble.engine.processes import make_context, start_process
 if __name__ == "__main__":
-    with without_main():
-        process = make_context("ensemble.engine.task").Process(target=os.getpid)
-        process.start()
+    process = make_context("ensemble.engine.task").Process(target=os.getpid)
+    start_process(process)
     process.join()
     print(process.exitcode, flush=True)
     if {kill}:

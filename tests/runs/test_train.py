@@ -229,6 +229,26 @@ def test_engines_and_slots_change_no_byte(
     assert found[0] == found[1] == found[2]
 
 
+def test_the_last_fold_keeps_the_threads_that_were_decided_for_it(
+    workspace: Path, ens: Ens, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("ensemble.runs.workplace.usable_cores", lambda: 2)
+    command = ("train", "--recipe", "tiny", "--set", "folds.k=3", "--name")
+    assert ens(*command, "whole").code == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # has no say any more in a run that was begun
+    assert ens(*command, "parts", "--folds", "2", "--workers", "1").code == 0
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    shutil.rmtree(workspace / "outputs" / "whole" / "fold-2")
+    assert ens(*command, "whole", "--workers", "1").code == 0
+    used = {}
+    for name, fold in (("whole", 0), ("whole", 1), ("whole", 2), ("parts", 2)):
+        done = json.loads((workspace / "outputs" / name / f"fold-{fold}" / "fold.json").read_text())
+        used[name, fold] = {machine["threads"] for machine in done["machines"]}
+    assert used == {("whole", 0): {1}, ("whole", 1): {1}, ("whole", 2): {2}, ("parts", 2): {1}}
+    assert ens("predict", "whole", "--tta", "hflip").code == 0
+
+
 def test_a_second_command_on_a_run_is_refused_and_names_the_first(workspace: Path, ens: Ens) -> None:
     process = start(workspace, "train", "--recipe", "tiny", "--set", "train.epochs=400")
     try:

@@ -53,6 +53,23 @@ def test_without_gpus_there_is_a_slot_for_each_core_and_its_threads(machine: Mac
     assert Workplace(workers=4).threads(99, CPU) == 4
 
 
+def test_last_folds_have_the_cores_that_would_be_idle_beside_them(machine: Machine) -> None:
+    def last(workers: int, tasks: int) -> list[int]:
+        place = Workplace(workers=workers)
+        return place.last_threads(tasks, {**CPU, "threads": place.threads(tasks, CPU)})
+
+    assert last(2, 5) == [16]
+    assert last(4, 5) == [16]
+    assert last(4, 7) == [5, 5, 5]
+    assert [last(2, 4), last(1, 5), last(8, 5)] == [[], [], []]
+    assert Workplace(gpus=("0",)).last_threads(5, {**CPU, "device": "cuda", "threads": 4}) == []
+
+
+def test_threads_that_were_asked_for_are_those_of_each_fold(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert Workplace(workers=2).last_threads(5, {**CPU, "threads": 1}) == []
+
+
 def test_threads_that_a_run_was_begun_with_are_not_oversubscribed_later(machine: Machine) -> None:
     assert Workplace().slots(99, {**CPU, "threads": 8}).count == 2
     assert Workplace(workers=5).slots(99, {**CPU, "threads": 8}).count == 5

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemble.engine.processes import without_main
+from ensemble.engine.processes import start_process
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
 from ensemble.runs.train import train
@@ -59,8 +59,7 @@ def measure_tasks(place: Path, count: int) -> None:
     for _ in range(count):
         clock = time.monotonic()
         process = context.Process(target=os.getpid)
-        with without_main():
-            process.start()
+        start_process(process)
         process.join()
         bare.append(time.monotonic() - clock)
     print(
