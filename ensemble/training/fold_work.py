@@ -103,6 +103,7 @@ class FoldWork:
         self.files.save_history(training.history)
         shares = rows.class_shares(len(self.classes))
         save_network(self.files.folder, network, self.spec, self.model_facts(training, shares), self.code)
+        torch.set_num_threads(self.decided.get("predict_threads", self.decided["threads"]))  # as for new images
         oof = self.predict_validation(network, images, rows)
         if sources.test_pixels is not None or sources.left_out["test"]:
             self.predict_test(network, sources, rows)

@@ -58,7 +58,7 @@ def predict_fold(
     place.mkdir(parents=True, exist_ok=True)
     spec = NetworkSpec.of(model["network"])
     work = FoldWork(place, parsed, spec, decided, about, code, classes, parts, report, views=of_fold)
-    torch.set_num_threads(decided["threads"])
+    torch.set_num_threads(decided.get("predict_threads", decided["threads"]))
     cv2.setNumThreads(1)
     tests = Path(test_pixels) if test_pixels is not None else None
     sources = FoldSources(load_plan(Path(plan_path)), Path(train_pixels), tests, left_out, {})
