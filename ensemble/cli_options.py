@@ -235,6 +235,7 @@ def _adopt_options(command: argparse.ArgumentParser) -> None:
     )
     option("--run", metavar="NAME", help="what the model is called (default: from the file's name)")
     option("--out", metavar="STEM", help="write it here, a folder for several files (default: beside the file given)")
+    option("--multilabel", action="store_true", help="a row may have several classes: each is a probability by itself")
     _renormalize_option(option)
 
 

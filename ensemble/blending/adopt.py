@@ -19,6 +19,7 @@ import numpy as np
 
 from ensemble.blending.foreign import READABLE, Foreign, read_foreign
 from ensemble.blending.named import Truth, read_classes, read_ids, read_truth
+from ensemble.core.label_sets import Activation, activation_for, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.probability import Predictions, ProbabilityPaths, load_predictions, save_predictions
 from ensemble.errors import InputError
@@ -50,7 +51,7 @@ class Adopted:
     scores: dict[str, float | None] | None
     """Of out-of-fold rows."""
     commonest: float | None
-    """The share of the commonest class; an accuracy below it hints at rows or columns in another order."""
+    """The share of the commonest class, or set of them; an accuracy below it hints at rows or columns out of order."""
 
     def plain(self) -> dict[str, Any]:
         """For `--json`."""
@@ -69,6 +70,7 @@ class _Names:
     classes: tuple[str, ...] | None
     truth: Truth | None
     renormalize: bool
+    activation: Activation
 
 
 def adopt(
@@ -82,9 +84,11 @@ def adopt(
     run: str | None = None,
     out: Path | str | None = None,
     renormalize: bool = False,
+    multilabel: bool = False,
 ) -> list[Adopted]:
     """Check files of predictions, or folders of them, and write each one's ids and sidecar beside it.
 
+    `multilabel`: a row may have several classes, and need not sum to 1.
     `out` is a stem for one file, a folder for several. `labels` and `folds` make out-of-fold files, on which a blend
     can be judged. In a folder, files with `oof` in their name are out-of-fold files, all others test files.
     """
@@ -93,6 +97,8 @@ def adopt(
     problems: list[str] = []
     if kind == "test" and (labels is not None or folds is not None):
         problems.append("--kind test: test rows have neither --labels nor --folds; leave them out, or say --kind oof")
+    if multilabel and renormalize:
+        problems.append("--renormalize: with --multilabel each class stands for itself, and rows need not sum to 1")
     if run is not None and not run.strip():
         problems.append("--run: is empty; give a name such as alice")
     names = _Names(
@@ -100,6 +106,7 @@ def adopt(
         classes=_tried(problems, read_classes, named[1]),
         truth=_truth(problems, named[2], named[3]) if kind == "oof" else None,
         renormalize=renormalize,
+        activation=activation_for(sets=multilabel),
     )
     if problems:  # every file would complain of the same
         raise InputError(*problems)
@@ -134,7 +141,7 @@ class _Plan:
         scores = commonest = original = None
         if self.predictions.labels is not None:
             scores = score_all(self.predictions.labels, probs)
-            commonest = float(np.bincount(self.predictions.labels).max() / len(probs))
+            commonest = float(np.bincount(row_numbers(self.predictions.labels)).max() / len(probs))
         if not self.is_there:
             original = self._keep_original()
             sidecar = {**self.predictions.sidecar, **({"scores": scores} if scores is not None else {})}
@@ -169,13 +176,16 @@ class _Plan:
 
 def _plan(source: Path, target: ProbabilityPaths, kind: Kind, names: _Names, run: str) -> _Plan:
     """Read a file, name its rows, and look at what lies where it shall go."""
-    foreign = read_foreign(source, names.ids, names.classes, renormalize=names.renormalize)
+    activation = names.activation
+    foreign = read_foreign(source, names.ids, names.classes, renormalize=names.renormalize, activation=activation)
     labels = folds = groups = None
     sidecar: dict[str, Any] = {"run": run}
     if names.truth is not None:
-        labels, folds, groups = names.truth.of(foreign.ids, foreign.classes)
+        labels, folds, groups = names.truth.of(foreign.ids, foreign.classes, sets=activation == "sigmoid")
         sidecar |= names.truth.sidecar
-    predictions = Predictions(foreign.ids, foreign.classes, foreign.raw, kind, labels, folds, groups, sidecar)
+    predictions = Predictions(
+        foreign.ids, foreign.classes, foreign.raw, kind, labels, folds, groups, sidecar, activation=activation
+    )
     is_there = target.json.exists() and _is_same(target, predictions, foreign)
     problems = [] if is_there else _in_the_way(source, target, foreign)
     if problems:
@@ -192,6 +202,7 @@ def _is_same(target: ProbabilityPaths, meant: Predictions, foreign: Foreign) -> 
         raise InputError(*(f"{message}; {remedy}" for message in error.messages)) from error
     same = {
         "kind": found.kind == meant.kind,
+        "activation": found.activation == meant.activation,
         "ids": found.ids == meant.ids,
         "classes": found.classes == meant.classes,
         "labels": _equal(found.labels, meant.labels),

@@ -6,21 +6,24 @@ members nor on that of their rows. Reads and writes no file; how members are com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.stack import Order, Stack
+from ensemble.core.label_sets import Activation, Labels
 from ensemble.core.natural_order import natural_key
 from ensemble.core.probability import Predictions
+from ensemble.core.set_spelling import JOINER
 from ensemble.errors import InputError
 
-__all__ = ["Aligned", "Stack", "align"]
+__all__ = ["Aligned", "align"]
 
-Matrix = NDArray[np.floating[Any]]
-Order = NDArray[np.int64] | None  # None: as it is
+Read = Callable[[Predictions], Labels | None]
 
 _ORIGINS = {
     "dataset": "of different datasets",
@@ -48,35 +51,15 @@ class Aligned:
     """Each member's (rows, classes) in the common order."""
     classes_agreed: bool
     """Whether all members had their classes in one order before."""
-    labels: NDArray[np.int64] | None = None
+    labels: Labels | None = None
     groups: NDArray[np.int64] | None = None
     folds: NDArray[np.int64] | None = None
     """(rows,), or (repeats, rows)."""
 
-
-class Stack(Sequence[Matrix]):
-    """One matrix a member, brought into order when asked for; a view where the order is the member's own."""
-
-    def __init__(self, matrices: Sequence[Matrix], rows: Sequence[Order], columns: Sequence[Order]) -> None:
-        self._parts = list(zip(matrices, rows, columns, strict=True))
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Matrix: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Matrix]: ...
-    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        matrix, rows, columns = self._parts[index]
-        if rows is not None:
-            matrix = matrix[rows]
-        return matrix if columns is None else matrix[:, columns]
+    @property
+    def activation(self) -> Activation:
+        """How the members' probabilities hang together; all agree."""
+        return self.members[0].activation
 
 
 def align(
@@ -100,7 +83,7 @@ def align(
         canonical = sorted(range(len(members)), key=lambda index: _canonical_key(members[index], names[index]))
         members, names = [members[index] for index in canonical], [names[index] for index in canonical]
     _refuse(_kind_problems(members, names, kind) + _twin_problems(members, names))
-    _refuse(_origin_problems(members, names))
+    _refuse(_activation_problems(members, names) or _origin_problems(members, names))
     _refuse(_name_problems(members, names))
     ids, rows = _row_orders(members, sort_rows)
     agreed = all(member.classes == members[0].classes for member in members)
@@ -146,6 +129,17 @@ def _twin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list
     return problems
 
 
+def _activation_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
+    """Members with one class a row beside members with sets of classes."""
+    what = {"softmax": "holds one class a row (softmax)", "sigmoid": "holds a set of classes a row (sigmoid)"}
+    other = [index for index, one in enumerate(members) if one.activation != members[0].activation][:1]
+    return [
+        f"{names[0]} {what[members[0].activation]}, {names[index]} {what[members[index].activation]}; "
+        "they can't be blended: adopt or train both alike"
+        for index in other
+    ]
+
+
 def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
     """Members of another dataset or fold plan than the first that says; what a member does not say is not compared."""
     for key, what in _ORIGINS.items():
@@ -177,7 +171,7 @@ def _name_problems(members: Sequence[Predictions], names: Sequence[str]) -> list
             ("classes", members[0].classes, member.classes),
             ("ids", members[0].ids, member.ids),
         ):
-            if here != there and set(here) != set(there):
+            if here is not there and here != there and set(here) != set(there):
                 problems.append(f"{pair}: different {what}; {_difference(names[0], here, name, there)}")
     return problems
 
@@ -194,7 +188,7 @@ def _difference(name: str, here: Sequence[str], other_name: str, there: Sequence
 
 def _row_orders(members: Sequence[Predictions], sort_rows: bool) -> tuple[tuple[str, ...], list[Order]]:
     """The common ids, and what brings each member's rows into that order."""
-    if not sort_rows and all(member.ids == members[0].ids for member in members):
+    if not sort_rows and all(member.ids is members[0].ids or member.ids == members[0].ids for member in members):
         return members[0].ids, [None] * len(members)
     orders: dict[tuple[str, ...], Order] = {}
     for member in members:
@@ -223,54 +217,78 @@ def _is_identity(order: NDArray[np.int64]) -> bool:
 
 def _truth(
     members: Sequence[Predictions], names: Sequence[str], rows: Sequence[Order], common: tuple[str, ...]
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
+) -> tuple[Labels | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
     """Labels, groups and folds in the common order; members must not contradict one another."""
     index = {name: column for column, name in enumerate(common)}
     ids = tuple(sorted(members[0].ids)) if any(order is not None for order in rows) else members[0].ids
-    labels = [
-        None if one.labels is None else _ordered(np.array([index[name] for name in one.classes])[one.labels], order)
-        for one, order in zip(members, rows, strict=True)
-    ]
-    folds = [
-        None if one.folds is None else _ordered(np.array(one.folds, dtype=np.int64), order)
-        for one, order in zip(members, rows, strict=True)
-    ]
-    groups = [
-        None if one.groups is None else _ordered(one.groups, order) for one, order in zip(members, rows, strict=True)
-    ]
-    _refuse(_contradictions("labels", labels, names, ids, common.__getitem__))
-    _refuse(_contradictions("folds", folds, names, ids, str))
-    return _first(labels), _first(groups), _first(folds)
+    sets = members[0].activation == "sigmoid"
+
+    def labels_of(member: Predictions) -> Labels | None:
+        return None if member.labels is None else _named_labels(member.labels, member.classes, index)
+
+    def folds_of(member: Predictions) -> Labels | None:
+        return None if member.folds is None else np.array(member.folds, dtype=np.int64)
+
+    def in_order(read: Read, own: Callable[[Predictions], Hashable]) -> Iterator[Labels | None]:
+        """One member's after the other; what is said in the same words by many is put in order once."""
+        found: dict[Hashable, Labels | None] = {}
+        for member, order in zip(members, rows, strict=True):
+            key = (own(member), id(order))
+            if key not in found:
+                values = read(member)
+                found = {key: values if values is None or order is None else values[..., order]}
+            yield found[key]
+
+    def show_set(row: Sequence[int]) -> str:
+        return JOINER.join(name for name, has in zip(common, row, strict=True) if has) or "no class"
+
+    labels = partial(in_order, labels_of, lambda member: (id(member.labels), member.classes))
+    folds = partial(in_order, folds_of, lambda member: id(member.folds))
+    groups = in_order(lambda member: member.groups, lambda member: id(member.groups))
+    _refuse(_contradictions("labels", labels(), names, ids, show_set if sets else lambda row: common[row[0]]))
+    _refuse(_contradictions("folds", folds(), names, ids, lambda row: ", ".join(map(str, row))))
+    truth = _first(labels())
+    return truth if truth is None or not sets else np.ascontiguousarray(truth.T), _first(groups), _first(folds())
 
 
-def _ordered(values: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
-    """The last axis in order."""
-    return values if order is None else values[..., order]
+def _named_labels(labels: Labels, own: Sequence[str], index: Mapping[str, int]) -> Labels:
+    """Labels by the common order of classes; of sets (classes, rows), so that rows are the last axis."""
+    position = np.array([index[name] for name in own])
+    if labels.ndim == 1:
+        return position[labels]
+    named = np.empty_like(labels.T)
+    named[position] = labels.T
+    return named
 
 
-def _first(values: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+def _first(values: Iterable[Any | None]) -> Any | None:
     return next((value for value in values if value is not None), None)
 
 
 def _contradictions(
     what: str,
-    values: Sequence[NDArray[np.int64] | None],
+    values: Iterable[Labels | None],
     names: Sequence[str],
     ids: Sequence[str],
-    show: Callable[[int], str],
+    show: Callable[[Sequence[int]], str],
 ) -> list[str]:
     """Members that say something else of a row than the first that says anything."""
-    known = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
+    known = ((value, name) for value, name in zip(values, names, strict=True) if value is not None)
+    first = next(known, None)
+    if first is None:
+        return []
+    here, first_name = first
     problems = []
-    for value, name in known[1:]:
-        here, first_name = known[0]
+    for value, name in known:
+        if value is here:
+            continue
         if value.shape != here.shape:
             problems.append(f"{first_name} and {name}: different {what}; one is of a repeated plan, the other is not")
         elif not np.array_equal(here, value):
             different = np.flatnonzero((here != value).reshape(-1, len(ids)).any(axis=0))
             row = int(different[0])
             both = [np.atleast_2d(one)[:, row].tolist() for one in (here, value)]
-            shown = [", ".join(show(int(entry)) for entry in entries) for entries in both]
+            shown = [show(entries) for entries in both]
             problems.append(
                 f"{first_name} and {name}: different {what} for {different.size} rows; the first is id {ids[row]!r} "
                 f"({shown[0]} and {shown[1]})"

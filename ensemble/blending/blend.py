@@ -125,7 +125,8 @@ class _Target:
         if problems:
             raise InputError(*problems)
         shape = (len(test.ids), len(test.classes))
-        nothing = Combined(np.broadcast_to(0.0, shape), np.broadcast_to(np.int64(0), shape[:1]))
+        decided = shape if ingredients.sets else shape[:1]
+        nothing = Combined(np.broadcast_to(0.0, shape), np.broadcast_to(np.int64(0), decided))
         return self._table(ingredients, nothing)  # a template that doesn't fit is told before anything is learned
 
     def write(
@@ -219,4 +220,4 @@ def _predictions(ingredients: Ingredients, combined: Combined, document: dict[st
         **{key: document[key] for key in CARRIED if key in document},
     }
     test = ingredients.test
-    return Predictions(test.ids, test.classes, combined.probs, "test", sidecar=sidecar)
+    return Predictions(test.ids, test.classes, combined.probs, "test", sidecar=sidecar, activation=test.activation)

@@ -8,17 +8,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.by_class import pair_labels, pairs, unpaired
 from ensemble.blending.crossfit import Fitted, Method, learn
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.means import logs, softmax
 from ensemble.blending.stacking import class_features, fit_regression
 from ensemble.blending.vote import Combined, Weights
+from ensemble.core.label_sets import Labels, are_sets
 from ensemble.core.metrics import decide
+from ensemble.core.set_scorers import decide_sets
 
 __all__ = ["CALIBRATIONS", "Calibration", "calibrated_after", "calibrated_before", "fit_temperature"]
 
 Matrix = NDArray[np.floating[Any]]
-Integers = NDArray[np.int64]
 Calibration = Literal["temperature", "vector"]
 Calibrator = Callable[[Matrix], NDArray[np.float64]]
 _VECTOR_PENALTY = 1e-3
@@ -34,7 +36,7 @@ def calibrated_after(method: Method, kind: Calibration) -> Method:
 
         def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
             probs = calibrate(inner.combine(stack, weights).probs)
-            return Combined(probs, decide(probs))
+            return Combined(probs, decide_sets(probs) if labelled.sets else decide(probs))
 
         return Fitted(combine, inner.weights, {**inner.told, "calibration": told}, inner.weighs)
 
@@ -57,7 +59,7 @@ def calibrated_before(method: Method, kind: Calibration) -> Method:
     return Method(f"{kind}+{method.name}", fit)
 
 
-def fit_temperature(probs: Matrix, labels: Integers) -> float:
+def fit_temperature(probs: Matrix, labels: Labels) -> float:
     """The temperature of least log-loss, by Newton's method; above 1 where the probabilities are too sure."""
     scores = logs(probs)
     row = np.arange(len(labels))
@@ -76,18 +78,21 @@ def fit_temperature(probs: Matrix, labels: Integers) -> float:
     return 1 / sharpness
 
 
-def _temperature(probs: Matrix, labels: Integers) -> tuple[Calibrator, dict[str, Any]]:
+def _temperature(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
+    if are_sets(labels):  # one temperature for the yes and no of all classes
+        of_pairs, told = _temperature(pairs(probs), pair_labels(labels))
+        return lambda given: unpaired(of_pairs(pairs(given)), given.shape[1]), told
     temperature = fit_temperature(probs, labels)
     return lambda given: softmax(logs(given) / temperature), {"kind": "temperature", "temperature": temperature}
 
 
-def _vector(probs: Matrix, labels: Integers) -> tuple[Calibrator, dict[str, Any]]:
-    (found,) = fit_regression(class_features([probs]), labels, [_VECTOR_PENALTY])
+def _vector(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
+    (found,) = fit_regression(class_features([probs], sets=are_sets(labels)), labels, [_VECTOR_PENALTY])
     told = {"kind": "vector", "slopes": found.slopes[0].tolist(), "offsets": found.offsets.tolist()}
     return lambda given: found.answer([given]).probs, told
 
 
-CALIBRATIONS: dict[str, Callable[[Matrix, Integers], tuple[Calibrator, dict[str, Any]]]] = {
+CALIBRATIONS: dict[str, Callable[[Matrix, Labels], tuple[Calibrator, dict[str, Any]]]] = {
     "temperature": _temperature,
     "vector": _vector,
 }

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.decision_steps import compiled_steps, numpy_steps
 from ensemble.blending.labelled import Labelled
-from ensemble.core.metrics import METRICS, TIE_TOLERANCE
+from ensemble.core.label_sets import Labels, are_sets, has_class
+from ensemble.core.metrics import TIE_TOLERANCE
 
 __all__ = ["Candidates", "LogLossCandidates", "make_candidates"]
 
@@ -21,6 +23,7 @@ Vector = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Matrix = NDArray[np.floating[Any]]
 _BLOCK_ROWS = 1000
+_COMPILED_FROM = 10_000_000  # so many numbers take NumPy a tenth of a second a selection, and there are many
 _FACTORS = 16  # so many probabilities of at least 2.2e-16 have a product that is no denormal number
 
 
@@ -38,11 +41,11 @@ def make_candidates(labelled: Labelled) -> Candidates:
     """The fastest exact way for the metric."""
     if labelled.metric == "log_loss":
         return LogLossCandidates(labelled.true_class)
-    if labelled.metric in _COUNTED:
+    if labelled.metric in _COUNTED and not labelled.sets:
         return _DecisionCandidates(labelled.stack, labelled.labels, _COUNTED[labelled.metric])
     if labelled.metric == "roc_auc":
         return _AreaCandidates(labelled.stack, labelled.labels)
-    return _AnyCandidates(labelled.stack, labelled.labels, labelled.metric)
+    return _AnyCandidates(labelled)
 
 
 class LogLossCandidates:
@@ -104,11 +107,11 @@ class _DecisionCandidates:
     Rows without such a class are settled and counted once a round; of the others only such classes are looked at.
     """
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers, score: Counted) -> None:
+    def __init__(self, stack: Sequence[Matrix], labels: Labels, score: Counted) -> None:
         self._matrices = [np.ascontiguousarray(matrix) for matrix in stack]
         self._labels, self._score = labels, score
         rows, self._classes = stack[0].shape
-        self._row = np.arange(rows)
+        self._steps = numpy_steps() if len(stack) * rows * self._classes < _COMPILED_FROM else compiled_steps()
         self._labelled = np.bincount(labels, minlength=self._classes).astype(np.float64)
         self._sum, self._count = np.zeros((rows, self._classes)), 0
         self._leader = np.full(rows, -1)
@@ -118,78 +121,49 @@ class _DecisionCandidates:
     def add(self, member: int) -> None:
         self._sum += self._matrices[member]
         self._count += 1
-        leader = self._sum.argmax(axis=1)
+        leader = self._steps.tops(self._sum)
         changed = np.flatnonzero(leader != self._leader)
         self._leader[changed] = leader[changed]
         for start in range(0, len(changed), _BLOCK_ROWS):  # so few rows stay in the processor's cache
             rows = changed[start : start + _BLOCK_ROWS]
-            self._reach[rows] = self._preferences(rows)
+            self._reach[rows] = -np.inf
+            for matrix in self._matrices:
+                self._steps.raise_reach(matrix, rows, self._leader, self._reach)
 
     def errors(self, among: Sequence[int]) -> Vector:
         if not self._count:
-            return np.array([self._error(self._matrices[member].argmax(axis=1), self._labels) for member in among])
+            return np.array([self._error(self._steps.tops(self._matrices[member]), self._labels) for member in among])
         tolerance = TIE_TOLERANCE * (self._count + 1)
-        ahead = self._sum[self._row, self._leader]
-        possible = self._sum + self._reach
-        possible -= ahead[:, None]
-        is_possible = possible >= -2 * tolerance
-        open_rows = np.flatnonzero(np.count_nonzero(is_possible, axis=1) > 1)
-        settled = np.ones(len(self._row), dtype=np.bool_)
-        settled[open_rows] = False
-        base = self._counts(self._leader[settled], self._labels[settled])
-        if not len(open_rows):
+        found = self._steps.opened(self._sum, self._reach, self._leader, tolerance)
+        base = self._counts(self._leader[found.settled], self._labels[found.settled])
+        if not len(found.rows):
             return np.full(len(among), -self._score(base[0], self._labelled, base[1]))
-        where, column = np.nonzero(is_possible[open_rows])
-        flat = open_rows[where] * self._classes + column
-        sums = self._sum.ravel()[flat]
-        starts = np.flatnonzero(np.concatenate(([True], where[1:] != where[:-1])))
-        labels, errors = self._labels[open_rows], np.empty(len(among))
-        for number, member in enumerate(among):
-            values = self._matrices[member].ravel().take(flat)
-            values = values + sums
-            winners = _winners(values, starts, where, tolerance)
-            errors[number] = self._error(column[winners], labels, base)
-        return errors
+        labels = self._labels[found.rows]
+        decided = (self._steps.winners(self._matrices[member], found, tolerance) for member in among)
+        return np.array([self._error(one, labels, base) for one in decided])
 
-    def _preferences(self, rows: Integers) -> NDArray[np.float64]:
-        """For each class, the most by which any member prefers it to the leader."""
-        reach = np.full((len(rows), self._classes), -np.inf)
-        first = int(rows[0])
-        whole = int(rows[-1]) - first == len(rows) - 1
-        leader, row = self._leader[rows], np.arange(len(rows))
-        for matrix in self._matrices:
-            part = matrix[first : first + len(rows)] if whole else matrix.take(rows, axis=0)
-            np.maximum(reach, part - part[row, leader][:, None], out=reach)
-        return reach
-
-    def _error(self, decided: Integers, labels: Integers, base: tuple[Vector, Vector] | None = None) -> float:
+    def _error(self, decided: Integers, labels: Labels, base: tuple[Vector, Vector] | None = None) -> float:
         right, counted = self._counts(decided, labels)
         if base is not None:
             right, counted = right + base[0], counted + base[1]
         return -self._score(right, self._labelled, counted)
 
-    def _counts(self, decided: Integers, labels: Integers) -> tuple[Vector, Vector]:
+    def _counts(self, decided: Integers, labels: Labels) -> tuple[Vector, Vector]:
         right = np.bincount(labels[decided == labels], minlength=self._classes)
         return right.astype(np.float64), np.bincount(decided, minlength=self._classes).astype(np.float64)
 
 
-def _winners(values: Vector, starts: Integers, run: Integers, tolerance: float) -> Integers:
-    """The first entry of each run that is within `tolerance` of the run's largest; `run` numbers them from 0."""
-    best = np.maximum.reduceat(values, starts) - tolerance
-    leading = np.flatnonzero(values >= best[run])
-    first = np.empty(len(starts), dtype=np.int64)
-    first[run[leading[::-1]]] = leading[::-1]  # of several the first stays
-    return first
-
-
 class _AreaCandidates:
-    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's."""
+    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's.
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers) -> None:
+    Where each row has a set of classes, of all of them.
+    """
+
+    def __init__(self, stack: Sequence[Matrix], labels: Labels) -> None:
         classes = stack[0].shape[1]
         self._stack = stack
-        asked = [1] if classes == 2 else range(classes)
-        positives = {column: np.flatnonzero(labels == column) for column in asked}
+        asked = [1] if classes == 2 and not are_sets(labels) else range(classes)
+        positives = {column: np.flatnonzero(has_class(labels, column)) for column in asked}
         self._positives = {column: rows for column, rows in positives.items() if 0 < len(rows) < len(labels)}
         self._columns = np.array(list(self._positives), dtype=np.int64)
         self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0
@@ -221,9 +195,9 @@ def _area(values: Vector, positives: Integers) -> float:
 class _AnyCandidates:
     """Any metric, by asking it."""
 
-    def __init__(self, stack: Sequence[Matrix], labels: Integers, metric: str) -> None:
-        self._stack, self._labels, self._metric = stack, labels, METRICS[metric]
-        self._sum, self._count = np.zeros(stack[0].shape), 0
+    def __init__(self, labelled: Labelled) -> None:
+        self._stack, self._labels, self._metric = labelled.stack, labelled.labels, labelled.measure
+        self._sum, self._count = np.zeros(self._stack[0].shape), 0
 
     def add(self, member: int) -> None:
         self._sum += self._stack[member]

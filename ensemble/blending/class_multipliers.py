@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ensemble.blending.crossfit import Fitted, Method, learn
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.vote import Combined, Weights
+from ensemble.core.label_sets import Labels
 from ensemble.core.metrics import decide
 
 __all__ = ["TUNABLE", "best_multipliers", "class_tuned"]
@@ -59,7 +60,7 @@ def class_tuned(method: Method) -> Method:
     return Method(f"{method.name}+classes", fit)
 
 
-def best_multipliers(probs: Array, labels: Integers, metric: str) -> Array:
+def best_multipliers(probs: Array, labels: Labels, metric: str) -> Array:
     """Multipliers (classes,) whose decisions score best on `labels`; their geometric mean is 1."""
     multipliers = np.ones(probs.shape[1])
     for _ in range(_SWEEPS):
@@ -72,7 +73,7 @@ def best_multipliers(probs: Array, labels: Integers, metric: str) -> Array:
     return np.asarray(multipliers / np.exp(np.log(multipliers).mean()), dtype=np.float64)
 
 
-def _best_for(column: int, scaled: Array, labels: Integers, share: Share) -> float:
+def _best_for(column: int, scaled: Array, labels: Labels, share: Share) -> float:
     """The factor for one class that scores best; 1 where no other is better.
 
     As the factor grows from zero, rows tip into the class one by one, each out of the class that led it before.
@@ -97,7 +98,7 @@ def _best_for(column: int, scaled: Array, labels: Integers, share: Share) -> flo
     return float(np.sqrt(edges[best] * edges[best + 1]))
 
 
-def _rivals_change(rival: Integers, truth: Integers, labelled: Array, share: Share) -> Array:
+def _rivals_change(rival: Integers, truth: Labels, labelled: Array, share: Share) -> Array:
     """By how much the share of the class that led a row changes when the row tips; rows in the order of tipping."""
     rows = len(rival)
     by_class = np.argsort(rival, kind="stable")

@@ -12,6 +12,8 @@ import numpy as np
 
 from ensemble.blending.named import check_ids, examples
 from ensemble.blending.submission import Submission
+from ensemble.core.label_sets import spelled
+from ensemble.core.set_scorers import decide_sets
 from ensemble.core.text_table import TextTable, read_text_table
 from ensemble.errors import InputError
 
@@ -55,7 +57,13 @@ class OldSubmission:
             if len(now) == 1:
                 return Difference(self.path, len(new.ids), int(np.count_nonzero(before != after)), (), largest)
             names = np.array(new.others, dtype=object)
-            then, answers = names[before.argmax(axis=0)].tolist(), names[after.argmax(axis=0)].tolist()
+            if new.separator is not None:
+                then, answers = (spelled(decide_sets(values.T), new.others) for values in (before, after))
+            else:
+                then, answers = names[before.argmax(axis=0)].tolist(), names[after.argmax(axis=0)].tolist()
+        elif new.value == "binary":
+            matrices = (np.array(columns, dtype=np.int64).T for columns in (self.cells, now))
+            then, answers = (spelled(matrix, new.others) for matrix in matrices)
         else:
             then, answers = self.cells[0], now[0]
         counts = Counter(pair for pair in zip(then, answers, strict=True) if pair[0] != pair[1])
@@ -104,8 +112,20 @@ def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Seq
             for name, cell in wrong.items()
             if cell is not None
         ][:3]
+    if new.value == "binary":
+        odd = {
+            name: next((cell for cell in table.columns[name] if cell not in ("0", "1")), None) for name in new.others
+        }
+        return [
+            f"{path}: column {name!r} holds {cell[:40]!r}; 0 or 1 is needed"
+            for name, cell in odd.items()
+            if cell is not None
+        ][:3]
     allowed = set(classes) if new.value == "name" else {str(index) for index in range(len(classes))}
-    strangers = [cell for cell in dict.fromkeys(table.columns[new.others[0]]) if cell not in allowed]
+    cells = list(dict.fromkeys(table.columns[new.others[0]]))
+    if new.separator is not None:
+        cells = list(dict.fromkeys(part for cell in cells for part in cell.split(new.separator) if part))
+    strangers = [cell for cell in cells if cell not in allowed]
     what = "class names" if new.value == "name" else f"class numbers from 0 to {len(classes) - 1}"
     return [f"{path}: holds {examples(strangers)}; this blend answers with {what} (--labels)"] if strangers else []
 

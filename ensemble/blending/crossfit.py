@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ensemble.blending.labelled import Labelled, Part
 from ensemble.blending.vote import Combined, Combiner
-from ensemble.core.metrics import METRICS
 
 __all__ = ["Fitted", "Method", "choice", "cross_fit", "learn"]
 
@@ -76,7 +75,7 @@ def cross_fit(method: Method, labelled: Labelled) -> list[Combined]:
     answers = []
     for splits in labelled.splits:
         probs = np.empty((labelled.rows, labelled.classes))
-        decisions = np.empty(labelled.rows, dtype=np.int64)
+        decisions = np.empty(labelled.labels.shape, dtype=np.int64)
         for rest, rows in splits:
             part = Part(labelled.stack, rows, range(len(labelled.stack)))
             combined = learn(method, rest).answer(part)
@@ -105,7 +104,7 @@ def _block_scores(method: Method, labelled: Labelled, metric: str) -> NDArray[np
 
     The spread of the latter is the jackknife's, which asks for far fewer scores than a bootstrap.
     """
-    measure = METRICS[metric]
+    measure = labelled.measure_of(metric)
     sign = -1.0 if measure.greater_is_better else 1.0
     units = labelled.units
     count = int(units.max()) + 1

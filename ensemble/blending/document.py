@@ -27,12 +27,14 @@ def describe(ingredients: Ingredients, wish: Wish, verdict: Verdict, name: str) 
         "metric": ingredients.metric,
         "honest": _honest(ingredients, verdict, verdict.honest),
         "honest_reason": verdict.honest_reason,
+        "scored_rows": _scored_rows(ingredients),
         "asked": _asked(ingredients, verdict),
         "fallback": verdict.fallback,
         "forced": wish.force,
         "learned": verdict.fitted.told,
         "rows": len(test.ids),
         "classes": list(test.classes),
+        **({} if test.activation == "softmax" else {"activation": test.activation}),
         "cost": _total_cost(ingredients, verdict),
         "frontier": [
             {
@@ -74,6 +76,12 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
         "resampled": "rows" if ingredients.labelled.groups is None else "groups",
         "evidence": EVIDENCE,
     }
+
+
+def _scored_rows(ingredients: Ingredients) -> dict[str, int] | None:
+    """How many out-of-fold rows were looked at, and how many there are."""
+    labelled = ingredients.labelled
+    return None if labelled is None else {"used": labelled.rows, "of": ingredients.oof_rows}
 
 
 def _asked(ingredients: Ingredients, verdict: Verdict) -> dict[str, Any] | None:

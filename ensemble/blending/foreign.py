@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.named import check_ids, examples, id_column
+from ensemble.core.label_sets import Activation
 from ensemble.core.npy_header import map_matrix
 from ensemble.core.probability_checks import class_problems, parse_ids, shape_problems
 from ensemble.core.probability_rows import check_rows, renormalized_rows
@@ -48,7 +49,14 @@ class Foreign:
         return renormalized_rows(probs, self.to_renormalize) if self.to_renormalize.size else probs
 
 
-def read_foreign(path: Path, ids: Names | None, classes: Names | None, *, renormalize: bool = False) -> Foreign:
+def read_foreign(
+    path: Path,
+    ids: Names | None,
+    classes: Names | None,
+    *,
+    renormalize: bool = False,
+    activation: Activation = "softmax",
+) -> Foreign:
     """Read `path` (rows in the order of `ids`, columns in that of `classes`); all that is wrong is one `InputError`.
 
     A table names its own rows and columns; then `ids` and `classes`, where given, must be the same ones in any order.
@@ -61,9 +69,11 @@ def read_foreign(path: Path, ids: Names | None, classes: Names | None, *, renorm
         raise InputError(f"{path}: no such file")
     else:
         raise InputError(f"{path}: neither .npy nor .csv; save the probabilities with numpy.save, or as a CSV table")
-    rows = check_rows(raw, ids, classes, renormalize=renormalize)
+    rows = check_rows(raw, ids, classes, renormalize=renormalize, activation=activation)
     if rows.problems:
-        raise InputError(*(f"{path}: {problem}" for problem in rows.problems))
+        sums = check_rows(raw, ids, classes, renormalize=False, activation="sigmoid").problems
+        hint = "; --multilabel is for rows with several classes" if activation == "softmax" and not sums else ""
+        raise InputError(*(f"{path}: {problem}{hint}" for problem in rows.problems))
     return Foreign(path, ids, classes, raw, rows.to_renormalize)
 
 
@@ -72,7 +82,7 @@ def _bare(path: Path, ids: Names | None, classes: Names | None) -> tuple[Names, 
     problems: list[str] = []
     raw = None
     try:
-        raw = map_matrix(path, allow_half=True)
+        raw = map_matrix(path)
     except InputError as error:
         problems += error.messages
     beside = path.with_name(path.stem + ".ids.txt")

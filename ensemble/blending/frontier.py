@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from ensemble.blending.crossfit import Fitted, Method, cross_fit, learn
 from ensemble.blending.labelled import Labelled
-from ensemble.blending.methods import fixed
+from ensemble.blending.methods import plain_mean
 from ensemble.blending.selection import affordable, chosen_first
-from ensemble.blending.vote import Combined, soft
-from ensemble.core.metrics import METRICS
+from ensemble.blending.vote import Combined
 
 __all__ = ["Point", "frontier", "leave_one_out", "mean_score", "within_budget"]
 
@@ -41,14 +40,14 @@ def within_budget(method: Method, costs: Sequence[float], budget: float) -> Meth
 
 def frontier(labelled: Labelled, costs: Sequence[float]) -> list[Point]:
     """Every member, and the means that budgets between the cheapest member and all of them allow; by cost."""
-    sign = _sign(labelled)
+    sign, mean = _sign(labelled), plain_mean(labelled)
     found: dict[tuple[int, ...], float] = {
-        (index,): METRICS[labelled.metric](labelled.labels, labelled.stack[index]) for index in range(len(costs))
+        (index,): labelled.measure(labelled.labels, labelled.stack[index]) for index in range(len(costs))
     }
     for budget in np.geomspace(max(min(costs), 1e-9), max(sum(costs), 1e-9), _BUDGETS) * (1 + 1e-9):
         members = tuple(affordable(labelled, costs, float(budget)))
         if len(members) > 1 and members not in found:
-            score = mean_score(labelled, cross_fit(within_budget(fixed("soft", soft), costs, float(budget)), labelled))
+            score = mean_score(labelled, cross_fit(within_budget(mean, costs, float(budget)), labelled))
             found |= {} if score is None else {members: score}
     ranked = sorted((sum(costs[one] for one in members), -sign * value, members) for members, value in found.items())
     points, top = [], np.inf
@@ -65,7 +64,7 @@ def leave_one_out(method: Method, labelled: Labelled) -> list[float] | None:
     """
     members = len(labelled.stack)
     if not learn(method, labelled).weighs:
-        method = fixed("soft", soft)
+        method = plain_mean(labelled)
     full = mean_score(labelled, cross_fit(method, labelled))
     if members < 2 or full is None:
         return None
@@ -80,7 +79,7 @@ def leave_one_out(method: Method, labelled: Labelled) -> list[float] | None:
 
 def mean_score(labelled: Labelled, answers: Sequence[Combined]) -> float | None:
     """The score of cross-fitted answers, the mean over repeats; None where there is none."""
-    measure = METRICS[labelled.metric]
+    measure = labelled.measure
     scores = [measure(labelled.labels, one.probs, decisions=one.decisions) for one in answers]
     return float(np.mean(scores)) if scores and not np.isnan(scores).any() else None
 
@@ -98,4 +97,4 @@ def _without(fitted: Fitted, member: int, count: int) -> Fitted:
 
 
 def _sign(labelled: Labelled) -> float:
-    return 1.0 if METRICS[labelled.metric].greater_is_better else -1.0
+    return 1.0 if labelled.measure.greater_is_better else -1.0

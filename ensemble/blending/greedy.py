@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ensemble.blending.candidates import Candidates, LogLossCandidates, make_candidates
 from ensemble.blending.labelled import Labelled
-from ensemble.core.metrics import METRICS
 
 __all__ = ["ROUNDS", "Picks", "greedy_weights", "pick_greedily"]
 
@@ -76,7 +75,6 @@ class _Search:
     def __init__(self, labelled: Labelled, members: list[int]) -> None:
         self._labelled, self._members = labelled, members
         self._scores: Candidates = make_candidates(labelled)
-        self._losses = LogLossCandidates(labelled.true_class)
         self._rounding = False
         self.order: list[int] = []
         self._errors: list[float] = []
@@ -95,9 +93,9 @@ class _Search:
     def start_sorted(self) -> None:
         """The best members by their own score, as many as are best together."""
         own = self._compared(self._scores.errors(self._members))
-        losses = self._losses.errors(self._members)
+        losses = self._losses(self._members)
         ranked = [self._members[index] for index in np.lexsort((losses, own))]
-        measure, errors = METRICS[self._labelled.metric], []
+        measure, errors = self._labelled.measure, []
         sign = -1.0 if measure.greater_is_better else 1.0
         total = np.zeros((self._labelled.rows, self._labelled.classes))
         for count, member in enumerate(ranked, start=1):
@@ -113,7 +111,6 @@ class _Search:
 
     def _take(self, member: int, error: float) -> None:
         self._scores.add(member)
-        self._losses.add(member)
         self.order.append(member)
         self._errors.append(error)
 
@@ -124,6 +121,13 @@ class _Search:
         if len(ties) > 1:
             ties = [member for member in ties if member in self.order] or ties
         if len(ties) > 1:
-            losses = self._losses.errors(ties)
+            losses = self._losses(ties)
             ties = [member for member, loss in zip(ties, losses, strict=True) if loss <= losses.min() * (1 + _SAME)]
         return ties[0]
+
+    def _losses(self, among: Sequence[int]) -> NDArray[np.float64]:
+        """The log-loss with each of these added."""
+        candidates = LogLossCandidates(self._labelled.true_class)
+        for member in self.order:
+            candidates.add(member)
+        return candidates.errors(among)

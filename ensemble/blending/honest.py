@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.by_class import mean_of_sets
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.vote import Combined, soft
-from ensemble.core.metrics import METRICS, Scorer
+from ensemble.core.metrics import Scorer
 
-__all__ = ["EVIDENCE", "RESAMPLES", "Gain", "Honest", "assess"]
+__all__ = ["EVIDENCE", "FEWEST", "RESAMPLES", "Gain", "Honest", "assess"]
 
 RESAMPLES = 1000
 EVIDENCE = 0.95
 """A gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %."""
+FEWEST = 10
+"""So many rows (or groups) there must be; of two, which both are better, every resample is."""
 Matrix = NDArray[np.floating[Any]]
 Interval = tuple[float, float] | None
 
@@ -56,11 +59,13 @@ class Honest:
     gain_over_uniform: Gain
     optimistic: float | None = None
     """The score of the blend on the very rows that it learned from; None where it learned nothing."""
+    units: int = FEWEST
+    """How many rows, or groups, were resampled."""
 
     @property
     def is_evident(self) -> bool:
         """Whether the gain over the plain mean is more than luck."""
-        return self.gain_over_uniform.p_better >= EVIDENCE
+        return self.units >= FEWEST and self.gain_over_uniform.p_better >= EVIDENCE
 
     def plain(self, names: Sequence[str]) -> dict[str, Any]:
         """As `blend.json` holds it, with the members' names."""
@@ -88,13 +93,13 @@ def assess(
     `mean` stands in for the plain mean of all members; `optimistic` is what the blend says after it learned from all
     rows. None where the metric has no meaning on these rows.
     """
-    measure, labels, stack = METRICS[labelled.metric], labelled.labels, labelled.stack
+    measure, labels, stack = labelled.measure, labelled.labels, labelled.stack
     sign = 1.0 if measure.greater_is_better else -1.0
     members = tuple(measure(labels, matrix) for matrix in stack)
     best = int(np.argmax([sign * value for value in members]))
     blend, plain = (
         _mean_scorer([measure.scorer(labels, one.probs, one.decisions) for one in several])
-        for several in (answers, mean or [soft(stack)])
+        for several in (answers, mean or [(mean_of_sets if labelled.sets else soft)(stack)])
     )
     scorers = (blend, measure.scorer(labels, stack[best]), plain)
     value, best_value, uniform = (scorer(np.ones(len(labels))) for scorer in scorers)
@@ -110,6 +115,7 @@ def assess(
         gain_over_best_single=_gain(sign * (value - best_value), sign * (blends - singles)),
         gain_over_uniform=_gain(sign * (value - uniform), sign * (blends - means)),
         optimistic=None if optimistic is None else measure(labels, optimistic.probs, decisions=optimistic.decisions),
+        units=int(labelled.units.max()) + 1,
     )
 
 

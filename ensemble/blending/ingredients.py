@@ -12,16 +12,18 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.labelled import Labelled
 from ensemble.blending.members import Member, load_members, unique_names
 from ensemble.blending.sample import find_sample
+from ensemble.blending.sampled import sampled_rows
 from ensemble.core.complaints import any_of
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
+from ensemble.core.probability import Predictions
 from ensemble.errors import InputError
 
 __all__ = ["FindDataset", "Ingredients", "gather"]
 
 FindDataset = Callable[[str], DatasetDescription | None]
 _SECONDS = "seconds_per_1000_images"
-_IN_MEMORY = 1 << 30  # out-of-fold rows up to a gibibyte are brought into order once
+_IN_MEMORY = 1 << 30  # bytes of out-of-fold rows are brought into order once, more each time they are looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +38,19 @@ class Ingredients:
     """The out-of-fold rows."""
     unlabelled_because: str | None
     """Why there are none."""
+    oof_rows: int
+    """How many of them there are; `labelled` may hold a sample."""
     metric: str
     spec: SubmissionSpec
     has_class_order: bool
     """Whether the dataset's description says in which order the classes stand."""
     sample: Path | None
     """The dataset's own sample file, if it was found."""
+
+    @property
+    def sets(self) -> bool:
+        """Whether each row has a set of classes."""
+        return self.test.activation == "sigmoid"
 
     @property
     def costs(self) -> list[float | None]:
@@ -70,9 +79,12 @@ def gather(
     class_names = dataset.class_names if dataset is not None else None
     test = align([member.test for member in members], [str(member.path) for member in members], classes=class_names)
     members = _in_order(members, test)
-    metric = metric or _common_metric(members)
+    sets = test.activation == "sigmoid"
+    metric = metric or _common_metric(members, sets=sets)
+    if problem := metric_problem(metric, sets=sets):
+        raise InputError(f"--metric {problem}")
     labelled, reason = _labelled(members, test, metric)
-    spec = submission or (dataset.submission if dataset is not None else SubmissionSpec())
+    spec = submission or (dataset.submission_format if dataset is not None else SubmissionSpec())
     sample = None
     if spec.sample is not None and name_of_data is not None:
         sample = find_sample(spec.sample, name_of_data, members)
@@ -82,6 +94,7 @@ def gather(
         test=test,
         labelled=labelled,
         unlabelled_because=reason,
+        oof_rows=max((len(member.oof.ids) for member in members if member.oof is not None), default=0),
         metric=metric,
         spec=spec,
         has_class_order=class_names is not None,
@@ -111,14 +124,14 @@ def _in_order(members: Sequence[Member], test: Aligned) -> list[Member]:
     return [by_test[id(predictions)] for predictions in test.members]
 
 
-def _common_metric(members: Sequence[Member]) -> str:
+def _common_metric(members: Sequence[Member], *, sets: bool) -> str:
     """The metric all members that name one agree on, else accuracy; one of their own can't be had here."""
     named = {member.test.sidecar["metric"] for member in members if member.test.sidecar.get("metric") is not None}
     metric = str(named.pop()) if len(named) == 1 else "accuracy"
-    if metric not in METRICS:
+    if metric not in METRICS | SET_METRICS:
         raise InputError(
             f"the members' metric, {metric}, is code of their recipe, which a blend does not run; "
-            f"say by which to judge with --metric: {any_of(list(METRICS))}"
+            f"say by which to judge with --metric: {any_of(list(metrics_for(sets=sets)))}"
         )
     return metric
 
@@ -131,10 +144,29 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
         return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}"
     oofs = [member.oof for member in members if member.oof is not None]
     names = [str(one.path) for one in oofs]
+    apart = _of_other_folds(oofs)
+    if apart is not None:
+        return None, f"{names[0]} and {names[apart]} hold out-of-fold rows of different folds"
     aligned = align(oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True)
     if aligned.labels is None or aligned.folds is None:  # the format demands them; this keeps a later format honest
         return None, "the out-of-fold rows have no labels or folds"
-    stack = aligned.stack
-    size = len(stack) * aligned.members[0].probs.nbytes
+    chosen = sampled_rows(len(aligned.ids), len(oofs), len(aligned.classes), aligned.groups)
+    labels, folds, groups, stack = aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, aligned.stack
+    if chosen is not None:
+        labels, folds, stack = labels[chosen], folds[:, chosen], stack.rows(chosen)
+        groups = None if groups is None else groups[chosen]
+    size = len(stack) * len(labels) * len(aligned.classes) * max(one.probs.itemsize for one in oofs)
     ordered = [np.ascontiguousarray(matrix) for matrix in stack] if size <= _IN_MEMORY else stack
-    return Labelled(ordered, aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, metric), None
+    return Labelled(ordered, labels, folds, groups, metric), None
+
+
+def _of_other_folds(oofs: Sequence[Predictions]) -> int | None:
+    """The first file that shares neither rows nor folds with the first, as the folders of two folds of one run."""
+    first = oofs[0]
+    rows, folds = set(first.ids), set(np.ravel(np.array(first.folds)).tolist())
+    for number, one in enumerate(oofs):
+        if one.ids is first.ids or not rows.isdisjoint(one.ids):
+            continue
+        if folds.isdisjoint(np.ravel(np.array(one.folds)).tolist()):
+            return number
+    return None

@@ -14,6 +14,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.vote import block_of
+from ensemble.core.label_sets import Labels, are_sets, likelihoods
+from ensemble.core.metrics import Metric, metrics_for
+
 __all__ = ["SMALLEST", "Labelled", "Part"]
 
 Matrix = NDArray[np.floating[Any]]
@@ -49,6 +53,12 @@ class Part(Sequence[Matrix]):
         matrix = self._stack[self._members[index]]
         return matrix if self._rows is None else matrix.take(self._rows, axis=0)
 
+    def block(self, start: int, stop: int) -> Part:
+        """Rows `start` to `stop`."""
+        if self._rows is None:
+            return Part(block_of(self._stack, start, stop), None, self._members)
+        return Part(self._stack, self._rows[start:stop], self._members)
+
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
@@ -56,7 +66,7 @@ class Labelled:
 
     stack: Sequence[Matrix]
     """One (rows, classes) matrix a member."""
-    labels: Integers
+    labels: Labels
     folds: Integers
     """(repeats, rows)."""
     groups: Integers | None = None
@@ -79,15 +89,31 @@ class Labelled:
         """How many classes."""
         return int(self.stack[0].shape[1])
 
+    @property
+    def sets(self) -> bool:
+        """Whether each row has a set of classes."""
+        return are_sets(self.labels)
+
+    @property
+    def measure(self) -> Metric:
+        """The score that decides."""
+        return self.measure_of(self.metric)
+
+    def measure_of(self, metric: str) -> Metric:
+        """A score by its name."""
+        return metrics_for(sets=self.sets)[metric]
+
     @cached_property
     def true_class(self) -> NDArray[np.float64]:
-        """(members, rows): what each member gives to the class that is right, at least 2.2e-16."""
+        """(members, rows): what each member gives to the class that is right, at least 2.2e-16.
+
+        Of sets, (members, rows x classes): what it gives to each yes and no that is right.
+        """
         if self.true is not None:
             return self.true
-        chosen = np.empty((len(self.stack), self.rows))
-        row = np.arange(self.rows)
+        chosen = np.empty((len(self.stack), self.labels.size))
         for index, matrix in enumerate(self.stack):
-            chosen[index] = matrix[row, self.labels]
+            chosen[index] = likelihoods(matrix, self.labels).ravel()
         return np.maximum(chosen, SMALLEST, out=chosen)
 
     @cached_property
@@ -148,7 +174,7 @@ class Labelled:
                 folds=folds[None, rows],
                 groups=None if self.groups is None else self.groups[rows],
                 key=key,
-                true=self.true_class[:, rows],
+                true=self.true_class.reshape(len(self.stack), self.rows, -1)[:, rows].reshape(len(self.stack), -1),
             )
         part: Labelled = self.memo[key]
         return part

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.vote import Combined, Combiner, Weights, scaled_weights
+from ensemble.blending.vote import Combined, Combiner, Weights, in_blocks, scaled_weights
 from ensemble.core.metrics import decide
 
-__all__ = ["FLOOR", "geometric", "logs", "power", "rank", "softmax"]
+__all__ = ["FLOOR", "geometric", "logs", "power", "rank", "ranked", "softmax"]
 
 Matrix = NDArray[np.floating[Any]]
 FLOOR = 1e-12  # a probability of zero counts as this much, else one member could veto a class for good
 
 
+@in_blocks
 def geometric(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     """The weighted mean of logarithms, so that a class needs some credit from every member."""
     scaled = scaled_weights(weights, len(stack))
@@ -29,6 +30,7 @@ def geometric(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
 def power(exponent: float) -> Combiner:
     """The power mean: 1 is the arithmetic mean, 0 the geometric one, a large one is near the maximum."""
 
+    @in_blocks
     def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
         if exponent == 0:
             return geometric(stack, weights)
@@ -47,6 +49,15 @@ def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
 
     Members on different scales then have the same say in the order of the rows, which is all that ROC AUC looks at.
     """
+    total = ranked(stack, weights)
+    sums = total.sum(axis=1, keepdims=True)
+    total[sums[:, 0] <= 0] = 1 / total.shape[1]
+    np.divide(total, sums, out=total, where=sums > 0)
+    return _decided(total)
+
+
+def ranked(stack: Sequence[Matrix], weights: Weights = None) -> NDArray[np.float64]:
+    """(rows, classes): the same, before rows are made to sum to 1."""
     scaled = scaled_weights(weights, len(stack))
     rows, classes = stack[0].shape
     ranks, scale = np.zeros((classes, rows)), np.zeros((classes, rows))
@@ -59,11 +70,10 @@ def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
             scale[column] += weight * ordered
     ranks /= sum(scaled)
     scale /= sum(scaled)
-    position = np.arange(rows)
-    columns = [np.interp(ranks[column], position, scale[column]) for column in range(classes)]
-    total = np.column_stack(columns).astype(np.float64)
-    sums = total.sum(axis=1, keepdims=True)
-    return _decided(np.where(sums > 0, total / np.where(sums > 0, sums, 1), 1 / classes))
+    total, position = np.empty((rows, classes)), np.arange(rows)
+    for column in range(classes):
+        total[:, column] = np.interp(ranks[column], position, scale[column])
+    return total
 
 
 def _shared_ranks(ordered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,16 +5,21 @@ Everything wrong with any file is one error. Whether members fit one another is 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ensemble.core.probability import Predictions, ProbabilityPaths, load_predictions
+from ensemble.core.seen import Seen
 from ensemble.errors import InputError
 
 __all__ = ["Member", "load_members", "unique_names"]
 
+_AT_ONCE = min(4, os.cpu_count() or 1)
 _SAME_IN_BOTH = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256")
 
 
@@ -47,20 +52,13 @@ class Member:
 
 def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Member]:
     """Load every file, and the `oof` beside each `probs`; a folder stands for the `probs.npy` in it."""
-    problems: list[str] = []
-    members = []
-    for given in paths:
-        path = ProbabilityPaths.of(given / "probs.npy" if given.is_dir() else given).npy
-        test = _load(path, renormalize, problems)
-        oof_path = _oof_path(path)
-        oof = _load(oof_path, renormalize, problems) if oof_path is not None and _is_there(oof_path) else None
-        if test is not None:
-            members.append(Member(path, test, oof))
-            if oof is not None:
-                problems += _pair_problems(test, oof)
+    load = partial(_load, renormalize=renormalize, seen=Seen())
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashing and looking at numbers leave Python's lock to others
+        loaded = list(pool.map(load, paths))
+    problems = [problem for _, found in loaded for problem in found]
     if problems:
         raise InputError(*dict.fromkeys(problems))
-    return members
+    return [member for member, _ in loaded if member is not None]
 
 
 def unique_names(members: Sequence[Member]) -> list[str]:
@@ -75,9 +73,23 @@ def unique_names(members: Sequence[Member]) -> list[str]:
     return result
 
 
-def _load(path: Path, renormalize: bool, problems: list[str]) -> Predictions | None:
+def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None, list[str]]:
+    """One member, and what is wrong with its files."""
+    path = ProbabilityPaths.of(given / "probs.npy" if given.is_dir() else given).npy
+    problems: list[str] = []
+    test = _read(path, renormalize, seen, problems)
+    oof_path = _oof_path(path)
+    oof = None
+    if oof_path is not None and _is_there(oof_path):
+        oof = _read(oof_path, renormalize, seen, problems)
+    if test is None:
+        return None, problems
+    return Member(path, test, oof), problems if oof is None else problems + _pair_problems(test, oof)
+
+
+def _read(path: Path, renormalize: bool, seen: Seen, problems: list[str]) -> Predictions | None:
     try:
-        return load_predictions(path, renormalize=renormalize)
+        return load_predictions(path, renormalize=renormalize, seen=seen)
     except InputError as error:
         problems += error.messages
         return None

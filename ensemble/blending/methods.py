@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.by_class import SET_COMBINERS, power_of_sets
 from ensemble.blending.calibration import calibrated_after
 from ensemble.blending.crossfit import Fitted, Method, choice
 from ensemble.blending.greedy import greedy_weights
@@ -21,7 +22,7 @@ from ensemble.blending.stacking import stack_method
 from ensemble.blending.vote import Combiner, hard, soft
 from ensemble.core.complaints import any_of
 
-__all__ = ["COMBINERS", "METHODS", "fixed", "make_method", "method_problem"]
+__all__ = ["COMBINERS", "METHODS", "combiner", "fixed", "make_method", "method_problem", "plain_mean"]
 
 COMBINERS: dict[str, Combiner] = {"soft": soft, "hard": hard, "geometric": geometric, "rank": rank}
 """What fits nothing: a stack of matrices, and weights, to one answer a row."""
@@ -30,16 +31,29 @@ _MOST_BAGS, _STEEPEST = 1000, 20.0
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What a method is made for: the metric, and whether each row has a set of classes."""
+
+    metric: str
+    sets: bool
+
+
+@dataclass(frozen=True)
 class Kind:
     """A method as the command line knows it."""
 
     job: str
-    make: Callable[[str, str], Method]
-    """From what stands after the colon, and the metric."""
+    make: Callable[[str, Goal], Method]
+    """From what stands after the colon, and what is wanted."""
     argument: str = ""
     """What may stand after a colon."""
     needed: bool = False
     """Whether it must."""
+
+
+def combiner(name: str, *, sets: bool) -> Combiner:
+    """What of `COMBINERS` a name stands for, or its counterpart for rows with sets of classes."""
+    return (SET_COMBINERS if sets else COMBINERS)[name]
 
 
 def fixed(name: str, combine: Combiner, weights: Sequence[float] | None = None) -> Method:
@@ -48,11 +62,16 @@ def fixed(name: str, combine: Combiner, weights: Sequence[float] | None = None) 
     return Method(name, lambda _: ready, ready)
 
 
+def plain_mean(labelled: Labelled) -> Method:
+    """The mean of all members."""
+    return fixed("soft", combiner("soft", sets=labelled.sets))
+
+
 @cache
-def make_method(spec: str, metric: str) -> Method:
+def make_method(spec: str, metric: str, *, sets: bool = False) -> Method:
     """The method of `name` or `name:argument`, for a metric; the same one each time, so that it learns once."""
     name, _, argument = spec.partition(":")
-    return METHODS[name].make(argument, metric)
+    return METHODS[name].make(argument, Goal(metric, sets))
 
 
 def method_problem(spec: str) -> str:
@@ -79,45 +98,49 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _fixed(name: str, argument: str, metric: str) -> Method:
+def _fixed(name: str, argument: str, goal: Goal) -> Method:
     """One of `COMBINERS`; takes no argument and minds no metric."""
-    return fixed(name, COMBINERS[name])
+    return fixed(name, combiner(name, sets=goal.sets))
 
 
-def _power(argument: str, metric: str) -> Method:
-    return fixed(f"power:{float(argument):g}", power(float(argument)))
+def _power(argument: str, goal: Goal) -> Method:
+    make = power_of_sets if goal.sets else power
+    return fixed(f"power:{float(argument):g}", make(float(argument)))
 
 
-def _optimize(argument: str, metric: str) -> Method:
+def _optimize(argument: str, goal: Goal) -> Method:
+    mean = combiner("soft", sets=goal.sets)
+
     def fit(labelled: Labelled) -> Fitted:
         best = least_log_loss(labelled.true_class)
-        return Fitted(soft, _plain(best.weights), {"duality_gap": best.gap})
+        return Fitted(mean, _plain(best.weights), {"duality_gap": best.gap})
 
     return Method("optimize", fit)
 
 
-def _greedy(argument: str, metric: str) -> Method:
-    bags = int(argument) if argument else 0
+def _greedy(argument: str, goal: Goal) -> Method:
+    bags, mean = int(argument) if argument else 0, combiner("soft", sets=goal.sets)
     name = f"greedy:{bags}" if bags else "greedy"
-    return Method(name, lambda labelled: Fitted(soft, _plain(greedy_weights(labelled, bags=bags))))
+    return Method(name, lambda labelled: Fitted(mean, _plain(greedy_weights(labelled, bags=bags))))
 
 
-def _stack(argument: str, metric: str) -> Method:
+def _stack(argument: str, goal: Goal) -> Method:
     return stack_method()
 
 
-def _auto(argument: str, metric: str) -> Method:
+def _auto(argument: str, goal: Goal) -> Method:
     """Candidates from simple to complex, those that can matter to the metric."""
+    metric = goal.metric
     names = [
         "soft",
         *(["hard"] if metric not in ("log_loss", "roc_auc") else []),
         *(["rank"] if metric == "roc_auc" else []),
         "geometric",
     ]
-    candidates = [make_method(name, metric) for name in names]
+    candidates = [make_method(name, metric, sets=goal.sets) for name in names]
     if metric == "log_loss":
         candidates.append(calibrated_after(candidates[0], "temperature"))
-    candidates += [make_method(name, metric) for name in ("optimize", "greedy", "stack")]
+    candidates += [make_method(name, metric, sets=goal.sets) for name in ("optimize", "greedy", "stack")]
     return choice("auto", candidates)
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.foldplan import load_plan
+from ensemble.core.label_sets import Labels, labels_of_plain
 from ensemble.core.probability_checks import parse_ids
+from ensemble.core.set_spelling import JOINER
 from ensemble.core.text_table import TextTable, read_text_table
 from ensemble.errors import InputError
 
@@ -24,6 +26,7 @@ __all__ = ["Truth", "check_ids", "examples", "id_column", "read_classes", "read_
 
 Integers = NDArray[np.int64]
 _WHOLE = re.compile(r"-?[0-9]{1,9}")
+_SEPARATORS = (JOINER, ";", ",", " ")
 _FOLD = re.compile(r"fold(_[0-9]+)?")
 
 
@@ -38,14 +41,23 @@ class Truth:
     groups: Mapping[str, str] | None
     sidecar: dict[str, Any]
     """The plan's hash and dataset, where `folds_from` is a plan of ours."""
+    sets: bool = False
+    """Whether a plan of ours says that rows have sets of classes."""
 
-    def of(self, ids: Sequence[str], classes: Sequence[str]) -> tuple[Integers, list[Any], Integers | None]:
-        """Labels, folds and groups of these rows; all that is missing is one `InputError`."""
+    def of(
+        self, ids: Sequence[str], classes: Sequence[str], *, sets: bool = False
+    ) -> tuple[Labels, list[Any], Integers | None]:
+        """Labels, or with `sets` which classes each row has, folds and groups of these rows.
+
+        All that is missing is one `InputError`.
+        """
         problems = [*_unknown_ids(self.labels_from, "label", ids, self.labels)]
         problems += _unknown_ids(self.folds_from, "fold", ids, self.folds)
+        if self.sets and not sets:
+            problems.append(f"{self.folds_from}: its rows have sets of classes; say --multilabel")
         if problems:
             raise InputError(*problems)
-        labels = self._labels([self.labels[name] for name in ids], classes)
+        labels: Labels = (self._sets if sets else self._labels)([self.labels[name] for name in ids], classes)
         folds = np.array([self.folds[name] for name in ids], dtype=np.int64)
         never = np.flatnonzero((folds < 0).any(axis=1))
         if never.size:
@@ -73,6 +85,22 @@ class Truth:
                 f"the {len(classes)} classes begin with {examples(classes)}"
             )
         return np.array([position[name] for name in names], dtype=np.int64)
+
+    def _sets(self, cells: Sequence[str], classes: Sequence[str]) -> Labels:
+        """Which classes each cell names; between them stands the first of `|`, `;`, `,` and blank that makes sense."""
+        known, distinct = set(classes), set(cells)
+        odd: list[str] = []
+        for separator in _SEPARATORS:
+            parts_of = {cell: [part.strip() for part in cell.split(separator) if part.strip()] for cell in distinct}
+            odd = sorted({part for parts in parts_of.values() for part in parts} - known)
+            if not odd:
+                position = {name: index for index, name in enumerate(classes)}
+                lists = [[position[part] for part in parts_of[cell]] for cell in cells]
+                return labels_of_plain(lists, len(classes), sets=True)
+        raise InputError(
+            f"{self.labels_from}: {len(odd)} labels are none of the classes ({examples(odd)}); "
+            f"the {len(classes)} classes begin with {examples(classes)}; put | between those of a row"
+        )
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -126,6 +154,7 @@ def read_truth(labels: Path | None, folds: Path | None) -> Truth:
         folds=parts["folds"],
         groups=parts.get("groups"),
         sidecar=parts.get("sidecar", {}),
+        sets=parts.get("sets", False),
     )
 
 
@@ -163,6 +192,7 @@ def _fold_parts(path: Path) -> dict[str, Any]:
             "folds": dict(zip(plan.ids, map(tuple, plan.folds.tolist()), strict=True)),
             "labels": dict(zip(plan.ids, plan.labels, strict=True)),
             "sidecar": {"dataset": plan.dataset, "folds_sha256": plan.sha256},
+            "sets": plan.multilabel,
         }
         if plan.groups is not None:
             parts["groups"] = dict(zip(plan.ids, plan.groups, strict=True))

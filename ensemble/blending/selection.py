@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.by_class import mean_of_sets
+from ensemble.blending.candidates import LogLossCandidates
 from ensemble.blending.crossfit import Fitted, Method, learn
+from ensemble.blending.honest import FEWEST
 from ensemble.blending.labelled import Labelled, Part
 from ensemble.blending.vote import Combined, Weights, soft
-from ensemble.core.metrics import METRICS
+from ensemble.core.set_scorers import decide_sets
 
 __all__ = ["Diversity", "affordable", "chosen_first", "copies", "diversity", "harmless"]
 
@@ -48,22 +51,23 @@ def diversity(labelled: Labelled) -> Diversity:
     rows = np.linspace(0, labelled.rows - 1, most).astype(np.int64)
     labels = labelled.labels[rows]
     errors = np.empty((members, len(rows) * labelled.classes), dtype=np.float32)
-    decisions = np.empty((members, len(rows)), dtype=np.int64)
+    decisions = np.empty((members, len(rows), labelled.classes if labelled.sets else 1), dtype=np.int64)
+    truth = labels if labelled.sets else np.eye(labelled.classes, dtype=np.float32)[labels]
     for index in range(members):
         matrix = np.array(labelled.stack[index][rows], dtype=np.float32)
-        decisions[index] = matrix.argmax(axis=1)
-        matrix[np.arange(len(rows)), labels] -= 1
+        decisions[index] = decide_sets(matrix) if labelled.sets else matrix.argmax(axis=1)[:, None]
+        matrix -= truth
         errors[index] = matrix.ravel()
     products = (errors @ errors.T).astype(np.float64)
     size = np.sqrt(np.diag(products))
     size[size == 0] = 1.0
-    right = (decisions == labels).astype(np.float64)
+    right = (decisions == labels.reshape(len(rows), -1)).all(axis=2).astype(np.float64)
     both, only = right @ right.T, right @ (1 - right).T
     neither = len(rows) - both - only - only.T
     crossed = only * only.T
     return Diversity(
         correlation=np.clip(products / np.outer(size, size), -1, 1),
-        disagreement=np.array([(decisions != one).mean(axis=1) for one in decisions]),
+        disagreement=np.array([(decisions != one).any(axis=2).mean(axis=1) for one in decisions]),
         q_statistic=_ratio(both * neither - crossed, both * neither + crossed),
     )
 
@@ -87,7 +91,7 @@ def chosen_first(method: Method, choose: Choose) -> Method:
     """`choose` members by the rows that are learned from, then the method on these."""
 
     def fit(labelled: Labelled) -> Fitted:
-        members = list(choose(labelled))
+        members, mean = list(choose(labelled)), mean_of_sets if labelled.sets else soft
         inner = learn(method, labelled.with_members(members))
         if len(members) == len(labelled.stack):
             return inner
@@ -97,7 +101,7 @@ def chosen_first(method: Method, choose: Choose) -> Method:
         def combine(stack: Sequence[Matrix], given: Weights = None) -> Combined:
             voting = None if given is None else [given[member] for member in members]
             if voting is not None and not any(voting):  # the only ones that were chosen were taken out
-                return soft(stack, given)
+                return mean(stack, given)
             return inner.combine(Part(stack, None, members), voting)
 
         return Fitted(combine, tuple(weights.tolist()), inner.told, inner.weighs)
@@ -108,9 +112,12 @@ def chosen_first(method: Method, choose: Choose) -> Method:
 def harmless(labelled: Labelled) -> list[int]:
     """All members but those without whom the plain mean is better beyond doubt, taken out one at a time.
 
-    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse.
+    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse. A handful
+    of rows puts nothing beyond doubt.
     """
     members = list(range(len(labelled.stack)))
+    if int(labelled.units.max()) + 1 < FEWEST:
+        return members
     limit = NormalDist().inv_cdf(1 - _HARM / max(1, len(members)))
     total = labelled.true_class.sum(axis=0)
     while len(members) > 1:
@@ -127,15 +134,18 @@ def harmless(labelled: Labelled) -> list[int]:
 def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> list[int]:
     """Members that cost no more than `budget` together and whose plain mean has a low log-loss.
 
-    Two greedy searches, for the most gain and for the most gain a second; the better of what they find.
+    All of them where they fit in. Else two greedy searches, for the most gain and for the most gain a second; the
+    better of what they find.
     """
+    if sum(costs) <= budget:
+        return list(range(len(costs)))
     found = [_searched(labelled.true_class, costs, budget, by_second) for by_second in (False, True)]
     losses = [-np.log(labelled.true_class[members].mean(axis=0)).mean() for members in found]
     return sorted(found[int(np.argmin(losses))])
 
 
 def _searched(true_class: Array, costs: Sequence[float], budget: float, by_second: bool) -> list[int]:
-    total = np.zeros(true_class.shape[1])
+    candidates = LogLossCandidates(true_class)
     members: list[int] = []
     best: tuple[float, list[int]] = (np.inf, [])
     loss, spent = float(np.log(true_class.shape[0] + 1)), 0.0
@@ -143,11 +153,11 @@ def _searched(true_class: Array, costs: Sequence[float], budget: float, by_secon
         free = [index for index, cost in enumerate(costs) if index not in members and spent + cost <= budget]
         if not free:
             return best[1]
-        losses = np.array([-np.log((total + true_class[index]) / (len(members) + 1)).mean() for index in free])
+        losses = candidates.errors(free)
         gains = (loss - losses) / [max(costs[index], 1e-12) if by_second else 1.0 for index in free]
         taken = int(np.argmax(gains) if (gains > 0).any() or not by_second else np.argmin(losses))
         members.append(free[taken])
-        total += true_class[free[taken]]
+        candidates.add(free[taken])
         spent += costs[free[taken]]
         loss = float(losses[taken])
         best = min(best, (loss, list(members)), key=lambda one: one[0])
@@ -157,17 +167,16 @@ def _certainty(labelled: Labelled, total: Array, member: int, count: int) -> flo
     """By how many standard errors the plain mean's log-loss falls without a member; whole groups are one draw."""
     own = labelled.true_class[member]
     gain = np.log(np.maximum(total - own, 1e-300) / (count - 1)) - np.log(total / count)
-    drawn = np.bincount(labelled.units, gain)
+    drawn = np.bincount(labelled.units, gain.reshape(labelled.rows, -1).sum(axis=1))
     spread = float(np.sqrt(len(drawn)) * drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
     return float(drawn.sum()) / spread if spread > 0 else 0.0
 
 
 def _no_worse(labelled: Labelled, members: Sequence[int], rest: Sequence[int]) -> bool:
-    measure = METRICS[labelled.metric]
+    measure = labelled.measure
     sign = 1.0 if measure.greater_is_better else -1.0
     with_all, without = (
-        measure(labelled.labels, np.mean([np.asarray(labelled.stack[one], dtype=np.float64) for one in which], axis=0))
-        for which in (members, rest)
+        measure(labelled.labels, soft(Part(labelled.stack, None, which)).probs) for which in (members, rest)
     )
     return sign * (without - with_all) >= 0 or np.isnan(with_all)
 

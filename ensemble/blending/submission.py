@@ -27,6 +27,7 @@ __all__ = ["Labels", "Submission", "make_submission", "save_submission", "write_
 
 Labels = Literal["name", "index"]
 _BLOCK_ROWS = 4096
+_WIDE = ("probability", "binary")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,9 @@ class Submission:
     answers: Callable[[int, int], list[list[str]]]
     """The other columns' cells of rows `start` to `stop`, in the header's order."""
     value: str
-    """What the cells are: `name`, `index`, `probability` of each class, or `probability_of` one."""
+    """What the cells are: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one."""
+    separator: str | None = None
+    """Between the classes of a cell, where each row has a set of classes; else None."""
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -80,13 +83,14 @@ def make_submission(
     A template decides rows, columns and id spelling; `labels`, else `fmt`, decides between names and numbers.
     """
     _check_class_asked(classes, fmt)
+    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None
     if template is None:
         value = labels or _described_value(fmt)
-        header = (fmt.id, *classes) if value == "probability" else (fmt.id, fmt.label)
+        header = (fmt.id, *classes) if value in _WIDE else (fmt.id, fmt.label)
         if len(set(header)) != len(header):
             raise InputError(f"submission: {_doubled(header)} would be two columns; name submission.id otherwise")
-        answers = _answers(combined, None, _cells(header[1:], classes, value, fmt))
-        return Submission(header, tuple(ids), 0, answers, value)
+        answers = _answers(combined, None, _cells(header[1:], classes, value, fmt, separator))
+        return Submission(header, tuple(ids), 0, answers, value, separator)
     sample = _read_template(template)
     header = sample.header
     id_column = header.index(fmt.id) if fmt.id in header else 0
@@ -94,7 +98,8 @@ def make_submission(
     value = _value_for(template, header[id_column], others, classes, fmt, labels)
     wanted = sample.columns[header[id_column]]
     order = _row_order(template, header[id_column], wanted, ids)
-    return Submission(header, wanted, id_column, _answers(combined, order, _cells(others, classes, value, fmt)), value)
+    answers = _answers(combined, order, _cells(others, classes, value, fmt, separator))
+    return Submission(header, wanted, id_column, answers, value, separator)
 
 
 def save_submission(path: Path, submission: Submission) -> None:
@@ -120,7 +125,7 @@ def _read_template(path: Path) -> TextTable:
 
 
 def _described_value(fmt: SubmissionSpec) -> str:
-    """What the dataset asks for: `name`, `index`, `probability` of each class, or `probability_of` one."""
+    """What the dataset asks for: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one."""
     return fmt.value if fmt.probability_of is None else "probability_of"
 
 
@@ -139,11 +144,11 @@ def _value_for(
 ) -> str:
     """What a template's other columns ask for."""
     if set(others) == set(classes):
-        return "probability"
+        return "binary" if fmt.value == "binary" else "probability"
     if len(others) == 1:
-        if labels is None and _described_value(fmt) == "probability":
+        if labels is None and (asked := _described_value(fmt)) in _WIDE:
             raise InputError(
-                f"{template}: one column, {others[0]!r}, but the dataset asks for a probability column a class; "
+                f"{template}: one column, {others[0]!r}, but the dataset asks for a {asked} column a class; "
                 "say --labels name or --labels index"
             )
         return labels or _described_value(fmt)
@@ -183,17 +188,28 @@ def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequenc
 
 
 def _cells(
-    others: Sequence[str], classes: Sequence[str], value: str, fmt: SubmissionSpec
+    others: Sequence[str], classes: Sequence[str], value: str, fmt: SubmissionSpec, separator: str | None
 ) -> Callable[[Any, Any], list[list[str]]]:
     """From a block of probabilities and decisions to its rows' cells, the id's left out."""
+    if value == "binary":
+        order = [classes.index(name) for name in others]
+        return lambda _, decisions: [list(map(str, row)) for row in decisions[:, order].tolist()]
     if value.startswith("probability"):
         asked = others if fmt.probability_of is None or value == "probability" else [fmt.probability_of]
         column = {name: index for index, name in enumerate(classes)}
         columns = [column[name] for name in asked]
         return lambda probs, _: [list(map(repr, row)) for row in probs[:, columns].tolist()]
+    if separator is not None:
+        names = [str(index) for index in range(len(classes))] if value == "index" else list(classes)
+        return lambda _, decisions: [[_joined(row, names, separator, fmt.empty or "")] for row in decisions.tolist()]
     if value == "index":
         return lambda _, decisions: [[str(index)] for index in decisions.tolist()]
     return lambda _, decisions: [[classes[index]] for index in decisions.tolist()]
+
+
+def _joined(has: Sequence[int], names: Sequence[str], separator: str, empty: str) -> str:
+    """The classes of a row in one cell."""
+    return separator.join(name for name, one in zip(names, has, strict=True) if one) or empty
 
 
 def _answers(

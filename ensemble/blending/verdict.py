@@ -13,14 +13,14 @@ from ensemble.blending.calibration import calibrated_after, calibrated_before
 from ensemble.blending.class_multipliers import TUNABLE, class_tuned
 from ensemble.blending.crossfit import Fitted, Method, cross_fit, learn
 from ensemble.blending.frontier import Point, frontier, leave_one_out, within_budget
-from ensemble.blending.honest import EVIDENCE, Honest, assess
+from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.ingredients import Ingredients
 from ensemble.blending.labelled import Labelled, Part
-from ensemble.blending.methods import COMBINERS, fixed, make_method
+from ensemble.blending.methods import COMBINERS, combiner, fixed, make_method, plain_mean
 from ensemble.blending.selection import Diversity, affordable, chosen_first, copies, diversity, harmless
-from ensemble.blending.vote import Combined, soft
+from ensemble.blending.thresholds import SET_TUNABLE, thresholded
+from ensemble.blending.vote import Combined
 from ensemble.blending.wish import Wish, parse_cost, tune_problem
-from ensemble.core.metrics import METRICS
 from ensemble.errors import InputError
 
 __all__ = ["Verdict", "judge", "judge_rows"]
@@ -80,7 +80,7 @@ def judge_rows(
 
 def _unjudged(ingredients: Ingredients, wish: Wish) -> Verdict:
     """Without out-of-fold rows only what learns nothing can be used, and nobody knows its worth."""
-    method = _asked_for(ingredients.names, ingredients.metric, wish)
+    method = _asked_for(ingredients.names, ingredients.metric, wish, sets=ingredients.sets)
     if method.ready is None or wish.max_cost is not None:
         what = "--max-cost" if wish.max_cost is not None else f"method {method.name}"
         raise InputError(
@@ -96,19 +96,19 @@ def _unjudged(ingredients: Ingredients, wish: Wish) -> Verdict:
     )
 
 
-def _asked_for(names: Sequence[str], metric: str, wish: Wish) -> Method:
+def _asked_for(names: Sequence[str], metric: str, wish: Wish, *, sets: bool) -> Method:
     """The method by its name, with calibration and class multipliers around it."""
     if wish.weights is not None:
-        method = fixed("weighted", soft, _given_weights(names, wish.weights))
+        method = fixed("weighted", combiner("soft", sets=sets), _given_weights(names, wish.weights))
     else:
-        method = make_method(wish.method, metric)
+        method = make_method(wish.method, metric, sets=sets)
     if wish.calibrate in ("temperature", "vector"):
         around = calibrated_before if wish.calibrate_when == "before" else calibrated_after
         method = around(method, wish.calibrate)  # type: ignore[arg-type]
     if wish.tune_classes:
-        if metric not in TUNABLE:
-            raise InputError(f"--tune-classes: {tune_problem(metric)}")
-        method = class_tuned(method)
+        if metric not in (SET_TUNABLE if sets else TUNABLE):
+            raise InputError(f"--tune-classes: {tune_problem(metric, sets=sets)}")
+        method = (thresholded if sets else class_tuned)(method)
     return method
 
 
@@ -142,16 +142,15 @@ class _Court:
             self._copies = copies(self._diversity, costs)
         self._kept = [member for member in members if member not in self._copies]
         self._labelled = labelled.with_members(self._kept)
-        measure = METRICS[labelled.metric]
+        measure = labelled.measure
         self._scores = tuple(measure(labelled.labels, matrix) for matrix in labelled.stack)
         self._costs = [costs[member] for member in self._kept]
         self._budget = self._find_budget()
 
     def verdict(self, details: bool) -> Verdict:
         """Everything that is found."""
-        plain = fixed("soft", soft)
-        mean = self._in_budget(plain)
-        asked = _asked_for(self._names, self._all.metric, self._wish)
+        mean = self._in_budget(plain_mean(self._all))
+        asked = _asked_for(self._names, self._all.metric, self._wish, sets=self._all.sets)
         method, otherwise = self._in_budget(self._selected(asked)), mean if asked.learns else self._in_budget(asked)
         honest = self._assess(method, mean)
         name = self._named(method)
@@ -184,7 +183,7 @@ class _Court:
         silent = [self._names[one] for one, cost in zip(self._kept, self._costs, strict=True) if cost is None]
         if silent:
             raise InputError(f"--max-cost: {', '.join(silent)} does not say what it costs; leave it out")
-        sign = 1.0 if METRICS[self._all.metric].greater_is_better else -1.0
+        sign = 1.0 if self._all.measure.greater_is_better else -1.0
         own = [sign * self._scores[member] for member in self._kept]
         best = int(np.argmax(np.nan_to_num(own, nan=-np.inf)))
         budget = parse_cost(self._wish.max_cost, self._costs[best] or 0.0) * (1 + 1e-9)
@@ -229,6 +228,9 @@ class _Court:
         if honest.is_evident:
             return None
         gain = honest.gain_over_uniform
+        if honest.units < FEWEST:
+            what = "rows" if self._all.groups is None else "groups"
+            return f"no evidence for {name}: {honest.units} {what} can't give any, {FEWEST} are needed"
         return (
             f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self._all.metric}, better in "
             f"{gain.p_better:.1%} of the resamples, {EVIDENCE:.0%} are needed"
@@ -246,7 +248,7 @@ class _Court:
         fine = set(harmless(self._labelled)) if silent and self._selects else set()
         for one in silent:
             if self._budget is not None and one not in affordable(self._labelled, self._known_costs(), self._budget):
-                why = f"does not fit into --max-cost {self._wish.max_cost} with the others"
+                why = f"not among the best that fit into --max-cost {self._wish.max_cost}"
             elif self._selects and one not in fine:
                 why = "the plain mean is better without it"
             else:

@@ -1,21 +1,34 @@
 """Voting: from members' probabilities to one answer a row. Arithmetic on aligned members; knows no ids, no files.
 
 A combiner takes a sequence of (rows, classes) matrices, looks at one at a time, and never changes them. Probabilities
-are combined, never logits, in float64.
+are combined, never logits, in float64. One that looks at each row by itself is given blocks of rows, so that what it
+adds up stays in the processor's cache and little is held at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.metrics import TIE_TOLERANCE, decide
 
-__all__ = ["Combined", "Combiner", "Weights", "hard", "scaled_weights", "soft"]
+__all__ = [
+    "BLOCK_NUMBERS",
+    "Combined",
+    "Combiner",
+    "Weights",
+    "block_of",
+    "hard",
+    "in_blocks",
+    "scaled_weights",
+    "soft",
+    "weighted_mean",
+]
 
 Matrix = NDArray[np.floating[Any]]
 Weights = Sequence[float] | None
@@ -26,39 +39,89 @@ class Combined:
     """One answer a row."""
 
     probs: NDArray[np.float64]
-    """(rows, classes); rows sum to 1."""
-    decisions: NDArray[np.int64]
-    """Class index of each row; not always `decide(probs)`, as a method may break ties by more than its shares."""
+    """(rows, classes); rows sum to 1, but where each row has a set of classes."""
+    decisions: NDArray[np.integer[Any]]
+    """Class index of each row, or (rows, classes) which classes each row has. Not always `decide(probs)`, as a method
+    may break ties by more than its shares."""
 
 
 Combiner = Callable[[Sequence[Matrix], Weights], Combined]
+RowCombiner = TypeVar("RowCombiner", bound=Callable[..., Combined])
+BLOCK_NUMBERS = 1 << 16  # of 64 bits half a megabyte
 
 
+def in_blocks(combine: RowCombiner) -> RowCombiner:
+    """The combiner, which looks at each row by itself, given some rows at a time."""
+
+    @wraps(combine)
+    def combined(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+        rows, classes = stack[0].shape
+        step = max(1, BLOCK_NUMBERS // classes)
+        if rows <= step:
+            return combine(stack, weights)
+        probs, decisions = np.empty((rows, classes)), []
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            part = combine(block_of(stack, start, stop), weights)
+            probs[start:stop] = part.probs
+            decisions.append(part.decisions)
+        return Combined(probs, np.concatenate(decisions))
+
+    return cast(RowCombiner, combined)
+
+
+def block_of(stack: Sequence[Matrix], start: int, stop: int) -> Sequence[Matrix]:
+    """Rows `start` to `stop` of every member; a stack of its own kind cuts itself."""
+    cut = getattr(stack, "block", None)
+    return [matrix[start:stop] for matrix in stack] if cut is None else cut(start, stop)
+
+
+@in_blocks
 def soft(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     """The weighted mean of the members' probabilities; the largest wins."""
-    total = np.zeros(stack[0].shape)
+    mean = weighted_mean(stack, weights)
+    return Combined(mean, decide(mean))
+
+
+def weighted_mean(stack: Sequence[Matrix], weights: Weights = None) -> NDArray[np.float64]:
+    """The mean alone, (rows, classes)."""
     scaled = scaled_weights(weights, len(stack))
+    total, wide = np.zeros(stack[0].shape), np.empty(stack[0].shape)
     for matrix, weight in _voting(stack, scaled):
-        total += matrix if weight == 1 else np.multiply(matrix, weight, dtype=np.float64)
+        total += _weighed(matrix, weight, wide)
     total /= sum(scaled)
-    return Combined(total, decide(total))
+    return total
 
 
+@in_blocks
 def hard(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     """Each member votes for its top class, most votes win; a tie goes to the tied class with the larger mean.
 
     A member undecided between several classes splits its vote among them. Probabilities are shares of the votes.
     """
-    votes, mean = np.zeros(stack[0].shape), np.zeros(stack[0].shape)
+    votes, mean, wide = np.zeros(stack[0].shape), np.zeros(stack[0].shape), np.empty(stack[0].shape)
     scaled = scaled_weights(weights, len(stack))
     for matrix, weight in _voting(stack, scaled):
         leads = matrix >= matrix.max(axis=1, keepdims=True) - TIE_TOLERANCE
         votes += leads * (weight / leads.sum(axis=1, keepdims=True))
-        mean += matrix if weight == 1 else np.multiply(matrix, weight, dtype=np.float64)
+        mean += _weighed(matrix, weight, wide)
     votes /= sum(scaled)
     mean /= sum(scaled)
     mean[votes < votes.max(axis=1, keepdims=True) - TIE_TOLERANCE] = -np.inf
     return Combined(votes, decide(mean))
+
+
+def _weighed(matrix: Matrix, weight: float, wide: NDArray[np.float64]) -> Matrix:
+    """The matrix times its weight, in 64 bits; `wide` has room for it.
+
+    Widening first and adding then is a fifth faster than letting NumPy do both at once.
+    """
+    if weight != 1:
+        return np.multiply(matrix, weight, out=wide, dtype=np.float64)
+    if matrix.dtype == wide.dtype:
+        return matrix
+    np.copyto(wide, matrix)
+    return wide
 
 
 def _voting(stack: Sequence[Matrix], scaled: Sequence[float]) -> Iterator[tuple[Matrix, float]]:

@@ -10,8 +10,9 @@ from typing import Literal
 from ensemble.blending.calibration import CALIBRATIONS
 from ensemble.blending.class_multipliers import TUNABLE
 from ensemble.blending.methods import method_problem
+from ensemble.blending.thresholds import SET_TUNABLE
 from ensemble.core.complaints import any_of
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import METRICS, SET_METRICS
 from ensemble.core.run import check_run_name
 from ensemble.errors import InputError
 
@@ -45,8 +46,8 @@ class Wish:
         problem = method_problem(self.method)
         if problem:
             problems.append(f"--method {self.method}: {problem}")
-        if self.metric is not None and self.metric not in METRICS:
-            problems.append(f"--metric {self.metric}: unknown; known are {any_of(list(METRICS), 'and')}")
+        if self.metric is not None and self.metric not in METRICS | SET_METRICS:
+            problems.append(f"--metric {self.metric}: unknown; known are {any_of(list(METRICS | SET_METRICS), 'and')}")
         if (self.method == "weighted") != (self.weights is not None):
             problems.append("--weights and --method weighted belong together: --method weighted --weights a=2,b=1")
         for option, value, known in (
@@ -56,7 +57,7 @@ class Wish:
         ):
             if value not in known:
                 problems.append(f"--{option} {value}: unknown; known are {any_of(known, 'and')}")
-        if self.tune_classes and self.metric is not None and self.metric not in TUNABLE:
+        if self.tune_classes and self.metric is not None and self.metric not in (*TUNABLE, *SET_TUNABLE):
             problems.append(f"--tune-classes: {tune_problem(self.metric)}")
         for check in (self._name_check, self._cost_check):
             try:
@@ -79,8 +80,12 @@ class Wish:
             parse_cost(self.max_cost, 1.0)
 
 
-def tune_problem(metric: str) -> str:
+def tune_problem(metric: str, *, sets: bool = False) -> str:
     """Why decisions can't be tuned for a metric."""
+    if sets:
+        return f"of rows with sets of classes it is for {any_of(list(SET_TUNABLE), 'and')}, not for {metric}"
+    if metric in SET_METRICS and metric not in METRICS:
+        return f"{metric} is no mean over classes; it is for {any_of(list(TUNABLE), 'and')}"
     return f"{metric} does not look at decisions; it is for {any_of(list(TUNABLE), 'and')}"
 
 

@@ -24,6 +24,7 @@ def run(arguments: Namespace) -> Outcome:
         run=arguments.run,
         out=arguments.out,
         renormalize=arguments.renormalize,
+        multilabel=arguments.multilabel,
     )
     return Outcome({"adopted": [one.plain() for one in done]}, [_table(done), *_remarks(done)])
 

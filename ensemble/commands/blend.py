@@ -13,7 +13,7 @@ from ensemble.blending.frontier import Point
 from ensemble.blending.wish import parse_weights
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.core.dataset import DatasetDescription
-from ensemble.core.metrics import METRICS
+from ensemble.core.metrics import is_greater_better
 from ensemble.core.recipe_files import load_dataset
 from ensemble.core.recipe_find import find_dataset
 from ensemble.errors import InputError
@@ -80,9 +80,7 @@ def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) ->
         for point in points
     ]
     title = f"What each second buys: {metric} out of fold"
-    return figures.frontier(
-        title, shown, "s per 1000 images", metric, greater_is_better=METRICS[metric].greater_is_better
-    )
+    return figures.frontier(title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric))
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
@@ -192,8 +190,13 @@ def _honest(document: Mapping[str, Any]) -> list[str | Table]:
 
 def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | Table]:
     """Sentences about what deserves one."""
-    honest, members = document["honest"], document["members"]
+    honest, members, scored = document["honest"], document["members"], document["scored_rows"]
     shown: list[str | Table] = []
+    if scored is not None and scored["used"] < scored["of"]:
+        shown.append(
+            f"scores and what is learned are from {scored['used']:,} of {scored['of']:,} out-of-fold rows, "
+            "drawn evenly: all of them would not fit into memory"
+        )
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
     shown += [f"left out: {one['run']}: {one['dropped']}" for one in members if one["dropped"] is not None]

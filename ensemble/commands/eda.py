@@ -52,6 +52,8 @@ def _headline(facts: Mapping[str, Any]) -> str:
     least, most = min(counts), max(counts)
     ratio = f"; the largest class has {most / least:.1f} times the rows of the smallest" if least else ""
     rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes'])} classes"
+    if "classes_a_row" in facts:
+        rows += f" ({facts['classes_a_row']:.2f} a row, {facts['rows_without_class']:,} rows without any)"
     return f"{facts['dataset']}: {rows}{groups}{ratio}"
 
 

@@ -50,8 +50,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 
 def _table(report: dict[str, Any]) -> Table:
     """A row a class: its count, and its share in each fold."""
-    folds = report["fold_class_counts"]
-    totals = [sum(fold.values()) for fold in folds]
+    folds, totals = report["fold_class_counts"], report["fold_rows"]
     rows = []
     for name, count in report["class_counts"].items():
         shares = [f"{fold[name] / total:.1%}" if total else "-" for fold, total in zip(folds, totals, strict=True)]
@@ -62,8 +61,7 @@ def _table(report: dict[str, Any]) -> Table:
 
 def _worst_table(report: dict[str, Any]) -> Table:
     """The classes and folds whose shares are farthest from the whole's, relative to it."""
-    names, folds = _fold_names(report), report["fold_class_counts"]
-    totals = [sum(fold.values()) for fold in folds]
+    names, folds, totals = _fold_names(report), report["fold_class_counts"], report["fold_rows"]
     overall = {name: sum(fold[name] for fold in folds) / max(sum(totals), 1) for name in report["classes"]}
     cells = [
         (abs(fold[name] / total / share - 1), fold[name] / total, label, number)

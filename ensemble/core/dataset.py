@@ -12,6 +12,7 @@ from ensemble.core.labels import LabelSpec
 from ensemble.core.metric_names import MetricName
 from ensemble.core.recipe_data import Channel
 from ensemble.core.schema import Frozen
+from ensemble.core.set_spelling import JOINER
 from ensemble.core.templates import PatternTemplate, Template, columns_of
 
 __all__ = [
@@ -129,8 +130,13 @@ class SubmissionSpec(Frozen):
     """Name of the id column."""
     label: ColumnName = "label"
     """Name of the answer's column, for `index`, `name`, and `probability_of`."""
-    value: Literal["index", "name", "probability"] = "name"
-    """What is asked for: the class's position from 0, its name, or one probability column a class."""
+    value: Literal["index", "name", "probability", "binary"] = "name"
+    """What is asked for: the class's position from 0, its name, or one probability column a class; of rows with sets
+    of classes all positions or names in one cell, or, as `binary`, a column of 0 or 1 for each class."""
+    separator: str | None = None
+    """For rows with sets of classes: what stands between them in one cell; left out: as in the label, else a blank."""
+    empty: str | None = None
+    """For rows with sets of classes: what stands for none; left out: as in the label, else nothing."""
     probability_of: str | None = None
     """With `value: probability`: the only class whose probability is asked for, in the one column `label`."""
 
@@ -185,11 +191,28 @@ class DatasetDescription(Frozen):
             raise TypeError("a description without a training label does not validate")
         return self.train.label
 
+    @property
+    def submission_format(self) -> SubmissionSpec:
+        """The organiser's format, sets of classes spelled as in the labels where it does not say otherwise."""
+        fmt, label = self.submission, self.label
+        empty = (label.empty or [""])[0]
+        return fmt.model_copy(
+            update={
+                "separator": (label.separator or " ") if fmt.separator is None else fmt.separator,
+                "empty": empty if fmt.empty is None else fmt.empty,
+            }
+        )
+
     @model_validator(mode="after")
     def _is_consistent(self) -> DatasetDescription:
         if self.train.label is None:
             raise ValueError("train.label: missing; training rows need a label")
         parts = self.label.parts
+        for key in ("separator", "empty"):
+            if getattr(self.submission, key) is not None and not self.label.is_set:
+                raise ValueError(f"submission.{key}: is for rows with sets of classes, which train.label does not give")
+        if self.submission.value == "binary" and not self.label.is_set:
+            raise ValueError("submission.value: binary is for rows with sets of classes; train.label does not give any")
         if self.classes == "parts" and parts is None:
             raise ValueError("classes: parts, but train.label has no parts; list the classes")
         if self.classes == "found" and (self.label.value is None or self.label.kind != "name"):
@@ -202,6 +225,8 @@ class DatasetDescription(Frozen):
         expected = math.prod(len(part.classes) for part in parts) if parts else len(names)
         if len(names) != expected:
             raise ValueError(f"classes: {len(names)} names, but the parts of train.label make {expected}")
+        if self.label.is_set and (joined := [name for name in names if JOINER in name]):
+            raise ValueError(f"classes: {joined[0]} holds {JOINER}, which stands between the classes of a row in files")
         if self.submission.probability_of not in (None, *names):
             raise ValueError(f"submission.probability_of: {self.submission.probability_of} is no class")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.files import load_json, save_bytes, save_json, sha256_file, sha256_text
+from ensemble.core.label_sets import Labels, read_spelled
 from ensemble.errors import InputError
 
 __all__ = ["FoldPlan", "load_plan", "save_plan"]
@@ -22,7 +24,9 @@ PLAN_FORMAT = 1
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """Rows in the order of their ids; `folds` is (rows, repeats). Labels are class names; groups None: no groups.
+    """Rows in the order of their ids; `folds` is (rows, repeats). Groups None: no groups.
+
+    Labels are class names; with `multilabel`, each row's classes with `|` between them.
 
     Fold -1: in every training part, never validated. A hold-out has one fold, 0, and all other rows are -1.
     """
@@ -35,6 +39,7 @@ class FoldPlan:
     labels: tuple[str, ...]
     groups: tuple[str, ...] | None
     folds: npt.NDArray[np.int64]
+    multilabel: bool = False
 
     @property
     def repeats(self) -> int:
@@ -62,6 +67,10 @@ class FoldPlan:
         """Hash of the plan's file: two runs with the same one can be blended."""
         return sha256_text(self.csv_text)
 
+    def labels_as(self, classes: Sequence[str]) -> Labels:
+        """Each row's class as its position in `classes`, or which of them each row has."""
+        return read_spelled(self.labels, classes, sets=self.multilabel)
+
     def fold_by_id(self, repeat: int = 0) -> dict[str, int]:
         """Each row's validation fold in one repeat; -1 for rows that are only trained on."""
         return dict(zip(self.ids, self.folds[:, repeat].tolist(), strict=True))
@@ -80,6 +89,7 @@ def save_plan(path: Path, plan: FoldPlan) -> None:
         **plan.facts(),
         "rows": len(plan.ids),
         "grouped": plan.groups is not None,
+        **({"multilabel": True} if plan.multilabel else {}),
     }
     save_json(path.with_suffix(".json"), sidecar)
 
@@ -107,6 +117,7 @@ def load_plan(path: Path) -> FoldPlan:
         groups=tuple(row[1] for row in body) if sidecar["grouped"] else None,
         labels=tuple(row[2] for row in body),
         folds=np.array([row[3:] for row in body], dtype=np.int64).reshape(len(body), -1),
+        multilabel=sidecar.get("multilabel", False),
     )
     _check_folds(plan, path)
     return plan

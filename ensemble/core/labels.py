@@ -1,4 +1,4 @@
-"""How a dataset's description says what a row's class is: by a value, by one-hot columns, or composed of parts."""
+"""How a dataset's description says what a row's class is, or its classes: by a value, by columns, or by parts."""
 
 from __future__ import annotations
 
@@ -62,8 +62,14 @@ class LabelSpec(Frozen):
     """Template of the class, such as `{label}` or `{file.folder}`."""
     kind: Literal["name", "index"] = "name"
     """Whether the value is a class name, or its position in `classes`, from 0."""
-    columns: Literal["one-hot"] | None = None
-    """`one-hot`: a column for each class, by its name, with a 1 in one of them and 0 in the others."""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """For a `value` that names several classes: what stands between them, such as `" "` or `";"`. Each row then has a
+    set of classes: see docs/multilabel.md."""
+    empty: list[str] | None = None
+    """With `separator`: values that mean no class at all, such as `[No Finding]`; left out: the empty cell."""
+    columns: Literal["one-hot", "multi-hot"] | None = None
+    """A column for each class, by its name. `one-hot`: a 1 in one of them and 0 in the others; `multi-hot`: a 1 in any
+    number of them, so that each row has a set of classes."""
     parts: Annotated[list[PartSpec], Field(min_length=1)] | None = None
     """Parts that compose the class: its index counts through the last part first, as 6·mask + 3·gender + age does."""
 
@@ -74,10 +80,19 @@ class LabelSpec(Frozen):
             raise ValueError("value: missing; give a template such as {label}, or columns, or parts")
         if len(given) > 1:
             raise ValueError(f"{given[1]}: stands beside {given[0]}; give one of the two")
+        if self.separator is not None and self.value is None:
+            raise ValueError(f"separator: stands beside {given[0]}, but is for a value that names several classes")
+        if self.empty is not None and self.separator is None:
+            raise ValueError("empty: is for labels with a separator; give one, or list what it means as a class")
         names = [part.name for part in self.parts or []]
         if len(set(names)) != len(names):
             raise ValueError("parts: two have the same name")
         return self
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a row may have several classes, or none."""
+        return self.separator is not None or self.columns == "multi-hot"
 
     def combinations(self) -> tuple[str, ...]:
         """Names for all classes that the parts make, in the order of their index."""

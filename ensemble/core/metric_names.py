@@ -19,4 +19,6 @@ MetricName = Literal[
     "top5_accuracy",
     "log_loss",
     "roc_auc",
+    "micro_f1",
+    "samples_f1",
 ]

@@ -15,17 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core import scorers
+from ensemble.core import scorers, set_scorers
+from ensemble.core.complaints import any_of
+from ensemble.core.label_sets import are_sets
 from ensemble.core.scorers import TIE_TOLERANCE, Integers, Prepare, Probs, Scorer, Totals, decide
 
 __all__ = [
     "METRICS",
+    "SET_METRICS",
     "TIE_TOLERANCE",
     "Metric",
     "Scorer",
     "custom_metric",
     "decide",
     "is_greater_better",
+    "metric_problem",
+    "metrics_for",
     "per_class",
     "score_all",
 ]
@@ -46,7 +51,10 @@ class Metric:
         *,
         decisions: Integers | None = None,
     ) -> float:
-        """The score of `probs` (rows, classes) on `labels` (class index a row); NaN where it has no meaning."""
+        """The score of `probs` (rows, classes) on `labels`; NaN where it has no meaning.
+
+        `labels`: class index a row; of a metric of `SET_METRICS`, (rows, classes) which classes each row has.
+        """
         return self.scorer(labels, probs, decisions)(
             np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
         )
@@ -55,22 +63,27 @@ class Metric:
         """The score as a function of row weights; `decisions` where they aren't simply the largest probability."""
         if probs.ndim != 2 or len(labels) != len(probs) or (decisions is not None and len(decisions) != len(probs)):
             raise ValueError(f"{len(labels)} labels don't fit probabilities of shape {probs.shape}")
-        if len(labels) and (labels.min() < 0 or labels.max() >= probs.shape[1]):
+        if are_sets(labels):
+            if labels.shape != probs.shape:
+                raise ValueError(f"labels of shape {labels.shape} don't fit probabilities of shape {probs.shape}")
+        elif len(labels) and (labels.min() < 0 or labels.max() >= probs.shape[1]):
             raise ValueError(f"a label is outside 0 to {probs.shape[1] - 1}")
         return self.prepare(labels, probs, decisions)
 
 
 def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | None = None) -> dict[str, float | None]:
     """Every metric by name, one's own last; None where it has no meaning (roc_auc when no class has both sides)."""
-    decisions = decide(probs)
-    scores = {name: metric(labels, probs, decisions=decisions) for name, metric in METRICS.items()}
+    decisions = set_scorers.decide_sets(probs) if are_sets(labels) else decide(probs)
+    known = metrics_for(sets=are_sets(labels))
+    scores = {name: metric(labels, probs, decisions=decisions) for name, metric in known.items()}
     scores |= {name: metric(labels, probs) for name, metric in (custom or {}).items()}
     return {name: None if math.isnan(score) else score for name, score in scores.items()}
 
 
 def per_class(labels: Integers, probs: Probs) -> dict[str, list[Any]]:
     """Rows, precision, recall, F1 of each class, in the order of classes; None for one neither labelled nor decided."""
-    totals = scorers.class_counter(labels, probs, None)(np.ones(len(labels)))
+    counter = set_scorers.set_counter if are_sets(labels) else scorers.class_counter
+    totals = counter(labels, probs, None)(np.ones(len(labels)))
     shares = {
         "precision": scorers.precision_of(totals),
         "recall": scorers.recall_of(totals),
@@ -84,9 +97,23 @@ def per_class(labels: Integers, probs: Probs) -> dict[str, list[Any]]:
 
 def is_greater_better(metric: str, recorded: Mapping[str, Any] | None = None) -> bool:
     """Which way a metric is better; of one that isn't ours, as the `recorded` run, study or blend says."""
-    if metric in METRICS:
-        return METRICS[metric].greater_is_better
+    if metric in METRICS or metric in SET_METRICS:
+        return (METRICS | SET_METRICS)[metric].greater_is_better
     return bool((recorded or {}).get("greater_is_better", True))
+
+
+def metrics_for(*, sets: bool) -> dict[str, Metric]:
+    """The metrics that have a meaning where each row has one class, or a set of classes."""
+    return SET_METRICS if sets else METRICS
+
+
+def metric_problem(metric: str, *, sets: bool) -> str | None:
+    """Why a metric of ours has no meaning for such labels; None where it has one, or is not ours."""
+    known = metrics_for(sets=sets)
+    if metric in known or metric not in METRICS | SET_METRICS:
+        return None
+    what = "wants one class a row, but rows have sets of classes" if sets else "is for rows with sets of classes"
+    return f"{metric} {what}; take {any_of(list(known))}"
 
 
 def custom_metric(function: Callable[[NDArray[np.int64], NDArray[np.float64]], float]) -> Metric:
@@ -115,14 +142,14 @@ def _balanced_accuracy(totals: Totals) -> float:
     return float(np.mean(totals.right[present] / totals.labelled[present]))
 
 
-def _macro(of_class: Callable[[Totals], NDArray[np.float64]]) -> Prepare:
+def _macro(of_class: Callable[[Totals], NDArray[np.float64]]) -> Callable[[Totals], float]:
     """The mean over the classes that stand in labels or decisions; one that stands in neither doesn't count."""
-    return scorers.of_totals(lambda totals: float(np.nanmean(of_class(totals))))
+    return lambda totals: float(np.nanmean(of_class(totals)))
 
 
 def _weighted_f1(totals: Totals) -> float:
     """The mean F1, each class by its share of the rows."""
-    return float(np.sum(totals.labelled * np.nan_to_num(scorers.f1_of(totals))) / totals.labelled.sum())
+    return float(np.sum(totals.labelled * np.nan_to_num(scorers.f1_of(totals))) / max(totals.labelled.sum(), 1e-300))
 
 
 def _kappa(totals: Totals) -> float:
@@ -143,9 +170,9 @@ def _mcc(totals: Totals) -> float:
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(scorers.accuracy),
     "balanced_accuracy": Metric(scorers.of_totals(_balanced_accuracy)),
-    "precision": Metric(_macro(scorers.precision_of)),
-    "recall": Metric(_macro(scorers.recall_of)),
-    "macro_f1": Metric(_macro(scorers.f1_of)),
+    "precision": Metric(scorers.of_totals(_macro(scorers.precision_of))),
+    "recall": Metric(scorers.of_totals(_macro(scorers.recall_of))),
+    "macro_f1": Metric(scorers.of_totals(_macro(scorers.f1_of))),
     "weighted_f1": Metric(scorers.of_totals(_weighted_f1)),
     "kappa": Metric(scorers.of_totals(_kappa)),
     "quadratic_kappa": Metric(scorers.quadratic_kappa),
@@ -154,3 +181,17 @@ METRICS: dict[str, Metric] = {
     "log_loss": Metric(scorers.log_loss, greater_is_better=False),
     "roc_auc": Metric(scorers.roc_auc),
 }
+"""Where each row has one class."""
+
+SET_METRICS: dict[str, Metric] = {
+    "accuracy": Metric(set_scorers.exact_match),
+    "precision": Metric(set_scorers.of_totals(_macro(scorers.precision_of))),
+    "recall": Metric(set_scorers.of_totals(_macro(scorers.recall_of))),
+    "macro_f1": Metric(set_scorers.of_totals(_macro(scorers.f1_of))),
+    "weighted_f1": Metric(set_scorers.of_totals(_weighted_f1)),
+    "micro_f1": Metric(set_scorers.of_totals(set_scorers.micro_f1)),
+    "samples_f1": Metric(set_scorers.samples_f1),
+    "log_loss": Metric(set_scorers.log_loss, greater_is_better=False),
+    "roc_auc": Metric(set_scorers.roc_auc),
+}
+"""Where each row has a set of classes."""

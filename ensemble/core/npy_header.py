@@ -7,8 +7,10 @@ of floats or it is refused, and what comes back is a read-only memory map. Write
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import hashlib
+import mmap
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,32 +19,53 @@ from numpy.typing import NDArray
 from ensemble.core.complaints import any_of
 from ensemble.errors import InputError
 
-__all__ = ["map_matrix"]
+__all__ = ["map_matrix", "mapped_sha256", "release_pages"]
 
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two are at it
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
-_SIZES = {"<f4": 4, "<f8": 8}
-_HALF = {"<f2": 2}
+_SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}
 
 
-def map_matrix(path: Path, *, allow_half: bool = False) -> NDArray[np.floating[Any]]:
-    """Map a C-ordered float32 or float64 matrix (rows, columns) read-only; anything else is an `InputError`.
-
-    `allow_half` takes float16 too, as others may have saved it; a probability file of ours is never that.
-    """
-    sizes = _HALF | _SIZES if allow_half else _SIZES
+def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
+    """Map a C-ordered matrix (rows, columns) of float16, 32 or 64 read-only; anything else is an `InputError`."""
     try:
         with path.open("rb") as stream:
             header = _read_header(stream)
             offset = stream.tell()
-        rows, columns, kind = _matrix(header, sizes)
-        _check_size(path.stat().st_size - offset, rows, columns, sizes[kind])
+        rows, columns, kind = _matrix(header)
+        _check_size(path.stat().st_size - offset, rows, columns, _SIZES[kind])
         return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(rows, columns), order="C")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
     except _NotAMatrix as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def mapped_sha256(matrix: NDArray[Any]) -> str:
+    """The hash of the whole file that `map_matrix` mapped, header included, read where its numbers are read next."""
+    mapped = _map_of(matrix)
+    if mapped is None:
+        raise ValueError("not a mapped matrix")
+    return hashlib.sha256(mapped).hexdigest()
+
+
+def release_pages(matrix: NDArray[Any]) -> None:
+    """Let go of what a mapped matrix (or a view of one) has brought into memory; it is read again when needed.
+
+    What was read stays in the system's cache of files, but no longer counts as this process's memory.
+    """
+    mapped = _map_of(matrix)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _map_of(matrix: NDArray[Any]) -> mmap.mmap | None:
+    base: Any = matrix
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
 
 
 class _NotAMatrix(Exception):
@@ -70,7 +93,8 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
 def _parse_header(text: bytes) -> dict[str, Any]:
     """The literal in a header; never evaluated, and exactly numpy's three keys."""
     try:
-        header = ast.literal_eval(text.decode("utf-8").strip())
+        with _ONE_PARSER:
+            header = ast.literal_eval(text.decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise _NotAMatrix("its header can't be read; save it again with numpy.save") from error
     if not isinstance(header, dict) or set(map(repr, header)) != {"'descr'", "'fortran_order'", "'shape'"}:
@@ -78,13 +102,13 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     return header
 
 
-def _matrix(header: dict[str, Any], sizes: Mapping[str, int]) -> tuple[int, int, str]:
+def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
     """Rows, columns and type that the header tells of; refused unless it is a matrix of ours."""
     kind, shape = header["descr"], header["shape"]
-    allowed = any_of([np.dtype(size).name for size in sizes], "and")
+    allowed = any_of([np.dtype(size).name for size in _SIZES], "and")
     if not isinstance(kind, str):
         raise _NotAMatrix(f"holds a structured type; only {allowed} are allowed")
-    if kind not in sizes:
+    if kind not in _SIZES:
         raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {allowed} are allowed")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.files import sha256_file
-from ensemble.core.npy_header import map_matrix
+from ensemble.core.label_sets import Activation, Labels, labels_of_plain, plain_labels
+from ensemble.core.npy_header import map_matrix, mapped_sha256, release_pages
 from ensemble.core.probability_checks import (
     OWN_KEYS,
     document_problems,
@@ -27,6 +28,7 @@ from ensemble.core.probability_checks import (
     shape_problems,
 )
 from ensemble.core.probability_rows import check_rows, renormalized_rows
+from ensemble.core.seen import Seen
 from ensemble.core.swap import newest, replaced_together
 from ensemble.errors import InputError
 
@@ -45,14 +47,16 @@ class Predictions:
     probs: NDArray[np.floating[Any]]
     """(rows, classes); a read-only memory map when loaded."""
     kind: Literal["test", "oof"]
-    labels: NDArray[np.int64] | None = None
-    """Class index of each row; oof only."""
+    labels: Labels | None = None
+    """Class index of each row, or (rows, classes) which classes each row has; oof only."""
     folds: list[Any] | None = None
     """Fold of each row; when the plan is repeated, one such list per repeat. Oof only."""
     groups: NDArray[np.int64] | None = None
     """Group number of each row; oof only, None where rows have no groups."""
     sidecar: dict[str, Any] = field(default_factory=dict)
     """The rest of `X.json`: run, identity, dataset, dataset_sha256, folds_sha256, tta, metric, scores, cost, ..."""
+    activation: Activation = "softmax"
+    """`softmax`: rows sum to 1; `sigmoid`: each class by itself, for rows with sets of classes."""
     renormalized: int = 0
     """Number of rows that were divided by their sum when loaded."""
     npy_sha256: str = ""
@@ -105,40 +109,47 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def load_predictions(path: Path, *, renormalize: bool = False, verify_hashes: bool = True) -> Predictions:
-    """Load a probability file by any of its three names or its stem; all that is wrong with it is one `InputError`."""
-    named = ProbabilityPaths.of(path)
+def load_predictions(
+    path: Path, *, renormalize: bool = False, verify_hashes: bool = True, seen: Seen | None = None
+) -> Predictions:
+    """Load a probability file by any of its three names or its stem; all that is wrong with it is one `InputError`.
+
+    `seen`: what other files said; ids, labels, folds and groups that are the same are kept once.
+    """
+    named, seen = ProbabilityPaths.of(path), seen or Seen()
     for _ in range(_PATIENCE):
         found = named.found()
         try:
-            return _load(found, named.npy, renormalize, verify_hashes)
+            return _load(found, named.npy, renormalize, verify_hashes, seen)
         except InputError:
             if named.found() == found:  # nobody replaced the files while they were read
                 raise
-    return _load(named.found(), named.npy, renormalize, verify_hashes)
+    return _load(named.found(), named.npy, renormalize, verify_hashes, seen)
 
 
-def _load(found: _Found, path: Path, renormalize: bool, verify_hashes: bool) -> Predictions:
+def _load(found: _Found, path: Path, renormalize: bool, verify_hashes: bool, seen: Seen) -> Predictions:
     paths = found.paths
     _refuse_missing(paths)
     problems: list[str] = []
     probs = _collect(problems, map_matrix, paths.npy)
-    ids = _collect(problems, parse_ids, paths.ids)
+    ids, ids_sha256 = _collect(problems, seen.ids, paths.ids) or (None, "")
     document = _collect(problems, parse_document, paths.json, FORMAT)
     if document is not None and probs is not None:
         problems += [f"{paths.json}: {problem}" for problem in document_problems(document, *probs.shape)]
     if ids is not None and probs is not None:
         problems += [f"{paths.ids}: {problem}" for problem in shape_problems(len(ids), probs.shape[0])]
     if document is not None and verify_hashes and not problems:
-        problems += _hash_problems(paths, document)
+        problems += _hash_problems(paths, document, mapped_sha256(probs), ids_sha256)
     if problems or probs is None or ids is None or document is None:
         raise InputError(*problems)
-    rows = check_rows(probs, ids, document["classes"], renormalize=renormalize)
+    activation: Activation = document.get("activation") or "softmax"
+    rows = check_rows(probs, ids, document["classes"], renormalize=renormalize, activation=activation)
     if rows.problems:
         raise InputError(*(f"{paths.npy}: {problem}" for problem in rows.problems))
+    release_pages(probs)
     if rows.to_renormalize.size:
         probs = renormalized_rows(probs, rows.to_renormalize)
-    return _predictions(path, probs, ids, document, int(rows.to_renormalize.size))
+    return _predictions(path, probs, ids, document, int(rows.to_renormalize.size), seen)
 
 
 def save_predictions(stem: Path, predictions: Predictions, *, written: Path | None = None) -> None:
@@ -184,32 +195,42 @@ def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:
         return None
 
 
-def _hash_problems(paths: ProbabilityPaths, document: dict[str, Any]) -> list[str]:
+def _hash_problems(paths: ProbabilityPaths, document: dict[str, Any], npy_sha256: str, ids_sha256: str) -> list[str]:
     """Which of the two files are not those that the sidecar was written for."""
+    found = ((paths.npy, "npy_sha256", npy_sha256), (paths.ids, "ids_sha256", ids_sha256))
     return [
         f"{path}: changed after it was written (its sha256 is not the {key} of {paths.json.name}); make it again"
-        for path, key in ((paths.npy, "npy_sha256"), (paths.ids, "ids_sha256"))
-        if sha256_file(path) != document[key]
+        for path, key, sha256 in found
+        if sha256 != document[key]
     ]
 
 
 def _predictions(
-    path: Path, probs: NDArray[np.floating[Any]], ids: tuple[str, ...], document: dict[str, Any], renormalized: int
+    path: Path,
+    probs: NDArray[np.floating[Any]],
+    ids: tuple[str, ...],
+    document: dict[str, Any],
+    renormalized: int,
+    seen: Seen,
 ) -> Predictions:
     """The value that a checked trio stands for."""
     labels, groups = document.get("labels"), document.get("groups")
+    activation: Activation = document.get("activation") or "softmax"
     return Predictions(
         ids=ids,
         classes=tuple(document["classes"]),
         probs=probs,
         kind=document["kind"],
-        labels=None if labels is None else np.array(labels, dtype=np.int64),
-        folds=document.get("folds"),
-        groups=None if groups is None else np.array(groups, dtype=np.int64),
+        labels=None
+        if labels is None
+        else seen.numbers("labels", labels_of_plain(labels, probs.shape[1], sets=activation == "sigmoid")),
+        folds=seen.numbers("folds", document.get("folds")),
+        groups=None if groups is None else seen.numbers("groups", np.array(groups, dtype=np.int64)),
         sidecar={key: value for key, value in document.items() if key not in OWN_KEYS},
         renormalized=renormalized,
         npy_sha256=document["npy_sha256"],
         path=path,
+        activation=activation,
     )
 
 
@@ -234,10 +255,11 @@ def _document(predictions: Predictions) -> dict[str, Any]:
         "classes": list(predictions.classes),
         "npy_sha256": "0" * 64,
         "ids_sha256": "0" * 64,
+        **({} if predictions.activation == "softmax" else {"activation": predictions.activation}),
         **predictions.sidecar,
     }
     if predictions.kind == "oof" or predictions.labels is not None or predictions.folds is not None:
-        document["labels"] = _plain(predictions.labels)
+        document["labels"] = None if predictions.labels is None else plain_labels(np.asarray(predictions.labels))
         document["folds"] = _plain(predictions.folds)
         document["groups"] = _plain(predictions.groups)
     return document
@@ -266,7 +288,10 @@ def _refuse_unloadable(
     except InputError as error:
         problems += error.messages
     if not problems:
-        problems += check_rows(probs, predictions.ids, predictions.classes, renormalize=False).problems
+        found = check_rows(
+            probs, predictions.ids, predictions.classes, renormalize=False, activation=predictions.activation
+        )
+        problems += found.problems
     if problems:
         raise ValueError("; ".join(problems))
     document["ids_sha256"] = hashlib.sha256(content).hexdigest()

@@ -13,9 +13,20 @@ from typing import Any, NoReturn
 
 from ensemble.errors import InputError
 
-__all__ = ["OWN_KEYS", "class_problems", "document_problems", "parse_document", "parse_ids", "shape_problems"]
+__all__ = [
+    "OWN_KEYS",
+    "class_problems",
+    "document_problems",
+    "parse_document",
+    "parse_ids",
+    "read_whole",
+    "shape_problems",
+]
 
-OWN_KEYS = frozenset({"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups"})
+OWN_KEYS = frozenset(
+    {"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
+)
+_ACTIVATIONS = ("softmax", "sigmoid")
 _TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
 _NUMBERS_KEYS = ("scores", "cost")
 _LARGEST_DOCUMENT = 1 << 30  # labels, folds and groups of 50 million rows
@@ -24,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> tuple[str, ...]:
     """The ids (or `what` else is named) of a file, one a line: UTF-8, none empty, none twice."""
-    content = _read(path) if content is None else content
+    content = read_whole(path) if content is None else content
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -47,7 +58,7 @@ def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> 
 
 def parse_document(path: Path, newest_format: int, content: bytes | None = None) -> dict[str, Any]:
     """The sidecar as a dictionary: strict JSON, without NaN, doubled keys or broken text, of a format we know."""
-    content = _read(path) if content is None else content
+    content = read_whole(path) if content is None else content
     try:
         text = content.decode("utf-8")
         document = json.loads(
@@ -73,6 +84,8 @@ def document_problems(document: dict[str, Any], rows: int, columns: int) -> list
     kind = document.get("kind")
     if kind not in ("test", "oof"):
         problems.append(f"kind is {_show(kind)}; test or oof is needed")
+    if document.get("activation", "softmax") not in (None, *_ACTIVATIONS):
+        problems.append(f"activation is {_show(document['activation'])}; softmax or sigmoid is needed")
     if type(document.get("rows")) is not int or document["rows"] != rows:
         problems.append(f"rows is {_show(document.get('rows'))}; the .npy has {rows}")
     for key in ("npy_sha256", "ids_sha256"):
@@ -128,7 +141,10 @@ def _origin_problems(document: dict[str, Any]) -> list[str]:
 
 def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
     """Whether labels, folds and groups of an out-of-fold file are there, as long as the rows, and in range."""
-    problems = _integers_problems("labels", document.get("labels"), rows, columns)
+    if document.get("activation") == "sigmoid":
+        problems = _sets_problems(document.get("labels"), rows, columns)
+    else:
+        problems = _integers_problems("labels", document.get("labels"), rows, columns)
     folds = document.get("folds")
     if isinstance(folds, list) and folds and all(isinstance(part, list) for part in folds):
         for repeat, part in enumerate(folds):
@@ -138,6 +154,23 @@ def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str
     if document.get("groups") is not None:
         problems += _integers_problems("groups", document["groups"], rows)
     return problems
+
+
+def _sets_problems(values: Any, rows: int, classes: int) -> list[str]:
+    """Whether `values` is a list of `rows` lists of class numbers, ascending, none twice."""
+    if not isinstance(values, list) or not all(isinstance(one, list) for one in values):
+        return [f"labels is {_show(values)}; with activation sigmoid, a list of class numbers a row is needed"]
+    if len(values) != rows:
+        return [f"labels has {len(values)} entries for {rows} rows"]
+    numbers = [number for one in values for number in one]
+    if set(map(type, numbers)) - {int}:
+        return ["labels holds more than whole numbers"]
+    if numbers and not 0 <= min(numbers) <= max(numbers) < classes:
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
+        return [f"labels holds {_show(wrong)}; allowed are 0 to {classes - 1}"]
+    if any(len(set(one)) < len(one) for one in values):
+        return ["labels names a class twice in one row"]
+    return []
 
 
 def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -> list[str]:
@@ -154,7 +187,7 @@ def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -
     return []
 
 
-def _read(path: Path) -> bytes:
+def read_whole(path: Path) -> bytes:
     """The whole file, unless it is absurdly large."""
     try:
         size = path.stat().st_size

@@ -43,10 +43,10 @@ class FoldsPart(Frozen):
     Without effect for `column` and `holdout`."""
     scheme: FoldScheme = "auto"
     """`stratified` keeps class shares equal; `group` keeps a group's rows on one side; `stratified-group` does both;
-    `multilabel-stratified` keeps the shares of every part of a composed label equal, and groups on one side if there
-    are any; `column` takes the folds that the dataset's table gives; `holdout` validates one share of the rows, once;
-    `auto`: `column` if the dataset names a fold column, else `stratified-group` if it names groups, else
-    `stratified`."""
+    `multilabel-stratified` keeps the shares of every class of a set, or of every part of a composed label, equal, and
+    groups on one side if there are any; `column` takes the folds that the dataset's table gives; `holdout` validates
+    one share of the rows, once; `auto`: `column` if the dataset names a fold column, else `multilabel-stratified` if
+    rows have sets of classes, else `stratified-group` if it names groups, else `stratified`."""
     seed: Seed = 0
     """Seed of the plan alone, so that models with other training seeds share the plan."""
     repeats: Annotated[int, Field(ge=1, le=20)] = 1

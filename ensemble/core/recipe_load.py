@@ -24,6 +24,7 @@ from ensemble.errors import InputError
 __all__ = ["ResolvedRecipe", "load_recipe", "with_values"]
 
 _DEFAULT_SIZE = 224
+_LOSS_OF_SETS = "bce"
 _IMAGENET_MEAN = [0.485, 0.456, 0.406]
 _IMAGENET_STD = [0.229, 0.224, 0.225]
 _EXAMPLES: dict[KeyPath, str] = {
@@ -75,6 +76,9 @@ def load_recipe(
     assert recipe is not None and dataset is not None  # without complaints there are both
     name = recipe.data.name
     resolved, decided = _resolve(recipe, dataset, shown_path(find_dataset(name, folder), folder))
+    if dataset.label.is_set and not merged.holds(("loss", "name")):
+        resolved = resolved.model_copy(update={"loss": resolved.loss.model_copy(update={"name": _LOSS_OF_SETS})})
+        decided["loss.name"] = shown_path(find_dataset(name, folder), folder)
     files = tuple(folder / layer.places[()].source for layer in reversed(layers))
     origins = _origins(merged, resolved) | decided
     return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files)

@@ -26,8 +26,8 @@ class LossPart(Frozen):
 
     name: LossName | CodeName = "cross-entropy"
     """`cross-entropy`: softmax cross-entropy; `focal`: the same with rows that are right already counting less;
-    `soft-f1`: one minus the macro F1 of probabilities; `bce`: a yes or no for each class; `module:function`: one's
-    own."""
+    `soft-f1`: one minus the macro F1 of probabilities; `bce`: a yes or no for each class, and what is taken where rows
+    have sets of classes and no loss is named; `module:function`: one's own."""
     plus: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Losses added to it, each times its weight: `{soft-f1: 0.3}`."""
     label_smoothing: Fraction = 0.0
@@ -41,8 +41,8 @@ class LossPart(Frozen):
     beta: Fraction = 0.999
     """For `weights: effective`: towards 0 all classes count the same, towards 1 as `balanced`."""
     positive_weight: PositiveFloat | Literal["balanced"] = 1.0
-    """For `bce`: what a class's own rows count against those of the others; `balanced`: as many times as there are
-    more of the others."""
+    """For `bce`: what a class's own rows count against those without it; `balanced`: as many times as there are
+    more of these."""
 
     @property
     def terms(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.foldplan import FoldPlan
+from ensemble.core.label_sets import class_counts, class_pairs
 from ensemble.data.audit_groups import possible_groups
 from ensemble.data.audit_images import bad_images, duplicate_images, unlisted_files
 from ensemble.data.findings import SHOWN, Finding, counted, differs_within, ordered
@@ -107,23 +108,24 @@ def _made_train_only(table: Table, plan: _Planned) -> Iterator[Finding]:
 def _rare_classes(table: Table, plan: _Planned) -> Iterator[Finding]:
     """Classes without a row to train on, or without one to validate, in some fold."""
     classes, repeats = len(table.classes), plan.folds.shape[1]
-    total = np.bincount(table.labels, minlength=classes)
+    total = class_counts(table.labels, classes)
+    row, label = class_pairs(table.labels)
     told = []
     validated = np.zeros((repeats * plan.k, classes), dtype=np.int64)
     for repeat in range(repeats):
-        open_rows = plan.folds[:, repeat] >= 0
-        cells = plan.folds[open_rows, repeat] * classes + table.labels[open_rows]
+        fold = plan.folds[row, repeat]
+        cells = (fold * classes + label)[fold >= 0]
         counts = np.bincount(cells, minlength=plan.k * classes).reshape(plan.k, classes)
         validated[repeat * plan.k : (repeat + 1) * plan.k] = counts
-    for label in np.flatnonzero(((validated == 0) | (validated == total)).any(axis=0)):
-        unseen, untrained = int((validated[:, label] == 0).sum()), int((validated[:, label] == total[label]).sum())
-        name = table.classes[label]
-        if total[label] == 0:
+    for one in np.flatnonzero(((validated == 0) | (validated == total)).any(axis=0)):
+        unseen, untrained = int((validated[:, one] == 0).sum()), int((validated[:, one] == total[one]).sum())
+        name = table.classes[one]
+        if total[one] == 0:
             told.append(f"{name} (no rows)")
         elif untrained:
-            told.append(f"{name} ({counted(total[label], 'row')}, not trained on in {counted(untrained, 'fold')})")
+            told.append(f"{name} ({counted(total[one], 'row')}, not trained on in {counted(untrained, 'fold')})")
         else:
-            told.append(f"{name} ({counted(total[label], 'row')}, not validated in {counted(unseen, 'fold')})")
+            told.append(f"{name} ({counted(total[one], 'row')}, not validated in {counted(unseen, 'fold')})")
     if told:
         message = f"{counted(len(told), 'class', 'classes')} too rare for every fold to train on and to validate"
         yield Finding("warning", "rare-class", len(told), message, tuple(told[:SHOWN]))

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.label_sets import row_numbers
 from ensemble.data.findings import SHOWN, Finding, counted
 from ensemble.data.tables import Table
 
@@ -96,8 +97,9 @@ def _repeated(table: Table, values: Values, *, least_share: float) -> dict[str, 
 
 def _spells_class(table: Table, numbers: npt.NDArray[np.intp], known: npt.NDArray[np.bool_]) -> bool:
     """Whether every value has one class, and no more values than classes have rows with that."""
-    pairs = np.unique(np.column_stack([numbers, table.labels])[known[numbers]], axis=0)
-    return len(pairs) == int(known.sum()) <= len(np.unique(table.labels))
+    labels = row_numbers(table.labels)
+    pairs = np.unique(np.column_stack([numbers, labels])[known[numbers]], axis=0)
+    return len(pairs) == int(known.sum()) <= len(np.unique(labels))
 
 
 def _hint(groups: dict[str, int], what: str, line: str) -> Finding:

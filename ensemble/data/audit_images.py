@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.label_sets import row_numbers, spelled
 from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
 from ensemble.data.findings import SHOWN, Finding, counted, differs_within
 from ensemble.data.scan import ImageScan
@@ -151,14 +152,16 @@ def _conflicts(table: Table, exact: Integers, near: Integers) -> Iterator[Findin
     """Copies of an image with different labels."""
 
     def shown(members: Integers) -> str:
-        named = [f"{table.train.ids[row]} ({table.classes[table.labels[row]]})" for row in members[:3]]
+        texts = spelled(table.labels[members[:3]], table.classes)
+        named = [f"{table.train.ids[row]} ({text})" for row, text in zip(members[:3], texts, strict=True)]
         return " = ".join(named) + (" = …" if len(members) > 3 else "")
 
-    same = differs_within(exact, table.labels)
+    labels = row_numbers(table.labels)
+    same = differs_within(exact, labels)
     if same.any():
         what = f"{_number(exact, same)}, the same byte for byte, with different labels"
         yield Finding("warning", "label-conflict", int(same.sum()), what, _sets(exact, same, shown))
-    alike = differs_within(near, table.labels) & ~same
+    alike = differs_within(near, labels) & ~same
     if alike.any():
         what = f"{_number(near, alike)}, nearly the same, with different labels"
         yield Finding("note", "label-conflict", int(alike.sum()), what, _sets(near, alike, shown))

@@ -7,6 +7,7 @@ at the spread of absolute shares, in which a rare class hardly counts; here each
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,19 @@ _LEAST_GAIN = 1e-12
 _SIZE_WEIGHT = 0.25  # of the fold's number of rows, against all classes together
 
 
-def spread_groups(counts: csr_array, shares: Floats, random: np.random.Generator) -> Integers:
+def spread_groups(
+    counts: csr_array, shares: Floats, random: np.random.Generator, sizes: Integers | None = None
+) -> Integers:
     """Each group's fold. `counts`: (groups, classes) rows of each class; `shares`: (folds,), summing to 1.
+
+    `sizes`: rows of each group, where a row may count for several classes.
 
     What is made small is the sum, over folds and classes, of the squared distance from the class's fair share, relative
     to the class; the fold's number of rows counts like one more class. The same groups in the same order and the same
     `random` give the same folds.
     """
-    work = _Spread(_with_sizes(counts), _weights(counts), shares, random)
+    sizes = np.asarray(counts.sum(axis=1)).ravel() if sizes is None else sizes
+    work = _Spread(_with_sizes(counts, sizes), _weights(counts, sizes), shares, random)
     rest = work.deal()
     work.place(rest)
     for _ in range(_ROUNDS if len(rest) else 0):
@@ -42,25 +48,25 @@ def spread_groups(counts: csr_array, shares: Floats, random: np.random.Generator
     return work.folds
 
 
-def _with_sizes(counts: csr_array) -> csr_array:
+def _with_sizes(counts: csr_array, sizes: npt.NDArray[Any]) -> csr_array:
     """The counts with one more column, each group's number of rows."""
     coo = counts.tocoo()
     groups, classes = counts.shape
     rows = np.concatenate([coo.row, np.arange(groups)])
     columns = np.concatenate([coo.col, np.full(groups, classes)])
-    values = np.concatenate([coo.data, np.asarray(counts.sum(axis=1)).ravel()]).astype(np.float64)
+    values = np.concatenate([coo.data, sizes]).astype(np.float64)
     matrix = csr_array((values, (rows, columns)), shape=(groups, classes + 1))
     matrix.sum_duplicates()
     matrix.sort_indices()
     return matrix
 
 
-def _weights(counts: csr_array) -> Floats:
+def _weights(counts: csr_array, sizes: npt.NDArray[Any]) -> Floats:
     """What a squared distance of one row costs, by column: a class's is relative to the class's size."""
     totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     present = totals > 0
     weights = np.where(present, 1.0 / np.maximum(totals, 1.0) ** 2, 0.0)
-    size = _SIZE_WEIGHT * present.sum() / max(totals.sum(), 1.0) ** 2
+    size = _SIZE_WEIGHT * present.sum() / max(float(sizes.sum()), 1.0) ** 2
     return np.append(weights, size)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.label_sets import Labels
 from ensemble.core.randomness import hash_ids, mix_keys, sample_keys
 from ensemble.core.recipe_data import SamplingPart
 from ensemble.data.buffers import BufferPool
@@ -58,7 +59,7 @@ class TrainingRows:
     """The rows to train on, in the order of their ids; their labels as positions in `classes`; how they are sampled."""
 
     rows: Positions
-    labels: Positions
+    labels: Labels
     classes: tuple[str, ...]
     sampling: SamplingPart
 
@@ -68,6 +69,8 @@ class TrainingRows:
         return draw_order(self.sampling, self.rows, self.labels, self.classes, where)
 
     def __len__(self) -> int:
+        if self.sampling.kind == "plain":
+            return len(self.rows)
         counts = np.bincount(self.labels, minlength=len(self.classes))
         return int(class_targets(self.sampling, counts, self.classes).sum())
 

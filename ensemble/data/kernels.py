@@ -1,23 +1,20 @@
 """Loops over pixels and random streams as compiled code: one call a batch, which leaves Python's lock to others.
 
 Each does in plain arithmetic what its docstring says, sums and products rounded one by one, so that NumPy or Python
-give the same bits. Worker-only: importing the compiler takes half a second. The machine code is kept beside this file,
-else in the user's cache folder (NUMBA_CACHE_DIR names another), else made anew by each process, in a second.
+give the same bits. Worker-only: importing the compiler takes half a second.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.compiled import compiled
+
 __all__ = ["move_pixels", "next_numbers", "normalise", "resized_crops"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 _CROP_ATTEMPTS = 10  # as many as albumentations makes
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -25,15 +22,7 @@ _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _UNIT = 2.0**-53
 
 
-def _compiled(function: Function) -> Function:
-    try:
-        found: Any = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # there is no folder that the machine code could be written to
-        found = numba.njit(nogil=True)(function)
-    return cast(Function, found)
-
-
-@_compiled
+@compiled
 def _next_number(states: npt.NDArray[np.uint64], row: int) -> float:
     """SplitMix64, as `sample_random` has it: the next number in [0, 1) of one row's stream."""
     state = states[row] + _GOLDEN
@@ -43,7 +32,7 @@ def _next_number(states: npt.NDArray[np.uint64], row: int) -> float:
     return float((state ^ (state >> _SHIFTS[2])) >> _SHIFTS[3]) * _UNIT
 
 
-@_compiled
+@compiled
 def next_numbers(states: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The next number in [0, 1) of each of these rows' streams, whose states move on."""
     found = np.empty(len(rows))
@@ -52,7 +41,7 @@ def next_numbers(states: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) ->
     return found
 
 
-@_compiled
+@compiled
 def resized_crops(
     states: npt.NDArray[np.uint64],
     rows: npt.NDArray[np.int64],
@@ -88,7 +77,7 @@ def resized_crops(
     return boxes
 
 
-@_compiled
+@compiled
 def move_pixels(
     images: npt.NDArray[np.uint8],
     rows: npt.NDArray[np.int64],
@@ -121,13 +110,13 @@ def move_pixels(
                 _mirror(image[line, 3 * (first - end + 1) : 3 * (first - start + 1)], target[y, 3 * start : 3 * end])
 
 
-@_compiled
+@compiled
 def _copy(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
     for place in range(target.size):  # a loop of its own, which becomes a few wide moves
         target[place] = source[place]
 
 
-@_compiled
+@compiled
 def _mirror(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
     count = target.size // 3
     for x in range(count):
@@ -135,7 +124,7 @@ def _mirror(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> Non
             target[3 * x + channel] = source[3 * (count - 1 - x) + channel]
 
 
-@_compiled
+@compiled
 def normalise(
     lines: npt.NDArray[np.uint8],
     scale: npt.NDArray[np.float32],

@@ -1,4 +1,4 @@
-"""From raw rows to each row's class. Values are compared letter by letter: `incorrect_mask` is not `mask`."""
+"""From raw rows to their class, or classes. Values are compared letter by letter: `incorrect_mask` is not `mask`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from ensemble.core.complaints import closest
 from ensemble.core.dataset import DatasetDescription
+from ensemble.core.label_sets import Labels as Values
 from ensemble.core.labels import PartSpec
 from ensemble.core.natural_order import natural_key
+from ensemble.core.set_spelling import JOINER
 from ensemble.data.complaining import Complaints
 from ensemble.data.rows import Column, RawRows, read_numbers
 
@@ -32,10 +34,10 @@ class LabelPart:
 
 @dataclass(frozen=True)
 class Labels:
-    """Each row's class. `train_values` is None where training uses the official ones."""
+    """Each row's class, or set of classes. `train_values` is None where training uses the official ones."""
 
     classes: tuple[str, ...]
-    values: Indices
+    values: Values
     train_values: Indices | None = None
     parts: tuple[LabelPart, ...] = ()
 
@@ -50,10 +52,12 @@ def read_labels(
     if bins:
         complaints.append(f"data.bins: names {', '.join(bins)}, but the labels of this dataset have no parts")
     if spec.columns is not None:
-        return _one_hot(tuple(description.class_names or ()), rows, complaints)
+        return _hot(tuple(description.class_names or ()), rows, complaints, several=spec.is_set)
     raw = rows.fill(spec.value or "", complaints, "label")
     if raw is None:
         return None
+    if spec.separator is not None:
+        return _separated(description, raw, spec.separator, rows, complaints)
     classes = description.class_names or _found(raw, rows, complaints)
     allowed = classes if spec.kind == "name" else [str(index) for index in range(len(classes))]
     position = {name: index for index, name in enumerate(allowed)}
@@ -67,18 +71,54 @@ def _found(raw: Column, rows: RawRows, complaints: Complaints) -> tuple[str, ...
     return tuple(sorted(set(raw), key=natural_key))
 
 
-def _one_hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints) -> Labels | None:
-    """The class whose column holds the 1."""
-    columns = [rows.column(name, complaints, "a one-hot label") for name in classes]
+def _separated(
+    description: DatasetDescription, raw: Column, separator: str, rows: RawRows, complaints: Complaints
+) -> Labels:
+    """The classes that each value names; of `classes: found`, all that any value names."""
+    spec = description.label
+    none = set(spec.empty if spec.empty is not None else [""])
+    parts_of = {
+        value: [] if value in none else [part.strip() for part in value.split(separator) if part or separator.strip()]
+        for value in set(raw)
+    }
+    lists = [parts_of[value] for value in raw]
+    source = [row for row, parts in enumerate(lists) for _ in parts]
+    names = [part for parts in lists for part in parts]
+    doubled = [row for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
+    shown = [f"{rows.name(row)} ({raw[row]!r})" for row in doubled]
+    complaints.add(f"{rows.where}: {{n}} labels name a class twice", shown)
+    classes = description.class_names or tuple(sorted(set(names), key=natural_key))
+    if description.class_names is None:
+        odd = sorted({name for name in names if not name or JOINER in name or "\n" in name or "\r" in name})
+        complaints.add(f"{rows.where}: {{n}} classes are empty, or hold {JOINER} or a line end", odd)
+        if len(classes) < 2:
+            complaints.append(f"{rows.where}: only {len(classes)} class in all labels; two are needed")
+    allowed = classes if spec.kind == "name" else [str(index) for index in range(len(classes))]
+    position = {name: index for index, name in enumerate(allowed)}
+    named_of = RawRows(rows.where, {}, (), len(names), tuple(rows.name(row) for row in source))
+    values = np.zeros((len(raw), len(classes)), dtype=np.uint8)
+    values[source, _look_up(names, position, named_of, "labels", complaints)] = 1
+    return Labels(classes, values)
+
+
+def _hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints, *, several: bool) -> Labels | None:
+    """The class whose column holds the 1; with `several`, all whose column does."""
+    columns = [rows.column(name, complaints, f"a {'multi' if several else 'one'}-hot label") for name in classes]
     present = [column for column in columns if column is not None]
     if len(present) < len(classes):
         return None
     numbers = np.stack([read_numbers(column)[0] for column in present], axis=1)
-    wrong = ~(np.isin(numbers, (0, 1)).all(axis=1) & (numbers.sum(axis=1) == 1))
+    are_hot = np.asarray(np.isin(numbers, (0, 1)).all(axis=1))
+    wrong = ~(are_hot if several else are_hot & (numbers.sum(axis=1) == 1))
+    rule = "only 0s and 1s" if several else "one 1 among 0s"
+    is_several = bool((wrong & are_hot).any())
     complaints.add(
-        f"{rows.where}: {{n}} rows don't have one 1 among 0s in the columns of the classes",
+        f"{rows.where}: {{n}} rows don't have {rule} in the columns of the classes",
         [f"{rows.name(row)} ({' '.join(column[row] for column in present)})" for row in np.flatnonzero(wrong).tolist()],
+        "where a row may have several classes, or none, say columns: multi-hot" if is_several else "",
     )
+    if several:
+        return Labels(classes, np.where(wrong[:, None], 0, np.nan_to_num(numbers)).astype(np.uint8))
     return Labels(classes, np.where(wrong, 0, np.nan_to_num(numbers).argmax(axis=1)).astype(np.int64))
 
 

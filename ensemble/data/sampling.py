@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.label_sets import Labels
 from ensemble.core.randomness import generator
 from ensemble.core.recipe_data import SamplingPart
 
@@ -38,7 +39,7 @@ def class_targets(part: SamplingPart, counts: Positions, classes: Sequence[str])
 
 
 def draw_order(
-    part: SamplingPart, rows: Positions, labels: Positions, classes: Sequence[str], where: tuple[int, ...]
+    part: SamplingPart, rows: Positions, labels: Labels, classes: Sequence[str], where: tuple[int, ...]
 ) -> Positions:
     """The rows of one epoch in their order; within a class no row is drawn twice more often than another.
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ensemble.core.files import canonical_json, sha256_text
 from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
+from ensemble.core.label_sets import Labels, class_counts, class_pairs, spelled
 from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.duplicates import join_clusters
 from ensemble.data.schemes import SplitRows, given_folds, split_rows
@@ -43,7 +44,7 @@ def plan_path(table: Table, folds: FoldsPart, outputs: Path) -> Path:
     elif scheme == "holdout":
         asked |= {"k": None, "holdout": folds.holdout}
     elif scheme == "multilabel-stratified":
-        asked["parts"] = [list(part.classes) for part in table.parts]
+        asked["parts"] = [list(part.classes) for part in table.parts]  # none where rows have sets of classes
     if folds.repeats > 1:
         asked["repeats"] = folds.repeats
     if folds.keep_together == "duplicates":
@@ -94,9 +95,10 @@ def make_plan(table: Table, folds: FoldsPart, clusters: Clusters | None = None) 
         k=k,
         seed=folds.seed,
         ids=tuple(table.train.ids[row] for row in order),
-        labels=tuple(table.classes[label] for label in labels),
+        labels=spelled(labels, table.classes),
         groups=groups,
         folds=assigned,
+        multilabel=table.has_sets,
     )
 
 
@@ -106,7 +108,14 @@ def _scheme(table: Table, folds: FoldsPart) -> str:
     if folds.scheme == "auto":
         if table.given_folds is not None and folds.keep_together == "none" and folds.repeats == 1:
             return "column"
+        if table.has_sets:
+            return "multilabel-stratified"
         return "stratified-group" if grouped else "stratified"
+    if folds.scheme in ("stratified", "stratified-group") and table.has_sets:
+        raise InputError(
+            f"folds.scheme: {folds.scheme} wants one class a row, but rows of {table.dataset} have sets of classes; "
+            "use multilabel-stratified, which also keeps groups on one side, or auto"
+        )
     if folds.scheme == "stratified" and grouped:
         if table.groups is None:
             raise InputError(
@@ -119,9 +128,10 @@ def _scheme(table: Table, folds: FoldsPart) -> str:
         )
     if folds.scheme in _GROUPED and not grouped:
         raise InputError(f"folds.scheme: {folds.scheme}, but {table.dataset} names no group; use stratified, or auto")
-    if folds.scheme == "multilabel-stratified" and not table.parts:
+    if folds.scheme == "multilabel-stratified" and not table.parts and not table.has_sets:
         raise InputError(
-            f"folds.scheme: multilabel-stratified, but the labels of {table.dataset} have no parts; use auto"
+            f"folds.scheme: multilabel-stratified, but the labels of {table.dataset} are single classes without parts; "
+            "use auto"
         )
     if folds.scheme == "column" and table.given_folds is None:
         raise InputError(
@@ -177,17 +187,19 @@ def _never_validated(
 
 def _check(
     table: Table,
-    labels: Integers,
+    labels: Labels,
     groups: tuple[str, ...] | None,
     validated: npt.NDArray[np.bool_],
     folds: FoldsPart,
     scheme: str,
 ) -> None:
     """Refuse what can't be split, and, unless rare classes are allowed, more folds than a class has rows or groups."""
-    present = np.unique(labels[validated])
-    if len(present) < 2:
-        what = "the training rows hold" if validated.all() else "the rows to validate hold"
-        raise InputError(f"{table.dataset}: {what} only one class; there is nothing to tell apart")
+    counted = class_counts(labels[validated], len(table.classes))
+    present = np.flatnonzero(counted)
+    if not ((counted > 0) & (counted < validated.sum())).any():
+        what = "the training rows" if validated.all() else "the rows to validate"
+        found = "all have the same classes" if table.has_sets else "hold only one class"
+        raise InputError(f"{table.dataset}: {what} {found}; there is nothing to tell apart")
     needed = 2 if scheme == "holdout" else folds.k
     counts, what = _sources(labels, groups, validated, len(table.classes))
     if groups is not None and (number := len({groups[row] for row in np.flatnonzero(validated)})) < needed:
@@ -208,13 +220,14 @@ def _check(
 
 
 def _sources(
-    labels: Integers, groups: tuple[str, ...] | None, validated: npt.NDArray[np.bool_], classes: int
+    labels: Labels, groups: tuple[str, ...] | None, validated: npt.NDArray[np.bool_], classes: int
 ) -> tuple[Integers, str]:
     """How many rows, or groups where there are any, each class can be spread with; and what they are called."""
     if groups is None:
-        return np.bincount(labels[validated], minlength=classes), "rows"
+        return class_counts(labels[validated], classes), "rows"
     numbers = np.unique(np.array(groups, dtype=object), return_inverse=True)[1]
-    pairs = np.unique(np.column_stack([labels, numbers])[validated], axis=0)
+    row, label = class_pairs(labels[validated])
+    pairs = np.unique(np.column_stack([label, numbers[validated][row]]), axis=0)
     return np.bincount(pairs[:, 0], minlength=classes), "groups"
 
 
@@ -232,7 +245,7 @@ def _check_column(table: Table, folds: Integers, k: int) -> None:
 
 def _assign(
     table: Table,
-    labels: Integers,
+    labels: Labels,
     groups: tuple[str, ...] | None,
     validated: npt.NDArray[np.bool_],
     folds: FoldsPart,

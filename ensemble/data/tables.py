@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, TrainRowsSpec
 from ensemble.core.files import sha256_file, sha256_text
+from ensemble.core.label_sets import Activation, activation_for, are_sets, spelled
+from ensemble.core.label_sets import Labels as Values
 from ensemble.core.text_table import read_text_table
 from ensemble.data.complaining import Complaints
 from ensemble.data.embedded import draw_digits
@@ -74,12 +76,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Table:
-    """A dataset's rows. `labels` are positions in `classes`; `groups` None: every row stands for itself."""
+    """A dataset's rows. `labels` are positions in `classes`, or which of them each row has, (rows, classes).
+
+    `groups` None: every row stands for itself.
+    """
 
     dataset: str
     classes: tuple[str, ...]
     train: Rows
-    labels: npt.NDArray[np.int64]
+    labels: Values
     groups: tuple[str, ...] | None
     test: Rows | None
     train_labels: npt.NDArray[np.int64] | None = None
@@ -93,11 +98,23 @@ class Table:
     given_folds: tuple[str, ...] | None = None
     """Each training row's value in the fold column, if the description names one."""
 
+    @property
+    def has_sets(self) -> bool:
+        """Whether each row has a set of classes."""
+        return are_sets(self.labels)
+
+    @property
+    def activation(self) -> Activation:
+        """What a network's scores become."""
+        return activation_for(sets=self.has_sets)
+
     @cached_property
     def rows_sha256(self) -> str:
         """Hash of ids, labels, groups, and which rows are for training only: what a fold plan depends on."""
-        columns = [self.train.ids, [self.classes[label] for label in self.labels]]
+        columns: list[Sequence[str]] = [self.train.ids, spelled(self.labels, self.classes)]
         columns.append(self.groups or ("",) * len(self.labels))
+        if self.has_sets:  # a row of one class is then another thing than a row's one class
+            columns.append(["set"] * len(self.labels))
         if self.train_only is not None:
             columns.append(["train-only" if row else "" for row in self.train_only])
         if self.given_folds is not None:

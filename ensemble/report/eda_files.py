@@ -24,7 +24,7 @@ _MOST_BARS = 60
 def save_eda_files(folder: Path, look: Look) -> list[Path]:
     """Write `classes`, `images` and `findings` as CSV, figures of classes, sizes and shapes; give back the paths."""
     counts: dict[str, int] = look.facts["class_counts"]
-    total = max(1, sum(counts.values()))
+    total = max(1, look.facts["rows"])
     tables = {
         "classes.csv": _csv(
             ["class", "rows", "share"], ([name, count, round(count / total, 6)] for name, count in counts.items())

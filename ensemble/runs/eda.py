@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ensemble.core.label_sets import class_counts, row_numbers
 from ensemble.core.recipe_files import ResolvedRecipe
 from ensemble.data.audit import Finding
 from ensemble.data.image_facts import describe_images
@@ -61,13 +60,14 @@ def look_at_data(
     findings = [*troubles, *audit_table(table, plan, resolved.recipe, cache, on_event)]
     train = scan_images(table.train, cache)
     test = scan_images(table.test, cache) if table.test is not None else None
-    counts = np.bincount(table.labels, minlength=len(table.classes))
+    counts = class_counts(table.labels, len(table.classes))
     facts = {
         "dataset": table.dataset,
         "rows": len(table.train.ids),
         "test_rows": len(table.test.ids) if table.test is not None else 0,
         "classes": list(table.classes),
         "class_counts": dict(zip(table.classes, counts.tolist(), strict=True)),
+        **(_sets_facts(table) if table.has_sets else {}),
         "groups": len(set(table.groups)) if table.groups is not None else None,
         "images": describe_images(train),
         "test_images": describe_images(test) if test is not None else None,
@@ -99,11 +99,17 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     return Path(last.data["result"])
 
 
+def _sets_facts(table: Table) -> dict[str, Any]:
+    """Of rows with sets of classes: how large the sets are."""
+    sizes = table.labels.sum(axis=1)
+    return {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
+
+
 def _one_of_each(table: Table, usable: set[str]) -> list[str]:
     """Rows to show: the first of each class, then the second, until there are enough."""
     seen: dict[int, int] = {}
     turns = []
-    for row_id, label in zip(table.train.ids, table.labels.tolist(), strict=True):
+    for row_id, label in zip(table.train.ids, row_numbers(table.labels).tolist(), strict=True):
         if row_id in usable:
             turns.append((seen.setdefault(label, 0), label, row_id))
             seen[label] += 1

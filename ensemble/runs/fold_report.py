@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.foldplan import FoldPlan, save_plan
+from ensemble.core.label_sets import class_counts, class_pairs
 from ensemble.runs.audit import audit_request
 from ensemble.runs.request import OnEvent, make_request
 
@@ -38,26 +39,22 @@ def fold_plan(
         save_plan(request.plan_path, request.plan)
     plan, classes = request.plan, request.table.classes
     counts = _fold_class_counts(plan, classes)
+    in_all = class_counts(plan.labels_as(classes), len(classes))
     return {
         "dataset": plan.dataset,
         "rows": len(plan.ids),
         "validated_rows": int(plan.is_validated.sum()),
         "classes": list(classes),
-        "class_counts": _named(np.bincount(_numbers(plan, classes), minlength=len(classes)), classes),
+        "class_counts": _named(in_all, classes),
         "path": str(request.plan_path),
         "made": made,
         "written": request.plan_path.exists(),
         **plan.facts(),
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
         "fold_class_counts": [_named(fold, classes) for fold in counts],
+        "fold_rows": [int(size) for repeat in plan.folds.T for size in np.bincount(repeat[repeat >= 0], None, plan.k)],
         "findings": [finding.plain() for finding in findings],
     }
-
-
-def _numbers(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Each row's class as a number."""
-    number = {name: label for label, name in enumerate(classes)}
-    return np.array([number[label] for label in plan.labels], dtype=np.int64)
 
 
 def _named(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
@@ -66,10 +63,10 @@ def _named(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, i
 
 def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """(repeats x folds, classes): validation rows of each class in each fold; repeats follow one another."""
-    labels = _numbers(plan, classes)
+    row, label = class_pairs(plan.labels_as(classes))
     tables = []
     for repeat in range(plan.repeats):
-        validated = plan.folds[:, repeat] >= 0
-        cells = plan.folds[validated, repeat] * len(classes) + labels[validated]
+        fold = plan.folds[row, repeat]
+        cells = (fold * len(classes) + label)[fold >= 0]
         tables.append(np.bincount(cells, minlength=plan.k * len(classes)).reshape(plan.k, len(classes)))
     return np.concatenate(tables)

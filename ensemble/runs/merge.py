@@ -74,6 +74,7 @@ def _merge_oof(
         folds=_folds(ids, plan),
         groups=_group_numbers(ids, plan),
         sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs, own)},
+        activation=table.activation,
     )
 
 
@@ -90,6 +91,7 @@ def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapp
         probs=probs,
         kind="test",
         sidecar={**sidecar, **_counted("prior_rows", rows.bad)},
+        activation=table.activation,
     )
 
 

@@ -18,7 +18,8 @@ from ensemble.core.class_names import check_class_names
 from ensemble.core.custom_code import OwnCode, find_code
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.identity import Identity
-from ensemble.core.metrics import METRICS, Metric
+from ensemble.core.label_rules import check_label_kind
+from ensemble.core.metrics import Metric, metrics_for
 from ensemble.core.own_metric import own_metrics
 from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
 from ensemble.core.recipe_weights import find_weights
@@ -73,13 +74,17 @@ class RunRequest:
     def own_metrics(self) -> dict[str, Metric]:
         """The metric by its name, if it is the recipe's own; its code is imported, so it must have been allowed."""
         codes = {code.name: code.plain() for code in self.code}
-        return own_metrics(self.resolved.recipe.metric, codes, len(self.table.classes))
+        return own_metrics(self.resolved.recipe.metric, codes, len(self.table.classes), sets=self.table.has_sets)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric that has a meaning for the rows' labels, and the recipe's own."""
+        return metrics_for(sets=self.table.has_sets) | self.own_metrics
 
     @property
     def greater_is_better(self) -> bool:
         """Which way the recipe's metric is better."""
-        metric = self.resolved.recipe.metric or "accuracy"
-        return (METRICS | self.own_metrics)[metric].greater_is_better
+        return self.metrics[self.resolved.recipe.metric or "accuracy"].greater_is_better
 
     @property
     def _code_hashes(self) -> tuple[tuple[str, str], ...]:
@@ -132,6 +137,7 @@ def read_recipe(
 def request_for(asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path) -> RunRequest:
     """The request of a recipe already read, on rows already read."""
     check_class_names(resolved.recipe, table.classes)
+    check_label_kind(resolved.recipe, table.dataset, sets=table.has_sets)
     if resolved.recipe.model.heads == "parts" and not table.parts:
         raise InputError(
             f"model.heads is parts, but the labels of dataset {table.dataset} have no parts; "

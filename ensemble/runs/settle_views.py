@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.files import save_json
+from ensemble.core.label_sets import labels_of_plain
 from ensemble.core.locks import folder_lock
-from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_tta import TtaPart
 from ensemble.core.run import RunFolder
 from ensemble.core.scratch import scratch_folder
@@ -132,11 +132,15 @@ def _as_seen(request: RunRequest, run: RunFolder, out: Path, results: list[dict[
     rows = HeldOut(
         folders=tuple(names),
         repeats=np.array([key.repeat for key in keys], dtype=np.int64),
-        labels=np.concatenate([np.array(result["labels"], dtype=np.int64) for result in results]),
+        labels=labels_of_plain(
+            [label for result in results for label in result["labels"]],
+            len(request.table.classes),
+            sets=request.table.has_sets,
+        ),
         fold=np.repeat(np.arange(len(names)), counts),
         units=_units(request),
         metric=metric,
-        measure={**METRICS, **request.own_metrics}[metric],
+        measure=request.metrics[metric],
     )
     refused = {name: why for result in results for name, why in result["refused"].items()}
     possible = [name for name in results[0]["seconds"] if name not in refused]

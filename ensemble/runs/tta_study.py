@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.metrics import METRICS, Metric, Scorer
+from ensemble.core.label_sets import Labels, are_sets, likelihoods
+from ensemble.core.metrics import Metric, Scorer, metrics_for
 from ensemble.core.view_choice import RunViews, ViewChoice
 from ensemble.core.view_weights import learn_weights
 
@@ -33,7 +34,7 @@ class HeldOut:
     """The folds' folders."""
     repeats: NDArray[np.int64]
     """Repeat of each folder."""
-    labels: NDArray[np.int64]
+    labels: Labels
     fold: NDArray[np.int64]
     """Which of `folders` each row was held out from."""
     units: NDArray[np.int64]
@@ -103,12 +104,12 @@ def choose_views(
 
 def weigh_views(rows: HeldOut, by_view: Sequence[Matrix], choice: ViewChoice) -> Verdict:
     """Weights for a choice's views, `by_view[view]` being (rows, classes); equal ones where learning buys nothing."""
-    true = np.stack([matrix[np.arange(len(rows.labels)), rows.labels] for matrix in by_view])
+    true = np.stack([likelihoods(matrix, rows.labels) for matrix in by_view])
     by_fold: dict[str, ViewChoice] = {}
     mixed, equal = np.empty(by_view[0].shape), sum(by_view[1:], np.asarray(by_view[0], dtype=np.float64)) / len(by_view)
     for fold, folder in enumerate(rows.folders):
         seen = rows.others(fold) > 0
-        weights = learn_weights(true[:, seen]) if seen.any() else np.full(len(by_view), 1 / len(by_view))
+        weights = _learned(true[:, seen]) if seen.any() else np.full(len(by_view), 1 / len(by_view))
         mine = rows.fold == fold
         mixed[mine] = sum(weight * matrix[mine] for weight, matrix in zip(weights, by_view, strict=True))
         by_fold[folder] = _weighted(choice, weights)
@@ -129,13 +130,18 @@ def weigh_views(rows: HeldOut, by_view: Sequence[Matrix], choice: ViewChoice) ->
             "equal": rows.measure(rows.labels, equal),
             "gain": gain,
         },
-        "weights": learn_weights(true).tolist(),
+        "weights": _learned(true).tolist(),
         "take": "learned" if better else "equal",
         "why": why,
     }
     if not better:
         return Verdict(RunViews(choice, {}, why), document)
-    return Verdict(RunViews(_weighted(choice, learn_weights(true)), by_fold, why), document)
+    return Verdict(RunViews(_weighted(choice, _learned(true)), by_fold, why), document)
+
+
+def _learned(true: Numbers) -> Numbers:
+    """Weights from (views, rows, classes) of what the truth was given."""
+    return learn_weights(true.reshape(len(true), -1))
 
 
 def _weighted(choice: ViewChoice, weights: Numbers) -> ViewChoice:
@@ -147,7 +153,7 @@ def _ones(rows: HeldOut) -> Numbers:
 
 
 def _loss(rows: HeldOut, probs: Matrix) -> Scorer:
-    return METRICS["log_loss"].scorer(rows.labels, probs)
+    return metrics_for(sets=are_sets(rows.labels))["log_loss"].scorer(rows.labels, probs)
 
 
 def _key(rows: HeldOut, scorers: tuple[Scorer, Scorer], weights: Numbers) -> tuple[float, float]:

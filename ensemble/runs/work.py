@@ -80,6 +80,7 @@ class RunWork:
             "recipe": request.resolved.recipe.plain(),
             "classes": len(request.table.classes),
             "parts": request.part_sizes,
+            "sets": request.table.has_sets,
             "code": {code.name: code.plain() for code in request.code},
             "weights": str(request.weights) if request.weights is not None else None,
             "measure_memory": measure_memory,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.files import atomic_path, save_json
+from ensemble.core.label_sets import Activation, Labels
 from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.run import hash_files
 from ensemble.data.batches import SeedParts
@@ -26,8 +27,15 @@ Probs = npt.NDArray[np.float64]
 class FoldFiles:
     """A fold's folder. `about` (run, identity, dataset and their hashes) goes into every file that leaves it."""
 
-    def __init__(self, folder: Path, parts: SeedParts, about: Mapping[str, Any], classes: Sequence[str]) -> None:
-        self.folder, self._parts = folder, parts
+    def __init__(
+        self,
+        folder: Path,
+        parts: SeedParts,
+        about: Mapping[str, Any],
+        classes: Sequence[str],
+        activation: Activation = "softmax",
+    ) -> None:
+        self.folder, self._parts, self._activation = folder, parts, activation
         self.about, self.classes = about, tuple(classes)
         self._names = ["model.safetensors", "model.json", "history.csv"]
 
@@ -53,7 +61,7 @@ class FoldFiles:
         self,
         ids: Sequence[str],
         probs: Probs,
-        labels: npt.NDArray[np.int64],
+        labels: Labels,
         scores: Mapping[str, float | None],
         cost: Mapping[str, Any],
     ) -> None:
@@ -67,6 +75,7 @@ class FoldFiles:
             folds=[self._parts.fold] * len(ids),
             groups=None,
             sidecar={**self.about, "cost": dict(cost), "scores": dict(scores)},
+            activation=self._activation,
         )
         self._save("oof", predictions)
 
@@ -84,7 +93,12 @@ class FoldFiles:
             ids, probs = (*ids, *without_image), np.vstack([probs, np.tile(shares, (len(without_image), 1))])
             sidecar["prior_rows"] = len(without_image)
         predictions = Predictions(
-            ids=tuple(ids), classes=self.classes, probs=probs.astype(np.float32), kind="test", sidecar=sidecar
+            ids=tuple(ids),
+            classes=self.classes,
+            probs=probs.astype(np.float32),
+            kind="test",
+            sidecar=sidecar,
+            activation=self._activation,
         )
         self._save("probs", predictions)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ensemble.core.code_import import load_function
+from ensemble.core.label_sets import Labels, are_sets, class_counts
 from ensemble.core.recipe import Recipe
 from ensemble.core.recipe_loss import LOSSES
 from ensemble.errors import EnsError, InputError
@@ -18,23 +18,23 @@ from ensemble.training.losses import ClassFacts, CustomLoss, Loss, adds_up_over_
 __all__ = ["check_loss", "fold_loss", "why_other_steps"]
 
 
-def fold_loss(
-    recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: Sequence[str], labels: npt.NDArray[np.int64]
-) -> Loss:
+def fold_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: Sequence[str], labels: Labels) -> Loss:
     """The recipe's loss for a fold whose training rows have these labels."""
-    facts = ClassFacts(tuple(classes), np.bincount(labels, minlength=len(classes)))
+    facts = ClassFacts(tuple(classes), class_counts(labels, len(classes)), len(labels), sets=are_sets(labels))
     return make_loss(recipe.loss, facts, _own_losses(recipe, codes))
 
 
-def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: int) -> None:
+def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: int, *, sets: bool = False) -> None:
     """Refuse a loss of one's own that fails, or that nothing can be learned from, on targets as the recipe has them."""
     own = _own_losses(recipe, codes)
     if not own:
         return
-    facts = ClassFacts(tuple(f"class {label}" for label in range(classes)), np.full(classes, 2, dtype=np.int64))
+    names = tuple(f"class {label}" for label in range(classes))
+    facts = ClassFacts(names, np.full(classes, 2, dtype=np.int64), 2 * classes, sets=sets)
     labels = torch.arange(2 * classes) % classes
     soft = torch.nn.functional.one_hot(labels, classes) * 0.9 + 0.1 / classes
-    for targets in [labels] if recipe.mix.kind == "none" else [labels, soft]:
+    plain = soft.round() if sets else labels
+    for targets in [plain] if recipe.mix.kind == "none" else [plain, soft]:
         logits = torch.zeros((len(labels), classes), requires_grad=True)
         tried = f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}"
         try:

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ensemble.core.label_sets import Activation
 from ensemble.core.metrics import Metric, score_all
 from ensemble.core.recipe import Recipe
 from ensemble.core.view_choice import ViewChoice
 from ensemble.data.pixel_sets import Images
 from ensemble.errors import EnsError
-from ensemble.inference.merging import PLAIN, Looks, make_looks
+from ensemble.inference.merging import Looks, make_looks, plain_looks
 from ensemble.inference.predict import Normalizer, batch_rows, predict_rows
 from ensemble.training.fold_feed import image_size
 from ensemble.training.fold_rows import FoldRows
@@ -40,12 +41,13 @@ class Predictor:
     own_metrics: Mapping[str, Metric]
     beat: Callable[[], None]
     micro_batch: int | None = None
+    activation: Activation = "softmax"
 
     def epoch_scores(self, network: torch.nn.Module, images: Images, rows: FoldRows) -> tuple[Scores, Scores | None]:
         """Every metric on the validation rows, and on the inner rows where there are any; without views."""
 
         def on(chosen: Rows) -> Scores:
-            probs = self._probabilities(network, images, chosen, PLAIN)
+            probs = self._probabilities(network, images, chosen, plain_looks(self.activation))
             return score_all(rows.labels[chosen], probs, self.own_metrics)
 
         return on(rows.validation), None if rows.inner is None else on(rows.inner)
@@ -54,7 +56,7 @@ class Predictor:
         self, network: torch.nn.Module, images: Images, rows: Rows, choice: ViewChoice
     ) -> tuple[Probs, dict[str, Any]]:
         """Probabilities with these views, and their cost."""
-        looks = make_looks(choice, image_size(self.recipe))
+        looks = make_looks(choice, image_size(self.recipe), self.activation)
         clock = time.monotonic()
         probs = self._probabilities(network, images, rows, looks)
         seconds = (time.monotonic() - clock) * 1000 / len(rows)

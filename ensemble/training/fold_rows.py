@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.foldplan import FoldPlan
+from ensemble.core.label_sets import Labels, class_counts, has_class
 from ensemble.core.randomness import derive_seed
 from ensemble.data.batches import Positions, SeedParts
 from ensemble.data.pixel_sets import Images
@@ -26,16 +27,16 @@ class FoldRows:
 
     training: Positions
     validation: Positions
-    labels: Positions
+    labels: Labels
     """The official ones: rows are validated by them."""
-    train_labels: Positions
+    train_labels: Labels
     """What rows are trained to be: sampling and loss go by them."""
     inner: Positions | None = None
     """Rows taken from the training rows, on which an epoch is chosen; None where they were not asked for."""
 
     def class_shares(self, classes: int) -> npt.NDArray[np.float64]:
-        """Of the training rows, by their official labels."""
-        counts = np.bincount(self.labels[self.training], minlength=classes)
+        """Of the training rows, by their official labels; of sets, how many rows have each class."""
+        counts = class_counts(self.labels[self.training], classes)
         return counts.astype(np.float64) / len(self.training)
 
 
@@ -49,12 +50,12 @@ def split_rows(
 ) -> FoldRows:
     """A fold's rows without those `dropped`; `other_labels`: ids to train on by another label than the plan's."""
     position = {row_id: row for row, row_id in enumerate(images.ids)}
-    index = {name: label for label, name in enumerate(classes)}
     left_out = set(dropped)
     kept = np.array([row for row, row_id in enumerate(plan.ids) if row_id not in left_out], dtype=np.int64)
     rows = np.array([position[plan.ids[row]] for row in kept], dtype=np.int64)
-    labels = np.empty(len(images.ids), dtype=np.int64)
-    labels[rows] = [index[plan.labels[row]] for row in kept]
+    of_plan = plan.labels_as(classes)
+    labels = np.empty((len(images.ids), *of_plan.shape[1:]), dtype=of_plan.dtype)
+    labels[rows] = of_plan[kept]
     held_out = plan.folds[kept, parts.repeat] == parts.fold
     return FoldRows(rows[~held_out], rows[held_out], labels, _relabelled(labels, position, other_labels or {}))
 
@@ -77,8 +78,10 @@ def with_inner_split(rows: FoldRows, plan: FoldPlan, images: Images, share: floa
         numbers = np.unique(groups[~held], return_inverse=True)[1].astype(np.int64)
         seed = derive_seed("inner", parts.seed, parts.repeat, parts.fold)
         inner[~held] = share_out(SplitRows(labels[~held], numbers), "holdout", 2, share, seed, 0) == 0
-    for label in np.setdiff1d(labels[inner], labels[~inner]):
-        inner &= ~np.isin(groups, groups[labels == label])
+    classes = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    lost = (class_counts(labels[inner], classes) > 0) & (class_counts(labels[~inner], classes) == 0)
+    for label in np.flatnonzero(lost).tolist():
+        inner &= ~np.isin(groups, groups[has_class(labels, label)])
     if not inner.any():
         raise InputError(
             f"train.inner_share: {share:g} of fold {parts.fold}'s {len(labels)} training rows is no row that could be "
@@ -87,7 +90,7 @@ def with_inner_split(rows: FoldRows, plan: FoldPlan, images: Images, share: floa
     return dataclasses.replace(rows, training=rows.training[~inner], inner=rows.training[inner])
 
 
-def _relabelled(labels: Positions, position: Mapping[str, int], other_labels: Mapping[str, int]) -> Positions:
+def _relabelled(labels: Labels, position: Mapping[str, int], other_labels: Mapping[str, int]) -> Labels:
     """Every row's label, with those put in its place that training wants."""
     changed = labels.copy()
     for row_id, label in other_labels.items():

@@ -52,8 +52,9 @@ def train_fold(
     started again with a smaller `micro_batch`.
     """
     parsed = Recipe.model_validate(recipe)
+    plan = load_plan(Path(plan_path))
     sources = FoldSources(
-        load_plan(Path(plan_path)),
+        plan,
         Path(train_pixels),
         Path(test_pixels) if test_pixels is not None else None,
         left_out,
@@ -72,6 +73,7 @@ def train_fold(
         views=FoldViews.of(views) if views is not None else None,
         micro_batch=micro_batch,
         watch=watch,
+        sets=plan.multilabel,
     )
     try:
         return work.run(sources)

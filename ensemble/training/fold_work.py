@@ -14,7 +14,8 @@ import torch
 
 from ensemble.core.files import sweep_temporaries
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.metrics import METRICS, per_class, score_all
+from ensemble.core.label_sets import activation_for
+from ensemble.core.metrics import metrics_for, per_class, score_all
 from ensemble.core.own_metric import own_metrics
 from ensemble.core.randomness import derive_seed
 from ensemble.core.recipe import Recipe
@@ -80,13 +81,16 @@ class FoldWork:
         views: FoldViews | None = None,
         micro_batch: int | None = None,
         watch: Sequence[str] = (),
+        sets: bool = False,
     ) -> None:
+        """`sets`: whether each row has a set of classes."""
         self.recipe, self.spec, self.decided, self.code = recipe, spec, decided, code
         self.classes, self.parts = classes, parts
         self.views = views or FoldViews.asked(recipe.tta)
-        self.own_metrics = own_metrics(recipe.metric, code, len(classes))
+        self.own_metrics = own_metrics(recipe.metric, code, len(classes), sets=sets)
+        self.metrics, self.activation = metrics_for(sets=sets) | self.own_metrics, activation_for(sets=sets)
         self.report, self.micro_batch, self.watch = report, micro_batch, watch
-        self.files = FoldFiles(folder, parts, about, classes)
+        self.files = FoldFiles(folder, parts, about, classes, self.activation)
         self.device = usable_device(decided["device"])
         self.normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self.device)
         self.predictor = self.make_predictor()
@@ -114,7 +118,9 @@ class FoldWork:
 
     def make_predictor(self) -> Predictor:
         """What predicts as this fold must."""
-        return Predictor(self.recipe, self.normalizer, self.own_metrics, self.report.beat, self.micro_batch)
+        return Predictor(
+            self.recipe, self.normalizer, self.own_metrics, self.report.beat, self.micro_batch, self.activation
+        )
 
     def prepare_process(self) -> None:
         """What torch and OpenCV must know before anything is computed."""
@@ -156,7 +162,7 @@ class FoldWork:
         training = FoldTraining(
             self.recipe.train,
             metric,
-            greater_is_better={**METRICS, **self.own_metrics}[metric].greater_is_better,
+            greater_is_better=self.metrics[metric].greater_is_better,
             checkpoints=checkpoints,
             stop=stop,
             beat=self.report.beat,
@@ -291,6 +297,7 @@ class FoldWork:
             "image": self.recipe.image.plain(),
             "stored": vars(stored_shape(self.recipe)),
             "class_shares": shares.tolist(),
+            **({} if self.activation == "softmax" else {"activation": self.activation}),
             "epoch": row["epoch"],
             "loss": row["train_loss"],
             "value": row.get(self.recipe.metric or "accuracy"),

@@ -222,6 +222,8 @@ class Trainer:
         """A batch's pixels and targets, mixed as a whole, then in parts that fit the memory."""
         pixels = self._pixels(batch)
         targets = self._labels[torch.from_numpy(batch.rows).to(self._labels.device)]
+        if targets.ndim == 2:  # sets of classes are soft targets that happen to be whole
+            targets = targets.float()
         if self._hooks.mixer is not None:
             pixels, targets = self._hooks.mixer(pixels, targets, self._seed_of("mix", self.epoch, number))
         for start, end in pairwise(_cuts(len(pixels), self._micro_batch)):

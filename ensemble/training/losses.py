@@ -1,7 +1,8 @@
 """What training minimises: a loss of (logits, targets), by name, and sums of them.
 
-Targets are labels, int64 (rows,), or soft ones, float (rows, classes). Logits may be of any floating type; what is
-computed of them is at least float32. Logits that are log-probabilities already are as good: softmax leaves them alone.
+Targets are labels, int64 (rows,), or soft ones, float (rows, classes), as sets of classes are too. Logits may be of any
+floating type; what is computed of them is at least float32. Logits that are log-probabilities already are as good:
+softmax leaves them alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class ClassFacts:
 
     classes: tuple[str, ...]
     counts: npt.NDArray[np.int64]
+    rows: int | None = None
+    """Their number, where it is not the sum of the counts."""
+    sets: bool = False
+    """Whether each row has a set of classes."""
 
 
 CustomLoss = Callable[[torch.Tensor, torch.Tensor, ClassFacts], torch.Tensor]
@@ -76,12 +81,16 @@ def _make_term(name: str, part: LossPart, facts: ClassFacts, custom: Mapping[str
     on_device = _Constant(weights) if weights is not None else None
     if name == "cross-entropy":
         return _cross_entropy(part.label_smoothing, on_device)
+    if name == "focal" and facts.sets:
+        return _binary_focal(part.gamma, part.label_smoothing, on_device)
     if name == "focal":
         return _focal(part.gamma, part.label_smoothing, on_device)
     if name == "soft-f1":
-        return _soft_f1
+        return _soft_f1(torch.sigmoid if facts.sets else _softmax)
     if name == "bce":
-        return _bce(part.label_smoothing, on_device, _Constant(_positive_weights(part, facts)))
+        # smoothing takes a share of each row's target to all classes alike, or of a set's each yes and no to 1/2
+        alike = 2 if facts.sets else len(facts.classes)
+        return _bce(part.label_smoothing, alike, on_device, _Constant(_positive_weights(part, facts)))
     raise EnsError(f"loss {name}: its function was not loaded")
 
 
@@ -115,29 +124,53 @@ def _focal(gamma: float, smoothing: float, weights: _Constant | None) -> Loss:
             losses = losses * weights.like(losses)
         if targets.ndim == 1 and smoothing == 0:
             return losses.gather(1, targets[:, None]).mean()
-        return (_smooth(_one_hot(targets, losses), smoothing) * losses).sum(dim=1).mean()
+        return (_smooth(_one_hot(targets, losses), smoothing, losses.shape[1]) * losses).sum(dim=1).mean()
 
     return loss
 
 
-def _soft_f1(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _binary_focal(gamma: float, smoothing: float, weights: _Constant | None) -> Loss:
+    """- w_c (1 - p)^gamma log p of each class's truth, yes or no, the mean over rows and classes."""
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = _wide(logits)
+        wanted = _smooth(targets.to(logits.dtype), smoothing, 2)
+        losses = torch.zeros_like(logits)
+        for share, scores in ((wanted, logits), (1 - wanted, -logits)):
+            logs = functional.logsigmoid(scores)
+            missing = torch.sigmoid(-scores).clamp_min(torch.finfo(logs.dtype).eps)
+            losses = losses - share * missing**gamma * logs
+        return (losses if weights is None else losses * weights.like(losses)).mean()
+
+    return loss
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(logits, dim=1)
+
+
+def _soft_f1(activation: Callable[[torch.Tensor], torch.Tensor]) -> Loss:
     """1 - the mean F1 of the classes that the batch's targets hold, where a probability counts as so much of a row."""
-    probs = torch.softmax(_wide(logits), dim=1)
-    wanted = _one_hot(targets, probs)
-    labelled = wanted.sum(dim=0)
-    present = (labelled > 0).to(probs.dtype)
-    f1 = 2 * (wanted * probs).sum(dim=0) / (labelled + probs.sum(dim=0) + (1 - present))
-    return 1 - (f1 * present).sum() / present.sum()
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        probs = activation(_wide(logits))
+        wanted = _one_hot(targets, probs)
+        labelled = wanted.sum(dim=0)
+        present = (labelled > 0).to(probs.dtype)
+        f1 = 2 * (wanted * probs).sum(dim=0) / (labelled + probs.sum(dim=0) + (1 - present))
+        return 1 - (f1 * present).sum() / present.sum().clamp_min(1)
+
+    return loss
 
 
-def _bce(smoothing: float, weights: _Constant | None, positive: _Constant) -> Loss:
+def _bce(smoothing: float, alike: int, weights: _Constant | None, positive: _Constant) -> Loss:
     """Binary cross-entropy of each class's own sigmoid, the mean over rows and classes."""
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = _wide(logits)
         return functional.binary_cross_entropy_with_logits(
             logits,
-            _smooth(_one_hot(targets, logits), smoothing),
+            _smooth(_one_hot(targets, logits), smoothing, alike),
             weight=None if weights is None else weights.like(logits),
             pos_weight=positive.like(logits),
         )
@@ -163,7 +196,7 @@ def _positive_weights(part: LossPart, facts: ClassFacts) -> npt.NDArray[np.float
     counts = facts.counts.astype(np.float64)
     if part.positive_weight != "balanced":
         return np.full(len(counts), float(part.positive_weight))
-    others = counts.sum() - counts
+    others = (counts.sum() if facts.rows is None else facts.rows) - counts
     return np.where((counts > 0) & (others > 0), others / np.maximum(counts, 1), 1.0)
 
 
@@ -197,6 +230,6 @@ def _one_hot(targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return targets.to(like.dtype)
 
 
-def _smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """A share of each row's target spread evenly over all classes."""
-    return targets if smoothing == 0 else targets * (1 - smoothing) + smoothing / targets.shape[1]
+def _smooth(targets: torch.Tensor, smoothing: float, alike: int) -> torch.Tensor:
+    """A share of each target spread evenly over so many that are alike."""
+    return targets if smoothing == 0 else targets * (1 - smoothing) + smoothing / alike

@@ -57,11 +57,14 @@ def predict_fold(
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
     spec = NetworkSpec.of(model["network"])
-    work = FoldWork(place, parsed, spec, decided, about, code, classes, parts, report, views=of_fold)
+    plan = load_plan(Path(plan_path))
+    work = FoldWork(
+        place, parsed, spec, decided, about, code, classes, parts, report, views=of_fold, sets=plan.multilabel
+    )
     torch.set_num_threads(decided.get("predict_threads", decided["threads"]))
     cv2.setNumThreads(1)
     tests = Path(test_pixels) if test_pixels is not None else None
-    sources = FoldSources(load_plan(Path(plan_path)), Path(train_pixels), tests, left_out, {})
+    sources = FoldSources(plan, Path(train_pixels), tests, left_out, {})
     images = open_pixels(sources.train_pixels)
     rows = split_rows(sources.plan, images, classes, parts, left_out["train"])
     network = network.to(work.device)

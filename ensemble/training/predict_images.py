@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 
 from ensemble.core.dataset import BoxSpec
+from ensemble.core.label_sets import spelled
 from ensemble.core.npy_header import map_matrix
 from ensemble.core.probability import Predictions, save_predictions
 from ensemble.core.reporting import Report
 from ensemble.core.rows_file import RowsFile
+from ensemble.core.set_scorers import decide_sets
 from ensemble.core.view_choice import ViewChoice
 from ensemble.data.fitting import StoredShape
 from ensemble.data.new_images import find_new_images
@@ -70,6 +72,7 @@ def predict_images(
         probs=map_matrix(rows_file),
         kind="test",
         sidecar={**about, "cost": cost, **({"prior_rows": len(bad)} if bad else {})},
+        activation=models.looks.activation,
     )
     save_predictions(place / "probs", predictions, written=rows_file)
     return {"rows": len(rows.ids), "bad": len(bad), "cost": cost, "folds": len(folds), "precision": precision}
@@ -96,7 +99,7 @@ def load_models(
     networks[0] = _at(networks[0], precision).to(device)
     models = Models(
         networks,
-        make_looks(choice, size),
+        make_looks(choice, size, first.get("activation", "softmax")),
         StoredShape(**first["stored"]),
         size,
         Normalizer(image["mean"], image["std"], device),
@@ -134,7 +137,8 @@ def _predict(
         RowsFile(place / "rows.npy", total, len(classes)) as file,
         (place / "predictions.csv").open("w", encoding="utf-8", newline="") as table,
     ):
-        _write_header(table, top)
+        sets = models.looks.activation == "sigmoid"
+        _write_header(table, top, sets=sets)
         is_lost = lambda: bool(bad) and bad_images != "prior"  # noqa: E731
         stream = predict_files(
             models, rows, len(classes), beat=report.beat, batch=batch, only_look=is_lost, torch_threads=threads
@@ -143,7 +147,8 @@ def _predict(
             bad.update(block.bad)
             block.probs[[row - block.start for row in block.bad]] = prior
             file.add(block.probs)
-            _write_rows(table, rows.ids[block.start : block.start + len(block.probs)], block.probs, classes, top)
+            ids = rows.ids[block.start : block.start + len(block.probs)]
+            _write_rows(table, ids, block.probs, classes, top, sets=sets)
             if time.monotonic() - told > _TELL_S or block.start + len(block.probs) == total:
                 told = time.monotonic()
                 report({"event": "predicting", "done": block.start + len(block.probs), "total": total})
@@ -164,21 +169,22 @@ def _predict(
     return bad
 
 
-def _write_header(table: TextIO, top: int) -> None:
+def _write_header(table: TextIO, top: int, *, sets: bool) -> None:
     names = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _COLUMNS]
-    csv.writer(table, lineterminator="\n").writerow(["id", *names])
+    csv.writer(table, lineterminator="\n").writerow(["id", *["classes"] * sets, *names])
 
 
 _COLUMNS = ("class", "probability")
 
 
 def _write_rows(
-    table: TextIO, ids: Sequence[str], probs: npt.NDArray[np.float32], classes: Sequence[str], top: int
+    table: TextIO, ids: Sequence[str], probs: npt.NDArray[np.float32], classes: Sequence[str], top: int, *, sets: bool
 ) -> None:
-    """The likeliest classes of each row, equals by the order of classes."""
+    """The likeliest classes of each row, equals by the order of classes; before them the row's set, if it has one."""
     order = np.argsort(-probs, axis=1, kind="stable")[:, :top]
     values = np.take_along_axis(probs, order, axis=1)
     writer = csv.writer(table, lineterminator="\n")
-    for row_id, labels, shares in zip(ids, order.tolist(), values.tolist(), strict=True):
+    found = [[text] for text in spelled(decide_sets(probs), classes)] if sets else [[]] * len(probs)
+    for row_id, own, labels, shares in zip(ids, found, order.tolist(), values.tolist(), strict=True):
         cells = [cell for label, share in zip(labels, shares, strict=True) for cell in (classes[label], f"{share:.6f}")]
-        writer.writerow([row_id, *cells])
+        writer.writerow([row_id, *own, *cells])

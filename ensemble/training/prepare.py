@@ -33,6 +33,7 @@ def prepare_run(
     parts: Sequence[int],
     code: Mapping[str, Any],
     weights: str | None,
+    sets: bool = False,
     measure_memory: bool = False,
 ) -> dict[str, Any]:
     """Decide, before any fold: weights, precision, device; refuse what can't be built; measure a step if asked."""
@@ -47,8 +48,8 @@ def prepare_run(
     start = decide_weights(parsed.model, Path(weights) if weights is not None else None)
     if start["weights"] is not None:
         start["pretrained_why"] = start_network(spec, start, code)[1]
-    check_loss(parsed, code, classes)
-    own_metrics(parsed.metric, code, classes)
+    check_loss(parsed, code, classes, sets=sets)
+    own_metrics(parsed.metric, code, classes, sets=sets)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(parsed.train.precision, device)
     if precision == "bf16" and device == "cpu":

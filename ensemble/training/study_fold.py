@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ensemble.core.foldplan import load_plan
+from ensemble.core.label_sets import Activation, activation_for, plain_labels
 from ensemble.core.recipe import Recipe
 from ensemble.core.reporting import Report
 from ensemble.core.view_choice import ViewChoice
@@ -20,7 +21,7 @@ from ensemble.data.batches import SeedParts, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
 from ensemble.errors import InputError
-from ensemble.inference.merging import PLAIN, Looks, Merger, make_looks
+from ensemble.inference.merging import Looks, Merger, make_looks, plain_looks
 from ensemble.inference.predict import Normalizer, batch_rows
 from ensemble.inference.views import View, check_views
 from ensemble.training.fold_feed import image_size
@@ -58,22 +59,25 @@ def study_fold(
     torch.set_num_threads(decided["threads"])
     cv2.setNumThreads(1)
     images = open_pixels(Path(train_pixels))
-    rows = split_rows(load_plan(Path(plan_path)), images, classes, parts, left_out["train"])
-    study = _Study(parsed, network, decided["device"], report)
+    plan = load_plan(Path(plan_path))
+    rows = split_rows(plan, images, classes, parts, left_out["train"])
+    study = _Study(parsed, network, decided["device"], report, activation_for(sets=plan.multilabel))
     looks, refused = study.possible({name: ViewChoice.of(plain) for name, plain in choices.items()})
     if by_view is not None and by_view in refused:
         raise InputError(refused[by_view])
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
     seconds = study.run(images, rows.validation, looks, len(classes), place, by_view)
-    return {"labels": rows.labels[rows.validation].tolist(), "seconds": seconds, "refused": refused}
+    return {"labels": plain_labels(rows.labels[rows.validation]), "seconds": seconds, "refused": refused}
 
 
 class _Study:
     """One network on its held-out rows."""
 
-    def __init__(self, recipe: Recipe, network: torch.nn.Module, device: str, report: Report) -> None:
-        self._size, self._report = image_size(recipe), report
+    def __init__(
+        self, recipe: Recipe, network: torch.nn.Module, device: str, report: Report, activation: Activation
+    ) -> None:
+        self._size, self._report, self._activation = image_size(recipe), report, activation
         self._device = usable_device(device)
         self._normalizer = Normalizer(recipe.image.mean or (), recipe.image.std or (), self._device)
         self._network = network
@@ -84,7 +88,7 @@ class _Study:
         refused: dict[str, str] = {}
         for name, choice in choices.items():
             try:
-                found = make_looks(choice, self._size)
+                found = make_looks(choice, self._size, self._activation)
                 check_views(self._network, found.views, self._size, choice.text)
                 looks[name] = found
             except InputError as error:
@@ -123,7 +127,7 @@ class _Study:
                 merged[name][chosen] = _merge(look, [scores[view.key] for view in look.views])
             if apart is not None and by_view is not None:
                 for number, view in enumerate(looks[by_view].views):
-                    apart[number, chosen] = _merge(PLAIN, [scores[view.key]])
+                    apart[number, chosen] = _merge(plain_looks(self._activation), [scores[view.key]])
             start, clock = chosen.stop, time.monotonic()
             self._report.beat()
         return {

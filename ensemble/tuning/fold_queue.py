@@ -13,7 +13,6 @@ from typing import Any
 
 from ensemble.core.custom_code import require_allowed
 from ensemble.core.files import canonical_json
-from ensemble.core.metrics import METRICS
 from ensemble.core.recipe_files import ResolvedRecipe, with_values
 from ensemble.core.run import RunFolder, now
 from ensemble.data.audit import Finding
@@ -81,7 +80,7 @@ class FoldQueue:
         self._decided: dict[str, dict[str, Any]] = {}
         self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
         request = facts.request
-        metrics = {**METRICS, **request.own_metrics}
+        metrics = request.metrics
         self._rows = RowEvidence(facts.metric, metrics[facts.metric], request.plan)
         self._courses = {trial.number: course_of(trial, facts.sign) for trial in trials if trial.state != "running"}
         self._has_more = True

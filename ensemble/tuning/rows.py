@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.foldplan import FoldPlan
+from ensemble.core.label_sets import Labels, are_sets, likelihoods
 from ensemble.core.metrics import Metric, decide
 from ensemble.core.probability import load_predictions
 from ensemble.core.run import FoldKey
+from ensemble.core.set_scorers import decide_sets
 from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains, compare_scores
 
 __all__ = ["FoldPart", "RowEvidence"]
@@ -75,12 +77,14 @@ class RowEvidence:
                 found.update(zip(ids, probs, strict=True))
         return mine, np.stack([found[row_id] for row_id in mine[0]])
 
-    def _row_scores(self, labels: NDArray[np.int64], probs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def _row_scores(self, labels: Labels, probs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Each row's part of a score that is a mean over rows; more is better."""
+        if self._metric == "accuracy" and are_sets(labels):
+            return np.asarray((decide_sets(probs) == labels).all(axis=1), dtype=np.float64)
         if self._metric == "accuracy":
             return np.asarray(decide(probs) == labels, dtype=np.float64)
-        own = probs[np.arange(len(labels)), labels].astype(np.float64)
-        return np.asarray(np.log(np.clip(own, _SMALLEST, 1.0)), dtype=np.float64)
+        logs = np.log(np.clip(likelihoods(probs, labels), _SMALLEST, 1.0))
+        return np.asarray(logs.mean(axis=1), dtype=np.float64)
 
     def _groups(self, ids: Sequence[str]) -> NDArray[Any] | None:
         if self._group_of is None:
@@ -88,7 +92,7 @@ class RowEvidence:
         return np.array([self._group_of[row_id] for row_id in ids], dtype=object)
 
 
-_Rows = tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.floating[Any]]]
+_Rows = tuple[tuple[str, ...], Labels, NDArray[np.floating[Any]]]
 
 
 def _load(folder: Path) -> _Rows:

@@ -8,6 +8,7 @@ import math
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,31 @@ def test_without_out_of_fold_rows_there_is_a_blend_but_no_honest_score(make_run:
     assert document["honest"] is None
     assert "run1" in document["honest_reason"]
     assert [member["oof_score"] for member in document["members"]] == [None, None]
+
+
+def test_folders_of_different_folds_are_blended_without_an_honest_score(
+    make_run: MakeRun, make_member: MakeMember, outputs: Path
+) -> None:
+    """No row has out-of-fold predictions of both."""
+    paths = [make_run(fold, folder=f"run0/fold-{fold}", oof=False, identity="i", run="run0") for fold in (0, 1)]
+    for fold, path in enumerate(paths):
+        oof = make_member(fold, kind="oof", identity="i", run="run0")
+        rows = [row for row in range(24) if row % 3 == fold]
+        assert oof.labels is not None
+        part = replace(
+            oof,
+            ids=tuple(oof.ids[row] for row in rows),
+            probs=oof.probs[rows],
+            labels=oof.labels[rows],
+            folds=[fold] * len(rows),
+            groups=None,
+        )
+        save_predictions(path.with_name("oof"), part)
+    done = blend(paths, outputs=outputs)
+    assert done.document["honest"] is None
+    assert "of different folds" in done.document["honest_reason"]
+    with pytest.raises(InputError, match="of different folds; --method soft needs none"):
+        blend(paths, outputs=outputs, method="stack")
 
 
 def test_out_of_fold_rows_lie_beside_a_file_by_another_name_as_well(

@@ -134,6 +134,26 @@ def test_a_budget_is_kept_and_the_best_pair_is_found() -> None:
         assert sum(cost for cost, weight in zip(costs, weights, strict=True) if weight) <= 2.0
 
 
+def test_a_budget_that_everything_fits_into_leaves_everything_in() -> None:
+    """Even a member that log-loss could do without; and the frontier ends with the mean of all."""
+    labelled, costs = _rows([0.5, 3.0, 3.0]), [2.0, 1.0, 1.0]
+    assert affordable(labelled, costs, 4.0) == [0, 1, 2]
+    with_budget, without = (
+        _judged(labelled, costs=costs, select="all", **wish) for wish in ({"max_cost": "2x"}, {"max_cost": None})
+    )
+    assert with_budget.weights == without.weights
+    assert (0, 1, 2) in {point.members for point in frontier(labelled, costs)}
+
+
+def test_a_handful_of_rows_is_no_evidence() -> None:
+    """Of three rows, which all are better, every resample is."""
+    labelled = _rows([0.3, 4.0, 4.0], rows=3, metric="log_loss")
+    assert harmless(labelled) == [0, 1, 2]
+    verdict = _judged(labelled, "optimize")
+    assert verdict.used == "soft"
+    assert verdict.fallback == "no evidence for optimize: 3 rows can't give any, 10 are needed"
+
+
 def test_the_frontier_rises_and_its_points_are_honest() -> None:
     labelled = _rows([1.0, 1.5, 2.0, 2.5], rows=1500)
     points = frontier(labelled, [4.0, 3.0, 2.0, 1.0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from ensemble.core.metric_names import MetricName
-from ensemble.core.metrics import METRICS, custom_metric, decide, is_greater_better, per_class, score_all
+from ensemble.core.metrics import METRICS, SET_METRICS, custom_metric, decide, is_greater_better, per_class, score_all
 
 
 @st.composite
@@ -149,7 +149,7 @@ def test_labels_that_do_not_fit_are_refused(labels: list[int]) -> None:
 
 
 def test_every_metric_that_a_recipe_may_name_is_there() -> None:
-    assert list(METRICS) == list(get_args(MetricName))
+    assert list(METRICS | SET_METRICS) == list(get_args(MetricName))
 
 
 @pytest.mark.filterwarnings("ignore")

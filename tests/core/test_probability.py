@@ -181,7 +181,7 @@ def test_a_missing_piece_is_named(trio: Path, gone: list[str], words: str) -> No
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.array([[0.5, 0.5]] * 3, dtype=np.float16), "float16"),
+        (np.array([[0.5, 0.5]] * 3, dtype=">f2"), "big-endian float16"),
         (np.array([[0, 1]] * 3), "int64"),
         (np.array([[0.5, 0.5]] * 3, dtype=">f4"), "big-endian float32"),
         (np.array([[0.5, 0.5]] * 3, dtype=object), "Python objects"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ensemble.core.compiled import compiled
 from ensemble.data import kernels
 from ensemble.data.placement import Placement
 
@@ -50,5 +51,5 @@ def test_without_a_folder_for_machine_code_each_process_compiles(monkeypatch: py
         return compile_it(**options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert kernels._compiled(lambda number: number + 1)(1) == 2
+    assert compiled(lambda number: number + 1)(1) == 2
     assert asked == [True, False]

@@ -11,7 +11,7 @@ from standins.drawing import draw_all
 from standins.faces import mask18
 from standins.moles import melanoma
 from standins.plan import Plan
-from standins.plants import cassava, cassava_merged, folders, plant_pathology
+from standins.plants import cassava, cassava_merged, folders, leaf_findings, plant_pathology, plant_pathology_2021
 from standins.things import artists, breeds_in_names, cars, class_folders, digits, dog_breeds, row_numbers
 
 __all__ = ["LAYOUTS", "make_standin"]
@@ -26,9 +26,11 @@ LAYOUTS: dict[str, Callable[[int, int], Plan]] = {
     "digits": digits,
     "dog_breeds": dog_breeds,
     "folders": folders,
+    "leaf_findings": leaf_findings,
     "mask18": mask18,
     "melanoma": melanoma,
     "plant_pathology": plant_pathology,
+    "plant_pathology_2021": plant_pathology_2021,
     "row_numbers": row_numbers,
 }
 """(rows, seed) to what is to be drawn, by the name of the dataset's description."""

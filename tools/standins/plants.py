@@ -9,7 +9,7 @@ import numpy as np
 from ensemble.core.randomness import generator
 from standins.plan import TEST_LABELS_NAME, Look, Picture, Plan, csv_text, split_rows
 
-__all__ = ["cassava", "cassava_merged", "folders", "plant_pathology"]
+__all__ = ["cassava", "cassava_merged", "folders", "leaf_findings", "plant_pathology", "plant_pathology_2021"]
 
 _DISEASES = (
     "Cassava Bacterial Blight (CBB)",
@@ -20,6 +20,7 @@ _DISEASES = (
 )
 _CASSAVA_ROWS = (1087, 2189, 2386, 13158, 2577)
 _APPLE_CLASSES, _APPLE_ROWS = ("healthy", "multiple_diseases", "rust", "scab"), (516, 91, 622, 592)
+_SYMPTOMS, _SYMPTOM_SHARES = ("complex", "frog_eye_leaf_spot", "rust", "scab"), (0.15, 0.3, 0.25, 0.4)
 _SPECIES = ("Black-grass", "Charlock", "Common wheat", "Fat Hen", "Maize 2", "Maize 10", "Sugar beet")
 _SPECIES_ROWS = (263, 390, 221, 475, 120, 101, 385)
 
@@ -49,6 +50,57 @@ def plant_pathology(rows: int, seed: int) -> Plan:
     answers = [(f"Test_{row}", _APPLE_CLASSES[label]) for row, label in enumerate(test)]
     plan.texts[TEST_LABELS_NAME] = csv_text(("image_id", "label"), answers)
     return plan
+
+
+def plant_pathology_2021(rows: int, seed: int) -> Plan:
+    """A set of symptoms in one cell, as in `rust scab`; nothing in it where a leaf has none."""
+    train, test = _symptoms(rows, seed)
+    names = [f"{number:016x}.jpg" for number in generator("standin-names", seed).integers(2**60, size=rows).tolist()]
+    plan = Plan([Picture(f"images/{name}", _spotted(has)) for name, has in zip(names, train + test, strict=True)])
+    joined = [" ".join(_SYMPTOMS[one] for one in np.flatnonzero(has)) for has in train + test]
+    cells = list(zip(names, joined, strict=True))
+    plan.texts["train.csv"] = csv_text(("image", "labels"), cells[: len(train)])
+    asked = [(name, _SYMPTOMS[0]) for name in names[len(train) :]]
+    plan.texts["sample_submission.csv"] = csv_text(("image", "labels"), asked)
+    plan.texts[TEST_LABELS_NAME] = csv_text(("image", "labels"), cells[len(train) :])
+    return plan
+
+
+def leaf_findings(rows: int, seed: int) -> Plan:
+    """A column of zeros and ones for each symptom, and a plant that several photographs are of."""
+    train, test = _symptoms(rows, seed)
+    names = [f"leaf_{row:05d}" for row in range(rows)]
+    plants = [f"plant {row // 3}" for row in range(rows)]
+    plan = Plan(
+        [
+            Picture(f"leaves/{name}.png", _spotted(has, plant))
+            for name, has, plant in zip(names, train + test, plants, strict=True)
+        ]
+    )
+    cells = list(zip(names, plants, train + test, strict=True))
+    header = ("leaf", "plant_id", *_SYMPTOMS)
+    plan.texts["train.csv"] = csv_text(header, [(name, plant, *has) for name, plant, has in cells[: len(train)]])
+    even = (0.5,) * len(_SYMPTOMS)
+    asked = [(name, *even) for name in names[len(train) :]]
+    plan.texts["sample_submission.csv"] = csv_text(("leaf", *_SYMPTOMS), asked)
+    answers = [(name, *has) for name, _, has in cells[len(train) :]]
+    plan.texts[TEST_LABELS_NAME] = csv_text(("leaf", *_SYMPTOMS), answers)
+    return plan
+
+
+def _symptoms(rows: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Which symptoms each training and each test row has; every one stands in some training rows."""
+    drawn = generator("standin-symptoms", seed).random((rows, len(_SYMPTOMS))) < np.array(_SYMPTOM_SHARES)
+    hot = drawn.astype(int)
+    for symptom in range(len(_SYMPTOMS)):  # three plants apart, so that folds of whole plants have it too
+        hot[symptom : symptom + 16 : 3, symptom] = 1
+    test = round(rows / 4)
+    return hot[: rows - test].tolist(), hot[rows - test :].tolist()
+
+
+def _spotted(has: list[int], plant: str = "") -> Look:
+    """A light bar along the upper edge for each symptom, dark where it is missing."""
+    return Look(hue=0.3, backdrop=plant, cues=tuple(0.9 if one else 0.1 for one in has))
 
 
 def folders(rows: int, seed: int) -> Plan:
