@@ -33,7 +33,7 @@ HEIGHT = {room: -depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that may use less than everything below them: modules, or whole rooms, by the start of their name.
 ONLY = {
     "runs": ("ensemble.engine", "ensemble.blending", "ensemble.data", "ensemble.core"),
-    "engine": ("ensemble.core.files", "ensemble.core.locks", "ensemble.core.reporting"),
+    "engine": ("ensemble.core.files", "ensemble.core.locks", "ensemble.core.reporting", "ensemble.core.scratch"),
     "blending": ("ensemble.core",),
 }
 WITHOUT_TORCH = ("cli", "commands", "tuning", "report", "runs", "engine", "blending", "data", "core", "errors")

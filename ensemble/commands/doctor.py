@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensemble.commands.outcome import Outcome, Table
+from ensemble.core.cores import usable_cores
 from ensemble.core.recipe_files import list_recipes
 
 __all__ = ["run"]
@@ -110,9 +111,7 @@ def _timm(arguments: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _machine(arguments: argparse.Namespace) -> Iterator[Finding]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    yield Finding("CPU", "ok", f"{cores} usable cores")
+    yield Finding("CPU", "ok", f"{usable_cores()} usable cores")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         yield Finding("memory", "ok", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB")
 

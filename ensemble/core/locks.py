@@ -21,7 +21,7 @@ from typing import Any
 
 from ensemble.errors import InputError
 
-__all__ = ["LockHolder", "folder_lock", "lock_holder", "refuse_if_held"]
+__all__ = ["LockHolder", "folder_lock", "lock_holder", "refuse_if_held", "try_lock"]
 
 _LOCK_NAME = ".lock"
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # somebody who only asks for the holder has the lock for microseconds
@@ -80,7 +80,7 @@ def lock_holder(folder: Path) -> LockHolder | None:
         return None
     try:
         holder = _read_holder(path)
-        if not _try_lock(descriptor, wait=False):
+        if not try_lock(descriptor, wait=False):
             return holder or LockHolder(0, "an unknown host")
         is_elsewhere = holder is not None and holder.host != socket.gethostname()
         return holder if is_elsewhere and time.time() - os.fstat(descriptor).st_mtime < _BELIEVED_S else None
@@ -127,7 +127,7 @@ def _acquire(path: Path, wait: bool) -> int | None:
         except FileNotFoundError:  # the holder before us left the folder empty, and removed it
             continue
         try:
-            is_locked = _try_lock(descriptor, wait)
+            is_locked = try_lock(descriptor, wait)
         except OSError as error:
             os.close(descriptor)
             raise InputError(
@@ -152,7 +152,7 @@ def _acquire(path: Path, wait: bool) -> int | None:
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    def _try_lock(descriptor: int, wait: bool) -> bool:
+    def try_lock(descriptor: int, wait: bool) -> bool:
         """Lock a byte far behind the holder's note, so that the note stays readable."""
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)
         try:
@@ -163,7 +163,7 @@ if sys.platform == "win32":  # pragma: no cover
 else:
     import fcntl
 
-    def _try_lock(descriptor: int, wait: bool) -> bool:
+    def try_lock(descriptor: int, wait: bool) -> bool:
         """Take the kernel's lock on an open file; False when another open file has it."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

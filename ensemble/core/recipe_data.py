@@ -24,8 +24,9 @@ class DataPart(Frozen):
     name: Annotated[str, Field(min_length=1)]
     """Name of the dataset's description. `data: digits` is short for `data: {name: digits}`."""
     bad_images: Literal["error", "drop"] = "error"
-    """What to do about images that can't be decoded whole: `error` lists them and stops; `drop` leaves training rows
-    out (the fold plan stays as it is), and gives test rows the class shares of the training rows; both are recorded."""
+    """What to do about images that are missing or can't be decoded whole: `error` lists them and stops; `drop` leaves
+    training rows out (the fold plan stays as it is), and gives test rows the class shares of the training rows; both
+    are recorded."""
     cache: Literal["auto", "decoded", "encoded", "none"] = "auto"
     """How images are kept in `outputs/cache`: `decoded` pixels, `encoded` as their files' bytes, `none`: the files are
     read again each time; `auto` takes the first of these that leaves half of the free disk. Changes no result."""

@@ -53,10 +53,10 @@ class Finding:
 
 
 def with_examples(message: str, count: int, examples: Sequence[str]) -> str:
-    """A finding's message and its examples; dots where there are more."""
+    """A finding's message and its examples; dots where there may be more. An example may be a set of several."""
     if not examples:
         return message
-    return f"{message}: {', '.join(examples)}{', …' if count > len(examples) else ''}"
+    return f"{message}: {', '.join(examples)}{', …' if count > len(examples) >= SHOWN else ''}"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -22,6 +22,7 @@ __all__ = ["Column", "RawRows", "read_numbers", "read_rows"]
 
 Column = Sequence[str]
 _ROW = "row"
+_MANY_MISSING = 0.5  # share of a table's images from which on the template or the folder is taken to be wrong
 
 
 @dataclass
@@ -169,7 +170,7 @@ def _add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
 
 
 def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, complaints: Complaints) -> None:
-    """Where each row's image lies; every file must be there."""
+    """Where each row's image lies. A few that are not there are bad images, for the scan to tell; most: a mistake."""
     paths = rows.fill(template, complaints, "image")
     if paths is None or not _stay_inside(paths, rows.where, complaints):
         return
@@ -178,12 +179,12 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
         several = [f"{rows.name(row)} ({few(files, 2)})" for row, files in enumerate(found) if len(files) > 1]
         complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
         missing = [path.replace(STAR, "*") for path, files in zip(paths, found, strict=True) if not files]
-        paths = [files[0] if files else "" for files in found]
+        paths = [files[0] if files else path.replace(STAR, "*") for path, files in zip(paths, found, strict=True)]
     else:
         paths = [path.removeprefix("./") for path in paths]
         missing = [path for path in paths if not listing.has_file(path)]
-    if missing:
-        complaints.add(f"{folder}: {{n}} images are missing", missing, listing.describe(missing[0]))
+    if len(missing) > _MANY_MISSING * rows.count:
+        complaints.add(f"{folder}: {{n}} of {rows.count:,} images are missing", missing, listing.describe(missing[0]))
     rows.paths = tuple(paths)
 
 

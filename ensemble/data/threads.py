@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import cv2
 
-__all__ = ["OnProgress", "for_each_row", "usable_cores"]
+from ensemble.core.cores import usable_cores
+
+__all__ = ["OnProgress", "for_each_row"]
 
 OnProgress = Callable[[int, int], None]
 """(done, total)"""
 _CHUNK = 8  # rows a thread takes at a time: handing over costs little then, stopping and the end wait for few
-
-
-def usable_cores() -> int:
-    """The cores this process may use, which a container may have limited."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def for_each_row(

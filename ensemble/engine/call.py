@@ -11,7 +11,8 @@ from ensemble.errors import EnsError, InputError
 
 __all__ = ["call_task", "failure", "log_end", "summary_of"]
 
-_LOG_LINES, _LOG_BYTES = 12, 4096
+_LOG_LINES, _LOG_BYTES = 12, 16384
+_STACK = "Current thread "  # what a hung process writes last: the innermost call comes first
 
 
 def call_task(task: Task, report: Report) -> TaskEvent:
@@ -40,14 +41,18 @@ def failure(task: Task, error: str) -> TaskEvent:
 
 
 def log_end(log: Path) -> list[str]:
-    """The end of a log that may be long, may hold anything, and may be missing."""
+    """The end of a log that may be long, may hold anything, and may be missing; of a stack there, its inner end."""
     try:
         with log.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _LOG_BYTES))
-            return stream.read().decode("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+            lines = stream.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
+    stacks = [number for number, line in enumerate(lines) if line.startswith(_STACK)]
+    if stacks and all(line.startswith("  ") for line in lines[stacks[-1] + 1 :]):
+        return lines[stacks[-1] :][:_LOG_LINES]
+    return lines[-_LOG_LINES:]
 
 
 def summary_of(error: Exception) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from pathlib import Path
 
 from ensemble.core.files import save_bytes
+from ensemble.core.scratch import scratch_folder
 from ensemble.engine.call import call_task
 from ensemble.engine.task import Report, Task, TaskEvent
 
@@ -29,8 +29,8 @@ def pack_folder(folder: Path) -> Files:
 
 def call_elsewhere(task: Task, files: Files, report: Report) -> TaskEvent:
     """At the worker: run a task in a temporary folder that begins with `files`; its event has those at its end."""
-    with tempfile.TemporaryDirectory(prefix="ens-task-") as place:
-        folder = Path(place) / "task"
+    with scratch_folder() as place:
+        folder = place / "task"
         _write(files, folder)
         event = call_task(dataclasses.replace(task, folder=folder), report)
         return dataclasses.replace(event, data={**event.data, "files": pack_folder(folder)})

@@ -11,6 +11,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
+from ensemble.core.scratch import hold_process_folder
+
 __all__ = ["make_context", "start_process", "start_server"]
 
 _GOING_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -25,6 +27,7 @@ def make_context(module: str) -> ForkServerContext | SpawnContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    hold_process_folder()
     ready = f"{module.rpartition('.')[0] or module}.server"
     # a module that does not exist is left out
     preloaded = ["ensemble.engine.worker", module, ready, "ensemble.engine.server"]

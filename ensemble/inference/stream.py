@@ -1,7 +1,7 @@
 """Any number of images through several networks, in bounded memory: decoded once, predicted by all, told in order.
 
-On a CPU each thread takes whole batches from file to probabilities, torch using one thread in each: nothing is handed
-over, and no core waits for another. On a GPU the threads decode, and one batch at a time is computed.
+On a CPU each thread takes whole batches from file to probabilities: nothing is handed over, and no core waits for
+another. On a GPU the threads decode, and one batch at a time is computed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ensemble.core.cores import usable_cores
 from ensemble.data.fitting import StoredShape, load_fitted, resized
 from ensemble.data.image_headers import BadImage
 from ensemble.data.images import read_content
 from ensemble.data.tables import Rows
-from ensemble.data.threads import usable_cores
 from ensemble.inference.merging import Looks
 from ensemble.inference.predict import Normalizer, batch_rows, predict_batch
 
@@ -59,15 +59,17 @@ def predict_files(
     beat: Callable[[], None] = lambda: None,
     batch: int | None = None,
     only_look: Callable[[], bool] = lambda: False,
+    torch_threads: int = 1,
 ) -> Iterator[Block]:
     """All rows in their order, a batch of them at a time; `beat` is told of every batch.
 
-    As soon as `only_look` says so, images are decoded to see which are bad, and nothing is predicted any more.
+    As soon as `only_look` says so, images are decoded to see which are bad, and nothing is predicted any more. On a CPU
+    each batch is computed by `torch_threads`: their number can change the last bit, so who compares bytes has a say.
     """
     device = models.normalizer.device.type
     batch = batch or batch_rows(models.size, device)
     one_at_a_time = threading.Lock() if device != "cpu" else None
-    threads = usable_cores()
+    threads = max(1, usable_cores() // torch_threads) if device == "cpu" else usable_cores()
 
     def work(start: int) -> Block:
         chosen = range(start, min(start + batch, len(rows.ids)))
@@ -81,7 +83,7 @@ def predict_files(
                     probs[good] = _mean(models, pixels)
         return Block(start, probs, bad)
 
-    with _one_thread_each(), ThreadPoolExecutor(threads, "predict") as pool:
+    with _threads_each(torch_threads), ThreadPoolExecutor(threads, "predict") as pool:
         ahead: deque[Future[Block]] = deque()
         try:
             for start in range(0, len(rows.ids), batch):
@@ -126,10 +128,10 @@ def _decode(
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Keep torch and OpenCV from starting threads of their own under ours."""
+def _threads_each(count: int) -> Iterator[None]:
+    """Keep torch and OpenCV from starting more threads than that under ours."""
     before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     cv2.setNumThreads(1)
     try:
         yield

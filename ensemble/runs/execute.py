@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ensemble.core.run import RunFolder
+from ensemble.core.scratch import scratch_folder
 from ensemble.data.audit import Finding
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
@@ -53,20 +53,20 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
     Whatever `together` has collected by the time that workers have seen every recipe is raised, before any run is
     begun. Locks are never waited for, so that two commands with runs in common can't block one another.
     """
-    decided = prepare_runs(works, workplace, together, on_event)
-    if len(works) == 1 and works[0].decided is None and decided:
-        works[0].spread(decided[works[0].run.name], workplace)
-    for work in works:
-        with together.of(work.request.resolved.name):
-            if work.run.name in decided:
-                workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
-    together.raise_any()
-    for line in workplace.notes():
-        on_event({"event": "finding", "line": line})
     with ExitStack() as stack:
         for work in sorted(works, key=lambda work: str(work.run.path)):
             work.lock()
             stack.callback(work.leave)
+        decided = prepare_runs(works, workplace, together, on_event)
+        if len(works) == 1 and works[0].decided is None and decided:
+            works[0].spread(decided[works[0].run.name], workplace)
+        for work in works:
+            with together.of(work.request.resolved.name):
+                if work.run.name in decided:
+                    workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
+        together.raise_any()
+        for line in workplace.notes():
+            on_event({"event": "finding", "line": line})
         for work in works:
             with together.of(work.request.resolved.name):
                 work.open(decided[work.run.name])
@@ -85,9 +85,9 @@ def prepare_runs(
     if not fresh:
         return decided
     on_event({"event": "preparing"})
-    with tempfile.TemporaryDirectory(prefix="ens-prepare-") as place:
+    with scratch_folder() as place:
         tasks = {
-            name: work.prepare_task(Path(place) / str(number), measure_memory=workplace.measures_memory)
+            name: work.prepare_task(place / str(number), measure_memory=workplace.measures_memory)
             for number, (name, work) in enumerate(fresh.items())
         }
         slots, limits = workplace.slots(1), workplace.limits

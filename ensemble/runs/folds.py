@@ -176,12 +176,12 @@ class FoldTraining:
         return Task(name, "ensemble.training.fold_task:train_fold", arguments, self._folder(key), decided["threads"])
 
     def _decided(self, key: FoldKey) -> dict[str, Any]:
-        """The run's decisions as one fold sees them: the last folds may have threads of their own."""
+        """The run's decisions as one fold sees them: the last folds may have threads of their own, but to predict."""
         decided = {**self._record["decided"]}
         last = decided.pop("last_threads", [])
         keys = fold_keys(self._request.plan.k, self._request.plan.repeats)
         own = dict(zip(keys[len(keys) - len(last) :], last, strict=True))
-        return {**decided, "threads": own.get(key, decided["threads"])}
+        return {**decided, "threads": own.get(key, decided["threads"]), "predict_threads": decided["threads"]}
 
     def _follow(self, event: TaskEvent, key: FoldKey) -> None:
         if event.kind == "progress":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from ensemble.core.custom_code import check_code_of_run
 from ensemble.core.files import load_json
 from ensemble.core.run import RunFolder
+from ensemble.core.scratch import scratch_folder
 from ensemble.core.swap import RUN_SWAP, replaced_together
 from ensemble.core.view_choice import RunViews
 from ensemble.engine.task import Task
@@ -73,10 +73,10 @@ class NewImages:
         folders = self.folders()
         about = sidecar_of(self.record | {"tta": self.views.plain()})
         with ExitStack() as stack:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ens-predict-")))
-            is_new = not out.exists()
-            if is_new:
-                stack.callback(_remove_empty, out)
+            scratch = stack.enter_context(scratch_folder())
+            for place in (out.parent, out):
+                if not place.exists():
+                    stack.callback(_remove_empty, place)
             stage = stack.enter_context(replaced_together(out, RUN_SWAP))
             arguments = {
                 "folds": [str(folder.absolute()) for folder in folders],
@@ -88,9 +88,10 @@ class NewImages:
                 "bad_images": self.bad_images,
                 "top": min(self.top, len(self.record["classes"])),
                 "precision": self.precision,
+                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
             }
             function = "ensemble.training.predict_images:predict_images"
-            task = Task(f"{self.found.name}/images", function, arguments, place / "task")
+            task = Task(f"{self.found.name}/images", function, arguments, scratch / "task")
             (result,) = run_all([task], workplace, None, on_event)
         return {"out": str(out), "tta": self.views.choice.text, **result}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ensemble.core.files import sweep_temporaries
+from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
 from ensemble.core.run import RunFolder
+from ensemble.core.scratch import scratch_folder
 from ensemble.core.swap import RUN_SWAP, replaced_together, settle
 from ensemble.core.view_choice import RunViews
 from ensemble.errors import InputError
@@ -60,10 +61,10 @@ def predict_again(
         tell: OnEvent = lambda event: on_event({**event, "run": run.name})  # noqa: E731
         folds = FoldTraining(request, run, record, lambda event: None)
         with (
-            tempfile.TemporaryDirectory(prefix="ens-predict-") as place,
+            scratch_folder() as place,
             replaced_together(run.path, RUN_SWAP) as stage,
         ):
-            tasks = folds.predict_tasks(stage, Path(place), views)
+            tasks = folds.predict_tasks(stage, place, views)
             results = run_all(tasks, workplace, record["decided"], tell)
             for key, result in zip(fold_keys(request.plan.k, request.plan.repeats), results, strict=True):
                 set_fold(record, key, scores=result["scores"])
@@ -80,6 +81,8 @@ def finished_record(request: RunRequest, run: RunFolder) -> dict[str, Any]:
     record = record_of(run)
     FoldTraining(request, run, record, lambda event: None).keep_finished()
     _refuse_unfinished(run, record)
+    if not request.plan_path.exists():  # the run was moved to where it was not made; identities have been compared
+        save_plan(request.plan_path, request.plan)
     return record
 
 

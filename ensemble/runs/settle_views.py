@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ensemble.core.label_sets import labels_of_plain
 from ensemble.core.locks import folder_lock
 from ensemble.core.recipe_tta import TtaPart
 from ensemble.core.run import RunFolder
+from ensemble.core.scratch import scratch_folder
 from ensemble.core.swap import RUN_SWAP, settle
 from ensemble.core.view_choice import RunViews, ViewChoice
 from ensemble.core.view_policies import POLICIES
@@ -105,10 +105,9 @@ def _seen(
     on_event: OnEvent,
 ) -> Iterator[_Seen]:
     """Run the tasks; what they leave is there for the block."""
-    with folder_lock(run.path), tempfile.TemporaryDirectory(prefix=".study-", dir=request.outputs) as place:
+    with folder_lock(run.path), scratch_folder(request.outputs) as out:
         settle(run.path, RUN_SWAP)
         record = finished_record(request, run)
-        out = Path(place)
         asked = {"choices": {name: choice.plain() for name, choice in choices.items()}, "by_view": by_view}
         tasks = FoldTraining(request, run, record, lambda event: None).study_tasks(out, out / "tasks", asked)
         results = run_all(tasks, workplace, record["decided"], lambda event: on_event({**event, "run": run.name}))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from ensemble.data.threads import usable_cores
+from ensemble.core.cores import usable_cores
 from ensemble.engine.processes import start_server
 from ensemble.engine.task import Limits, Slots
 from ensemble.errors import InputError

@@ -13,9 +13,9 @@ from ensemble.core.label_sets import Labels, are_sets, class_counts
 from ensemble.core.recipe import Recipe
 from ensemble.core.recipe_loss import LOSSES
 from ensemble.errors import EnsError, InputError
-from ensemble.training.losses import ClassFacts, CustomLoss, Loss, make_loss
+from ensemble.training.losses import ClassFacts, CustomLoss, Loss, adds_up_over_rows, make_loss
 
-__all__ = ["check_loss", "fold_loss"]
+__all__ = ["check_loss", "fold_loss", "why_other_steps"]
 
 
 def fold_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: Sequence[str], labels: Labels) -> Loss:
@@ -45,6 +45,16 @@ def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: 
             raise InputError(f"loss: {', '.join(own)} failed on {tried}: {type(error).__name__}: {error}") from error
         if logits.grad is None or not torch.isfinite(logits.grad).all():
             raise InputError(f"loss: {', '.join(own)} has no finite gradient on {tried}")
+
+
+def why_other_steps(recipe: Recipe, micro_batch: int | None) -> str | None:
+    """Why a batch cut into parts, for want of memory, gives other steps than a whole one; None: it does not."""
+    if micro_batch is None or micro_batch >= recipe.train.batch_size or adds_up_over_rows(recipe.loss):
+        return None
+    return (
+        f"loss {' + '.join(recipe.loss.terms)} is one of a batch as a whole, but for want of memory it saw "
+        f"{micro_batch} of its {recipe.train.batch_size} rows at a time: other steps than where memory suffices"
+    )
 
 
 def _own_losses(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]]) -> dict[str, CustomLoss]:

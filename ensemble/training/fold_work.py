@@ -29,7 +29,7 @@ from ensemble.inference.predict import Normalizer
 from ensemble.training.checkpoints import Checkpoints, Loaded
 from ensemble.training.fold_feed import image_size, make_feed, stored_shape
 from ensemble.training.fold_files import FoldFiles
-from ensemble.training.fold_loss import fold_loss
+from ensemble.training.fold_loss import fold_loss, why_other_steps
 from ensemble.training.fold_predict import Predictor
 from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split, with_share
 from ensemble.training.fold_training import FoldTraining
@@ -108,6 +108,7 @@ class FoldWork:
         self.files.save_history(training.history)
         shares = rows.class_shares(len(self.classes))
         save_network(self.files.folder, network, self.spec, self.model_facts(training, shares), self.code)
+        torch.set_num_threads(self.decided.get("predict_threads", self.decided["threads"]))  # as for new images
         oof = self.predict_validation(network, images, rows)
         if sources.test_pixels is not None or sources.left_out["test"]:
             self.predict_test(network, sources, rows)
@@ -157,6 +158,8 @@ class FoldWork:
         """A network built afresh and trained, from the last checkpoint where there is one."""
         loaded = checkpoints.load()
         self.go_on_with(loaded)
+        if why := why_other_steps(self.recipe, self.micro_batch):
+            self.warn(why)
         metric = self.recipe.metric or "accuracy"
         watchers = Watchers(self.watch, self.files.folder, self.files.about, self.recipe.plain(), self.warn)
         training = FoldTraining(
@@ -282,6 +285,7 @@ class FoldWork:
             "seconds": round(training.seconds, 3),
             "device": self.device.type,
             "micro_batch": self.micro_batch,
+            "other_steps_why": why_other_steps(self.recipe, self.micro_batch),
             "resumed": len(training.machines) - 1,
             "bit_equal": why_not is None,
             "bit_equal_why_not": why_not,

@@ -61,7 +61,7 @@ def predict_fold(
     work = FoldWork(
         place, parsed, spec, decided, about, code, classes, parts, report, views=of_fold, sets=plan.multilabel
     )
-    torch.set_num_threads(decided["threads"])
+    torch.set_num_threads(decided.get("predict_threads", decided["threads"]))
     cv2.setNumThreads(1)
     tests = Path(test_pixels) if test_pixels is not None else None
     sources = FoldSources(plan, Path(train_pixels), tests, left_out, {})

@@ -49,18 +49,19 @@ def predict_images(
     bad_images: str,
     top: int,
     precision: str,
+    threads: int = 1,
     batch: int | None = None,
 ) -> dict[str, Any]:
     """Predict the images that `sources` name with the networks in `folds`; fill `out`, which the caller puts in place.
 
     Bad images end it, all of them listed, unless `bad_images` is `prior`: then they get the class shares of the rows
-    that the networks were trained on.
+    that the networks were trained on. `threads` a batch: those of the run, for its bytes.
     """
     rows = find_new_images(sources, None if box is None else BoxSpec.model_validate(box))
     models, classes, prior = load_models([Path(fold) for fold in folds], ViewChoice.of(views), precision)
     place = Path(out)
     clock = time.monotonic()
-    bad = _predict(models, rows, classes, prior, place, bad_images, top, report, batch)
+    bad = _predict(models, rows, classes, prior, place, bad_images, top, report, batch, threads)
     seconds = (time.monotonic() - clock) * 1000 / len(rows.ids)
     parameters = sum(count_parameters(network) for network in models.networks)
     cost = {"seconds_per_1000_images": round(seconds, 4), "parameters": parameters}
@@ -127,6 +128,7 @@ def _predict(
     top: int,
     report: Report,
     batch: int | None,
+    threads: int,
 ) -> dict[int, str]:
     """Stream every row to `rows.npy` and `predictions.csv`; give back the bad ones."""
     bad: dict[int, str] = {}
@@ -138,7 +140,9 @@ def _predict(
         sets = models.looks.activation == "sigmoid"
         _write_header(table, top, sets=sets)
         is_lost = lambda: bool(bad) and bad_images != "prior"  # noqa: E731
-        stream = predict_files(models, rows, len(classes), beat=report.beat, batch=batch, only_look=is_lost)
+        stream = predict_files(
+            models, rows, len(classes), beat=report.beat, batch=batch, only_look=is_lost, torch_threads=threads
+        )
         for block in stream:
             bad.update(block.bad)
             block.probs[[row - block.start for row in block.bad]] = prior

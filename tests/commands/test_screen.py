@@ -182,6 +182,27 @@ def test_a_closed_terminal_is_drawn_on_no_more() -> None:
     assert stream.calls == 1
 
 
+_LATE_LINES = """
+import argparse, time
+from ensemble.commands.progress import progress
+with progress(argparse.Namespace(quiet=False)) as tell:
+    for number in range(3):
+        tell({"event": "finding", "line": str(number)})
+        time.sleep(0.1)
+print("whole")
+"""
+
+
+def test_work_goes_on_when_nobody_reads_its_lines_any_more() -> None:
+    command = [sys.executable, "-c", _LATE_LINES]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    with process.stdout:
+        process.stderr.close()
+        assert process.stdout.read() == b"whole\n"
+    assert process.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("text", "columns", "expected"),
     [

@@ -125,7 +125,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
     def no_locks(descriptor: int, wait: bool) -> bool:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("ensemble.core.locks._try_lock", no_locks)
+    monkeypatch.setattr("ensemble.core.locks.try_lock", no_locks)
     with pytest.raises(InputError, match=r"can't lock files \(Function not implemented\)"), folder_lock(tmp_path):
         pytest.fail("no lock, no owner")
 

@@ -12,7 +12,7 @@ from ensemble.core.foldplan import FoldPlan
 from ensemble.core.recipe_data import FoldsPart
 from ensemble.data.audit import Finding, audit
 from ensemble.data.audit_images import duplicate_clusters
-from ensemble.data.findings import CODES, SHOWN
+from ensemble.data.findings import CODES, SHOWN, with_examples
 from ensemble.data.scan import ImageScan
 from ensemble.data.splits import make_plan
 from ensemble.data.tables import Rows, Table
@@ -334,3 +334,9 @@ def test_clusters_to_keep_together_are_exact_and_near_ones() -> None:
     scan = with_copies(with_copies(scan_of(rows.train), {3: 1}), {7: 3}, bits=2)
     assert duplicate_clusters(rows.train, scan, 4)[[1, 3, 7]].tolist() == [1, 1, 1]
     assert len(set(duplicate_clusters(rows.train, scan, 4).tolist())) == COUNT - 2
+
+
+def test_dots_stand_for_examples_that_are_not_shown_only() -> None:
+    assert with_examples("2 images in 1 set", 2, ["a = b"]) == "2 images in 1 set: a = b"
+    assert with_examples("9 images", 9, list("abcde")) == "9 images: a, b, c, d, e, …"
+    assert with_examples("5 images", 5, list("abcde")) == "5 images: a, b, c, d, e"

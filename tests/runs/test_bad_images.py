@@ -63,6 +63,35 @@ def test_many_bad_images_are_listed_in_a_file(spoilt: Path, workspace: Path, ens
     assert len(lines) == 22
 
 
+def test_images_that_a_table_names_and_that_are_not_there_are_dropped_too(
+    squares: Path, workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(squares, workspace / "data" / "squares"))
+    monkeypatch.setenv("ENS_DATA_ROOT", str(folder.parent))
+    gone, lost = ids_of(folder, "train")[7], ids_of(folder, "test")[2]
+    for row_id in (gone, lost):
+        (folder / "images" / f"{row_id}.png").unlink()
+    answer = ens("train", "--recipe", "tiny")
+    assert answer.code == 2 and f"images/{gone}.png: is not there" in answer.err
+    found = ens("eda", "--recipe", "tiny", "--json").document["findings"]
+    assert sorted(row for each in found if each["code"] == "missing-file" for row in each["examples"]) == sorted(
+        [lost, gone]
+    )
+    answer = ens("train", "--recipe", "tiny", *DROP)
+    assert answer.code == 0, answer.err
+    record = json.loads((workspace / "outputs" / "tiny" / "run.json").read_text())
+    assert [row["id"] for row in record["dropped_rows"]] == [gone]
+    assert [row["id"] for row in record["prior_rows"]] == [lost]
+
+
+def test_a_table_most_of_whose_images_are_missing_is_refused_also_when_dropping(workspace: Path, ens: Ens) -> None:
+    description = workspace / "recipes" / "data" / "squares.yaml"
+    description.write_text(description.read_text().replace("images/", "pictures/"))
+    answer = ens("train", "--recipe", "tiny", *DROP)
+    assert answer.code == 2
+    assert "48 of 48 images are missing" in answer.err and "there is no folder pictures" in answer.err
+
+
 def test_a_search_is_refused_before_its_first_trial(spoilt: Path, workspace: Path, ens: Ens) -> None:
     answer = ens("tune", "--recipe", "tiny", "--trials", "2")
     assert answer.code == 2

@@ -120,6 +120,35 @@ def test_a_moved_run_predicts_its_test_images_to_the_same_bytes(
     assert [row["id"] for row in table] == ids and [row["class"] for row in table] == best
 
 
+def test_folds_with_threads_of_their_own_predict_with_those_of_the_run(
+    workspace: Path, squares: Path, ens: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.runs.workplace.Workplace.threads", lambda *rest: 2)
+    monkeypatch.setattr("ensemble.runs.workplace.Workplace.last_threads", lambda *rest: [1, 1])
+    assert ens(*TRAIN).code == 0
+    run = workspace / "outputs" / "tiny"
+    assert json.loads((run / "run.json").read_text())["decided"]["last_threads"] == [1, 1]
+    before = bytes_of(run)
+    shutil.copytree(squares / "images", workspace / "new")
+    rows = [f"{row_id},new/{row_id}.png" for row_id in (run / "probs.ids.txt").read_text().split()]
+    (workspace / "table.csv").write_text("\n".join(["id,image", *rows]) + "\n")
+    answer = predict(ens, "tiny", "--images", "table.csv", "--out", "given")
+    assert answer.code == 0, answer.err
+    assert (workspace / "given" / "probs.npy").read_bytes() == before["probs.npy"]
+    assert predict(ens, "tiny").code == 0
+    assert bytes_of(run) == before
+
+
+def test_a_moved_run_predicts_its_own_rows_again_where_its_fold_plan_is_not(
+    trained: Path, tmp_path: Path, ens: Callable[..., Any]
+) -> None:
+    before = bytes_of(trained)
+    elsewhere = Path(shutil.copytree(trained, tmp_path / "elsewhere" / "my run"))
+    answer = predict(ens, "my run", "--outputs", str(elsewhere.parent))
+    assert answer.code == 0, answer.err
+    assert bytes_of(elsewhere) == before
+
+
 def test_permuted_images_are_permuted_rows_and_any_folds_can_predict(
     trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]
 ) -> None:
@@ -157,6 +186,8 @@ def test_bad_images_are_all_listed_and_nothing_is_written_unless_the_prior_is_as
     assert answer.code == 2 and "2 of 5 images can't be used" in answer.err
     assert "a.png" in answer.err and "b.jpg" in answer.err
     assert not (tmp_path / "given").exists()
+    assert predict(ens, "tiny", "--images", "new").code == 2
+    assert not (trained / "predicted").exists()
     assert predict(ens, "tiny", "--images", "new", "--out", "given", "--bad-images", "prior").code == 0
     found = load_predictions(tmp_path / "given" / "probs")
     assert found.sidecar["prior_rows"] == 2

@@ -106,6 +106,25 @@ def test_out_of_memory_starts_again_with_half_as_many_at_a_time(
     assert fold_record(workspace)["micro_batch"] == 4
 
 
+@pytest.mark.parametrize(("plus", "told"), [("{focal: 0.5}", False), ("{soft-f1: 0.5}", True)])
+def test_a_loss_of_whole_batches_that_were_cut_for_want_of_memory_is_told_and_recorded(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch, plus: str, told: bool
+) -> None:
+    backward = Trainer._backward
+
+    def small(self: Trainer, pixels: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(pixels) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return backward(self, pixels, *rest)
+
+    monkeypatch.setattr(Trainer, "_backward", small)
+    answer = ens(*HERE, *sets(f"loss.plus={plus}"))
+    assert answer.code == 0, answer.err
+    why = fold_record(workspace)["other_steps_why"]
+    assert ("it saw 8 of its 16 rows at a time" in answer.err) is told
+    assert (why is not None and "soft-f1" in why) is told
+
+
 def test_out_of_memory_with_one_image_is_the_end(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*rest: Any) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")

@@ -53,6 +53,21 @@ def test_one_that_fails_is_told_once_and_left_out(tmp_path: Path, monkeypatch: p
     assert warnings == ["wandb: ZeroDivisionError: division by zero; training goes on without it"]
 
 
+def test_tensorboard_reads_what_it_was_told_also_after_a_second_start(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_multiplexer", reason="an extra")
+    for last in (1, 2):
+        for fold in ("fold-0", "fold-1"):
+            watchers = Watchers(["tensorboard"], tmp_path / "r50" / fold, ABOUT, {}, pytest.fail)
+            for epoch in range(1, last + 1):
+                watchers.tell({**ROW, "epoch": epoch})
+            watchers.close()
+    events = reader.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    events.Reload()
+    assert sorted(events.Runs()) == ["r50/fold-0", "r50/fold-1"]
+    scalars = events.Scalars("r50/fold-1", "validation/macro_f1")
+    assert [(event.step, event.value) for event in scalars] == [(1, 0.25), (2, 0.25)]
+
+
 def test_names_and_missing_packages_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError) as told:

@@ -23,10 +23,10 @@ import ttach
 from PIL import Image
 from side_by_side import Contest, draw_photos
 
+from ensemble.core.cores import usable_cores
 from ensemble.core.probability import load_predictions
 from ensemble.core.reporting import PlainReport
 from ensemble.core.view_choice import ViewChoice
-from ensemble.data.threads import usable_cores
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
 from ensemble.training.predict_images import predict_images
 

@@ -65,6 +65,8 @@ class Chaos:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._mark = secrets.token_hex(8)
+        self._temporary = self.place / "tmp"  # where the system's temporary files go
+        self._temporary.mkdir()
 
     def shake(self, kills: int, per_run: int) -> None:
         """Kill at random, `per_run` times in each run, until there were `kills`; each run is then compared."""
@@ -136,7 +138,7 @@ class Chaos:
         self.starts += 1
         command = [sys.executable, "-m", "ensemble", *(words or self.words), "--name", name]
         command += ["--outputs", str(self._folder(name).parent), "--quiet"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", _MARK: self._mark}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", _MARK: self._mark, "TMPDIR": str(self._temporary)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _folder(self, name: str) -> Path:
@@ -151,6 +153,7 @@ class Chaos:
             self.complaints.append(f"{name}: processes are left: {alive}")
         outputs = self._folder(name).parent
         names = [path.relative_to(outputs) for path in outputs.rglob("*") if is_leftover(path)]
+        names += [path.relative_to(self.place) for path in self._temporary.iterdir() if not is_cache(path)]
         if names:
             self.complaints.append(f"{name}: files are left: {', '.join(map(str, names))}")
 
@@ -162,7 +165,12 @@ def fingerprint(run: Path) -> dict[str, str]:
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is a lock or a temporary."""
-    return path.name == ".lock" or path.name.endswith(".ens-tmp")
+    return path.name == ".lock" or path.name.endswith(".ens-tmp") or path.name.startswith(".ens-")
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a folder is one that torch makes once a user, to be used again."""
+    return path.name.startswith("torchinductor_")
 
 
 def children(pid: int) -> list[int]:

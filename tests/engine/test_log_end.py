@@ -1,0 +1,26 @@
+"""The end of a task's log, as a failed task is told with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble.engine.call import log_end
+
+_FRAMES = [f'  File "f{number}.py", line {number} in inner' for number in range(30)]
+
+
+def test_the_end_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("".join(f"line {number}\n" for number in range(100)))
+    assert log_end(tmp_path / "log.txt") == [f"line {number}" for number in range(88, 100)]
+    assert log_end(tmp_path / "none.txt") == []
+
+
+def test_of_the_stack_of_a_hung_process_the_end_is_where_it_hangs(tmp_path: Path) -> None:
+    lines = ["epoch 1", "Thread 0x1 (most recent call first):", *_FRAMES, "", "Current thread 0x2 (…):", *_FRAMES]
+    (tmp_path / "log.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert log_end(tmp_path / "log.txt") == ["Current thread 0x2 (…):", *_FRAMES[:11]]
+
+
+def test_a_stack_that_work_went_on_after_is_not_the_end(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("\n".join(["Current thread 0x2 (…):", *_FRAMES, "epoch 2", "boom"]) + "\n")
+    assert log_end(tmp_path / "log.txt")[-2:] == ["epoch 2", "boom"]
