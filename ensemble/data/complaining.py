@@ -9,7 +9,7 @@ __all__ = ["Complaints", "few"]
 _SHOWN = 3
 
 
-class Complaints(list[str]):
+class _Messages(list[str]):
     """Messages; empty when nothing is wrong."""
 
     def add(self, message: str, examples: Sequence[str], advice: str = "") -> None:
@@ -20,6 +20,19 @@ class Complaints(list[str]):
         if examples:
             text = f"{message.replace('{n}', f'{len(examples):,}')}: {few(examples)}"
             self.append(f"{text}; {advice}" if advice else text)
+
+
+class Complaints(_Messages):
+    """The messages that refuse something, and remarks, which are no reason to but belong beside those that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remarks = _Messages()
+
+    @property
+    def all(self) -> list[str]:
+        """What to tell if there is something to complain of."""
+        return [*self, *self.remarks]
 
 
 def few(names: Sequence[str], most: int = _SHOWN) -> str:

@@ -183,8 +183,9 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
     else:
         paths = [path.removeprefix("./") for path in paths]
         missing = [path for path in paths if not listing.has_file(path)]
-    if len(missing) > _MANY_MISSING * rows.count:
-        complaints.add(f"{folder}: {{n}} of {rows.count:,} images are missing", missing, listing.describe(missing[0]))
+    if missing:
+        told = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
+        told.add(f"{folder}: {{n}} of {rows.count:,} images are missing", missing, listing.describe(missing[0]))
     rows.paths = tuple(paths)
 
 

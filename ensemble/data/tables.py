@@ -163,7 +163,7 @@ def load_table(
     if test and test.ids:
         _check_sample(description.submission, folder, test.ids, complaints)
     if complaints or train is None or labels is None:
-        raise InputError(*complaints)
+        raise InputError(*complaints.all)
     return Table(
         dataset=name,
         classes=labels.classes,

@@ -24,7 +24,6 @@ from ensemble.core.view_choice import FoldViews
 from ensemble.data.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.data.pixel_sets import Images
 from ensemble.data.pixels import open_pixels
-from ensemble.errors import EnsError
 from ensemble.inference.predict import Normalizer
 from ensemble.training.checkpoints import Checkpoints, Loaded
 from ensemble.training.fold_feed import image_size, make_feed, stored_shape
@@ -44,8 +43,6 @@ from ensemble.training.trouble import StopRequest, stop_requests
 from ensemble.training.watchers import Watchers
 
 __all__ = ["FoldSources", "FoldWork"]
-
-_SHOWN_IDS = 8
 
 Shares = npt.NDArray[np.float64]
 
@@ -185,7 +182,7 @@ class FoldWork:
                     watchers.tell(row)
                 return training.run(trainer), training
         except LossError as error:
-            raise _with_ids(error, images.ids) from None
+            raise error.with_ids(images.ids) from None
         finally:
             watchers.close()
 
@@ -311,13 +308,3 @@ class FoldWork:
     def seed(self, purpose: str, *parts: int) -> int:
         """A seed of this fold."""
         return derive_seed(purpose, self.parts.seed, self.parts.repeat, self.parts.fold, *parts)
-
-
-def _with_ids(error: LossError, ids: Sequence[str]) -> EnsError:
-    """The same, with the batch's rows by their ids."""
-    shown = ", ".join(ids[row] for row in error.rows[:_SHOWN_IDS].tolist())
-    more = f" and {len(error.rows) - _SHOWN_IDS} more" if len(error.rows) > _SHOWN_IDS else ""
-    return EnsError(
-        f"the loss is {error.value} at step {error.step} of epoch {error.epoch} (learning rate {error.lr:.3g}); the "
-        f"batch was {shown}{more}; lower train.lr, or set train.clip_norm"
-    )

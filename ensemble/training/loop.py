@@ -28,6 +28,7 @@ from ensemble.training.schedules import Schedule
 
 __all__ = ["EpochResult", "Feed", "Hooks", "LossError", "Mixer", "SeedOf", "Trainer"]
 
+_SHOWN_IDS = 8
 _CHECK_EVERY = 16
 
 Positions = npt.NDArray[np.int64]
@@ -44,6 +45,15 @@ class LossError(EnsError):
         self.value, self.epoch, self.step, self.lr, self.rows = value, epoch, step, lr, rows
         shown = ", ".join(map(str, rows[:8].tolist())) + (", …" if len(rows) > 8 else "")
         super().__init__(f"the loss is {value} at step {step} of epoch {epoch} (learning rate {lr:.3g}, rows {shown})")
+
+    def with_ids(self, ids: Sequence[str]) -> EnsError:
+        """The same, with the batch's rows by their ids."""
+        shown = ", ".join(ids[row] for row in self.rows[:_SHOWN_IDS].tolist())
+        more = f" and {len(self.rows) - _SHOWN_IDS} more" if len(self.rows) > _SHOWN_IDS else ""
+        return EnsError(
+            f"the loss is {self.value} at step {self.step} of epoch {self.epoch} (learning rate {self.lr:.3g}); the "
+            f"batch was {shown}{more}; lower train.lr, or set train.clip_norm"
+        )
 
 
 class Feed(Protocol):
