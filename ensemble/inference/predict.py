@@ -96,6 +96,5 @@ def predict_rows(
 
 
 def batch_rows(size: int, device: str) -> int:
-    """Rows a batch: as many as are fast, few enough that what a network keeps of large images fits into memory."""
-    most = 256 if device != "cpu" else 64 * 64 * 256 // size**2
-    return max(16, min(256, most))
+    """Rows a batch: as many as are fast; on a CPU that is few, whose intermediate maps stay in its cache."""
+    return 256 if device != "cpu" else max(16, min(128, 64 * 64 * 32 // size**2))

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ensemble.blending.align import align
 from ensemble.blending.members import load_members
-from ensemble.blending.vote import BLOCK_NUMBERS, block_of, soft, weighted_mean
+from ensemble.blending.vote import block_by_block, block_of, soft, weighted_mean
 from ensemble.core.probability import Predictions, save_predictions
 
 Array = npt.NDArray[np.float32]
@@ -113,8 +113,7 @@ def _summed(folder: Path, members: int) -> Any:
 
 def averaged(stack: list[Any]) -> list[Any]:
     """As `soft` does it: as many rows at a time, without the decisions."""
-    step = BLOCK_NUMBERS // stack[0].shape[1]
-    return [weighted_mean(block_of(stack, start, start + step)) for start in range(0, len(stack[0]), step)]
+    return block_by_block(lambda start, stop: weighted_mean(block_of(stack, start, stop)), *stack[0].shape)
 
 
 def _averaging(members: int, rows: int, classes: int) -> None:
