@@ -6,20 +6,18 @@ its tie rule included, is done class by class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.matrices import Matrices, Matrix
 from ensemble.blending.means import geometric, power, ranked
 from ensemble.blending.vote import Combined, Combiner, Weights, hard, in_blocks, soft
 from ensemble.core.label_sets import Labels
 from ensemble.core.set_scorers import decide_sets
 
 __all__ = ["SET_COMBINERS", "class_by_class", "mean_of_sets", "pair_labels", "pairs", "power_of_sets", "unpaired"]
-
-Matrix = NDArray[np.floating[Any]]
 
 
 def pairs(matrix: Matrix) -> NDArray[np.float64]:
@@ -74,7 +72,7 @@ SET_COMBINERS: dict[str, Combiner] = {
 """The counterparts of `COMBINERS`."""
 
 
-class _Pairs(Sequence[Matrix]):
+class _Pairs(Matrices):
     """A stack as pairs, one member at a time."""
 
     def __init__(self, stack: Sequence[Matrix]) -> None:
@@ -83,16 +81,8 @@ class _Pairs(Sequence[Matrix]):
     def __len__(self) -> int:
         return len(self._stack)
 
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Matrix: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Matrix]: ...
-    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def member(self, index: int) -> Matrix:
+        """One member's matrix."""
         return pairs(self._stack[index])
 
 

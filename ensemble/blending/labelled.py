@@ -6,27 +6,27 @@ rows and labels of the test set can't get in.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.matrices import Matrices, Matrix
 from ensemble.blending.vote import block_of
 from ensemble.core.label_sets import Labels, are_sets, likelihoods
 from ensemble.core.metrics import Metric, metrics_for
 
 __all__ = ["SMALLEST", "Labelled", "Part"]
 
-Matrix = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
 SMALLEST = float(np.finfo(np.float64).eps)  # where log_loss clips
 _OWN_FOLDS = 5
 
 
-class Part(Sequence[Matrix]):
+class Part(Matrices):
     """Some rows and some members of a stack, cut out when asked for."""
 
     def __init__(self, stack: Sequence[Matrix], rows: Integers | None, members: Sequence[int]) -> None:
@@ -40,16 +40,8 @@ class Part(Sequence[Matrix]):
     def __len__(self) -> int:
         return len(self._members)
 
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Matrix: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Matrix]: ...
-    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def member(self, index: int) -> Matrix:
+        """One member's matrix."""
         matrix = self._stack[self._members[index]]
         return matrix if self._rows is None else matrix.take(self._rows, axis=0)
 

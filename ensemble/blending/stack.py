@@ -5,22 +5,21 @@ Owns how much of mapped files lies in memory at once. Which order is the right o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.matrices import Matrices, Matrix
 from ensemble.core.npy_header import release_pages
 
 __all__ = ["Order", "Stack"]
 
-Matrix = NDArray[np.floating[Any]]
 Order = NDArray[np.int64] | None  # None: as it is
 _MOST_BYTES = 1 << 28  # of mapped files in memory
 
 
-class Stack(Sequence[Matrix]):
+class Stack(Matrices):
     """One matrix a member, in order; a view where the order is the member's own. Of 16 bits it becomes one of 32."""
 
     def __init__(
@@ -36,16 +35,8 @@ class Stack(Sequence[Matrix]):
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Matrix: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Matrix]: ...
-    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def member(self, index: int) -> Matrix:
+        """One member's matrix."""
         matrix, rows, columns = self._parts[index]
         self._room.make(matrix)
         if rows is not None:
