@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.matrices import Matrices, Matrix
-from ensemble.blending.means import geometric, power, ranked
+from ensemble.blending.means import geometric, power
+from ensemble.blending.ranks import ranked
 from ensemble.blending.vote import Combined, Combiner, Weights, hard, in_blocks, soft
 from ensemble.core.label_sets import Labels
 from ensemble.core.set_scorers import decide_sets

@@ -16,7 +16,8 @@ from ensemble.blending.calibration import calibrated_after
 from ensemble.blending.crossfit import Fitted, Method, choice
 from ensemble.blending.greedy import greedy_weights
 from ensemble.blending.labelled import Labelled
-from ensemble.blending.means import geometric, power, rank
+from ensemble.blending.means import geometric, power
+from ensemble.blending.ranks import rank
 from ensemble.blending.simplex import least_log_loss
 from ensemble.blending.stacking import stack_method
 from ensemble.blending.vote import Combiner, hard, soft

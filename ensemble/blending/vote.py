@@ -28,6 +28,7 @@ __all__ = [
     "block_of",
     "hard",
     "in_blocks",
+    "in_threads",
     "scaled_weights",
     "soft",
     "weighted_mean",
@@ -79,11 +80,16 @@ def block_by_block(work: Callable[[int, int], Found], rows: int, classes: int) -
     step = max(1, BLOCK_NUMBERS // classes)
     starts = range(0, rows, step)
     stops = [min(start + step, rows) for start in starts]
-    threads = min(usable_cores(), len(starts) // 2)
-    if threads < 2:
-        return list(map(work, starts, stops))
+    return in_threads(lambda number: work(starts[number], stops[number]), range(len(starts)))
+
+
+def in_threads(work: Callable[[int], Found], numbers: range, at_once: bool = True) -> list[Found]:
+    """What `work` gives for each number, in order; in threads if there are enough numbers, and unless told not to."""
+    threads = min(usable_cores(), len(numbers) // 2)
+    if threads < 2 or not at_once:
+        return list(map(work, numbers))
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, starts, stops))
+        return list(pool.map(work, numbers))
 
 
 def block_of(stack: Sequence[Matrix], start: int, stop: int) -> Sequence[Matrix]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import mmap
+import os
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -32,11 +34,11 @@ def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
     """Map a C-ordered matrix (rows, columns) of float16, 32 or 64 read-only; anything else is an `InputError`."""
     try:
         with path.open("rb") as stream:
-            header = _read_header(stream)
+            rows, columns, kind = _matrix(_read_header(stream))
             offset = stream.tell()
-        rows, columns, kind = _matrix(header)
-        _check_size(path.stat().st_size - offset, rows, columns, _SIZES[kind])
-        return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(rows, columns), order="C")
+            _check_size(os.fstat(stream.fileno()).st_size - offset, rows, columns, _SIZES[kind])
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray((rows, columns), dtype=kind, buffer=mapped, offset=offset)  # a memmap's slices cost more
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
     except _NotAMatrix as error:
@@ -90,6 +92,7 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
     return _parse_header(text)
 
 
+@lru_cache(maxsize=64)  # many files of one shape have one header
 def _parse_header(text: bytes) -> dict[str, Any]:
     """The literal in a header; never evaluated, and exactly numpy's three keys."""
     try:

@@ -6,6 +6,8 @@ Owns no file; knows nothing but what it was shown.
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,10 +53,20 @@ class Seen:
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    """Whether a file is exactly this; several times as fast as hashing it."""
+    """Whether a file is exactly this; many times as fast as hashing it."""
     try:
-        if not content or path.stat().st_size != len(content):
+        if not content or os.stat(path).st_size != len(content):
             return False
-        return bool(np.array_equal(np.memmap(path, np.uint8, "r"), np.frombuffer(content, np.uint8)))
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return len(mapped) == len(content) and _equal(mapped, content)
     except (OSError, ValueError):  # gone, or shorter by now: reading it will tell
         return False
+
+
+def _equal(mapped: mmap.mmap, content: bytes) -> bool:
+    """Eight bytes at a time, and what is left over; a mapped file knows no comparing of its own."""
+    words = len(content) // 8
+    here, there = (np.frombuffer(one, np.uint64, words) for one in (mapped, content))
+    same = bool(np.array_equal(here, there)) and mapped[words * 8 :] == content[words * 8 :]
+    del here  # else the map can't be closed
+    return same

@@ -67,14 +67,20 @@ def settle(folder: Path, name: str) -> bool:
 
 def newest(path: Path, name: str) -> Path:
     """Where the file `path` lies now: still in the swap of that name, in a run's, or in its place."""
-    for swap in (_swap(path.parent, name), _swap(path.parent, RUN_SWAP)):
-        if (swap / path.name).is_file():
-            return swap / path.name
+    folder, file = os.path.split(path)
+    for swap in (_swap_name(name), _swap_name(RUN_SWAP)):
+        moving = os.path.join(folder, swap, file)
+        if os.path.isfile(moving):
+            return Path(moving)
     return path
 
 
 def _swap(folder: Path, name: str) -> Path:
-    return folder / f".{name}.ens-swap"
+    return folder / _swap_name(name)
+
+
+def _swap_name(name: str) -> str:
+    return f".{name}.ens-swap"
 
 
 def _files(folder: Path) -> list[Path]:
