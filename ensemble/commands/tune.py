@@ -11,9 +11,10 @@ from ensemble.commands.hints import here
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.commands.progress import progress
 from ensemble.core.metrics import is_greater_better
-from ensemble.errors import PartialFailure
+from ensemble.errors import Interrupted, PartialFailure
 from ensemble.tuning.ledger import Trial
-from ensemble.tuning.tune import Study, tune
+from ensemble.tuning.study import Study, StudyInterrupted
+from ensemble.tuning.tune import tune
 
 __all__ = ["run"]
 
@@ -21,9 +22,23 @@ _SHOWN = 15
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Tune, and tell what came out."""
+    """Tune, and tell what came out; interrupted, what is known."""
+    try:
+        study = _tuned(arguments)
+    except StudyInterrupted as stop:
+        told = "interrupted; the same command continues"
+        document = {**_document(stop.study), "error": [told], "exit_code": Interrupted.exit_code}
+        return Outcome(document, [_table(stop.study), *_told(stop.study, arguments), told], Interrupted.exit_code)
+    if study.record["best"] is None:
+        lines = ["no trial finished: see the errors in the table"]
+        return Outcome(_document(study), [_table(study), *lines], PartialFailure.exit_code)
+    return Outcome(_document(study), [_table(study), *_told(study, arguments)])
+
+
+def _tuned(arguments: argparse.Namespace) -> Study:
+    """The study that the options ask for."""
     with progress(arguments) as on_event:
-        study = tune(
+        return tune(
             arguments.recipe,
             trials=arguments.trials,
             more=arguments.more,
@@ -51,15 +66,22 @@ def run(arguments: argparse.Namespace) -> Outcome:
             folder=arguments.folder,
             on_event=on_event,
         )
-    document = {**study.record, "path": str(study.path), "trials": [asdict(trial) for trial in study.trials]}
+
+
+def _document(study: Study) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {**study.record, "path": str(study.path), "trials": [asdict(trial) for trial in study.trials]}
+
+
+def _told(study: Study, arguments: argparse.Namespace) -> list[str]:
+    """What came of the trials, and, where one is complete, the best and what to do with it."""
     best = study.record["best"]
     if best is None:
-        lines = ["no trial finished: see the errors in the table"]
-        return Outcome(document, [_table(study), *lines], PartialFailure.exit_code)
+        return _course(study)
     name = f"{study.path.name}-best"
     data = study.record["asked"]["data"]
     place = (f" --data {shlex.quote(data)}" if data else "") + here(arguments)
-    lines = [
+    return [
         *_course(study),
         f"best: trial {best['number']}, {study.record['metric']} {best['value']:.4f}{_at_budget(study.record)}, "
         f"the best of {len(study.trials)} on these very folds, so a little optimistic",
@@ -69,7 +91,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
         f"recipe: {study.best_recipe}",
         f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}{place}",
     ]
-    return Outcome(document, [_table(study), *lines])
 
 
 def _course(study: Study) -> list[str]:

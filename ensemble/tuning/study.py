@@ -17,7 +17,16 @@ from ensemble.runs.request import RunRequest
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trials_table
 from ensemble.tuning.space import mentioned_keys, params_of, value_at, values_in_recipe
 
-__all__ = ["Study", "close_study", "load_study", "new_study", "study_identity", "values_in", "warm_trials"]
+__all__ = [
+    "Study",
+    "StudyInterrupted",
+    "close_study",
+    "load_study",
+    "new_study",
+    "study_identity",
+    "values_in",
+    "warm_trials",
+]
 
 _FORMAT = 1
 _RUNS = "identity"
@@ -36,6 +45,14 @@ class Study:
     def best_recipe(self) -> Path:
         """The recipe with the best trial's values."""
         return self.path / "best.yaml"
+
+
+class StudyInterrupted(KeyboardInterrupt):
+    """Ctrl+C while a study was worked on; `study` is what is known, and is on disk."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self.study = study
 
 
 def study_identity(request: RunRequest, sampler: str, seed: int, policy: str) -> dict[str, Any]:

@@ -29,7 +29,16 @@ from ensemble.tuning.policies import POLICIES
 from ensemble.tuning.propose import Proposer
 from ensemble.tuning.samplers import SAMPLERS, require_sampler
 from ensemble.tuning.space import mentioned_keys, params_of, values_in_recipe, values_of
-from ensemble.tuning.study import Study, close_study, load_study, new_study, study_identity, values_in, warm_trials
+from ensemble.tuning.study import (
+    Study,
+    StudyInterrupted,
+    close_study,
+    load_study,
+    new_study,
+    study_identity,
+    values_in,
+    warm_trials,
+)
 
 __all__ = ["Study", "tune"]
 
@@ -140,7 +149,17 @@ class _StudyWork:
             self.mirror = Mirror(storage, facts.path.name, self.space, greater_is_better=greater, warn=self.warn)
 
     def run(self, before: Sequence[Trial], *, with_rescore: bool, nested: bool) -> Study:
-        """Finish what was begun, add trials until a limit is met, then close."""
+        """Finish what was begun, add trials until a limit is met, then close. Interrupted, it tells what is known."""
+        try:
+            trials = self._search(before)
+            self._judge(trials, with_rescore=with_rescore, nested=nested)
+        except KeyboardInterrupt as stop:
+            record = {**self.record, "ended": self.record["ended"] or "interrupted"}
+            raise StudyInterrupted(Study(self.facts.path, record, tuple(load_trials(self.facts.path)))) from stop
+        return Study(self.facts.path, self.record, tuple(trials))
+
+    def _search(self, before: Sequence[Trial]) -> list[Trial]:
+        """All trials, when there shall be no more."""
         save_json(self.facts.path / "study.json", self.record)
         self.record["ended"] = None
         queue = FoldQueue(self.facts, before, self.propose, self.ended)
@@ -154,6 +173,10 @@ class _StudyWork:
             queue.close()
             trials = [queue.trials[number] for number in sorted(queue.trials)]
             self.close(trials)
+        return trials
+
+    def _judge(self, trials: Sequence[Trial], *, with_rescore: bool, nested: bool) -> None:
+        """What the best one is worth: at full cost, on other folds, or from the trials alone."""
         is_late = self.limits.deadline is not None and time.monotonic() >= self.limits.deadline
         if nested or self.record["nested"] is not None:
             self.record["nested"] = nested_score(self.facts, trials)
@@ -165,7 +188,6 @@ class _StudyWork:
             if with_rescore and self.record["honest"] is None:
                 self.record["honest"] = rescore(self.facts, trials)
                 self.close(trials)
-        return Study(self.facts.path, self.record, tuple(trials))
 
     def propose(self, trials: Sequence[Trial]) -> Trial | None:
         """The next trial, written down before anything is trained; None when there shall be no more."""

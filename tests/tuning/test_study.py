@@ -204,7 +204,14 @@ def test_an_interrupted_study_writes_what_it_knows(workspace: Path, ens: Ens, mo
 
     monkeypatch.setattr(fold_queue.FoldQueue, "follow", interrupt)
     words = ("--trials", "3", "--policy", "none", "--no-rescore")
-    assert tune(ens, *words).code == 130
+    stopped = tune(ens, *words)
+    assert stopped.code == 130
+    assert (stopped.document["exit_code"], stopped.document["ended"]) == (130, "interrupted")
+    assert [trial["state"] for trial in stopped.document["trials"]] == ["complete", "running"]
+    shown = ens("tune", "--recipe", "tiny", "--set", "train.epochs=1", "--engine", "inline", *words)
+    assert shown.code == 130
+    for told in ("study tiny: 2 trials", "best: trial 0", "ended: interrupted", "the same command continues"):
+        assert told in shown.out
     study = workspace / "outputs" / "studies" / "tiny"
     assert (study / "best.yaml").exists()
     assert [trial["state"] for trial in trials_of(study)] == ["complete", "running"]

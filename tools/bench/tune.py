@@ -1,12 +1,12 @@
-"""What each policy of `ens tune` saves and what it costs, replayed from a table of real trainings.
+"""What each policy of `ens tune` saves and what it costs, replayed from tables of real trainings.
 
-The table (tools/tuning/record.py) holds 96 configurations of a small net, each trained on five folds of the digits in
+A table (tools/tuning/record.py) holds 96 configurations of a small net, each trained on five folds of a dataset in
 three repeats with folds and seeds of their own. A replay draws 50 of them in a random order, sees one repeat, lets a
 policy stop trials after folds and, if it does that, after epochs, one after the other. The choice's true score is its
-mean over the other two repeats.
+mean over the other two repeats. The constants of `race` were chosen with `digits`; `faces` were recorded afterwards.
 
-    python tools/bench/tune.py [--replays 100] [--trials 50] [--metric log_loss] [--order random|improving]
-                               [--whole-folds]
+    python tools/bench/tune.py [--table digits|faces] [--replays 100] [--trials 50] [--metric log_loss]
+                               [--order random|improving] [--whole-folds]
 
 `improving` draws later trials from ever better configurations, as a sampler that learns does: less can be stopped.
 Shares are of the fold-trainings that `none` pays for, a fold that was stopped by its epochs. `of wilcoxon` is the
@@ -29,7 +29,7 @@ from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains
 from ensemble.tuning.floors import floors_of
 from ensemble.tuning.policies import AT_EPOCHS, POLICIES, Compare, Course, Policy, incumbent_of
 
-TABLE = Path(__file__).parents[1] / "tuning" / "digits.npz"
+TABLES = Path(__file__).parents[1] / "tuning"
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Table:
     curves: NDArray[np.float64]
     """The score after each epoch (configurations, repeats, folds, epochs), more is better."""
     k: int
+    groups: NDArray[np.int64] | None = None
+    """Each row's; None where every row is one of its own."""
     known: dict[tuple[int, ...], Comparison] = field(default_factory=dict)
 
     @classmethod
@@ -54,7 +56,13 @@ class Table:
                 rows = -data["losses"].astype(np.float64)
                 curves = -data["histories"][..., 1].astype(np.float64)
             folds = data["folds"]
-        return cls(rows, folds, curves, int(folds.max()) + 1)
+            groups = data["groups"].astype(np.int64) if "groups" in data else None
+        return cls(rows, folds, curves, int(folds.max()) + 1, groups)
+
+    def cut(self, chosen: NDArray[np.int64]) -> Table:
+        """Some of the rows alone; the scores after each epoch stay those of all."""
+        groups = None if self.groups is None else self.groups[chosen]
+        return Table(self.rows[..., chosen], self.folds[:, chosen], self.curves, self.k, groups)
 
     def fold_scores(self, configuration: int, repeat: int, count: int) -> tuple[float, ...]:
         """The scores of the first folds."""
@@ -67,7 +75,8 @@ class Table:
         if key not in self.known:
             chosen = (self.folds[repeat] >= folds.start) & (self.folds[repeat] < folds.stop)
             gains = self.rows[first, repeat, chosen] - self.rows[second, repeat, chosen]
-            self.known[key] = compare_gains(gains, blocks_of(len(gains)))
+            groups = None if self.groups is None else self.groups[chosen]
+            self.known[key] = compare_gains(gains, blocks_of(len(gains), groups))
         return self.known[key]
 
 
@@ -144,17 +153,18 @@ def main() -> None:
     parser.add_argument("--order", choices=["random", "improving"], action="append")
     parser.add_argument("--policy", choices=sorted(POLICIES), action="append")
     parser.add_argument("--whole-folds", action="store_true", help="stop at no epoch")
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--table", choices=["digits", "faces"], action="append")
     arguments = parser.parse_args()
-    for metric in arguments.metric or ["log_loss", "accuracy"]:
-        table = Table.load(arguments.table, metric)
-        for order in arguments.order or ["random", "improving"]:
-            show(table, metric, order, arguments)
+    for name in arguments.table or ["digits", "faces"]:
+        for metric in arguments.metric or ["log_loss", "accuracy"]:
+            table = Table.load(TABLES / f"{name}.npz", metric)
+            for order in arguments.order or ["random", "improving"]:
+                print(f"\n{name}, {metric}, {order} order: {arguments.replays} replays of {arguments.trials} trials")
+                show(table, order, arguments)
 
 
-def show(table: Table, metric: str, kind: str, arguments: argparse.Namespace) -> None:
-    """The replays of one metric and order, a line a policy."""
-    print(f"\n{metric}, {kind} order: {arguments.replays} replays of {arguments.trials} trials, {table.k} folds")
+def show(table: Table, kind: str, arguments: argparse.Namespace) -> None:
+    """The replays of one table and order, a line a policy."""
     print(f"{'policy':10} {'share':>6} {'loss':>6} {'95 %':>6} {'missed':>7} {'of wilcoxon':>12} {'seconds':>8}")
     names = arguments.policy or list(POLICIES)
     results: dict[str, list[Outcome]] = {}

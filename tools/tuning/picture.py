@@ -13,7 +13,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "bench"))
 
-from tune import TABLE, Outcome, Table, draw_order, replay  # noqa: E402
+from tune import TABLES, Outcome, Table, draw_order, replay  # noqa: E402
 
 from ensemble.tuning.policies import POLICIES  # noqa: E402
 
@@ -23,7 +23,7 @@ _BEST, _DONE, _STOPPED, _SAVED = "#009e73", "#0072b2", "#e69f00", "#ececec"
 
 def main() -> None:
     """Replay one search by accuracy, and draw it."""
-    table = Table.load(TABLE, "accuracy")
+    table = Table.load(TABLES / "digits.npz", "accuracy")
     order = draw_order(table, _TRIALS, "random", np.random.default_rng(3))
     outcome = replay(table, order, 0, POLICIES["race"], at_epochs=True)
     path = ROOT / "docs" / "pictures" / "tuning.svg"
