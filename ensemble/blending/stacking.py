@@ -29,6 +29,7 @@ __all__ = ["STRENGTHS", "Regression", "class_features", "fit_regression", "stack
 
 Matrix = NDArray[np.floating[Any]]
 Array = NDArray[np.float64]
+Narrow = NDArray[np.float32]
 STRENGTHS = (3.0, 0.3, 0.03, 0.003)
 _STEPS, _TOLERANCE, _SLOPE = 60, 1e-7, 1e-5
 _CURVATURE_ROWS = 2000
@@ -61,7 +62,7 @@ class Regression:
         probs = self._probs(scores)
         return Combined(probs, decide_sets(probs) if self.sets else decide(probs))
 
-    def true_class(self, features: Array, labels: Labels) -> Array:
+    def true_class(self, features: Narrow, labels: Labels) -> Array:
         """What each row's right class, or each right yes and no, gets; at least 2.2e-16."""
         scores = np.matmul(self.slopes.T[:, None, :], features)[:, 0, :] + self.offsets[:, None]
         return np.maximum(likelihoods(self._probs(scores.T), labels).ravel(), SMALLEST)
@@ -70,7 +71,7 @@ class Regression:
         return _sigmoid(scores) if self.sets else softmax(scores)
 
 
-def fit_regression(features: Array, labels: Labels, strengths: Sequence[float]) -> list[Regression]:
+def fit_regression(features: Narrow, labels: Labels, strengths: Sequence[float]) -> list[Regression]:
     """A regression for each strength, the strongest first, on `features` (classes, members, rows) of log-probabilities.
 
     L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
@@ -97,7 +98,7 @@ def fit_regression(features: Array, labels: Labels, strengths: Sequence[float]) 
 class _Problem:
     """Log-loss and penalty as a function of round coordinates."""
 
-    def __init__(self, features: Array, labels: Labels, strength: float, roots: Array) -> None:
+    def __init__(self, features: Narrow, labels: Labels, strength: float, roots: Array) -> None:
         self._features, self._labels, self._strength, self._roots = features, labels, strength, roots
         self._row = np.arange(features.shape[2])
 
@@ -110,7 +111,9 @@ class _Problem:
         """What is to be least, and its slope."""
         classes, members, rows = self._features.shape
         step = self.step(coordinates)
-        scores = np.matmul((1 / members + step[:, None, :members]), self._features)[:, 0, :] + step[:, members:]
+        narrow = step.astype(np.float32)
+        scores = np.matmul(np.float32(1 / members) + narrow[:, None, :members], self._features)[:, 0, :]
+        scores += narrow[:, members:]
         lost, scores = self._loss(scores)
         loss = float(lost / rows + self._strength * (step**2).sum() / 2 / classes)
         slope = self._strength / classes * step
@@ -118,27 +121,28 @@ class _Problem:
         slope[:, members] += scores.sum(axis=1) / rows
         return loss, np.matmul(slope[:, None, :], self._roots)[:, 0, :].ravel()
 
-    def _loss(self, scores: Array) -> tuple[float, Array]:
+    def _loss(self, scores: Narrow) -> tuple[float, Narrow]:
         """The rows' losses added up, and their slope by the scores (classes, rows), in the scores' own memory."""
         scores -= scores.max(axis=0)
-        chosen = scores[self._labels, self._row].sum()
+        chosen = scores[self._labels, self._row].sum(dtype=np.float64)
         np.exp(scores, out=scores)
         total = scores.sum(axis=0)
         scores /= total
         scores[self._labels, self._row] -= 1
-        return np.log(total).sum() - chosen, scores
+        return float(np.log(total).sum(dtype=np.float64) - chosen), scores
 
 
 class _SetsProblem(_Problem):
     """The same for sets of classes: the mean over classes of the losses of yes and no."""
 
-    def _loss(self, scores: Array) -> tuple[float, Array]:
+    def _loss(self, scores: Narrow) -> tuple[float, Narrow]:
         wanted = self._labels.T
-        lost = np.logaddexp(0, scores).sum() - scores[wanted != 0].sum()
-        return float(lost / len(scores)), (_sigmoid(scores) - wanted) / len(scores)
+        lost = np.logaddexp(0, scores).sum(dtype=np.float64) - scores[wanted != 0].sum(dtype=np.float64)
+        slope: Narrow = np.asarray((_sigmoid(scores) - wanted) / len(scores), dtype=np.float32)
+        return float(lost / len(scores)), slope
 
 
-def _sigmoid(scores: Array) -> Array:
+def _sigmoid(scores: Matrix) -> Array:
     return np.asarray(np.exp(-np.logaddexp(0, -scores)), dtype=np.float64)
 
 
@@ -148,9 +152,12 @@ def _log_odds(matrix: Matrix) -> Array:
     return logs(wide) - logs(1 - wide)
 
 
-def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Array:
-    """Log-probabilities, or with `sets` the logarithms of odds, as (classes, members, rows)."""
-    features = np.empty((stack[0].shape[1], len(stack), len(stack[0])))
+def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Narrow:
+    """Log-probabilities, or with `sets` the logarithms of odds, as (classes, members, rows).
+
+    In 32 bits, as fitting does little but read them, again and again; what is fitted is of 64.
+    """
+    features = np.empty((stack[0].shape[1], len(stack), len(stack[0])), dtype=np.float32)
     for index, matrix in enumerate(stack):
         features[:, index] = (_log_odds(matrix) if sets else logs(matrix)).T
     return features
@@ -185,13 +192,13 @@ def _path(labelled: Labelled) -> list[Regression]:
     return found
 
 
-def _curvature(features: Array, *, sets: bool) -> Array:
+def _curvature(features: Narrow, *, sets: bool) -> Array:
     """(classes, members + 1, members + 1): each class's own, at the geometric mean. Looks at no label.
 
     From a part of the rows: it decides how fast the answer is found, not what it is.
     """
     classes, _, rows = features.shape
-    part = features[:, :, :: max(1, rows // _CURVATURE_ROWS)]
+    part = features[:, :, :: max(1, rows // _CURVATURE_ROWS)].astype(np.float64)
     mean = part.mean(axis=1)
     probs = _sigmoid(mean) if sets else softmax(mean.T).T
     own = np.concatenate([part, np.ones((classes, 1, part.shape[2]))], axis=1)
