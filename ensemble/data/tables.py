@@ -52,7 +52,7 @@ class Rows:
         rows = zip(self.ids, hashes, boxes, strict=True)
         return _hash_lines(sorted(f"{row_id}\t{sha256}{box}" for row_id, sha256, box in rows))
 
-    @property
+    @cached_property
     def bad(self) -> dict[str, str]:
         """Ids of the rows whose image can't be used, each with its file and the reason; only known after the scan."""
         rows = zip(self.ids, self.paths, self.faults or (), strict=False)

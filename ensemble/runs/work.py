@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.custom_code import save_code
-from ensemble.core.files import sweep_temporaries
+from ensemble.core.files import canonical_json, sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.recipe_weights import check_same_weights
@@ -63,7 +62,7 @@ class RunWork:
         self._earlier = self._load(of_same=not fresh)
         if self.decided is not None:
             check_same_weights(self.decided, request.weights, run.path)
-        self._before: dict[str, Any] | None = None
+        self._before: str | None = None  # the record as it was when the work began
         self._held = ExitStack()
 
     @property
@@ -134,7 +133,7 @@ class RunWork:
         save_code(self.run.path, self.request.code)
         if not self.request.plan_path.exists():
             save_plan(self.request.plan_path, self.request.plan)
-        self._before = copy.deepcopy(self.record)
+        self._before = canonical_json(self.record)
         tasks = self._folds.begin()
         if not tasks:
             self._close()
@@ -162,7 +161,7 @@ class RunWork:
                 if state["state"] == "running":
                     state["state"] = "missing"
             self.record["state"] = record_state(self.record)
-            if self.record != self._before or not self.run.record_path.exists():
+            if canonical_json(self.record) != self._before or not self.run.record_path.exists():
                 self.run.save_record(self.record)
             self._before = None
         self._held.close()

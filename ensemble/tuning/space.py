@@ -77,10 +77,11 @@ def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def values_in_recipe(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's values for the recipe: a key whose condition does not hold is as if nobody had written it."""
-    own, defaults = recipe.plain(), leaf_keys(Recipe)
     left_out = {}
-    for key, dimension in recipe.space.items():
-        if dimension.when and key not in values:
+    absent = [key for key, dimension in recipe.space.items() if dimension.when and key not in values]
+    if absent:
+        own, defaults = recipe.plain(), leaf_keys(Recipe)
+        for key in absent:
             default = defaults[key].get_default(call_default_factory=True)
             if value_at(own, key) != default:
                 left_out[key] = default
