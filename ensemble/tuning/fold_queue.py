@@ -52,6 +52,12 @@ class FoldQueue:
         """What has been decided for the trials under way."""
         return [one.work.record["decided"] for one in self._in_flight.values()]
 
+    @property
+    def known(self) -> list[Trial]:
+        """The trials, by number; those under way with the folds that they have."""
+        under_way = {number: one.so_far for number, one in self._in_flight.items()}
+        return [under_way.get(number, self.trials[number]) for number in sorted(self.trials)]
+
     def take_up(self) -> None:
         """Go on with trials that were under way when an earlier command ended; else begin the first new one."""
         for trial in [trial for trial in self.trials.values() if trial.state == "running"]:

@@ -118,16 +118,17 @@ class TrialWork:
         scores = self.work.record["scores"]["oof"]
         return None if scores is None else scores[self._metric]
 
+    @property
+    def so_far(self) -> Trial:
+        """The trial with the folds that it has by now."""
+        seconds = [state["seconds"] for state in self.work.record["fold_states"] if state["seconds"] is not None]
+        return dataclasses.replace(
+            self.trial, folds=tuple(self.notes), of_folds=len(self.keys), seconds=round(sum(seconds), 3)
+        )
+
     def end(self, **changes: Any) -> list[str]:
         """Close the trial with what it came to; gives the names of its tasks that nobody wants any more."""
-        seconds = [state["seconds"] for state in self.work.record["fold_states"] if state["seconds"] is not None]
-        self.trial = dataclasses.replace(
-            self.trial,
-            folds=tuple(self.notes),
-            of_folds=len(self.keys),
-            seconds=round(sum(seconds), 3),
-            **changes,
-        )
+        self.trial = dataclasses.replace(self.so_far, **changes)
         self._waiting.clear()
         return list(self.at_work)
 

@@ -150,19 +150,19 @@ class _StudyWork:
 
     def run(self, before: Sequence[Trial], *, with_rescore: bool, nested: bool) -> Study:
         """Finish what was begun, add trials until a limit is met, then close. Interrupted, it tells what is known."""
-        try:
-            trials = self._search(before)
-            self._judge(trials, with_rescore=with_rescore, nested=nested)
-        except KeyboardInterrupt as stop:
-            record = {**self.record, "ended": self.record["ended"] or "interrupted"}
-            raise StudyInterrupted(Study(self.facts.path, record, tuple(load_trials(self.facts.path)))) from stop
-        return Study(self.facts.path, self.record, tuple(trials))
-
-    def _search(self, before: Sequence[Trial]) -> list[Trial]:
-        """All trials, when there shall be no more."""
         save_json(self.facts.path / "study.json", self.record)
         self.record["ended"] = None
         queue = FoldQueue(self.facts, before, self.propose, self.ended)
+        try:
+            self._search(queue)
+            self._judge(queue.known, with_rescore=with_rescore, nested=nested)
+        except KeyboardInterrupt as stop:
+            record = {**self.record, "ended": self.record["ended"] or "interrupted"}
+            raise StudyInterrupted(Study(self.facts.path, record, tuple(queue.known))) from stop
+        return Study(self.facts.path, self.record, tuple(queue.known))
+
+    def _search(self, queue: FoldQueue) -> None:
+        """Trials until there shall be no more."""
         try:
             queue.take_up()
             if queue.decided:
@@ -171,9 +171,7 @@ class _StudyWork:
                 run_source(queue, self.facts.workplace.engine, slots, self.facts.workplace.limits)
         finally:  # also when interrupted: what is known is written
             queue.close()
-            trials = [queue.trials[number] for number in sorted(queue.trials)]
-            self.close(trials)
-        return trials
+            self.close(queue.known)
 
     def _judge(self, trials: Sequence[Trial], *, with_rescore: bool, nested: bool) -> None:
         """What the best one is worth: at full cost, on other folds, or from the trials alone."""
