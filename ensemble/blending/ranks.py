@@ -17,7 +17,7 @@ from ensemble.core.metrics import decide
 __all__ = ["rank", "ranked"]
 
 _LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+_ROW_BITS = np.uint64(32)
 
 
 def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
@@ -73,10 +73,10 @@ def in_order(values: Matrix) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         order = np.argsort(values)
         return order, values[order].astype(np.float64)
     keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)  # minus zero becomes zero
-    keys <<= _HALF
+    keys <<= _ROW_BITS
     keys |= np.arange(len(values), dtype=np.uint64)
     keys.sort()
-    ordered = (keys >> _HALF).astype(np.uint32).view(np.float32).astype(np.float64)
+    ordered = (keys >> _ROW_BITS).astype(np.uint32).view(np.float32).astype(np.float64)
     keys &= _LOW
     return keys.view(np.int64), ordered
 
