@@ -69,3 +69,33 @@ def test_canonical_json_keeps_the_value(value: object) -> None:
 @given(st.dictionaries(st.text(), st.integers(), min_size=2, max_size=5))
 def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, int]) -> None:
     assert canonical_json(value) == canonical_json(dict(reversed(value.items())))
+
+
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+_JSON = st.recursive(_PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
+
+
+@given(value=_JSON)
+def test_a_document_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "document.json"
+    save_json(path, value)
+    assert load_json(path) == value
+
+
+def test_a_document_has_a_line_an_entry_and_its_depths_in_one(tmp_path: Path) -> None:
+    save_json(
+        tmp_path / "a.json", {"run": "ü", "recipe": {"train": {"lr": 0.1}}, "folds": [{"k": 1}, {}], "rows": [1, 2]}
+    )
+    assert (tmp_path / "a.json").read_text(encoding="utf-8").splitlines() == [
+        "{",
+        '  "run": "ü",',
+        '  "recipe": {',
+        '    "train": {"lr": 0.1}',
+        "  },",
+        '  "folds": [',
+        '    {"k": 1},',
+        "    {}",
+        "  ],",
+        '  "rows": [1, 2]',
+        "}",
+    ]
