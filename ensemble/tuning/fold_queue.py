@@ -195,7 +195,11 @@ class FoldQueue:
         return POLICIES[self._facts.policy](course, others, len(one.keys), compare)
 
     def _compare(self, one: TrialWork, other: Course, folds: range) -> Comparison:
-        return self._rows.compare(one.parts(folds), self._parts_of(other.number))
+        """The trial on some of its folds against one that is complete; verdict, note and estimate ask for the same."""
+        key = (other.number, folds)
+        if key not in one.compared:
+            one.compared[key] = self._rows.compare(one.parts(folds), self._parts_of(other.number))
+        return one.compared[key]
 
     def _parts_of(self, number: int) -> list[FoldPart]:
         """Where all rows of a complete trial lie; its plan may be one of its own."""

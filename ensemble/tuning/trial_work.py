@@ -51,6 +51,8 @@ class TrialWork:
         self._floors: dict[str, Floors] = {}
         self.at_work: dict[str, None] = {}
         self.notes: list[FoldNote] = []
+        self.compared: dict[tuple[int, range], Comparison] = {}
+        """With which trial, on which of its folds."""
         self.gave_up: GaveUp | None = None
 
     def begin(self) -> None:

@@ -4,7 +4,8 @@
 
 The peer is Optuna alone: `ask` and `tell` of its own study in memory with as many trials. Then a real study: one trial
 of `quickstart`, cut down, its ledger filled up with copies, and twenty trials more. `a trial` is all the time of the
-CPU that the queue of folds takes for one, from the proposal to its end; merging finished trials is part of it.
+CPU that the queue of folds takes for one, from the proposal to its end; merging finished trials is part of it. What a
+worker does is not: in this process, that is building the network before the first trial of its kind.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import optuna
 
 from ensemble.core.recipe import SearchDimension
+from ensemble.runs import execute
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.fold_queue import FoldQueue
 from ensemble.tuning.ledger import FoldNote, Trial, load_trials, save_trial
@@ -98,18 +100,18 @@ def _real(trials: list[Trial]) -> tuple[float, float]:
     """Seconds of the CPU that a trial takes beside training, and a restart."""
     spent = 0.0
 
-    def timed(name: str) -> None:
-        inner = getattr(FoldQueue, name)
+    def timed(owner: Any, name: str, sign: int) -> None:
+        inner = getattr(owner, name)
 
-        def outer(*arguments: Any) -> Any:
+        def outer(*arguments: Any, **named: Any) -> Any:
             nonlocal spent
             started = time.process_time()
             try:
-                return inner(*arguments)
+                return inner(*arguments, **named)
             finally:
-                spent += time.process_time() - started
+                spent += sign * (time.process_time() - started)
 
-        setattr(FoldQueue, name, outer)
+        setattr(owner, name, outer)
 
     def study(folder: str, count: int) -> float:
         started = time.process_time()
@@ -128,7 +130,8 @@ def _real(trials: list[Trial]) -> tuple[float, float]:
             save_trial(path, dataclasses.replace(copy, estimate=trial.told, folds=first.folds[:1]))
         restart = study(place, len(trials))
         for name in ("take_up", "next_task", "follow"):
-            timed(name)
+            timed(FoldQueue, name, 1)
+        timed(execute, "run_tasks", -1)
         study(place, len(trials) + 1)
         once = spent  # with what a command does but once
         study(place, len(trials) + 22)
