@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ensemble.core.augmentation import checked_transforms
+from ensemble.core.complaints import show_value
 from ensemble.core.metric_names import MetricName
 from ensemble.core.recipe_data import DataPart, FoldsPart, ImagePart, SamplingPart
 from ensemble.core.recipe_loss import LossPart, MixPart
@@ -51,6 +52,16 @@ class SearchDimension(Frozen):
     when: dict[str, Any] | None = None
     """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
     key is as if nobody had written it, whatever the recipe says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_written_as_one(cls, value: Any) -> Any:
+        choices = value.get("choices") if isinstance(value, dict) else None
+        if choices is not None and not isinstance(choices, list | tuple):
+            raise ValueError(
+                f"{show_value(choices)} is no range and no list; write {{low: 1e-4, high: 1e-2}} or [a, b]"
+            )
+        return value
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> SearchDimension:
@@ -194,7 +205,12 @@ class Recipe(Frozen):
         if self.model.heads == "parts" and "bce" in self.loss.terms:
             key = "loss.name" if self.loss.name == "bce" else "loss.plus"
             raise ValueError(f"{key} is bce, which wants a score for each class; model.heads: parts gives none")
-        off, epochs = self.mix.last_epochs_off, self.train.epochs
+        off, frozen, epochs = self.mix.last_epochs_off, self.model.freeze_epochs, self.train.epochs
         if self.mix.kind != "none" and off >= epochs:
             raise ValueError(f"mix.last_epochs_off is {off}, but must be less than train.epochs, {epochs}")
+        if frozen is not None and frozen >= epochs:
+            raise ValueError(
+                f"model.freeze_epochs is {frozen}, but train.epochs is {epochs}, so the backbone would never be "
+                "trained; leave freeze_epochs out if that is meant"
+            )
         return self

@@ -19,7 +19,7 @@ from ensemble.runs.request import OnEvent, RunRequest
 from ensemble.runs.work import RunWork
 from ensemble.runs.workplace import Workplace, hungriest
 
-__all__ = ["execute_run", "execute_runs", "prepare_runs"]
+__all__ = ["execute_run", "execute_runs", "prepare_runs", "try_runs"]
 
 
 def execute_run(
@@ -82,30 +82,41 @@ def prepare_runs(
     """What depends on the machine, by run: as an earlier command decided, or as a worker does now."""
     decided = {work.run.name: work.decided for work in works if work.decided is not None}
     fresh = {work.run.name: work for work in works if work.run.name not in decided}
-    if not fresh:
-        return decided
-    on_event({"event": "preparing"})
-    with scratch_folder() as place:
-        tasks = {
-            name: work.prepare_task(place / str(number), measure_memory=workplace.measures_memory)
-            for number, (name, work) in enumerate(fresh.items())
-        }
-        slots, limits = workplace.slots(1), workplace.limits
-        last = run_tasks(list(tasks.values()), workplace.engine, lambda event: None, slots, limits)
-        for name, work in fresh.items():
-            with together.of(work.request.resolved.name):
-                decided[name] = work.prepared(_result(last[tasks[name].name], work), workplace)
+    for name, found in try_runs(list(fresh.values()), workplace, on_event).items():
+        with together.of(fresh[name].request.resolved.name):
+            if isinstance(found, EnsError):
+                raise found
+            decided[name] = found
     return decided
 
 
-def _result(last: TaskEvent, work: RunWork) -> dict[str, Any]:
+def try_runs(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) -> dict[str, dict[str, Any] | EnsError]:
+    """What a worker decides for each run, by its name, or what it finds wrong."""
+    if not works:
+        return {}
+    on_event({"event": "preparing"})
+    with scratch_folder() as place:
+        tasks = [
+            work.prepare_task(place / str(number), measure_memory=workplace.measures_memory)
+            for number, work in enumerate(works)
+        ]
+        last = run_tasks(tasks, workplace.engine, lambda event: None, workplace.slots(1), workplace.limits)
+        ends = [last[task.name] for task in tasks]
+        return {work.run.name: _outcome(end, work, workplace) for end, work in zip(ends, works, strict=True)}
+
+
+def _outcome(last: TaskEvent, work: RunWork, workplace: Workplace) -> dict[str, Any] | EnsError:
     """What a task that prepares came to."""
     if last.kind == "refused":
-        raise InputError(*last.data["messages"])
+        return InputError(*last.data["messages"])
     if last.kind == "failed":
-        log = Path(last.data["log"]).read_text(encoding="utf-8")
-        raise EnsError(f"{work.request.resolved.name}: {last.data['error']}") from RuntimeError(log)
-    return last.data["result"]  # type: ignore[no-any-return]
+        error = EnsError(f"{work.request.resolved.name}: {last.data['error']}")
+        error.__cause__ = RuntimeError(Path(last.data["log"]).read_text(encoding="utf-8"))
+        return error
+    try:
+        return work.prepared(last.data["result"], workplace)
+    except InputError as refused:
+        return refused
 
 
 def _train(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) -> None:

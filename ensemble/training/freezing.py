@@ -66,13 +66,8 @@ def set_frozen(network: torch.nn.Module, recipe: Recipe, epoch: int) -> None:
 
 
 def check_freezing(network: torch.nn.Module, recipe: Recipe) -> None:
-    """Refuse a schedule that never thaws, and a network that can't be told apart from its classifier."""
-    model, epochs = recipe.model, recipe.train.epochs
-    if model.freeze_epochs is not None and model.freeze_epochs >= epochs:
-        raise InputError(
-            f"model.freeze_epochs is {model.freeze_epochs}, but train.epochs is {epochs}, so the backbone would never "
-            "be trained; leave freeze_epochs out if that is meant"
-        )
+    """Refuse a network that can't be told apart from its classifier."""
+    model = recipe.model
     body = body_of(network)
     if (model.freeze == "backbone" or model.head_lr != 1) and len(_head_names(body)) == len(
         dict(body.named_parameters())

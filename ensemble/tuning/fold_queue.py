@@ -15,7 +15,7 @@ from ensemble.errors import InputError
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.floors import Floors, floors_of
 from ensemble.tuning.ledger import Trial, save_trial, trial_folder
-from ensemble.tuning.opening import Opener, StudyFacts
+from ensemble.tuning.opening import Opener
 from ensemble.tuning.policies import AT_EPOCHS, LEAST_CHANCE, POLICIES, Course, incumbent_of
 from ensemble.tuning.rows import FoldPart, RowEvidence
 from ensemble.tuning.trial_work import GaveUp, TrialWork, course_of
@@ -28,19 +28,19 @@ class FoldQueue:
 
     def __init__(
         self,
-        facts: StudyFacts,
+        opener: Opener,
         trials: Sequence[Trial],
         propose: Callable[[Sequence[Trial]], Trial | None],
         ended: Callable[[Sequence[Trial]], None],
     ) -> None:
         """`propose` gives the next trial, written down already, or None; `ended` hears when one is over."""
-        self._facts, self._propose, self._ended = facts, propose, ended
+        facts = opener.facts
+        self._opener, self._facts, self._propose, self._ended = opener, facts, propose, ended
         self.trials = {trial.number: trial for trial in trials}
         self._in_flight: dict[int, TrialWork] = {}
         self._owner: dict[str, TrialWork] = {}
         self._withdrawn: list[str] = []
         self._leaving: list[TrialWork] = []
-        self._opener = Opener(facts)
         request = facts.request
         metrics = request.metrics
         self._rows = RowEvidence(facts.metric, metrics[facts.metric], request.plan)

@@ -1,8 +1,8 @@
-"""How a trial becomes a run: its values in the recipe, checked, prepared once for all that are alike, and locked."""
+"""How values become a run: put into the recipe, checked, prepared once for all that are alike; a trial's is locked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from ensemble.core.files import canonical_json
 from ensemble.core.recipe_files import ResolvedRecipe, with_values
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
+from ensemble.errors import EnsError, InputError
 from ensemble.runs.audit import checked_request
 from ensemble.runs.complain import Together
-from ensemble.runs.execute import prepare_runs
+from ensemble.runs.execute import prepare_runs, try_runs
 from ensemble.runs.record import fold_keys
 from ensemble.runs.request import OnEvent, RunRequest, request_for
 from ensemble.runs.work import RunWork
@@ -22,10 +23,17 @@ from ensemble.runs.workplace import Workplace
 from ensemble.tuning.ledger import Trial, trial_folder
 from ensemble.tuning.space import values_in_recipe
 
-__all__ = ["Opener", "StudyFacts"]
+__all__ = ["PREPARED_ALIKE", "Opener", "StudyFacts"]
 
-_PREPARED_ALIKE = ("train.lr", "train.weight_decay", "train.epochs", "loss.label_smoothing", "seed")
-"""Keys that change nothing of what is decided before a run's first fold."""
+PREPARED_ALIKE = (
+    *("seed", "sampling.ratio", "sampling.share", "model.drop_rate", "model.drop_path_rate", "model.layer_decay"),
+    *("loss.label_smoothing", "loss.gamma", "loss.beta", "mix.mixup_alpha", "mix.cutmix_alpha", "mix.probability"),
+    *("mix.switch_probability", "mix.last_epochs_off", "train.epochs", "train.lr", "train.momentum", "train.eps"),
+    *("train.weight_decay", "train.final_lr", "train.step_epochs", "train.step_factor", "train.plateau_epochs"),
+    *("train.warmup_epochs", "train.warmup_steps", "train.clip_norm", "train.ema", "train.swa_epochs"),
+    *("train.inner_share", "train.patience"),
+)
+"""Keys of which only whether they are null matters for what is decided before a run's first fold."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +69,41 @@ class Opener:
     """Opens the runs of a study's trials."""
 
     def __init__(self, facts: StudyFacts) -> None:
-        self._facts = facts
+        self.facts = facts
         self._decided: dict[str, dict[str, Any]] = {}
         self._decoded: dict[Any, Path] = {}
         self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
 
+    def try_out(self, points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        """What is wrong with each point, for which nothing is written; what is decided for the others is kept."""
+        wrong: list[tuple[str, ...]] = [()] * len(points)
+        keys: dict[int, str] = {}
+        works: dict[str, RunWork] = {}
+        for number, values in enumerate(points):
+            name = f"point-{number}"
+            try:
+                work = self._work(values, RunFolder(self.facts.path / name, name), lambda event: None)
+            except InputError as refused:
+                wrong[number] = refused.messages
+                continue
+            keys[number] = _preparation_key(work.request.resolved)
+            if keys[number] not in self._decided:
+                works.setdefault(keys[number], work)
+        found = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
+        outcomes = {key: found[work.run.name] for key, work in works.items()}
+        self._decided |= {key: found for key, found in outcomes.items() if not isinstance(found, EnsError)}
+        for number, key in keys.items():
+            outcome = outcomes.get(key)
+            if isinstance(outcome, EnsError):
+                wrong[number] = outcome.messages
+        return wrong
+
     def open(self, trial: Trial) -> RunWork:
         """The trial's run, checked and locked."""
-        facts = self._facts
-        recipe = facts.request.resolved.recipe
-        values = {**values_in_recipe(recipe, trial.values), **recipe.cheap_values}
-        resolved = with_values(facts.request.resolved, values)
-        like = facts.request
-        request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
-        require_allowed(request.code, facts.allow_code)
-        if request.plan.sha256 not in self._audited:
-            self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
+        facts, prefix = self.facts, f"trial {trial.number} "
         run = RunFolder(trial_folder(facts.path, trial.number), f"{facts.path.name}/trial-{trial.number}")
-        prefix = f"trial {trial.number} "
-        tell: OnEvent = lambda event: facts.on_event({**event, "label": prefix})  # noqa: E731
-        folds = sorted({key.fold for key in facts.keys(request.plan.k)})
-        findings = self._audited[request.plan.sha256]
-        work = RunWork(request, run, folds=folds, findings=findings, decoded=self._decoded, on_event=tell)
-        decided = work.decided or self._prepare(work, resolved)
+        work = self._work(trial.values, run, lambda event: facts.on_event({**event, "label": prefix}))
+        decided = work.decided or self._prepare(work)
         work.lock()
         try:
             work.open(decided)
@@ -92,12 +112,25 @@ class Opener:
             raise
         return work
 
-    def _prepare(self, work: RunWork, resolved: ResolvedRecipe) -> dict[str, Any]:
+    def _work(self, values: Mapping[str, Any], run: RunFolder, tell: OnEvent) -> RunWork:
+        """The run of some values, checked as far as it can be without a worker."""
+        facts, like = self.facts, self.facts.request
+        recipe = like.resolved.recipe
+        resolved = with_values(like.resolved, {**values_in_recipe(recipe, values), **recipe.cheap_values})
+        request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
+        require_allowed(request.code, facts.allow_code)
+        if request.plan.sha256 not in self._audited:
+            self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
+        folds = sorted({key.fold for key in facts.keys(request.plan.k)})
+        findings = self._audited[request.plan.sha256]
+        return RunWork(request, run, folds=folds, findings=findings, decoded=self._decoded, on_event=tell)
+
+    def _prepare(self, work: RunWork) -> dict[str, Any]:
         """What depends on the machine: as for an earlier trial that differs in nothing that matters, or anew."""
-        key = _preparation_key(resolved)
+        key = _preparation_key(work.request.resolved)
         if key not in self._decided:
             together = Together()
-            found = prepare_runs([work], self._facts.workplace, together, self._facts.on_event)
+            found = prepare_runs([work], self.facts.workplace, together, self.facts.on_event)
             together.raise_any()
             self._decided[key] = found[work.run.name]
         return self._decided[key]
@@ -107,7 +140,8 @@ def _preparation_key(resolved: ResolvedRecipe) -> str:
     """The recipe without what changes nothing of the preparation."""
     plain: dict[str, Any] = resolved.recipe.plain()
     left = {key: value for key, value in plain.items() if key not in ("search", "description")}
-    for dotted in _PREPARED_ALIKE:
+    for dotted in PREPARED_ALIKE:
         part, _, name = dotted.rpartition(".")
-        (left[part] if part else left).pop(name, None)
+        place = left[part] if part else left
+        place[name] = place[name] is not None
     return canonical_json(left)

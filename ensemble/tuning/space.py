@@ -20,10 +20,12 @@ __all__ = [
     "cube_point",
     "distributions_of",
     "draw",
+    "ends_of",
     "from_cube",
     "grid_of",
     "mentioned_keys",
     "ordered",
+    "param_of",
     "params_of",
     "value_at",
     "values_in_recipe",
@@ -108,19 +110,28 @@ def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
             continue
         if key not in values:
             return None
-        value = values[key]
-        if dimension.choices is not None:
-            found = [place for place, choice in enumerate(dimension.choices) if _is_same(choice, value)]
-            if not found:
-                return None
-            params[key] = found[0]
-        elif value is None:
+        if values[key] is None and dimension.choices is None:
             continue
-        elif isinstance(value, int | float) and not isinstance(value, bool) and _is_inside(dimension, value):
-            params[key] = value
-        else:
+        param = param_of(dimension, values[key])
+        if param is None:
             return None
+        params[key] = param
     return {key: params[key] for key in space if key in params}
+
+
+def param_of(dimension: SearchDimension, value: Any) -> Any:
+    """What would have to be proposed for a value; None when it lies outside."""
+    if dimension.choices is not None:
+        return next((place for place, choice in enumerate(dimension.choices) if _is_same(choice, value)), None)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and _is_inside(dimension, value) else None
+
+
+def ends_of(dimension: SearchDimension) -> list[Any]:
+    """The parameters of every choice, or of both ends of a range."""
+    if dimension.choices is not None:
+        return list(range(len(dimension.choices)))
+    return list(dict.fromkeys([dimension.low, dimension.high if dimension.step is None else from_cube(dimension, 1)]))
 
 
 def from_cube(dimension: SearchDimension, share: float) -> Any:

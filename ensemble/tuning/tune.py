@@ -23,7 +23,7 @@ from ensemble.tuning.fold_queue import FoldQueue
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
 from ensemble.tuning.mirror import Mirror
 from ensemble.tuning.nested import nested_score
-from ensemble.tuning.opening import StudyFacts
+from ensemble.tuning.opening import Opener, StudyFacts
 from ensemble.tuning.points import parse_points
 from ensemble.tuning.policies import POLICIES
 from ensemble.tuning.propose import Proposer
@@ -39,6 +39,7 @@ from ensemble.tuning.study import (
     values_in,
     warm_trials,
 )
+from ensemble.tuning.tried_space import check_space
 
 __all__ = ["Study", "tune"]
 
@@ -114,13 +115,15 @@ def tune(
         record["warm"] = record["warm"] or warm_trials(outputs / "studies" / other, request)
     findings = checked_request(request, on_event)
     workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
-    facts = StudyFacts(path, request, workplace, policy, findings, allow_code, on_event)
+    opener = Opener(StudyFacts(path, request, workplace, policy, findings, allow_code, on_event))
+    if not load_trials(path):
+        check_space(space, values_in(resolved, mentioned_keys(space)), opener.try_out, resolved.origins)
     with folder_lock(path):
         sweep_temporaries(path)
         before = load_trials(path)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         limits = _Limits(len(before) + more if more is not None else trials or 0, deadline, patience)
-        return _StudyWork(facts, record, limits, sampler, seed, storage).run(
+        return _StudyWork(opener, record, limits, sampler, seed, storage).run(
             before, with_rescore=with_rescore and not nested, nested=nested
         )
 
@@ -129,9 +132,10 @@ class _StudyWork:
     """One study while it is worked on."""
 
     def __init__(
-        self, facts: StudyFacts, record: dict[str, Any], limits: _Limits, sampler: str, seed: int, storage: str | None
+        self, opener: Opener, record: dict[str, Any], limits: _Limits, sampler: str, seed: int, storage: str | None
     ) -> None:
-        self.facts, self.record, self.limits = facts, record, limits
+        facts = opener.facts
+        self.opener, self.facts, self.record, self.limits = opener, facts, record, limits
         request: RunRequest = facts.request
         self.resolved, self.space = request.resolved, request.resolved.recipe.space
         self.start = values_in(self.resolved, mentioned_keys(self.space))
@@ -152,7 +156,7 @@ class _StudyWork:
         """Finish what was begun, add trials until a limit is met, then close. Interrupted, it tells what is known."""
         save_json(self.facts.path / "study.json", self.record)
         self.record["ended"] = None
-        queue = FoldQueue(self.facts, before, self.propose, self.ended)
+        queue = FoldQueue(self.opener, before, self.propose, self.ended)
         try:
             self._search(queue)
             self._judge(queue.known, with_rescore=with_rescore, nested=nested)
