@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,11 +62,22 @@ def run(arguments: Namespace) -> Outcome:
 
 
 def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The members, and folders of a study's unfinished trials among them: `studies/S/trial-*/` names those too."""
+    """The members, and folders of a study's unfinished trials among them; a study's folder stands for its trials."""
+    members = [member for given in probs for member in _trials_of(given)]
     skipped = [
-        given for given in probs if (Path(given) / "trial.json").is_file() and not (Path(given) / "probs.npy").exists()
+        given
+        for given in members
+        if (Path(given) / "trial.json").is_file() and not (Path(given) / "probs.npy").exists()
     ]
-    return [given for given in probs if given not in skipped], [Path(given).name for given in skipped]
+    return [given for given in members if given not in skipped], [Path(given).name for given in skipped]
+
+
+def _trials_of(given: str) -> list[str]:
+    """The folders of a study's trials, by number; else what was given."""
+    if not (Path(given) / "study.json").is_file():
+        return [given]
+    numbers = sorted(int(path.parent.name.removeprefix("trial-")) for path in Path(given).glob("trial-*/trial.json"))
+    return [os.path.join(given, f"trial-{number}") for number in numbers]
 
 
 def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) -> str:

@@ -93,12 +93,14 @@ class RunFolder:
         return str(record["state"])
 
 
-def check_run_name(name: str) -> None:
+def check_run_name(name: str, option: str = "--name") -> None:
     """Refuse names that are no folder name, or that `outputs/` needs for itself."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"--name {name!r}: a name is letters, digits and . _ + = -, and starts with a letter or digit")
+        raise InputError(
+            f"{option} {name!r}: a name is letters, digits and . _ + = -, and starts with a letter or digit"
+        )
     if name.casefold() in RESERVED_NAMES:
-        raise InputError(f"--name {name}: taken by the tool itself (so are {', '.join(sorted(RESERVED_NAMES))})")
+        raise InputError(f"{option} {name}: taken by the tool itself (so are {', '.join(sorted(RESERVED_NAMES))})")
 
 
 def find_runs(folder: Path) -> list[RunFolder]:

@@ -10,13 +10,29 @@ from collections.abc import Callable, Sequence
 import optuna
 from optuna.study import StudyDirection
 
+from ensemble.errors import InputError
 from ensemble.tuning.ledger import Trial
 from ensemble.tuning.propose import frozen_trial
 from ensemble.tuning.space import Space, distributions_of
 
-__all__ = ["Mirror"]
+__all__ = ["Mirror", "check_storage"]
 
 _NUMBER = "ens_trial"
+
+
+def check_storage(url: str) -> None:
+    """Refuse what is no URL of a database, or of one whose driver is missing; whether it answers is seen later."""
+    from sqlalchemy.engine import make_url  # a quarter of a second, for those who want it
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(url).get_dialect().import_dbapi()
+    except SQLAlchemyError:
+        raise InputError(
+            f"--storage {url}: no URL of a database that Optuna can use; write e.g. sqlite:///optuna.db"
+        ) from None
+    except ImportError as error:
+        raise InputError(f"--storage {url}: needs the package {error.name}, which is not installed") from None
 
 
 class Mirror:

@@ -21,7 +21,7 @@ from ensemble.runs.workplace import Auto, Workplace, hungriest
 from ensemble.tuning.closing import confirm, importance_of, rescore
 from ensemble.tuning.fold_queue import FoldQueue
 from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
-from ensemble.tuning.mirror import Mirror
+from ensemble.tuning.mirror import Mirror, check_storage
 from ensemble.tuning.nested import nested_score
 from ensemble.tuning.opening import Opener, StudyFacts
 from ensemble.tuning.points import parse_points
@@ -103,9 +103,11 @@ def tune(
             "`search: {train.lr: {low: 1e-4, high: 1e-2, log: true}}`"
         )
     require_sampler(sampler, space)
+    if storage is not None:
+        check_storage(storage)
     require_allowed(find_code(resolved), allow_code)
     name = study or resolved.name
-    check_run_name(name)
+    check_run_name(name, "--study")
     request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
     path = outputs / "studies" / name
     identity = study_identity(request, sampler, seed, policy)

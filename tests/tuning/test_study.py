@@ -71,6 +71,7 @@ def test_race_stops_a_hopeless_trial_after_one_fold_and_says_why(workspace: Path
     blended = ens("blend", *folders)
     assert blended.code == 0, blended.err
     assert "skipped: trial-1" in blended.out
+    assert ens("blend", str(workspace / "outputs/studies/tiny")).out == blended.out.replace("blend-1", "blend-2")
 
 
 def test_the_winner_is_trained_again_on_other_folds_and_both_numbers_are_told(workspace: Path, ens: Ens) -> None:
@@ -190,6 +191,22 @@ def test_a_mirror_is_filled_again_after_it_was_lost_and_a_broken_one_stops_nothi
     answer = tune(ens, "--trials", "4", *words[:-1], "sqlite:////nowhere/at/all.db")
     assert answer.code == 0
     assert "the study goes on without it" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--storage", "nonsense://x"), "--storage nonsense://x: no URL of a database that Optuna can use"),
+        (("--storage", "mirror.db"), "write e.g. sqlite:///optuna.db"),
+        (("--storage", "mysql+pymysql://somebody@here/db"), "needs the package pymysql, which is not installed"),
+        (("--study", "a/b"), "--study 'a/b': a name is letters"),
+    ],
+)
+def test_a_place_that_can_not_be_is_refused(workspace: Path, ens: Ens, words: tuple[str, str], text: str) -> None:
+    answer = tune(ens, "--trials", "1", *words)
+    assert answer.code == 2
+    assert text in answer.err
+    assert not (workspace / "outputs" / "studies").exists()
 
 
 def test_a_study_can_start_from_what_another_found(workspace: Path, ens: Ens) -> None:
