@@ -182,12 +182,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option(
-        "probs",
-        nargs="+",
-        metavar="PROBS",
-        help="probability files of test rows, or folders with a probs.npy, or of a study",
-    )
+    option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
     option(
         "--method",
         default="soft",
