@@ -15,6 +15,7 @@ from ensemble.blending.wish import parse_weights
 from ensemble.commands.outcome import Outcome, Table
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
+from ensemble.core.natural_order import natural_key
 from ensemble.core.recipe_files import load_dataset
 from ensemble.core.recipe_find import find_dataset
 from ensemble.errors import InputError
@@ -144,7 +145,8 @@ def _difference(difference: Difference) -> list[str | Table]:
 
 def _members(document: Mapping[str, Any]) -> Table:
     """One line a member, and the blend's cost last."""
-    costs = [member["cost"] or {} for member in document["members"]]
+    members = sorted(document["members"], key=lambda member: natural_key(member["run"]))
+    costs = [member["cost"] or {} for member in members]
     keys = list(dict.fromkeys(key for cost in costs for key in cost))
     rows = [
         [
@@ -154,7 +156,7 @@ def _members(document: Mapping[str, Any]) -> Table:
             "-" if member["worth"] is None else f"{member['worth']:+.4f}",
             *(_number(cost.get(key)) for key in keys),
         ]
-        for member, cost in zip(document["members"], costs, strict=True)
+        for member, cost in zip(members, costs, strict=True)
     ]
     total = document["cost"] or {}
     honest = document["honest"]
@@ -214,10 +216,9 @@ def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | Table]:
     shown += [f"left out: {one['run']}: {one['dropped']}" for one in members if one["dropped"] is not None]
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
-    elif honest is not None and honest["gain_over_best_single"]["value"] < 0:
+    elif honest is not None and (gain := round(honest["gain_over_best_single"]["value"], 4)) < 0:
         run = honest["best_single"]["run"]
-        gap = abs(honest["gain_over_best_single"]["value"])
-        shown.append(f"this blend is worse than its best member by {gap:.4f}; consider submitting {run} alone")
+        shown.append(f"this blend is worse than its best member by {-gain:.4f}; consider submitting {run} alone")
     if document["frontier"]:
         shown.append(f"what each second buys: {folder / 'frontier.csv'}")
     return shown

@@ -362,3 +362,25 @@ def test_no_number_of_a_blend_is_nan(make_run: MakeRun, outputs: Path) -> None:
 
     done: Blend = blend([make_run(0), make_run(1)], outputs=outputs, metric="roc_auc")
     assert all(math.isfinite(one) for one in numbers(done.document))
+
+
+def test_members_are_shown_in_the_order_of_their_names(make_run: MakeRun, tmp_path: Path) -> None:
+    outcome = run(_arguments([make_run(seed) for seed in (10, 9, 2)], tmp_path))
+    table = next(part for part in outcome.shown if isinstance(part, Table))
+    assert [row[0] for row in table.rows] == ["run2", "run9", "run10", "soft-3"]
+    weighted = run(
+        _arguments([make_run(seed) for seed in (10, 2)], tmp_path, method="weighted", weights="run10=1,run2=3")
+    )
+    table = next(part for part in weighted.shown if isinstance(part, Table))
+    assert [row[:2] for row in table.rows][:2] == [["run2", "0.750"], ["run10", "0.250"]]
+
+
+@pytest.mark.parametrize(("gain", "told"), [(-0.00004, False), (0.0, False), (-0.00006, True), (-0.2, True)])
+def test_a_blend_is_called_worse_only_by_a_difference_that_can_be_shown(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, told: bool
+) -> None:
+    done = blend([make_run(seed) for seed in (0, 1)], outputs=tmp_path / "outputs")
+    done.document["honest"]["gain_over_best_single"]["value"] = gain
+    monkeypatch.setattr("ensemble.commands.blend.blend", lambda *_, **__: done)
+    outcome = run(_arguments([Path("a")], tmp_path))
+    assert any("worse than its best member" in str(part) for part in outcome.shown) == told
