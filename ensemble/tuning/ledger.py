@@ -12,9 +12,19 @@ from typing import Any, Literal
 from ensemble.core.files import load_json, save_json, save_text
 from ensemble.errors import InputError
 
-__all__ = ["FoldNote", "Trial", "best_trial", "load_trials", "save_trial", "save_trials_table", "trial_folder"]
+__all__ = [
+    "FoldNote",
+    "Trial",
+    "best_trial",
+    "has_trials",
+    "load_trials",
+    "save_trial",
+    "save_trials_table",
+    "trial_folder",
+]
 
 _FORMAT = 1
+_FILES = "trial-*/trial.json"
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,15 @@ def save_trial(study: Path, trial: Trial) -> None:
     save_json(trial_folder(study, trial.number) / "trial.json", {"format": _FORMAT, **asdict(trial)})
 
 
+def has_trials(study: Path) -> bool:
+    """Whether a study has begun."""
+    return any(True for _ in study.glob(_FILES))
+
+
 def load_trials(study: Path) -> list[Trial]:
     """Every trial of a study, by number."""
     trials = []
-    for path in study.glob("trial-*/trial.json"):
+    for path in study.glob(_FILES):
         try:
             fields = load_json(path)
             if fields.pop("format") != _FORMAT:

@@ -20,7 +20,7 @@ from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, r
 from ensemble.runs.workplace import Auto, Workplace, hungriest
 from ensemble.tuning.closing import confirm, importance_of, rescore
 from ensemble.tuning.fold_queue import FoldQueue
-from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
+from ensemble.tuning.ledger import Trial, best_trial, has_trials, load_trials, save_trial
 from ensemble.tuning.mirror import Mirror, check_storage
 from ensemble.tuning.nested import nested_score
 from ensemble.tuning.opening import Opener, StudyFacts
@@ -118,7 +118,7 @@ def tune(
     findings = checked_request(request, on_event)
     workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
     opener = Opener(StudyFacts(path, request, workplace, policy, findings, allow_code, on_event))
-    if not load_trials(path):
+    if not has_trials(path):
         check_space(space, values_in(resolved, mentioned_keys(space)), opener.try_out, resolved.origins)
     with folder_lock(path):
         sweep_temporaries(path)
