@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if report["blends"]:
         shown += [_blends(report["blends"]), ""]
     running = [_running(item) for item in report["runs"] if item["state"] == "running"]
+    running += [_searching(item) for item in report["studies"] if item["state"] == "running"]
     missing = [
         f"missing: {kind} {item[kind]}: {_few(item['missing'])}"
         for kind in ("run", "study", "blend")
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 _PLURAL = {"run": "runs", "study": "studies", "blend": "blends"}
+_TRIALS = ("all", "complete", "stopped", "failed")
 _MISSING_SHOWN, _FEW = 20, 3
 
 
@@ -92,6 +94,12 @@ def _running(item: Mapping[str, Any]) -> str:
     return f"running: {item['run']} ({item['process']}): {', '.join(folds) or 'between folds'}"
 
 
+def _searching(item: Mapping[str, Any]) -> str:
+    """How far a study is that another process works on."""
+    trials = ", ".join(f"trial {number}" for number in item["under_way"])
+    return f"running: study {item['study']} ({item['process']}): {trials or 'between trials'}"
+
+
 def _few(messages: list[str]) -> str:
     more = f"; {len(messages) - _FEW} more" if len(messages) > _FEW else ""
     return "; ".join(messages[:_FEW]) + more
@@ -101,14 +109,14 @@ def _studies(studies: list[dict[str, Any]]) -> Table:
     rows = [
         [
             item["study"],
-            f"{item['trials']['complete']}/{item['trials']['all']}",
-            str(item["trials"]["failed"]),
+            item["state"],
+            *(str(item["trials"][state]) for state in _TRIALS),
             str(item.get("metric", "-")),
             shown_score((item.get("best") or {}).get("value")),
         ]
         for item in studies
     ]
-    return Table(["study", "trials", "failed", "metric", "best"], rows)
+    return Table(["study", "state", "trials", *_TRIALS[1:], "metric", "best"], rows)
 
 
 def _blends(blends: list[dict[str, Any]]) -> Table:
@@ -128,6 +136,21 @@ def _blends(blends: list[dict[str, Any]]) -> Table:
     return Table(["blend", "method", "members", "metric", "out of fold"], rows)
 
 
+def _tune_words(study: Mapping[str, Any]) -> str:
+    """The options with which a study is asked for again."""
+    asked, facts, wanted = Asked(**study["asked"]), study["identity_of"], study["wanted"]
+    words = [*asked.words()[2:], *(word for value in wanted["search"] for word in ("--search", value))]
+    for option, key, usual in (
+        ("--sampler", "sampler", "tpe"),
+        ("--policy", "policy", "race"),
+        ("--seed", "sampler_seed", 0),
+    ):
+        if facts[key] != usual:
+            words += [option, str(facts[key])]
+    words += ["--study", study["study"], "--trials", str(wanted["trials"])]
+    return f"--recipe {shown_path(asked.recipe)} {shlex.join(words)}"
+
+
 def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
     """The one command that gets furthest from here."""
     runs = report["runs"]
@@ -136,9 +159,19 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
             asked = Asked(**item["asked"])
             words = shlex.join([*asked.words()[2:], "--name", item["run"]])
             return f"ens train --recipe {shown_path(asked.recipe)} {words}{elsewhere} continues {item['run']}"
+    studies = report["studies"]
+    for item in studies:
+        if item["state"] == "interrupted" and item.get("wanted"):
+            return f"ens tune {_tune_words(item)}{elsewhere} continues study {item['study']}"
     complete = [item for item in runs if item["state"] == "complete"]
-    if not complete and any(item["state"] == "running" for item in runs):
+    if not complete and any(item["state"] == "running" for item in [*runs, *studies]):
         return f"wait; ens status {shlex.quote(report['outputs'])} shows how far it is"
+    for item in studies:
+        best = Path(item["path"]) / "best.yaml"
+        if not complete and best.exists():
+            return (
+                f"ens train --recipe {shown_path(str(best))} --name {shlex.quote(item['study'] + '-best')}{elsewhere}"
+            )
     if not complete:
         return f"ens train --recipe quickstart{elsewhere}"
     if not report["blends"] and any(item["rows"]["test"] for item in complete):

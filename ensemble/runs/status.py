@@ -84,20 +84,28 @@ def _repeat(record: Mapping[str, Any], state: Mapping[str, Any]) -> str:
 
 
 def _study(path: Path) -> dict[str, Any]:
-    """A study's record, and how many of its trials are done."""
-    record = _load(path)
-    trials = [_load(trial) for trial in sorted(path.parent.glob("trial-*/trial.json"))]
+    """A study's record with its state as of now, and how many of its trials are done."""
+    record, holder = _load(path), lock_holder(path.parent)
+    trials = [_load(trial) for trial in path.parent.glob("trial-*/trial.json")]
     states = [trial.get("state") for trial in trials]
-    missing = [f"{trial.get('name')}: {trial.get('state')}" for trial in trials if trial.get("state") == "running"]
-    if not (path.parent / "best.yaml").exists():
+    now = "running" if holder is not None else "complete" if record.get("ended") else "interrupted"
+    under_way = sorted(trial.get("number", 0) for trial in trials if trial.get("state") == "running")
+    missing = [trial["error"] for trial in [record, *trials] if "state" not in trial and "error" in trial]
+    if now != "running":
+        missing += [f"trial {number}: interrupted" for number in under_way]
+    if record.get("best") and not (path.parent / "best.yaml").exists():
         missing.append("best.yaml")
-    return {
+    told = {
         **record,
         "study": path.parent.name,
         "path": str(path.parent),
-        "trials": {"complete": states.count("complete"), "failed": states.count("failed"), "all": len(states)},
+        "state": "unreadable" if "error" in record else now,
+        "trials": {"all": len(states)} | {state: states.count(state) for state in ("complete", "stopped", "failed")},
         "missing": missing,
     }
+    if holder is not None:
+        told.update(process=str(holder), under_way=under_way)
+    return told
 
 
 def _blend(path: Path) -> dict[str, Any]:

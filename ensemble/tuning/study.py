@@ -98,6 +98,7 @@ def new_study(path: Path, request: RunRequest, identity: Mapping[str, Any]) -> d
         "metric": request.resolved.recipe.metric or "accuracy",
         "greater_is_better": request.greater_is_better,
         "asked": dataclasses.asdict(request.asked),
+        "wanted": None,
         "identity_of": dict(identity),
         "points": [],
         "warm": [],

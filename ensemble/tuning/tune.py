@@ -125,6 +125,7 @@ def tune(
         before = load_trials(path)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         limits = _Limits(len(before) + more if more is not None else trials or 0, deadline, patience)
+        record["wanted"] = {"trials": limits.trials, "search": list(search)}
         return _StudyWork(opener, record, limits, sampler, seed, storage).run(
             before, with_rescore=with_rescore and not nested, nested=nested
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -154,3 +155,66 @@ def test_status_loads_nothing_that_only_training_needs(outputs: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def tuned(ens: Ens, *words: str) -> None:
+    """A study of two trials."""
+    words = ("--trials", "2", "--set", "train.epochs=1", "--no-rescore", "--engine", "inline", *words)
+    assert ens("tune", "--recipe", "tiny", *words).code == 0
+
+
+def interrupt(workspace: Path, number: int) -> None:
+    """Make a trial one that was under way when its command died."""
+    for path, changes in (
+        (workspace / f"outputs/studies/tiny/trial-{number}/trial.json", {"state": "running", "value": None}),
+        (workspace / "outputs/studies/tiny/study.json", {"ended": None}),
+    ):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_study_is_told_with_what_became_of_its_trials(workspace: Path, ens: Ens) -> None:
+    tuned(ens, "--policy", "none")
+    (study,) = status(workspace / "outputs")["studies"]
+    assert (study["state"], study["missing"]) == ("complete", [])
+    assert study["trials"] == {"all": 2, "complete": 2, "stopped": 0, "failed": 0}
+    out = ens("status").out
+    assert "missing" not in out
+    assert out.rstrip().endswith("next: ens train --recipe outputs/studies/tiny/best.yaml --name tiny-best")
+    (workspace / "outputs/studies/tiny/best.yaml").unlink()
+    assert status(workspace / "outputs")["studies"][0]["missing"] == ["best.yaml"]
+
+
+def test_an_interrupted_study_is_continued_by_the_command_that_is_told(workspace: Path, ens: Ens) -> None:
+    tuned(ens, "--sampler", "random", "--seed", "3", "--search", "train.weight_decay=[0.01, 0.1]")
+    interrupt(workspace, 1)
+    out = ens("status").out
+    assert "missing: study tiny: trial 1: interrupted" in out
+    told = out.rstrip().rsplit("next: ens ", 1)[1].removesuffix(" continues study tiny")
+    for words in ("--sampler random", "--seed 3", "--search", "--study tiny", "--trials 2"):
+        assert words in told
+    answer = ens(*shlex.split(told), "--engine", "inline", "--no-rescore")
+    assert answer.code == 0, answer.err
+    assert status(workspace / "outputs")["studies"][0]["state"] == "complete"
+
+
+def test_a_study_that_another_process_works_on_shows_its_trials(workspace: Path, ens: Ens) -> None:
+    tuned(ens)
+    interrupt(workspace, 1)
+    with folder_lock(workspace / "outputs/studies/tiny"):
+        (study,) = status(workspace / "outputs")["studies"]
+        assert (study["state"], study["under_way"], study["missing"]) == ("running", [1], [])
+        out = ens("status").out
+    assert "running: study tiny (process " in out
+    assert "): trial 1\n" in out
+    assert "next: wait" in out
+
+
+def test_a_broken_file_of_a_study_is_missing_and_hides_no_other(workspace: Path, ens: Ens) -> None:
+    tuned(ens)
+    (workspace / "outputs/studies/tiny/trial-1/trial.json").write_text("{")
+    (study,) = status(workspace / "outputs")["studies"]
+    assert study["trials"]["all"] == 2
+    assert "trial-1/trial.json" in study["missing"][0]
+    (workspace / "outputs/studies/tiny/study.json").write_text("[]")
+    assert status(workspace / "outputs")["studies"][0]["state"] == "unreadable"
+    assert ens("status").code == 0
