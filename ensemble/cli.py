@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ensemble.cli_options import COMMANDS, add_global_options
-from ensemble.errors import EnsError, InputError, Interrupted
+from ensemble.errors import EnsError, InputError, Interrupted, of_the_disk
 
 if TYPE_CHECKING:
     from ensemble.commands.outcome import Outcome
@@ -134,7 +134,11 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return 0
-    except Exception as error:  # the last resort: a line on the screen, the traceback in a file
+    except Exception as error:
+        of_disk = of_the_disk(error, arguments.outputs) if isinstance(error, OSError) else None
+        if of_disk is not None:
+            return _fail(of_disk, as_json=arguments.json)
+        # the last resort: a line on the screen, the traceback in a file
         log = screen.log_traceback(error, arguments.outputs)
         return _fail(
             EnsError(f"ens: a fault of its own: {type(error).__name__}: {error}; traceback in {log}"),

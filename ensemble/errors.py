@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["EnsError", "InputError", "Interrupted", "PartialFailure", "RetryWith", "StopAsked"]
+__all__ = [
+    "EnsError",
+    "InputError",
+    "Interrupted",
+    "PartialFailure",
+    "RetryWith",
+    "StopAsked",
+    "of_the_disk",
+    "stop_on_full_disk",
+]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class EnsError(Exception):
@@ -34,6 +48,24 @@ class Interrupted(EnsError):
     """Stopped by a person or the machine; what was finished is kept, and the same command continues."""
 
     exit_code = 130
+
+
+def of_the_disk(error: OSError, outputs: os.PathLike[str]) -> EnsError | None:
+    """A disk that is full, or a place that can't be written, told as what it is; None for any other error."""
+    where = outputs if error.filename is None else error.filename
+    if error.errno in _FULL:
+        return PartialFailure(f"{where}: {error.strerror}; free some, then the same command continues")
+    if error.errno in _CLOSED:
+        return InputError(f"{where}: {error.strerror}; make it accessible, or name another folder with --outputs")
+    if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and os.path.isfile(where)):
+        return InputError(f"{where}: a file lies where a folder should be; move it, or name another --outputs")
+    return None
+
+
+def stop_on_full_disk(what: str, error: str | None) -> None:
+    """Raise what says so where work failed because the disk is full: what comes after it would fail as well."""
+    if error is not None and any(os.strerror(number) in error for number in _FULL):
+        raise PartialFailure(f"{what}: {error}", "free some space on the disk, then the same command continues")
 
 
 class RetryWith(Exception):

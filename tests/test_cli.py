@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import pty
@@ -160,6 +161,36 @@ def test_a_fault_of_our_own_is_one_line_and_a_traceback_in_a_file(
     assert len(answer.err.splitlines()) == 1
     log = Path(answer.err.split("traceback in ")[1].strip())
     assert "RuntimeError: a bug" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "text"),
+    [
+        (errno.ENOSPC, 3, "outputs: No space left on device; free some, then the same command continues"),
+        (errno.EROFS, 2, "outputs: Read-only file system; make it accessible, or name another folder with --outputs"),
+        (errno.EACCES, 2, "outputs: Permission denied; make it accessible, or name another folder with --outputs"),
+    ],
+)
+def test_a_disk_that_is_full_or_closed_is_no_fault_of_our_own(
+    ens: Ens, workspace: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, text: str
+) -> None:
+    def broken(arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("ensemble.commands.status.run", broken)
+    answer = ens("status")
+    assert (answer.code, answer.err) == (code, f"{text}\n")
+    assert not (workspace / "outputs").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "tune --trials 1", "folds", "eda"])
+@pytest.mark.parametrize("outputs", ["file", "file/below"])
+def test_a_file_where_outputs_should_be_is_told(ens: Ens, workspace: Path, verb: str, outputs: str) -> None:
+    (workspace / "file").write_text("")
+    answer = ens(*verb.split(), "--recipe", "tiny", "--outputs", outputs, "--quiet")
+    assert answer.code == 2
+    assert "file lies where a folder should be" in answer.err
+    assert (workspace / "file").read_text() == ""
 
 
 def test_status_of_an_empty_folder_says_what_to_do(ens: Ens, workspace: Path) -> None:

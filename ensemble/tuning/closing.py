@@ -11,7 +11,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from ensemble.core.recipe_files import with_values
 from ensemble.core.run import RunFolder
-from ensemble.errors import InputError
+from ensemble.errors import InputError, stop_on_full_disk
 from ensemble.runs.audit import checked_request
 from ensemble.runs.execute import execute_run
 from ensemble.runs.request import RunRequest, request_for
@@ -87,6 +87,7 @@ def _trained(facts: StudyFacts, request: RunRequest, name: str, label: str) -> d
         return {"value": None, "error": error.messages[0]}
     scores = record["scores"]["oof"]
     failure = next((state["error"] for state in record["fold_states"] if state["error"]), None)
+    stop_on_full_disk(folder.name, failure)
     return {"value": scores[facts.metric] if scores is not None else None, "error": failure}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ensemble.core.run import RunFolder, now
 from ensemble.engine.task import Task, TaskEvent
-from ensemble.errors import InputError
+from ensemble.errors import InputError, stop_on_full_disk
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.floors import Floors, floors_of
 from ensemble.tuning.ledger import Trial, save_trial, trial_folder
@@ -144,6 +144,7 @@ class FoldQueue:
                 self._end(one, state="stopped", reason=reason, estimate=self._estimate(one, scores[:done]))
                 return
         error = one.error()
+        stop_on_full_disk(f"trial {one.trial.number}", error)
         if one.gave_up is not None:
             self._give_up(one, one.gave_up)
         elif error is not None:

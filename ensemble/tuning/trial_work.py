@@ -113,7 +113,10 @@ class TrialWork:
         """What made a fold fail, or kept the whole from being merged."""
         if self.work.error is not None:
             return str(self.work.error)
-        return next((state["error"] for state in self.work.record["fold_states"] if state["error"]), None)
+        waiting = [_key(task) for task in self._waiting]  # what an earlier command says of these is no longer the case
+        states = self.work.record["fold_states"]
+        told = (state for state in states if FoldKey(state["repeat"], state["fold"]) not in waiting)
+        return next((state["error"] for state in told if state["error"]), None)
 
     def merged_value(self) -> float | None:
         """The score of all rows of the plan, once they are merged."""
@@ -148,7 +151,7 @@ class TrialWork:
         return train
 
     def _place(self, task: Task) -> int:
-        return self.keys.index(FoldKey(task.arguments["repeat"], task.arguments["fold"]))
+        return self.keys.index(_key(task))
 
     def _part(self, key: FoldKey) -> FoldPart:
         return FoldPart(self.work.run.fold_path(key, self._repeats), key)
@@ -161,6 +164,11 @@ class TrialWork:
         if self._train["select"] != "last":
             values = [self._sign * best for best in accumulate((self._sign * value for value in values), max)]
         return (*values, *[values[-1]] * (self._train["epochs"] - len(values)))
+
+
+def _key(task: Task) -> FoldKey:
+    """The fold that a task trains."""
+    return FoldKey(task.arguments["repeat"], task.arguments["fold"])
 
 
 def _column(path: Path, name: str) -> list[float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from ensemble.core.recipe_files import load_recipe
 from ensemble.engine.task import TaskEvent
+from ensemble.training import fold_work
 from ensemble.tuning.policies import POLICIES
 
 Ens = Callable[..., Any]
@@ -207,6 +210,47 @@ def test_a_place_that_can_not_be_is_refused(workspace: Path, ens: Ens, words: tu
     assert answer.code == 2
     assert text in answer.err
     assert not (workspace / "outputs" / "studies").exists()
+
+
+def test_a_full_disk_ends_the_command_and_fails_no_trial(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--trials", "3", "--no-rescore", "--policy", "none")
+    whole = tune(ens, *words, "--study", "whole").document["trials"]
+    saved = fold_work.save_network
+    calls = iter(range(99))
+
+    def save(*facts: Any) -> None:
+        if next(calls) == 3:  # the second fold of the second trial
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved(*facts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_work, "save_network", save)
+        stopped = tune(ens, *words)
+    assert stopped.code == 3
+    assert stopped.document["error"][0].startswith("trial 1: ")
+    assert "No space left on device" in stopped.document["error"][0]
+    assert [trial["state"] for trial in trials_of(workspace / "outputs/studies/tiny")] == ["complete", "running"]
+    told = ("number", "state", "value", "values")
+    continued = tune(ens, *words).document["trials"]
+    assert [[trial[key] for key in told] for trial in continued] == [[trial[key] for key in told] for trial in whole]
+
+
+def test_a_winner_that_can_not_be_trained_again_for_want_of_space_is_tried_again(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(ens, "--trials", "1", "--no-rescore")
+
+    def full(*facts: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_work, "save_network", full)
+        assert tune(ens, "--trials", "1").code == 3
+    answer = tune(ens, "--trials", "1")
+    assert answer.code == 0
+    assert answer.document["honest"]["value"] is not None
 
 
 def test_a_study_can_start_from_what_another_found(workspace: Path, ens: Ens) -> None:
