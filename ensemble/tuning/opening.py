@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -75,34 +76,44 @@ class Opener:
         self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
 
     def try_out(self, points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-        """What is wrong with each point, for which nothing is written; what is decided for the others is kept."""
+        """What is wrong with each point, as trials have it or at full cost; nothing is written, decisions are kept."""
+        cheap = self.facts.request.resolved.recipe.cheap_values
+        costs = {"": cheap} | ({"at full cost: ": {}} if cheap else {})
         wrong: list[tuple[str, ...]] = [()] * len(points)
-        keys: dict[int, str] = {}
+        keys: list[tuple[int, str, str]] = []
         works: dict[str, RunWork] = {}
-        for number, values in enumerate(points):
-            name = f"point-{number}"
+
+        def note(number: int, cost: str, refused: EnsError) -> None:
+            wrong[number] = wrong[number] or tuple(
+                f"{cost}{text.removeprefix('search: ')}" for text in refused.messages
+            )
+
+        for (number, values), (cost, budget) in product(enumerate(points), costs.items()):
+            name = f"point-{len(keys)}"
             try:
-                work = self._work(values, RunFolder(self.facts.path / name, name), lambda event: None)
+                work = self._work(values, budget, RunFolder(self.facts.path / name, name), lambda event: None)
             except InputError as refused:
-                wrong[number] = refused.messages
+                note(number, cost, refused)
                 continue
-            keys[number] = _preparation_key(work.request.resolved)
-            if keys[number] not in self._decided:
-                works.setdefault(keys[number], work)
+            key = _preparation_key(work.request.resolved)
+            keys.append((number, cost, key))
+            if key not in self._decided:
+                works.setdefault(key, work)
         found = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
         outcomes = {key: found[work.run.name] for key, work in works.items()}
         self._decided |= {key: found for key, found in outcomes.items() if not isinstance(found, EnsError)}
-        for number, key in keys.items():
+        for number, cost, key in keys:
             outcome = outcomes.get(key)
             if isinstance(outcome, EnsError):
-                wrong[number] = outcome.messages
+                note(number, cost, outcome)
         return wrong
 
     def open(self, trial: Trial) -> RunWork:
         """The trial's run, checked and locked."""
         facts, prefix = self.facts, f"trial {trial.number} "
         run = RunFolder(trial_folder(facts.path, trial.number), f"{facts.path.name}/trial-{trial.number}")
-        work = self._work(trial.values, run, lambda event: facts.on_event({**event, "label": prefix}))
+        cheap = facts.request.resolved.recipe.cheap_values
+        work = self._work(trial.values, cheap, run, lambda event: facts.on_event({**event, "label": prefix}))
         decided = work.decided or self._prepare(work)
         work.lock()
         try:
@@ -112,11 +123,10 @@ class Opener:
             raise
         return work
 
-    def _work(self, values: Mapping[str, Any], run: RunFolder, tell: OnEvent) -> RunWork:
+    def _work(self, values: Mapping[str, Any], budget: Mapping[str, Any], run: RunFolder, tell: OnEvent) -> RunWork:
         """The run of some values, checked as far as it can be without a worker."""
         facts, like = self.facts, self.facts.request
-        recipe = like.resolved.recipe
-        resolved = with_values(like.resolved, {**values_in_recipe(recipe, values), **recipe.cheap_values})
+        resolved = with_values(like.resolved, {**values_in_recipe(like.resolved.recipe, values), **budget})
         request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
         require_allowed(request.code, facts.allow_code)
         if request.plan.sha256 not in self._audited:

@@ -65,7 +65,7 @@ def _teller(space: Space, origins: Mapping[str, str]) -> Callable[[_Value, str],
     def tell(value: _Value, text: str) -> str:
         shown = show_value(values_of(space, {value.key: value.param})[value.key])
         place = origins.get(f"search.{value.key}", "search")
-        return f"{place}: search.{value.key} tries {shown}: {text.removeprefix('search: ')}"
+        return f"{place}: search.{value.key} tries {shown}: {text}"
 
     return tell
 

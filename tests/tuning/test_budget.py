@@ -47,6 +47,29 @@ def test_trials_are_cheap_and_the_winner_is_trained_as_the_recipe_says(workspace
     assert tune(ens, "--no-rescore", "--set", "folds.k=3", "--set", BUDGET).document["full"] == full
 
 
+NETWORK = """
+import torch
+
+def build(classes, image_size):
+    if image_size != {size}:
+        raise ValueError("only {size} pixels")
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * image_size**2, classes))
+"""
+
+
+@pytest.mark.parametrize("size", [16, 8])
+def test_a_recipe_that_works_at_one_cost_alone_is_refused_before_the_first_trial(
+    workspace: Path, ens: Ens, size: int
+) -> None:
+    (workspace / "recipes" / "net.py").write_text(NETWORK.format(size=size))
+    answer = tune(ens, "--set", "model.name=net:build", "--set", "search.budget.image_size=8")
+    assert answer.code == 2, answer.err
+    (error,) = answer.document["error"]
+    assert f"only {size} pixels" in error
+    assert ("at full cost: " in error) is (size == 8)
+    assert not (workspace / "outputs" / "studies").exists()
+
+
 def test_both_numbers_are_shown_to_a_person(workspace: Path, ens: Ens) -> None:
     words = ("tune", "--recipe", "tiny", "--trials", "1", "--no-rescore", "--set", "search.budget.epochs=1")
     out = ens(*words).out
