@@ -55,7 +55,7 @@ def of_the_disk(error: OSError, outputs: os.PathLike[str]) -> EnsError | None:
     where = outputs if error.filename is None else error.filename
     if error.errno in _FULL:
         return PartialFailure(f"{where}: {error.strerror}; free some, then the same command continues")
-    if error.errno in _CLOSED:
+    if error.errno in _CLOSED and error.filename is not None:
         return InputError(f"{where}: {error.strerror}; make it accessible, or name another folder with --outputs")
     if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and os.path.isfile(where)):
         return InputError(f"{where}: a file lies where a folder should be; move it, or name another --outputs")

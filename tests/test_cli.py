@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_or_closed_is_no_fault_of_our_own(
     ens: Ens, workspace: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, text: str
 ) -> None:
     def broken(arguments: object) -> None:
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), "outputs")
 
     monkeypatch.setattr("ensemble.commands.status.run", broken)
     answer = ens("status")
