@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ensemble.core.recipe_files import load_dataset
 from ensemble.core.recipe_find import find_dataset
 from ensemble.errors import InputError
 from ensemble.report import figures
+from ensemble.tuning.ledger import trial_folders
 
 __all__ = ["draw_frontier", "run"]
 
@@ -77,8 +77,7 @@ def _trials_of(given: str) -> list[str]:
     """The folders of a study's trials, by number; else what was given."""
     if not (Path(given) / "study.json").is_file():
         return [given]
-    numbers = sorted(int(path.parent.name.removeprefix("trial-")) for path in Path(given).glob("trial-*/trial.json"))
-    return [os.path.join(given, f"trial-{number}") for number in numbers]
+    return [str(folder) for folder in trial_folders(Path(given))]
 
 
 def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) -> str:

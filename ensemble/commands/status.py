@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,10 @@ def _blends(blends: list[dict[str, Any]]) -> Table:
     return Table(["blend", "method", "members", "metric", "out of fold"], rows)
 
 
-def _tune_words(study: Mapping[str, Any]) -> str:
-    """The options with which a study is asked for again."""
-    asked, facts, wanted = Asked(**study["asked"]), study["identity_of"], study["wanted"]
-    words = [*asked.words()[2:], *(word for value in wanted["search"] for word in ("--search", value))]
+def _tune_words(study: Mapping[str, Any]) -> list[str]:
+    """What else a study was asked for with."""
+    facts, wanted = study["identity_of"], study["wanted"]
+    words = [word for value in wanted["search"] for word in ("--search", value)]
     for option, key, usual in (
         ("--sampler", "sampler", "tpe"),
         ("--policy", "policy", "race"),
@@ -147,8 +147,12 @@ def _tune_words(study: Mapping[str, Any]) -> str:
     ):
         if facts[key] != usual:
             words += [option, str(facts[key])]
-    words += ["--study", study["study"], "--trials", str(wanted["trials"])]
-    return f"--recipe {shown_path(asked.recipe)} {shlex.join(words)}"
+    return [*words, "--study", study["study"], "--trials", str(wanted["trials"])]
+
+
+def _again(asked: Asked, words: Sequence[str]) -> str:
+    """A recipe as it was asked for, with more words."""
+    return f"--recipe {shown_path(asked.recipe)} {shlex.join([*asked.words()[2:], *words])}"
 
 
 def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
@@ -156,13 +160,13 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
     runs = report["runs"]
     for item in runs:
         if item["state"] in ("interrupted", "partial", "failed"):
-            asked = Asked(**item["asked"])
-            words = shlex.join([*asked.words()[2:], "--name", item["run"]])
-            return f"ens train --recipe {shown_path(asked.recipe)} {words}{elsewhere} continues {item['run']}"
+            words = _again(Asked(**item["asked"]), ["--name", item["run"]])
+            return f"ens train {words}{elsewhere} continues {item['run']}"
     studies = report["studies"]
     for item in studies:
         if item["state"] == "interrupted" and item.get("wanted"):
-            return f"ens tune {_tune_words(item)}{elsewhere} continues study {item['study']}"
+            words = _again(Asked(**item["asked"]), _tune_words(item))
+            return f"ens tune {words}{elsewhere} continues study {item['study']}"
     complete = [item for item in runs if item["state"] == "complete"]
     if not complete and any(item["state"] == "running" for item in [*runs, *studies]):
         return f"wait; ens status {shlex.quote(report['outputs'])} shows how far it is"

@@ -19,7 +19,7 @@ from ensemble.runs.request import OnEvent, RunRequest
 from ensemble.runs.work import RunWork
 from ensemble.runs.workplace import Workplace, hungriest
 
-__all__ = ["execute_run", "execute_runs", "prepare_runs", "try_runs"]
+__all__ = ["execute_run", "execute_runs", "try_runs"]
 
 
 def execute_run(
@@ -57,7 +57,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
         for work in sorted(works, key=lambda work: str(work.run.path)):
             work.lock()
             stack.callback(work.leave)
-        decided = prepare_runs(works, workplace, together, on_event)
+        decided = _prepare_runs(works, workplace, together, on_event)
         if len(works) == 1 and works[0].decided is None and decided:
             works[0].spread(decided[works[0].run.name], workplace)
         for work in works:
@@ -76,7 +76,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
         work.settle_views(workplace)
 
 
-def prepare_runs(
+def _prepare_runs(
     works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent
 ) -> dict[str, dict[str, Any]]:
     """What depends on the machine, by run: as an earlier command decided, or as a worker does now."""

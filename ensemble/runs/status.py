@@ -86,7 +86,7 @@ def _repeat(record: Mapping[str, Any], state: Mapping[str, Any]) -> str:
 def _study(path: Path) -> dict[str, Any]:
     """A study's record with its state as of now, and how many of its trials are done."""
     record, holder = _load(path), lock_holder(path.parent)
-    trials = [_load(trial) for trial in path.parent.glob("trial-*/trial.json")]
+    trials = [_load(trial) for trial in sorted(path.parent.glob("trial-*/trial.json"))]
     states = [trial.get("state") for trial in trials]
     now = "running" if holder is not None else "complete" if record.get("ended") else "interrupted"
     under_way = sorted(trial.get("number", 0) for trial in trials if trial.get("state") == "running")

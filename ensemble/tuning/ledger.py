@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensemble.core.files import load_json, save_json, save_text
+from ensemble.core.natural_order import natural_key
 from ensemble.errors import InputError
 
 __all__ = [
     "FoldNote",
     "Trial",
     "best_trial",
-    "has_trials",
     "load_trials",
     "save_trial",
     "save_trials_table",
     "trial_folder",
+    "trial_folders",
 ]
 
 _FORMAT = 1
-_FILES = "trial-*/trial.json"
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,20 @@ def trial_folder(study: Path, number: int) -> Path:
     return study / f"trial-{number}"
 
 
+def trial_folders(study: Path) -> list[Path]:
+    """The folders of all trials that have begun, by number."""
+    return sorted((path.parent for path in study.glob("trial-*/trial.json")), key=lambda path: natural_key(path.name))
+
+
 def save_trial(study: Path, trial: Trial) -> None:
     """Write a trial's file."""
     save_json(trial_folder(study, trial.number) / "trial.json", {"format": _FORMAT, **asdict(trial)})
 
 
-def has_trials(study: Path) -> bool:
-    """Whether a study has begun."""
-    return any(True for _ in study.glob(_FILES))
-
-
 def load_trials(study: Path) -> list[Trial]:
     """Every trial of a study, by number."""
     trials = []
-    for path in study.glob(_FILES):
+    for path in (folder / "trial.json" for folder in trial_folders(study)):
         try:
             fields = load_json(path)
             if fields.pop("format") != _FORMAT:

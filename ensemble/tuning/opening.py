@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from ensemble.core.run import FoldKey, RunFolder
 from ensemble.data.audit import Finding
 from ensemble.errors import EnsError, InputError
 from ensemble.runs.audit import checked_request
-from ensemble.runs.complain import Together
-from ensemble.runs.execute import prepare_runs, try_runs
+from ensemble.runs.execute import try_runs
 from ensemble.runs.record import fold_keys
 from ensemble.runs.request import OnEvent, RunRequest, request_for
 from ensemble.runs.work import RunWork
 from ensemble.runs.workplace import Workplace
 from ensemble.tuning.ledger import Trial, trial_folder
-from ensemble.tuning.space import values_in_recipe
+from ensemble.tuning.space import mentioned_keys, values_in_recipe
+from ensemble.tuning.study import values_in
 
 __all__ = ["PREPARED_ALIKE", "Opener", "StudyFacts"]
 
@@ -54,6 +55,12 @@ class StudyFacts:
         recipe = self.request.resolved.recipe
         every = fold_keys(k, recipe.folds.repeats)
         return [key for key in every if recipe.budget.folds is None or key.fold < recipe.budget.folds]
+
+    @cached_property
+    def start(self) -> dict[str, Any]:
+        """The recipe's own values of the keys that are searched, and of those that conditions name."""
+        resolved = self.request.resolved
+        return values_in(resolved, mentioned_keys(resolved.recipe.space))
 
     @property
     def metric(self) -> str:
@@ -139,10 +146,10 @@ class Opener:
         """What depends on the machine: as for an earlier trial that differs in nothing that matters, or anew."""
         key = _preparation_key(work.request.resolved)
         if key not in self._decided:
-            together = Together()
-            found = prepare_runs([work], self.facts.workplace, together, self.facts.on_event)
-            together.raise_any()
-            self._decided[key] = found[work.run.name]
+            found = try_runs([work], self.facts.workplace, self.facts.on_event)[work.run.name]
+            if isinstance(found, EnsError):
+                raise found
+            self._decided[key] = found
         return self._decided[key]
 
 

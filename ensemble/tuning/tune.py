@@ -20,7 +20,7 @@ from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, r
 from ensemble.runs.workplace import Auto, Workplace, hungriest
 from ensemble.tuning.closing import confirm, importance_of, rescore
 from ensemble.tuning.fold_queue import FoldQueue
-from ensemble.tuning.ledger import Trial, best_trial, has_trials, load_trials, save_trial
+from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, trial_folders
 from ensemble.tuning.mirror import Mirror, check_storage
 from ensemble.tuning.nested import nested_score
 from ensemble.tuning.opening import Opener, StudyFacts
@@ -28,7 +28,7 @@ from ensemble.tuning.points import parse_points
 from ensemble.tuning.policies import POLICIES
 from ensemble.tuning.propose import Proposer
 from ensemble.tuning.samplers import SAMPLERS, require_sampler
-from ensemble.tuning.space import mentioned_keys, params_of, values_in_recipe, values_of
+from ensemble.tuning.space import params_of, values_in_recipe, values_of
 from ensemble.tuning.study import (
     Study,
     StudyInterrupted,
@@ -36,7 +36,6 @@ from ensemble.tuning.study import (
     load_study,
     new_study,
     study_identity,
-    values_in,
     warm_trials,
 )
 from ensemble.tuning.tried_space import check_space
@@ -118,8 +117,8 @@ def tune(
     findings = checked_request(request, on_event)
     workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
     opener = Opener(StudyFacts(path, request, workplace, policy, findings, allow_code, on_event))
-    if not has_trials(path):
-        check_space(space, values_in(resolved, mentioned_keys(space)), opener.try_out, resolved.origins)
+    if not trial_folders(path):
+        check_space(space, opener.facts.start, opener.try_out, resolved.origins)
     with folder_lock(path):
         sweep_temporaries(path)
         before = load_trials(path)
@@ -141,11 +140,10 @@ class _StudyWork:
         self.opener, self.facts, self.record, self.limits = opener, facts, record, limits
         request: RunRequest = facts.request
         self.resolved, self.space = request.resolved, request.resolved.recipe.space
-        self.start = values_in(self.resolved, mentioned_keys(self.space))
         greater = facts.sign > 0
         self.proposer = Proposer(
             self.space,
-            self.start,
+            facts.start,
             sampler=sampler,
             seed=seed,
             greater_is_better=greater,
@@ -249,7 +247,7 @@ class _StudyWork:
 
     def _values(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any], str] | None:
         """Parameters and where they come from: the recipe as it stands, points that were asked for, the sampler."""
-        first = params_of(self.space, self.start)
+        first = params_of(self.space, self.facts.start)
         if number == 0 and first is not None:
             return first, "recipe"
         asked = self.record["points"][sum(trial.source == "point" for trial in trials) :]
