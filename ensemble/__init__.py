@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from ensemble.blending.adopt import adopt as adopt
     from ensemble.blending.blend import Blend as Blend
     from ensemble.blending.blend import blend as blend
-    from ensemble.core.probability import Predictions as Predictions
-    from ensemble.core.probability import load_predictions as load_predictions
-    from ensemble.core.probability import save_predictions as save_predictions
-    from ensemble.core.recipe_files import load_recipe as load_recipe
+    from ensemble.core.predictions import Predictions as Predictions
+    from ensemble.core.predictions import load_predictions as load_predictions
+    from ensemble.core.predictions import save_predictions as save_predictions
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
-    from ensemble.runs.fold_report import fold_plan as fold_plan
+    from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.runs.eda import fold_plan as fold_plan
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
     from ensemble.runs.train import train_many as train_many
-    from ensemble.tuning.tune import Study as Study
+    from ensemble.tuning.study import Study as Study
     from ensemble.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
@@ -34,17 +34,17 @@ _HOMES = {
     "Blend": "ensemble.blending.blend",
     "EnsError": "ensemble.errors",
     "InputError": "ensemble.errors",
-    "Predictions": "ensemble.core.probability",
+    "Predictions": "ensemble.core.predictions",
     "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
-    "fold_plan": "ensemble.runs.fold_report",
-    "load_predictions": "ensemble.core.probability",
-    "load_recipe": "ensemble.core.recipe_files",
+    "fold_plan": "ensemble.runs.eda",
+    "load_predictions": "ensemble.core.predictions",
+    "load_recipe": "ensemble.recipe.save",
     "predict": "ensemble.runs.predict",
-    "save_predictions": "ensemble.core.probability",
+    "save_predictions": "ensemble.core.predictions",
     "status": "ensemble.runs.status",
     "study_tta": "ensemble.runs.predict",
     "train": "ensemble.runs.train",

@@ -20,8 +20,6 @@ from ensemble.errors import EnsError, InputError, Interrupted, of_the_disk
 if TYPE_CHECKING:
     from ensemble.commands.outcome import Outcome
 
-__all__ = ["build_parser", "main"]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it ended (0, 1, 2, 3 or 130)."""
@@ -117,11 +115,11 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Import the command, run it, print what it gives back."""
-    from ensemble.commands import screen
+    from ensemble.commands import outcome as screen
 
     try:
         with screen.interruptible():
-            command = importlib.import_module(f"ensemble.commands.{arguments.command}")
+            command = importlib.import_module(f"ensemble.commands.{arguments.command}_command")
             outcome: Outcome = command.run(arguments)
             screen.show(outcome, as_json=arguments.json)
             return outcome.exit_code

@@ -7,17 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = [
-    "EnsError",
-    "InputError",
-    "Interrupted",
-    "PartialFailure",
-    "RetryWith",
-    "StopAsked",
-    "of_the_disk",
-    "stop_on_full_disk",
-]
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 

@@ -155,7 +155,7 @@ def test_a_fault_of_our_own_is_one_line_and_a_traceback_in_a_file(
     def broken(arguments: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("ensemble.commands.status.run", broken)
+    monkeypatch.setattr("ensemble.commands.status_command.run", broken)
     answer = ens("status")
     assert answer.code == 1
     assert len(answer.err.splitlines()) == 1
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_or_closed_is_no_fault_of_our_own(
     def broken(arguments: object) -> None:
         raise OSError(number, os.strerror(number), "outputs")
 
-    monkeypatch.setattr("ensemble.commands.status.run", broken)
+    monkeypatch.setattr("ensemble.commands.status_command.run", broken)
     answer = ens("status")
     assert (answer.code, answer.err) == (code, f"{text}\n")
     assert not (workspace / "outputs").exists()

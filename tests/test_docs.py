@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ensemble.cli import build_parser
-from ensemble.core.recipe import Recipe, SearchBudget, SearchDimension
-from ensemble.core.schema_keys import leaf_keys
+from ensemble.core.schema import leaf_keys
+from ensemble.recipe.recipe import Recipe, SearchBudget, SearchDimension
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ensemble import load_predictions
-from ensemble.core.metrics import decide
-from ensemble.data.embedded import TEST_LABELS_NAME
+from ensemble.core.scorers import decide
+from ensemble.data.table import TEST_LABELS_NAME
 
 OUTPUTS = Path("outputs")
 RUNS = ("quickstart", "quickstart_efficientnet")

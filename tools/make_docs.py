@@ -16,12 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ensemble.cli import build_parser
-from ensemble.core.augmentation import PRESETS, argument_names
-from ensemble.core.dataset import DatasetDescription
-from ensemble.core.labels import PartSpec
-from ensemble.core.recipe import Recipe, SearchBudget, SearchDimension
-from ensemble.core.schema_keys import allowed_text, leaf_keys, part_of
-from ensemble.core.yaml_writer import format_yaml
+from ensemble.core.dataset import DatasetDescription, PartSpec
+from ensemble.core.schema import allowed_text, leaf_keys, part_of
+from ensemble.recipe.recipe import Recipe, SearchBudget, SearchDimension
+from ensemble.recipe.transforms import PRESETS, argument_names
+from ensemble.recipe.yaml import format_yaml
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"

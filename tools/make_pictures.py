@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.blending.frontier import frontier
-from ensemble.blending.labelled import Labelled
-from ensemble.commands.blend import draw_frontier
-from ensemble.core.recipe_data import FoldsPart
-from ensemble.data.splits import make_plan
-from ensemble.data.tables import Rows, Table
+from ensemble.blending.crossfit import Labelled
+from ensemble.blending.selection import frontier
+from ensemble.commands.blend_command import draw_frontier
+from ensemble.data.folds import make_plan
+from ensemble.data.table import Rows, Table
+from ensemble.recipe.parts import FoldsPart
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 

@@ -1,6 +1,6 @@
 """The table of albumentations' transforms that a recipe may name, from the installed library.
 
-`python tools/make_transforms.py` writes ensemble/core/transforms.txt; with `--check` it exits 1 where that is stale.
+`python tools/make_transforms.py` writes ensemble/recipe/transforms.txt; with `--check` it exits 1 where that is stale.
 The table lets a recipe be checked without the second that importing albumentations takes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a registry for news at import
 
-TABLE = Path(__file__).resolve().parents[1] / "ensemble" / "core" / "transforms.txt"
+TABLE = Path(__file__).resolve().parents[1] / "ensemble" / "recipe" / "transforms.txt"
 _NEEDS_MORE_THAN_AN_IMAGE = {
     *("AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop", "ConstrainedCoarseDropout", "CropNonEmptyMaskIfExists"),
     *("FDA", "HistogramMatching", "Lambda", "MaskDropout", "Mosaic", "OverlayElements", "PixelDistributionAdaptation"),

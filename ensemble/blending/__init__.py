@@ -1,1 +1,4 @@
-"""Members to one submission, and what it is worth. No torch, no recipe."""
+"""From members to a submission and its worth, in numpy: alignment by id, methods, cross-fitting, honest scores.
+
+Take `blend.blend` and `adopt.adopt`. Never torch, never a recipe: a pair of probability files is enough.
+"""

@@ -14,12 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.by_class import mean_of_sets
-from ensemble.blending.labelled import Labelled
-from ensemble.blending.vote import Combined, soft
-from ensemble.core.metrics import Scorer
-
-__all__ = ["EVIDENCE", "FEWEST", "RESAMPLES", "Gain", "Honest", "assess"]
+from ensemble.blending.combine import Combined, mean_of_sets, soft
+from ensemble.blending.crossfit import Labelled
+from ensemble.core.scorers import Scorer
 
 RESAMPLES = 1000
 EVIDENCE = 0.95

@@ -11,19 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.by_class import SET_COMBINERS, power_of_sets
 from ensemble.blending.calibration import calibrated_after
-from ensemble.blending.crossfit import Fitted, Method, choice
+from ensemble.blending.combine import SET_COMBINERS, Combiner, geometric, hard, power, power_of_sets, rank, soft
+from ensemble.blending.crossfit import Fitted, Labelled, Method, choice
 from ensemble.blending.greedy import greedy_weights
-from ensemble.blending.labelled import Labelled
-from ensemble.blending.means import geometric, power
-from ensemble.blending.ranks import rank
 from ensemble.blending.simplex import least_log_loss
 from ensemble.blending.stacking import stack_method
-from ensemble.blending.vote import Combiner, hard, soft
 from ensemble.core.complaints import any_of
-
-__all__ = ["COMBINERS", "METHODS", "combiner", "fixed", "make_method", "method_problem", "plain_mean"]
 
 COMBINERS: dict[str, Combiner] = {"soft": soft, "hard": hard, "geometric": geometric, "rank": rank}
 """What fits nothing: a stack of matrices, and weights, to one answer a row."""

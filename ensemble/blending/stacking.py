@@ -17,15 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.crossfit import Fitted, Method
-from ensemble.blending.labelled import SMALLEST, Labelled, Part
-from ensemble.blending.means import logs, softmax
-from ensemble.blending.vote import Combined, Weights, in_blocks
-from ensemble.core.label_sets import Labels, are_sets, likelihoods
-from ensemble.core.metrics import decide
-from ensemble.core.set_scorers import decide_sets
-
-__all__ = ["STRENGTHS", "Regression", "class_features", "fit_regression", "stack_method"]
+from ensemble.blending.combine import Combined, Weights, in_blocks, logs, softmax
+from ensemble.blending.crossfit import SMALLEST, Fitted, Labelled, Method, Part
+from ensemble.core.labels import Labels, are_sets, likelihoods
+from ensemble.core.scorers import decide, decide_sets
 
 Matrix = NDArray[np.floating[Any]]
 Array = NDArray[np.float64]

@@ -9,21 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.calibration import calibrated_after, calibrated_before
-from ensemble.blending.class_multipliers import TUNABLE, class_tuned
-from ensemble.blending.crossfit import Fitted, Method, cross_fit, learn
-from ensemble.blending.frontier import Point, frontier, leave_one_out, within_budget
+from ensemble.blending.calibration import (
+    SET_TUNABLE,
+    TUNABLE,
+    calibrated_after,
+    calibrated_before,
+    class_tuned,
+    thresholded,
+)
+from ensemble.blending.combine import Combined
+from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn
 from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
-from ensemble.blending.ingredients import Ingredients
-from ensemble.blending.labelled import Labelled, Part
+from ensemble.blending.inputs import Ingredients
 from ensemble.blending.methods import COMBINERS, combiner, fixed, make_method, plain_mean
-from ensemble.blending.selection import Diversity, affordable, chosen_first, copies, diversity, harmless
-from ensemble.blending.thresholds import SET_TUNABLE, thresholded
-from ensemble.blending.vote import Combined
-from ensemble.blending.wish import Wish, parse_cost, tune_problem
+from ensemble.blending.options import Wish, parse_cost, tune_problem
+from ensemble.blending.selection import (
+    Diversity,
+    Point,
+    affordable,
+    chosen_first,
+    copies,
+    diversity,
+    frontier,
+    harmless,
+    leave_one_out,
+    within_budget,
+)
 from ensemble.errors import InputError
-
-__all__ = ["Verdict", "judge", "judge_rows"]
 
 Matrix = NDArray[np.floating[Any]]
 

@@ -1,1 +1,4 @@
-"""One file a verb: read, call, give back what to print."""
+"""One file a verb, `<verb>_command.py`: arguments in, an `Outcome` out; and the screen that shows it.
+
+Each has one `run(arguments)`, imported when its verb is called. What a verb does is done below.
+"""

@@ -1,17 +1,27 @@
-"""What a command gives back: one JSON document, and the same for a person. The command line alone prints."""
+"""What a command gives back, how a person sees it, and next steps that can be copied; signals and tracebacks."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import shlex
+import signal
 import statistics
-from collections.abc import Sequence
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any
-
-__all__ = ["Outcome", "Table", "shown_score", "shown_spread"]
 
 
 @dataclass(frozen=True)
-class Table:
+class ShownTable:
     """Rows for a person: aligned columns, numbers to the right."""
 
     headers: Sequence[str]
@@ -24,7 +34,7 @@ class Outcome:
     """A command's result: `document` is what `--json` prints, `shown` (lines and tables) what a person sees."""
 
     document: dict[str, Any]
-    shown: Sequence[str | Table] = field(default_factory=tuple)
+    shown: Sequence[str | ShownTable] = field(default_factory=tuple)
     exit_code: int = 0
 
 
@@ -39,3 +49,90 @@ def shown_spread(values: Sequence[float | None]) -> str:
     if len(present) < 2:
         return "-"
     return f"{statistics.fmean(present):.4f} ± {statistics.stdev(present):.4f}"
+
+
+def here(arguments: argparse.Namespace) -> str:
+    """The `--outputs` that the next command needs to find what this one left; empty where it is the usual place."""
+    usual = os.environ.get("ENS_OUTPUTS") or "outputs"
+    return "" if str(arguments.outputs) == usual else f" --outputs {shlex.quote(str(arguments.outputs))}"
+
+
+def shown_path(path: str) -> str:
+    """A path as a person here would write it: relative where it lies below the working directory."""
+    try:
+        return shlex.quote(str(Path(path).relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(path)
+
+
+def same_command(words: Sequence[str], *, without_folds: bool = False) -> str:
+    """The words of this command, to be copied; without `--fresh`, which would begin anew, and `--folds` if asked."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word == "--fresh" or (without_folds and word.split("=")[0] == "--folds"):
+            skip = not skip and without_folds and word == "--folds"
+            continue
+        kept.append(word)
+    return shlex.join(["ens", *kept])
+
+
+def show(outcome: Outcome, *, as_json: bool) -> None:
+    """Print a command's result on stdout: its document, or its lines and tables."""
+    if as_json:
+        print(json.dumps(outcome.document, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for item in outcome.shown:
+        print(_aligned(item) if isinstance(item, ShownTable) else item)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl+C for the block, so that both end with what is known saved."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def log_traceback(error: BaseException, outputs: Path) -> Path:
+    """Write the traceback of our own fault to `outputs/logs`, or where temporary files go."""
+    name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    text = "".join(traceback.format_exception(error))
+    for folder in (outputs / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        except OSError:
+            continue
+        return folder / name
+    sys.stderr.write(text)
+    return Path(os.devnull)
+
+
+def _aligned(table: ShownTable) -> str:
+    """Columns padded to their widest cell; cells that look like numbers stand to the right."""
+    rows = [list(table.headers), *(list(row) for row in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.headers))]
+    is_numeric = [_is_numeric_column(table, column) for column in range(len(table.headers))]
+    lines = [table.title] if table.title else []
+    for number, row in enumerate(rows):
+        cells = [
+            cell.rjust(width) if is_numeric[column] else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _is_numeric_column(table: ShownTable, column: int) -> bool:
+    """Whether the column's cells start like numbers; empty cells and dashes don't count."""
+    cells = [row[column] for row in table.rows if row[column].strip(" -")]
+    return bool(cells) and all(cell.lstrip("+-").startswith(tuple("0123456789")) for cell in cells)

@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ensemble.commands.board import Board
-from ensemble.commands.lines import event_line
-from ensemble.commands.live_area import LiveArea
-
-__all__ = ["progress"]
+from ensemble.commands.lines import LiveArea, event_line
 
 _USUAL = (80, 24)
 _TICK_S = 0.5  # the clocks in the table go on between events

@@ -12,19 +12,6 @@ from typing import Any
 
 from ensemble.errors import InputError
 
-__all__ = [
-    "Complaint",
-    "FaultsInside",
-    "FaultyInput",
-    "KeyPath",
-    "Place",
-    "any_of",
-    "closest",
-    "dotted",
-    "raise_together",
-    "show_value",
-]
-
 KeyPath = tuple[str | int, ...]
 """Where a value lies in nested mappings and lists. Not a dotted text: the keys of `search` hold dots themselves."""
 

@@ -1,30 +1,33 @@
-"""Whole files or none: atomic writes, hashes, canonical JSON. Knows nothing of what the files mean."""
+"""Files written whole or not at all: atomic writes, hashes, JSON, several files replaced as one, folders that
+are gone with
+their command. Knows nothing of what the files mean.
+
+The new files are written into a folder of their own beside the old ones. Renaming that folder is the moment that
+counts: from then on they are the files, also while they are still moved to their places one by one. Who reads meanwhile
+asks `newest`; who works in the folder next calls `settle`, which moves what a killed process did not get to.
+
+A lock that the kernel frees tells whose process lives. Knows nothing of what lies in them.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import secrets
 import shutil
+import socket
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "TEMPORARY_SUFFIX",
-    "atomic_path",
-    "canonical_json",
-    "flush_to_disk",
-    "load_json",
-    "save_bytes",
-    "save_json",
-    "save_text",
-    "sha256_file",
-    "sha256_text",
-    "sweep_temporaries",
-]
+from ensemble.core.locks import try_lock
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 TEMPORARY_SUFFIX = ".ens-tmp"
@@ -125,3 +128,138 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+RUN_SWAP = "run"
+"""The swap of a whole run's predictions, fold folders included."""
+
+
+@contextmanager
+def replaced_together(folder: Path, name: str) -> Iterator[Path]:
+    """Yield an empty folder to write files into; when the block ends well they take their places in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settle(folder, name)
+    stage = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    stage.mkdir()
+    try:
+        yield stage
+        commit_swap(stage, folder, name)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def commit_swap(stage: Path, folder: Path, name: str) -> None:
+    """Make the files below `stage` those of `folder`, at the same places below it."""
+    settle(folder, name)
+    for path in [*_files(stage), *(path for path in stage.rglob("*") if path.is_dir()), stage]:
+        flush_to_disk(path)
+    os.rename(stage, _swap(folder, name))
+    flush_to_disk(folder)
+    settle(folder, name)
+
+
+def settle(folder: Path, name: str) -> bool:
+    """Finish a swap that was begun, if there is one; whether there was."""
+    swap = _swap(folder, name)
+    if not swap.is_dir():
+        return False
+    touched = {folder}
+    for path in _files(swap):
+        target = folder / path.relative_to(swap)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another process that settles the same was faster
+            os.replace(path, target)
+        touched.add(target.parent)
+    for place in touched:
+        flush_to_disk(place)
+    shutil.rmtree(swap, ignore_errors=True)
+    return True
+
+
+def newest(path: Path, name: str) -> Path:
+    """Where the file `path` lies now: still in the swap of that name, in a run's, or in its place."""
+    folder, file = os.path.split(path)
+    for swap in (_swap_name(name), _swap_name(RUN_SWAP)):
+        moving = os.path.join(folder, swap, file)
+        if os.path.isfile(moving):
+            return Path(moving)
+    return path
+
+
+def _swap(folder: Path, name: str) -> Path:
+    return folder / _swap_name(name)
+
+
+def _swap_name(name: str) -> str:
+    return f".{name}.ens-swap"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+_LOCK_NAME = ".lock"
+_LONGEST_ADDRESS = 100  # bytes of a socket's path; systems end at 104 to 108
+_BELOW = len("/.ens-1234-12345678/listener-12345678")
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a folder of this process's own in `parent`, or where the system keeps temporary files."""
+    place = parent if parent is not None else Path(tempfile.gettempdir())
+    _sweep(place)
+    folder, descriptor = _make(place)
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)  # first, since Windows removes no open file; a sweep that comes between does the same
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def hold_process_folder() -> None:
+    """Have multiprocessing keep its sockets in a scratch folder, once a process: its own are left behind by a kill."""
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if "tempdir" in settings:
+        return
+    usual, short = Path(tempfile.gettempdir()), Path("/tmp")
+    is_long = len(os.fsencode(usual)) + _BELOW > _LONGEST_ADDRESS
+    stack = ExitStack()
+    settings["tempdir"] = str(stack.enter_context(scratch_folder(short if is_long and short.is_dir() else usual)))
+    owner = os.getpid()
+    atexit.register(lambda: stack.close() if os.getpid() == owner else None)
+
+
+def _prefix() -> str:
+    """Names tell hosts apart, which may share the place, and not each other's locks."""
+    return f".ens-{sha256_text(socket.gethostname())[:4]}-"
+
+
+def _make(place: Path) -> tuple[Path, int]:
+    """A new folder, and its open, locked file."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=place))
+        try:
+            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:  # swept before it was locked
+            continue
+        with contextlib.suppress(OSError):  # no locks here: then nobody can take this one, and sweep
+            try_lock(descriptor, wait=True)
+        if (folder / _LOCK_NAME).exists():
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what processes of this host and user left in `place` that are dead."""
+    for folder in place.glob(f"{_prefix()}*"):
+        with contextlib.suppress(OSError):  # another's, or gone meanwhile
+            if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
+                continue
+            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                if try_lock(descriptor, wait=False):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)

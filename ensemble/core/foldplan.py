@@ -1,4 +1,4 @@
-"""The fold plan: which row is validated in which fold, made once and shared. How it is made is `data/splits.py`'s."""
+"""The fold plan: which row is validated in which fold, made once and shared. How it is made is `data/folds.py`'s."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.files import load_json, save_bytes, save_json, sha256_file, sha256_text
-from ensemble.core.label_sets import Labels, read_spelled
+from ensemble.core.labels import Labels, read_spelled
 from ensemble.errors import InputError
-
-__all__ = ["FoldPlan", "load_plan", "save_plan"]
 
 PLAN_FORMAT = 1
 

@@ -1,99 +1,105 @@
-"""How a dataset's description says what a row's class is, or its classes: by a value, by columns, or by parts."""
+"""Labels of rows: a class index each, or a set of classes each. The one place that knows how both are stored and
+spelled.
+
+A vector of class indices, (rows,), says one class a row. A matrix of zeros and ones, (rows, classes), says which
+classes a row has: none, one or several. Whoever must tell them apart asks `are_sets`.
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise, product
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+import numpy as np
+from numpy.typing import NDArray
 
-from ensemble.core.schema import Frozen
-from ensemble.core.templates import Template
+from ensemble.core.text import JOINER
 
-__all__ = ["Bounds", "LabelSpec", "PartSpec"]
-
-_BETWEEN_PARTS = " / "
-
-Bounds = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
-"""Ascending numbers between neighbouring classes; a number that equals a bound is in the class above it."""
+Labels = NDArray[np.integer[Any]]
+Activation = Literal["softmax", "sigmoid"]
+"""How a row's probabilities hang together: `softmax` ones sum to 1; `sigmoid` ones are a yes or no for each class."""
 
 
-class PartSpec(Frozen):
-    """One part of a composed label, such as the age of mask x gender x age."""
-
-    name: Annotated[str, Field(min_length=1)]
-    """What the part is called."""
-    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
-    """Its own classes, in order."""
-    value: Template
-    """Template of the value that decides, such as `{age}`; with neither `map` nor `bins` it is the class's name."""
-    map: dict[str, str] | None = None
-    """Value to class, letter by letter: `{mask1: worn, incorrect_mask: incorrect}`."""
-    bins: Bounds | None = None
-    """For numbers, ascending bounds between the classes: `[30, 60]` makes under 30, 30 to under 60, 60 and over."""
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> PartSpec:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands twice")
-        if self.map is not None and self.bins is not None:
-            raise ValueError("bins: stands beside map; give one of the two")
-        strangers = sorted(set((self.map or {}).values()) - set(self.classes))
-        if strangers:
-            raise ValueError(f"map: leads to {strangers[0]}, which is none of {', '.join(self.classes)}")
-        if self.bins is not None and (fault := self.fault_of(self.bins)):
-            raise ValueError(f"bins: {fault}")
-        return self
-
-    def fault_of(self, bins: list[float]) -> str:
-        """What is wrong with bounds for this part; empty when they fit."""
-        shown = ", ".join(f"{bound:g}" for bound in bins)
-        if len(bins) != len(self.classes) - 1:
-            return f"[{shown}] has {len(bins)} bounds, but {len(self.classes)} classes need {len(self.classes) - 1}"
-        if any(low >= high for low, high in pairwise(bins)):
-            return f"[{shown}] must ascend"
-        return ""
+def are_sets(labels: Labels) -> bool:
+    """Whether each row has a set of classes, rather than one class."""
+    return labels.ndim == 2
 
 
-class LabelSpec(Frozen):
-    """Where a row's class comes from: `value`, `columns` or `parts`."""
+def activation_for(*, sets: bool) -> Activation:
+    """What the probabilities for such labels are."""
+    return "sigmoid" if sets else "softmax"
 
-    value: Template | None = None
-    """Template of the class, such as `{label}` or `{file.folder}`."""
-    kind: Literal["name", "index"] = "name"
-    """Whether the value is a class name, or its position in `classes`, from 0."""
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    """For a `value` that names several classes: what stands between them, such as `" "` or `";"`. Each row then has a
-    set of classes: see docs/multilabel.md."""
-    empty: list[str] | None = None
-    """With `separator`: values that mean no class at all, such as `[No Finding]`; left out: the empty cell."""
-    columns: Literal["one-hot", "multi-hot"] | None = None
-    """A column for each class, by its name. `one-hot`: a 1 in one of them and 0 in the others; `multi-hot`: a 1 in any
-    number of them, so that each row has a set of classes."""
-    parts: Annotated[list[PartSpec], Field(min_length=1)] | None = None
-    """Parts that compose the class: its index counts through the last part first, as 6·mask + 3·gender + age does."""
 
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> LabelSpec:
-        given = [name for name in ("value", "columns", "parts") if getattr(self, name) is not None]
-        if not given:
-            raise ValueError("value: missing; give a template such as {label}, or columns, or parts")
-        if len(given) > 1:
-            raise ValueError(f"{given[1]}: stands beside {given[0]}; give one of the two")
-        if self.separator is not None and self.value is None:
-            raise ValueError(f"separator: stands beside {given[0]}, but is for a value that names several classes")
-        if self.empty is not None and self.separator is None:
-            raise ValueError("empty: is for labels with a separator; give one, or list what it means as a class")
-        names = [part.name for part in self.parts or []]
-        if len(set(names)) != len(names):
-            raise ValueError("parts: two have the same name")
-        return self
+def class_counts(labels: Labels, classes: int) -> NDArray[np.int64]:
+    """(classes,): rows of each class; of sets they add up to more or less than the rows."""
+    if are_sets(labels):
+        return np.asarray(labels.sum(axis=0), dtype=np.int64)
+    return np.bincount(labels, minlength=classes).astype(np.int64, copy=False)
 
-    @property
-    def is_set(self) -> bool:
-        """Whether a row may have several classes, or none."""
-        return self.separator is not None or self.columns == "multi-hot"
 
-    def combinations(self) -> tuple[str, ...]:
-        """Names for all classes that the parts make, in the order of their index."""
-        return tuple(map(_BETWEEN_PARTS.join, product(*(part.classes for part in self.parts or []))))
+def class_pairs(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every class that every row has, as row numbers and classes; one a row where rows have one class."""
+    if not are_sets(labels):
+        return np.arange(len(labels)), labels.astype(np.int64, copy=False)
+    rows, classes = np.nonzero(labels)
+    return rows, classes
+
+
+def has_class(labels: Labels, label: int) -> NDArray[np.bool_]:
+    """(rows,): which have that class."""
+    return np.asarray(labels[:, label] != 0 if are_sets(labels) else labels == label)
+
+
+def row_numbers(labels: Labels) -> NDArray[np.int64]:
+    """(rows,): a number for each row; rows labelled alike share it."""
+    if not are_sets(labels):
+        return labels.astype(np.int64, copy=False)
+    packed = np.packbits(labels.astype(np.bool_), axis=1)
+    return np.asarray(np.unique(packed, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)
+
+
+def likelihoods(probs: NDArray[np.floating[Any]], labels: Labels) -> NDArray[np.float64]:
+    """(rows, 1): what each row's class was given; of sets (rows, classes): p where the class is there, else 1 - p."""
+    if are_sets(labels):
+        wide = probs.astype(np.float64)
+        return np.where(labels != 0, wide, 1 - wide)
+    return probs[np.arange(len(labels)), labels].astype(np.float64)[:, None]
+
+
+def spelled(labels: Labels, classes: Sequence[str]) -> tuple[str, ...]:
+    """Each row's class, or its classes with `|` between them; empty for the empty set."""
+    if not are_sets(labels):
+        return tuple(classes[label] for label in labels)
+    names: list[list[str]] = [[] for _ in labels]
+    for row, label in np.argwhere(labels).tolist():
+        names[row].append(classes[label])
+    return tuple(map(JOINER.join, names))
+
+
+def read_spelled(texts: Sequence[str], classes: Sequence[str], *, sets: bool) -> Labels:
+    """What `spelled` wrote; KeyError for a name that is no class."""
+    position = {name: label for label, name in enumerate(classes)}
+    if not sets:
+        return np.array([position[text] for text in texts], dtype=np.int64)
+    lists = [[position[name] for name in text.split(JOINER)] if text else [] for text in texts]
+    return labels_of_plain(lists, len(classes), sets=True)
+
+
+def plain_labels(labels: Labels) -> list[Any]:
+    """As JSON types: a class index a row, or a list of them a row."""
+    if not are_sets(labels):
+        return list(labels.tolist())
+    lists: list[list[int]] = [[] for _ in labels]
+    for row, label in np.argwhere(labels).tolist():
+        lists[row].append(label)
+    return list(lists)
+
+
+def labels_of_plain(values: Sequence[Any], classes: int, *, sets: bool) -> Labels:
+    """What `plain_labels` gave."""
+    if not sets:
+        return np.array(values, dtype=np.int64)
+    labels = np.zeros((len(values), classes), dtype=np.uint8)
+    rows = np.repeat(np.arange(len(values)), [len(value) for value in values])
+    labels[rows, [label for value in values for label in value]] = 1
+    return labels

@@ -21,8 +21,6 @@ from typing import Any
 
 from ensemble.errors import InputError
 
-__all__ = ["LockHolder", "folder_lock", "lock_holder", "refuse_if_held", "try_lock"]
-
 _LOCK_NAME = ".lock"
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # somebody who only asks for the holder has the lock for microseconds
 _TOUCH_S = 4.0  # how often a holder shows that it lives

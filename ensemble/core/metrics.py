@@ -15,25 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core import scorers, set_scorers
+from ensemble.core import scorers
 from ensemble.core.complaints import any_of
-from ensemble.core.label_sets import are_sets
-from ensemble.core.scorers import TIE_TOLERANCE, Integers, Prepare, Probs, Scorer, Totals, decide
-
-__all__ = [
-    "METRICS",
-    "SET_METRICS",
-    "TIE_TOLERANCE",
-    "Metric",
-    "Scorer",
-    "custom_metric",
-    "decide",
-    "is_greater_better",
-    "metric_problem",
-    "metrics_for",
-    "per_class",
-    "score_all",
-]
+from ensemble.core.labels import are_sets
+from ensemble.core.scorers import Integers, Prepare, Probs, Scorer, Totals, decide
 
 
 @dataclass(frozen=True)
@@ -73,7 +58,7 @@ class Metric:
 
 def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | None = None) -> dict[str, float | None]:
     """Every metric by name, one's own last; None where it has no meaning (roc_auc when no class has both sides)."""
-    decisions = set_scorers.decide_sets(probs) if are_sets(labels) else decide(probs)
+    decisions = scorers.decide_sets(probs) if are_sets(labels) else decide(probs)
     known = metrics_for(sets=are_sets(labels))
     scores = {name: metric(labels, probs, decisions=decisions) for name, metric in known.items()}
     scores |= {name: metric(labels, probs) for name, metric in (custom or {}).items()}
@@ -82,7 +67,7 @@ def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | Non
 
 def per_class(labels: Integers, probs: Probs) -> dict[str, list[Any]]:
     """Rows, precision, recall, F1 of each class, in the order of classes; None for one neither labelled nor decided."""
-    counter = set_scorers.set_counter if are_sets(labels) else scorers.class_counter
+    counter = scorers.set_counter if are_sets(labels) else scorers.class_counter
     totals = counter(labels, probs, None)(np.ones(len(labels)))
     shares = {
         "precision": scorers.precision_of(totals),
@@ -184,14 +169,14 @@ METRICS: dict[str, Metric] = {
 """Where each row has one class."""
 
 SET_METRICS: dict[str, Metric] = {
-    "accuracy": Metric(set_scorers.exact_match),
-    "precision": Metric(set_scorers.of_totals(_macro(scorers.precision_of))),
-    "recall": Metric(set_scorers.of_totals(_macro(scorers.recall_of))),
-    "macro_f1": Metric(set_scorers.of_totals(_macro(scorers.f1_of))),
-    "weighted_f1": Metric(set_scorers.of_totals(_weighted_f1)),
-    "micro_f1": Metric(set_scorers.of_totals(set_scorers.micro_f1)),
-    "samples_f1": Metric(set_scorers.samples_f1),
-    "log_loss": Metric(set_scorers.log_loss, greater_is_better=False),
-    "roc_auc": Metric(set_scorers.roc_auc),
+    "accuracy": Metric(scorers.exact_match),
+    "precision": Metric(scorers.of_set_totals(_macro(scorers.precision_of))),
+    "recall": Metric(scorers.of_set_totals(_macro(scorers.recall_of))),
+    "macro_f1": Metric(scorers.of_set_totals(_macro(scorers.f1_of))),
+    "weighted_f1": Metric(scorers.of_set_totals(_weighted_f1)),
+    "micro_f1": Metric(scorers.of_set_totals(scorers.micro_f1)),
+    "samples_f1": Metric(scorers.samples_f1),
+    "log_loss": Metric(scorers.sets_log_loss, greater_is_better=False),
+    "roc_auc": Metric(scorers.sets_roc_auc),
 }
 """Where each row has a set of classes."""

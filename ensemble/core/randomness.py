@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Keys", "derive_seed", "generator", "hash_ids", "mix_keys", "sample_keys"]
-
 Keys = npt.NDArray[np.uint64]
 """One 64-bit key a row."""
 

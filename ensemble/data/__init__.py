@@ -1,1 +1,4 @@
-"""Tables, fold splits, decoded images, augmentation, batches."""
+"""Tables and rows: from a described dataset to ids, paths, labels, groups, and the fold plan over them.
+
+Take `table.load_table` and `folds.shared_plan`. No pixel is read here.
+"""

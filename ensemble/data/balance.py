@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-__all__ = ["spread_groups"]
-
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["COLOUR_TOLERANCE", "exact_clusters", "join_clusters", "near_clusters", "near_pairs"]
-
 Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from ensemble.core.natural_order import natural_key
-
-__all__ = ["IMAGE_SUFFIXES", "STAR", "Listing", "leaves_folder"]
+from ensemble.core.text import natural_key
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
@@ -68,7 +66,7 @@ class Listing:
             return []
         if STAR not in segment:
             return [segment] if segment in directory.files else []
-        names: _Names = getattr(directory, kind)
+        names: _DirectoryNames = getattr(directory, kind)
         prefix, _, suffix = segment.partition(STAR)
         return names.between(prefix, suffix)
 
@@ -98,17 +96,17 @@ class _Directory:
         self._folders = folders
 
     @cached_property
-    def images(self) -> _Names:
+    def images(self) -> _DirectoryNames:
         """Visible files that are images by their name."""
-        return _Names([name for name in self.files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES])
+        return _DirectoryNames([name for name in self.files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES])
 
     @cached_property
-    def folders(self) -> _Names:
+    def folders(self) -> _DirectoryNames:
         """Visible directories."""
-        return _Names(self._folders)
+        return _DirectoryNames(self._folders)
 
 
-class _Names:
+class _DirectoryNames:
     """Visible names, to be asked for all that begin and end alike."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -173,7 +171,7 @@ def _starting(names: Sequence[str], prefix: str) -> list[str]:
     return found
 
 
-def _few(names: Sequence[str] | _Names) -> str:
+def _few(names: Sequence[str] | _DirectoryNames) -> str:
     if not len(names):
         return "nothing"
     first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]

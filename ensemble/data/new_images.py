@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble.core.dataset import BoxSpec, RowsSpec
-from ensemble.core.natural_order import natural_key
-from ensemble.core.text_table import read_text_table
-from ensemble.data.complaining import Complaints, few
+from ensemble.core.text import natural_key, read_text_table
 from ensemble.data.listing import IMAGE_SUFFIXES, Listing
-from ensemble.data.rows import read_rows
-from ensemble.data.tables import Rows
+from ensemble.data.rows import Complaints, few, read_rows
+from ensemble.data.table import Rows
 from ensemble.errors import InputError
-
-__all__ = ["find_new_images"]
 
 _IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "img_path", "image_path")
 

@@ -12,13 +12,43 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec
-from ensemble.core.templates import columns_of, fill, split_template
-from ensemble.core.text_table import read_text_table
-from ensemble.data.complaining import Complaints, few
+from ensemble.core.text import columns_of, fill, read_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
 from ensemble.errors import InputError
 
-__all__ = ["Column", "RawRows", "read_numbers", "read_rows"]
+_SHOWN = 3
+
+
+class _Messages(list[str]):
+    """Messages; empty when nothing is wrong."""
+
+    def add(self, message: str, examples: Sequence[str], advice: str = "") -> None:
+        """A message with its first examples, then what to do; nothing when there are no examples.
+
+        `{n}` in the message is their number.
+        """
+        if examples:
+            text = f"{message.replace('{n}', f'{len(examples):,}')}: {few(examples)}"
+            self.append(f"{text}; {advice}" if advice else text)
+
+
+class Complaints(_Messages):
+    """The messages that refuse something, and remarks, which are no reason to but belong beside those that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remarks = _Messages()
+
+    @property
+    def all(self) -> list[str]:
+        """What to tell if there is something to complain of."""
+        return [*self, *self.remarks]
+
+
+def few(names: Sequence[str], most: int = _SHOWN) -> str:
+    """The first names, and a mark where there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
 
 Column = Sequence[str]
 _ROW = "row"

@@ -16,15 +16,48 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
 from typing import Any
 
-from ensemble.engine.attempts import Attempt
-from ensemble.engine.memory import count_memory_kills
-from ensemble.engine.processes import make_context, start_process
-from ensemble.engine.task import Limits, Listener, Slots, Task, TaskEvent
-from ensemble.engine.worker import STACK_SIGNAL, Message, work
+from ensemble.engine.task import Attempt, Limits, Listener, Slots, Task, TaskEvent
+from ensemble.engine.worker import STACK_SIGNAL, Message, make_context, start_process, work
 
-__all__ = ["LocalEngine"]
+
+def count_memory_kills(root: Path = Path("/")) -> int:
+    """Processes killed for want of memory so far, in this process' control group where there is one, else anywhere.
+
+    To be asked before and after: a difference means that somebody was killed, probably the one that is missing.
+    """
+    group = _read(root / "proc/self/cgroup")
+    for line in group.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:  # version 2
+            found = _counter(root / f"sys/fs/cgroup{path}/memory.events")
+        elif controllers == "memory":
+            found = _counter(root / f"sys/fs/cgroup/memory{path}/memory.oom_control")
+        else:
+            continue
+        if found is not None:
+            return found
+    return _counter(root / "proc/vmstat") or 0
+
+
+def _counter(path: Path) -> int | None:
+    """The number behind `oom_kill` in a file of names and numbers; None where there is none."""
+    for line in _read(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill" and value.strip().isdecimal():
+            return int(value)
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
 
 _SERVER_S = 0.2  # after which a server that was killed is gone for all, and the next is started
 _STACK_S = 1.0  # what a hung process gets to write its stack

@@ -1,29 +1,18 @@
-"""The task: a function by name, plain arguments, and the folder that it must fill. Small, picklable, engine-neutral."""
+"""The task, a function by name, plain arguments and the folder it must fill; how it is called, and tried again."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ensemble.core.reporting import PlainReport, Report
-from ensemble.errors import RetryWith, StopAsked
-
-__all__ = [
-    "Engine",
-    "Limits",
-    "Listener",
-    "PlainReport",
-    "Report",
-    "RetryWith",
-    "Slots",
-    "StopAsked",
-    "Task",
-    "TaskEvent",
-    "find_function",
-]
+from ensemble.core.machine import Report
+from ensemble.errors import EnsError, InputError, RetryWith, StopAsked
 
 
 @dataclass(frozen=True)
@@ -115,3 +104,88 @@ def find_function(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise TypeError(f"{name} is not a function")
     return function  # type: ignore[no-any-return]
+
+
+_LOG_LINES, _LOG_BYTES = 12, 16384
+_STACK = "Current thread "  # what a hung process writes last: the innermost call comes first
+
+
+def call_task(task: Task, report: Report) -> TaskEvent:
+    """Run the task's function here; an error becomes an event, its traceback goes to the task's log."""
+    try:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        result = find_function(task.function)(task.folder, report, **task.arguments)
+    except StopAsked:
+        return TaskEvent(task.name, "stopped")
+    except RetryWith as wish:
+        return TaskEvent(task.name, "again", {"changes": wish.changes, "reason": wish.reason})
+    except InputError as error:
+        return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
+    except Exception as error:
+        log = task.folder / "log.txt"
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(traceback.format_exc())
+        return failure(task, summary_of(error))
+    return TaskEvent(task.name, "finished", {"result": result})
+
+
+def failure(task: Task, error: str) -> TaskEvent:
+    """The event of a task that failed, with the end of its log."""
+    log = task.folder / "log.txt"
+    return TaskEvent(task.name, "failed", {"error": error, "log": str(log), "log_end": log_end(log)})
+
+
+def log_end(log: Path) -> list[str]:
+    """The end of a log that may be long, may hold anything, and may be missing; of a stack there, its inner end."""
+    try:
+        with log.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _LOG_BYTES))
+            lines = stream.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    stacks = [number for number, line in enumerate(lines) if line.startswith(_STACK)]
+    if stacks and all(line.startswith("  ") for line in lines[stacks[-1] + 1 :]):
+        return lines[stacks[-1] :][:_LOG_LINES]
+    return lines[-_LOG_LINES:]
+
+
+def summary_of(error: Exception) -> str:
+    """An error in one line; one made for a person needs no type."""
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, EnsError) else f"{type(error).__name__}: {first}"
+
+
+_DEATHS = 3
+_WISHES = 12  # halving a batch of 1,024 down to 1 takes ten
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A try at a task, whose process died `deaths` times before, and asked `wishes` times to be started anew."""
+
+    task: Task
+    deaths: int = 0
+    wishes: int = 0
+
+    @property
+    def number(self) -> int:
+        """Which try this is, from 1."""
+        return 1 + self.deaths + self.wishes
+
+    def after_death(self, how: str) -> tuple[TaskEvent, Attempt | None]:
+        """What to tell after the process died without a word, and the next try, if there is one."""
+        deaths = self.deaths + 1
+        if deaths >= _DEATHS:
+            return failure(self.task, f"its process died {deaths} times, the last time: {how}"), None
+        told = TaskEvent(self.task.name, "progress", {"event": "retried", "how": how})
+        return told, dataclasses.replace(self, deaths=deaths)
+
+    def after_wish(self, wish: TaskEvent) -> tuple[TaskEvent, Attempt | None]:
+        """The same after an event `again`: the next try has its changes."""
+        changes, reason = wish.data["changes"], wish.data["reason"]
+        if self.wishes >= _WISHES:
+            return failure(self.task, f"it asked {_WISHES + 1} times to be started anew, the last time: {reason}"), None
+        told = TaskEvent(self.task.name, "progress", {"event": "restarted", "reason": reason, "changes": changes})
+        changed = dataclasses.replace(self.task, arguments={**self.task.arguments, **changes})
+        return told, dataclasses.replace(self, task=changed, wishes=self.wishes + 1)

@@ -18,15 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.cores import usable_cores
-from ensemble.data.fitting import StoredShape, load_fitted, resized
-from ensemble.data.image_headers import BadImage
-from ensemble.data.images import read_content
-from ensemble.data.tables import Rows
-from ensemble.inference.merging import Looks
-from ensemble.inference.predict import Normalizer, batch_rows, predict_batch
-
-__all__ = ["Block", "Models", "predict_files"]
+from ensemble.core.machine import usable_cores
+from ensemble.data.table import Rows
+from ensemble.images.decode import StoredShape, load_fitted, read_content, resized
+from ensemble.images.headers import BadImage
+from ensemble.inference.forward import Normalizer, ViewPlan, batch_rows, predict_batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Models:
     """A run's networks in eval mode on their device, and how they want images."""
 
     networks: Sequence[torch.nn.Module]
-    looks: Looks
+    looks: ViewPlan
     shape: StoredShape
     """What was kept of an image for training: whatever is predicted goes through the same sizes."""
     size: int

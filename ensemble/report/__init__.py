@@ -1,1 +1,1 @@
-"""What people look at: figures and tables of what was measured, as files that need nothing from elsewhere."""
+"""What people look at: figures as SVG, tables as CSV. Reads values that are handed over; trains and decides nothing."""

@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 
 from ensemble.core.files import save_text
-from ensemble.data.image_facts import readable
-from ensemble.data.scan import ImageScan
+from ensemble.images.scan import ImageScan, readable
 from ensemble.report.figures import bars, histogram
 from ensemble.runs.eda import Look
-
-__all__ = ["save_eda_files"]
 
 _MOST_BARS = 60
 

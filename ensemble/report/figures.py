@@ -8,8 +8,6 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bars", "frontier", "histogram"]
-
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 180, 130, 22, 40
 _HEIGHT, _BOTTOM = 260, 40
 _BLUE, _GREY, _PALE = "#3465a4", "#555753", "#babdb6"

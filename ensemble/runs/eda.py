@@ -1,4 +1,4 @@
-"""A first look at a dataset: its classes, its images, and what the audit finds, for a person and as JSON."""
+"""A first look at a dataset, and its fold plan as a report: for a person and as JSON."""
 
 from __future__ import annotations
 
@@ -7,21 +7,77 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.label_sets import class_counts, row_numbers
-from ensemble.core.recipe_files import ResolvedRecipe
-from ensemble.data.audit import Finding
-from ensemble.data.image_facts import describe_images
-from ensemble.data.pixels import build_pixels
-from ensemble.data.scan import ImageScan, scan_images
-from ensemble.data.tables import Table
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.audit.findings import Finding
+from ensemble.core.foldplan import FoldPlan, save_plan
+from ensemble.core.labels import class_counts, class_pairs, row_numbers
+from ensemble.data.table import Table
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
 from ensemble.errors import EnsError, InputError
-from ensemble.runs.audit import audit_table
-from ensemble.runs.folds import OnEvent
-from ensemble.runs.request import load_rows, read_recipe, request_for, stored_shape_of
+from ensemble.images.cache import build_pixels
+from ensemble.images.scan import ImageScan, describe_images, scan_images
+from ensemble.recipe.load import ResolvedRecipe
+from ensemble.runs.checks import audit_request, audit_table
+from ensemble.runs.request import OnEvent, load_rows, make_request, read_recipe, request_for, stored_shape_of
 
-__all__ = ["Look", "draw_augmentation", "look_at_data"]
+
+def fold_plan(
+    recipe: str | None = None,
+    *,
+    sets: Sequence[str] = (),
+    data: str | None = None,
+    outputs: Path | str = "outputs",
+    folder: Path | str = ".",
+    on_event: OnEvent = lambda event: None,
+) -> dict[str, Any]:
+    """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints.
+
+    A plan with errors is not written.
+    """
+    outputs = Path(outputs)
+    request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
+    findings = audit_request(request, on_event)
+    is_wrong = any(finding.level == "error" for finding in findings)
+    made = not request.plan_path.exists() and not is_wrong
+    if made:
+        save_plan(request.plan_path, request.plan)
+    plan, classes = request.plan, request.table.classes
+    counts = _fold_class_counts(plan, classes)
+    in_all = class_counts(plan.labels_as(classes), len(classes))
+    return {
+        "dataset": plan.dataset,
+        "rows": len(plan.ids),
+        "validated_rows": int(plan.is_validated.sum()),
+        "classes": list(classes),
+        "class_counts": _named(in_all, classes),
+        "path": str(request.plan_path),
+        "made": made,
+        "written": request.plan_path.exists(),
+        **plan.facts(),
+        "groups": len(set(plan.groups)) if plan.groups is not None else None,
+        "fold_class_counts": [_named(fold, classes) for fold in counts],
+        "fold_rows": [int(size) for repeat in plan.folds.T for size in np.bincount(repeat[repeat >= 0], None, plan.k)],
+        "findings": [finding.plain() for finding in findings],
+    }
+
+
+def _named(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(repeats x folds, classes): validation rows of each class in each fold; repeats follow one another."""
+    row, label = class_pairs(plan.labels_as(classes))
+    tables = []
+    for repeat in range(plan.repeats):
+        fold = plan.folds[row, repeat]
+        cells = (fold * len(classes) + label)[fold >= 0]
+        tables.append(np.bincount(cells, minlength=plan.k * len(classes)).reshape(plan.k, len(classes)))
+    return np.concatenate(tables)
+
 
 _SHEET_ROWS, _SHEET_EPOCHS = 8, 7
 
@@ -90,7 +146,7 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
         "size": recipe.image.size,
         "epochs": _SHEET_EPOCHS,
     }
-    task = Task("contact sheet", "ensemble.data.contact_sheet:draw_contact_sheet", arguments, folder)
+    task = Task("contact sheet", "ensemble.images.contact_sheet:draw_contact_sheet", arguments, folder)
     last = run_tasks([task], "inline", lambda event: None)[task.name]
     if last.kind == "refused":
         raise InputError(*last.data["messages"])

@@ -12,14 +12,12 @@ import numpy.typing as npt
 from ensemble.core.files import load_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, per_class, score_all
-from ensemble.core.probability import Predictions, load_predictions, save_predictions
+from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 from ensemble.core.run import FoldKey, RunFolder, hash_files, now, verify_files
-from ensemble.data.tables import Rows, Table
+from ensemble.data.table import Rows, Table
 from ensemble.errors import EnsError
 from ensemble.runs.record import fold_keys, sidecar_of, total_cost
 from ensemble.runs.request import RunRequest
-
-__all__ = ["merge_run"]
 
 
 def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bool:

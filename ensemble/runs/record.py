@@ -1,8 +1,15 @@
-"""`run.json`: what was asked, what came out. Built here, written by the orchestrator alone."""
+"""`run.json` and `events.jsonl`: what was asked, what came out, what happened. Written by the orchestrator alone.
+
+Lines are only ever added. The last one may be torn by whatever ended its writer: readers skip it, the next writer goes
+on below it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,23 +17,50 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.identity import differing_keys
+from ensemble.audit.findings import Finding
 from ensemble.core.run import RUN_FORMAT, FoldKey, now
-from ensemble.core.view_choice import RunViews
-from ensemble.data.audit import Finding
 from ensemble.errors import InputError
+from ensemble.recipe.chosen_views import RunViews
+from ensemble.recipe.recipe import differing_keys
 from ensemble.runs.request import RunRequest
 
-__all__ = [
-    "check_same_identity",
-    "fold_keys",
-    "fold_state",
-    "new_record",
-    "record_state",
-    "set_fold",
-    "sidecar_of",
-    "total_cost",
-]
+EVENTS_NAME = "events.jsonl"
+
+
+def add_event(folder: Path, event: Mapping[str, Any]) -> None:
+    """Add an event with the time of now; a disk that is full does not stop a run for it."""
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = json.dumps({"time": now, **event}, ensure_ascii=False, default=str).encode("utf-8") + b"\n"
+    try:
+        descriptor = os.open(folder / EVENTS_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        return
+    try:
+        size = os.fstat(descriptor).st_size
+        is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, b"\n" * is_torn + line)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines, in order; a file that is not there is one without events."""
+    try:
+        content = (folder / EVENTS_NAME).read_bytes()
+    except OSError:
+        return []
+    events = []
+    for line in content.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:  # torn, or not even UTF-8
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
 
 _PACKAGES = ("ens", "torch", "timm", "albumentations", "ttach", "numpy", "scikit-learn", "opencv-python-headless")
 

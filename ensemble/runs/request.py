@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,36 +12,69 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.asked import Asked
-from ensemble.core.augmentation import stored_size
-from ensemble.core.class_names import check_class_names
-from ensemble.core.custom_code import OwnCode, find_code
+from ensemble.audit.bad_images import duplicate_clusters
+from ensemble.core.complaints import closest
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.identity import Identity
-from ensemble.core.label_rules import check_label_kind
-from ensemble.core.metrics import Metric, metrics_for
-from ensemble.core.own_metric import own_metrics
-from ensemble.core.recipe_files import ResolvedRecipe, load_recipe
-from ensemble.core.recipe_weights import find_weights
-from ensemble.core.run import RunFolder, find_runs
-from ensemble.data.audit_images import duplicate_clusters
-from ensemble.data.first_look import look_and_keep
-from ensemble.data.fitting import StoredShape
-from ensemble.data.scan import scan_images, with_scan
-from ensemble.data.splits import plan_path, shared_plan
-from ensemble.data.tables import Rows, Table, dataset_folder, load_table
+from ensemble.core.metrics import Metric, metric_problem, metrics_for
+from ensemble.core.run import Asked, RunFolder, find_runs
+from ensemble.data.folds import plan_path, shared_plan
+from ensemble.data.table import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
+from ensemble.images.cache import look_and_keep
+from ensemble.images.decode import StoredShape
+from ensemble.images.scan import scan_images, with_scan
+from ensemble.recipe.load import ResolvedRecipe, load_recipe
+from ensemble.recipe.own_code import OwnCode, find_code, find_weights
+from ensemble.recipe.own_import import own_metrics
+from ensemble.recipe.parts import LOSSES
+from ensemble.recipe.recipe import Identity, Recipe
+from ensemble.recipe.transforms import stored_size
 
-__all__ = [
-    "OnEvent",
-    "RunRequest",
-    "load_rows",
-    "make_request",
-    "newest_run",
-    "read_recipe",
-    "request_for",
-    "stored_shape_of",
-]
+
+def check_class_names(recipe: Recipe, classes: Sequence[str]) -> None:
+    """Refuse weights for classes that there are not."""
+    by_key: dict[str, Iterable[str]] = {"sampling.weights": recipe.sampling.weights or {}}
+    if isinstance(recipe.loss.weights, dict):
+        by_key["loss.weights"] = recipe.loss.weights
+    known = set(classes)
+    messages = [
+        f"{key}.{name}: the dataset has no such class{_meant(name, classes)}"
+        for key, names in by_key.items()
+        for name in sorted(set(names) - known)
+    ]
+    if messages:
+        raise InputError(*messages)
+
+
+def _meant(name: str, classes: Sequence[str]) -> str:
+    near = closest(name, classes)
+    return f"; did you mean {near}?" if near else f"; its {len(classes)} classes begin with {', '.join(classes[:5])}"
+
+
+_NOT_OF_SETS = ("cross-entropy",)
+
+
+def check_label_kind(recipe: Recipe, dataset: str, *, sets: bool) -> None:
+    """Refuse a loss, a metric and a sampling that can't be had with such labels, all together."""
+    problems = []
+    metric = recipe.metric and metric_problem(recipe.metric, sets=sets)
+    if metric:
+        problems.append(f"metric: of dataset {dataset}: {metric}")
+    if sets:
+        allowed = ", ".join(name for name in LOSSES if name not in _NOT_OF_SETS)
+        problems += [
+            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} wants one class a row, but rows of "
+            f"{dataset} have sets of classes; take {allowed}, or module:function"
+            for name in recipe.loss.terms
+            if name in _NOT_OF_SETS
+        ]
+        if recipe.sampling.kind != "plain":
+            problems.append(
+                f"sampling.kind: {recipe.sampling.kind} draws rows by their one class, but rows of {dataset} have sets "
+                "of classes; take plain, and loss.positive_weight: balanced for classes that are rare"
+            )
+    if problems:
+        raise InputError(*problems)
 
 
 OnEvent = Callable[[Mapping[str, Any]], None]

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.recipe_find import expand_recipes
+from ensemble.core.machine import check_watchers
 from ensemble.core.run import RunFolder, check_run_name
-from ensemble.core.watching import check_watchers
 from ensemble.errors import InputError
-from ensemble.runs.complain import Together
-from ensemble.runs.execute import execute_runs
+from ensemble.recipe.find import expand_recipes
+from ensemble.runs.checks import SharedRequests
 from ensemble.runs.request import OnEvent, RunRequest, newest_run
-from ensemble.runs.shared_requests import SharedRequests
-from ensemble.runs.work import RunWork
+from ensemble.runs.work import RunWork, Together, execute_runs
 from ensemble.runs.workplace import Auto, Workplace
-
-__all__ = ["TrainedRun", "train", "train_many"]
 
 
 @dataclass(frozen=True)

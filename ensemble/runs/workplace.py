@@ -1,24 +1,133 @@
-"""Where a command's folds run: the engine, the devices, how many at a time, and how many threads each.
+"""Where a command's folds run: engine, devices, how many at a time, threads each, and how long a fold will take.
+
+Found without torch: the orchestrator never loads it, and a worker must not until its GPU is chosen.
 
 None of it changes a result but the device and the threads, which are therefore recorded with a run, and kept.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
+import shutil
+import statistics
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from ensemble.core.cores import usable_cores
-from ensemble.engine.processes import start_server
+from ensemble.core.machine import usable_cores
 from ensemble.engine.task import Limits, Slots
+from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
-from ensemble.runs.devices import Gpu, list_gpus
 from ensemble.runs.request import OnEvent
 
-__all__ = ["Auto", "Workplace", "hungriest"]
+
+@dataclass(frozen=True)
+class FoldCost:
+    """What is known of a run's folds: their work in units that mean something only beside another run's, and the
+    seconds that folds of the same recipe took before, if any did."""
+
+    work: float
+    seconds: float | None = None
+
+
+def cost_of(record: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> FoldCost:
+    """Rows times epochs times pixels times parameters, and the seconds of folds finished now or by `earlier`."""
+    recipe = record["recipe"]
+    work = record["rows"]["train"] * recipe["train"]["epochs"] * recipe["image"]["size"] ** 2
+    work *= record["decided"].get("parameters") or 1
+    same = earlier if earlier is not None and earlier["identity"] == record["identity"] else record
+    seconds = [
+        state["seconds"]
+        for known in (record, same)
+        for state in known["fold_states"]
+        if state["state"] == "complete" and state["seconds"]
+    ]
+    return FoldCost(float(work), statistics.fmean(seconds) if seconds else None)
+
+
+def estimates(costs: Sequence[FoldCost]) -> tuple[list[float], bool]:
+    """A length for each, comparable with one another; whether they are seconds, which they are once one was measured.
+
+    Work becomes seconds at the median rate of those that were measured.
+    """
+    rates = [cost.seconds / cost.work for cost in costs if cost.seconds and cost.work > 0]
+    rate = statistics.median(rates) if rates else 1.0
+    return [cost.seconds if cost.seconds else cost.work * rate for cost in costs], bool(rates)
+
+
+_TIMEOUT_S = 20
+_MIB = 1 << 20
+_LISTED = re.compile(r"(?P<slice>\s+MIG )?(?:GPU (?P<number>\d+): )?.*\(UUID: (?P<uuid>[^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, or a slice of one (MIG): `name` is a number or a UUID; bytes are None where nobody knows."""
+
+    name: str
+    uuid: str = ""
+    total: int | None = None
+    free: int | None = None
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` means this one: its number, its UUID, or how the UUID begins."""
+        return name == self.name or (len(name) > 4 and bool(self.uuid) and self.uuid.startswith(name))
+
+
+def list_gpus() -> tuple[Gpu, ...] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order, else all; None where nothing tells of any."""
+    known = _known()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return known or None
+    found = []
+    for name in (part.strip() for part in visible.split(",")):
+        if name in ("", "-1", "NoDevFiles"):  # CUDA too ignores what follows
+            break
+        gpu = next((gpu for gpu in known if gpu.is_called(name)), Gpu(name))
+        found.append(dataclasses.replace(gpu, name=name))
+    return tuple(found)
+
+
+def _known() -> tuple[Gpu, ...]:
+    """What nvidia-smi lists; a GPU that is cut in slices is listed as those."""
+    memory = {}
+    for line in _ask("--query-gpu=index,memory.total,memory.free", "--format=csv,noheader,nounits"):
+        number, *sizes = (cell.strip() for cell in line.split(","))
+        memory[number] = [int(size) * _MIB if size.isdecimal() else None for size in sizes]
+    found: dict[str, list[Gpu]] = {}
+    number = ""
+    for line in _ask("-L"):
+        match = _LISTED.match(line)
+        if match is None:
+            continue
+        uuid = match["uuid"]
+        if match["slice"]:
+            whole = found[number][0]
+            slices = [gpu for gpu in found[number] if gpu is not whole or gpu.name == gpu.uuid]
+            found[number] = [*slices, Gpu(uuid, uuid)]
+        else:
+            number = match["number"] or str(len(found))
+            total, free = memory.get(number, [None, None])
+            found[number] = [Gpu(number, uuid, total, free)]
+    return tuple(gpu for gpus in found.values() for gpu in gpus)
+
+
+def _ask(*words: str) -> list[str]:
+    """Lines of nvidia-smi's answer; none where it is missing or broken."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        answer = subprocess.run([program, *words], capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return answer.stdout.splitlines()
+
 
 Auto = Literal["auto"]
 _BUSY = 0.25  # `auto` leaves a GPU alone that has a smaller share of its memory free
@@ -78,7 +187,7 @@ class Workplace:
             nonlocal is_ready
             if not is_ready and event["event"] == "scanning":
                 is_ready = True
-                start_server("ensemble.training.fold_task")
+                start_server("ensemble.training.tasks")
             on_event(event)
 
         return tell

@@ -1,1 +1,5 @@
-"""One fold's training, in torch. Only a worker imports it."""
+"""One fold in torch: network, loss, loop, checkpoints, predictions. Imported by workers alone.
+
+Nothing upstairs imports this room: `runs/` names the functions of `tasks`, `held_out_views` and `predict_images` as
+strings, and a worker calls them.
+"""

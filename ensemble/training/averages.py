@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from ensemble.core.recipe_train import TrainPart
-
-__all__ = ["Average", "Ema", "Swa", "make_average"]
+from ensemble.recipe.parts import TrainPart
 
 Inputs = Callable[[], Iterable[torch.Tensor]]
 """Normalised pixels of all training rows, not augmented, in batches."""

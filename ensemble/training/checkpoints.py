@@ -15,10 +15,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ensemble.core.checkpoint_files import CheckpointFile, find_checkpoints, remove_unfinished
 from ensemble.core.files import atomic_path, sha256_file
-
-__all__ = ["Checkpoints", "Loaded", "snapshot"]
+from ensemble.core.run import CheckpointFile, find_checkpoints, remove_unfinished
 
 _KEPT = 2  # the newest, and the one to fall back to
 _PLAIN = (torch.Tensor, int, float, str, bool, type(None))

@@ -1,4 +1,5 @@
-"""The training of one network: optimiser steps over batches, an epoch at a time. Knows no files and no folds.
+"""The training of one network: optimisers, schedules, steps over batches, and which epoch is kept. Knows no
+files, no folds.
 
 All randomness is a function of seed, epoch and step: torch is seeded anew before every step. So `state()` and the
 position are enough to go on from any step, in any process, to the same bits.
@@ -6,8 +7,9 @@ position are enough to go on from any step, in any process, to the same bits.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, Protocol
@@ -16,17 +18,197 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.recipe_train import TrainPart
-from ensemble.data.batches import Batch
-from ensemble.errors import EnsError
-from ensemble.inference.predict import Normalizer
+from ensemble.errors import EnsError, InputError
+from ensemble.images.batches import Batch
+from ensemble.inference.forward import Normalizer
+from ensemble.recipe.parts import TrainPart
 from ensemble.training.averages import make_average
+from ensemble.training.device import Precision
 from ensemble.training.losses import Loss
-from ensemble.training.optimizers import decay_groups, make_optimizer, set_rate
-from ensemble.training.precision import Precision
-from ensemble.training.schedules import Schedule
+from ensemble.training.timm_import import timm
 
-__all__ = ["EpochResult", "Feed", "Hooks", "LossError", "Mixer", "SeedOf", "Trainer"]
+_FUSED = ("adam", "adamw", "sgd")
+_MOMENTUM = 0.9
+
+
+def decay_groups(network: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All weights in two groups: those that decay, and those that are spared.
+
+    Spared are values of one dimension or none (biases, normalisation), and what the network's own
+    `no_weight_decay()` names, such as the position embeddings of transformers. Frozen weights are in the groups too:
+    they may be thawed later, and until then have no gradient and are left alone.
+    """
+    own: Callable[[], Iterable[str]] | Any = getattr(network, "no_weight_decay", tuple)
+    named = set(own())
+    decayed: list[torch.nn.Parameter] = []
+    spared: list[torch.nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        is_spared = parameter.ndim <= 1 or name.endswith(".bias") or name in named
+        (spared if is_spared else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(groups: Sequence[dict[str, Any]], train: TrainPart) -> torch.optim.Optimizer:
+    """The recipe's optimiser over groups of parameters; a group's `lr_scale` multiplies the rate it is given."""
+    options: dict[str, Any] = {"momentum": _MOMENTUM if train.momentum is None else train.momentum}
+    if train.betas is not None:
+        options["betas"] = tuple(train.betas)
+    if train.eps is not None:
+        options["eps"] = train.eps
+    if train.optimizer in _FUSED:
+        options["fused"] = True  # one pass over all weights: on a CPU a third of the time of the loop over tensors
+    return timm.optim.create_optimizer_v2(list(groups), train.optimizer, lr=train.lr, **options)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+_ONE_CYCLE_RISE, _ONE_CYCLE_START, _ONE_CYCLE_END = 0.25, 1 / 25, 1e-4
+_BETTER = 1e-4  # a loss must fall by this share to count as better
+
+
+class Schedule:
+    """The rate of every optimiser step of one training."""
+
+    def __init__(self, train: TrainPart, steps_per_epoch: int) -> None:
+        self._train, self._per_epoch = train, steps_per_epoch
+        self._total = train.epochs * steps_per_epoch
+        self._warmup = train.warmup_epochs * steps_per_epoch if train.warmup_steps is None else train.warmup_steps
+        if self._warmup >= self._total and self._warmup > 0:
+            raise InputError(
+                f"train.warmup_steps: {train.warmup_steps}, but a fold takes only {self._total} steps; "
+                "give fewer, or more epochs"
+            )
+        self._factor, self._best, self._since_best = 1.0, math.inf, 0
+
+    def rate(self, step: int) -> float:
+        """The rate of one step, counted from 0 over the whole training."""
+        train = self._train
+        if train.schedule == "one-cycle":
+            return train.lr * self._one_cycle(step)
+        if step < self._warmup:
+            return train.lr * (step + 1) / (self._warmup + 1)
+        return train.lr * self._share(step)
+
+    def end_epoch(self, loss: float) -> None:
+        """Tell the mean training loss of a finished epoch. Only `plateau` listens."""
+        if loss < self._best * (1 - _BETTER):
+            self._best, self._since_best = loss, 0
+            return
+        self._since_best += 1
+        if self._since_best > self._train.plateau_epochs:
+            self._factor, self._since_best = self._factor * self._train.step_factor, 0
+
+    def state(self) -> dict[str, Any]:
+        """What is not a function of the step."""
+        return {"factor": self._factor, "best": self._best, "since_best": self._since_best}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state()`."""
+        self._factor, self._best, self._since_best = state["factor"], state["best"], state["since_best"]
+
+    def _share(self, step: int) -> float:
+        """Of the highest rate, after the warm-up."""
+        train, final = self._train, self._train.final_lr
+        progress = min(1.0, (step - self._warmup) / max(1.0, self._total - self._warmup))
+        match train.schedule:
+            case "cosine":
+                return _between(1.0, final, progress)
+            case "linear":
+                return 1.0 + (final - 1.0) * progress
+            case "step":
+                falls = math.floor(step / (train.step_epochs * self._per_epoch) + 1e-9)
+                return max(train.step_factor**falls, final)
+            case "plateau":
+                return max(self._factor, final)
+            case _:
+                return 1.0
+
+    def _one_cycle(self, step: int) -> float:
+        rise = max(1.0, _ONE_CYCLE_RISE * self._total)
+        if step < rise:
+            return _between(_ONE_CYCLE_START, 1.0, step / rise)
+        return _between(1.0, _ONE_CYCLE_END, (step - rise) / max(1.0, self._total - rise))
+
+
+def _between(start: float, end: float, progress: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+_ROWS = {"best": "the validation fold", "inner": "the inner split of the training rows"}
+
+
+class Selection:
+    """Hears the scores of each epoch in turn; says whether that epoch is the best so far.
+
+    An epoch is better when its deciding metric is; with equal ones, when its log-loss is. Of equal epochs the first one
+    is taken. With `select: last` nothing is compared, and every epoch is taken in its turn.
+    """
+
+    def __init__(self, train: TrainPart, metric: str, *, greater_is_better: bool) -> None:
+        self._rule, self._patience, self._metric = train.select, train.patience, metric
+        self._epochs = train.epochs
+        self._sign = 1.0 if greater_is_better else -1.0
+        self.epoch = 0
+        """The epoch to take, of those heard; 0 before the first."""
+        self._last = 0
+        self._best: tuple[float, float] | None = None
+
+    def note(self, epoch: int, scores: Mapping[str, float | None]) -> bool:
+        """Hear an epoch's scores on the rows that decide; whether its weights are the ones to take, as things stand."""
+        self._last = epoch
+        if self._rule == "last":
+            self.epoch = epoch
+            return True
+        key = self._key(scores)
+        if key is None:
+            is_better = self._best is None  # as long as nothing has a score, the last is as good as any
+        else:
+            is_better = self._best is None or key > self._best
+            self._best = key if is_better else self._best
+        if is_better:
+            self.epoch = epoch
+        return is_better
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `train.patience` is used up."""
+        return self._patience is not None and self._last - self.epoch >= self._patience
+
+    @property
+    def why(self) -> str:
+        """The reason for the epoch taken, for the fold's record."""
+        if self._rule == "last":
+            return "train.select is last: the last epoch, whatever its score"
+        stopped = f"; stopped after {self._last} of {self._epochs} epochs" if self._last < self._epochs else ""
+        stopped += f", {self._patience} without a better one" if stopped else ""
+        if self._best is None:
+            return f"train.select is {self._rule}: {self._metric} had no value in any epoch, so the last{stopped}"
+        value = self._sign * self._best[0]
+        return (
+            f"train.select is {self._rule}: {self._metric} {value:.6g} on {_ROWS[self._rule]}, "
+            f"the best of {self._last} epochs{stopped}"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"epoch": self.epoch, "last": self._last, "best": None if self._best is None else list(self._best)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.epoch, self._last = state["epoch"], state["last"]
+        self._best = None if state["best"] is None else (state["best"][0], state["best"][1])
+
+    def _key(self, scores: Mapping[str, float | None]) -> tuple[float, float] | None:
+        """What epochs are compared by, larger is better; None where the metric has no value."""
+        value, loss = scores.get(self._metric), scores.get("log_loss")
+        return None if value is None else (self._sign * value, float("-inf") if loss is None else -loss)
+
 
 _SHOWN_IDS = 8
 _CHECK_EVERY = 16

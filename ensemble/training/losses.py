@@ -1,4 +1,4 @@
-"""What training minimises: a loss of (logits, targets), by name, and sums of them.
+"""What training minimises: a loss of (logits, targets), by name, and sums of them; the loss of one fold.
 
 Targets are labels, int64 (rows,), or soft ones, float (rows, classes), as sets of classes are too. Logits may be of any
 floating type; what is computed of them is at least float32. Logits that are log-probabilities already are as good:
@@ -7,7 +7,7 @@ softmax leaves them alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from ensemble.core.recipe_loss import LossPart
-from ensemble.errors import EnsError
-
-__all__ = ["ClassFacts", "CustomLoss", "Loss", "adds_up_over_rows", "class_weights", "make_loss"]
+from ensemble.core.labels import Labels, are_sets, class_counts
+from ensemble.errors import EnsError, InputError
+from ensemble.recipe.own_import import load_function
+from ensemble.recipe.parts import LOSSES, LossPart
+from ensemble.recipe.recipe import Recipe
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(logits, targets) to a scalar, the mean over the batch."""
@@ -233,3 +234,47 @@ def _one_hot(targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _smooth(targets: torch.Tensor, smoothing: float, alike: int) -> torch.Tensor:
     """A share of each target spread evenly over so many that are alike."""
     return targets if smoothing == 0 else targets * (1 - smoothing) + smoothing / alike
+
+
+def fold_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: Sequence[str], labels: Labels) -> Loss:
+    """The recipe's loss for a fold whose training rows have these labels."""
+    facts = ClassFacts(tuple(classes), class_counts(labels, len(classes)), len(labels), sets=are_sets(labels))
+    return make_loss(recipe.loss, facts, _own_losses(recipe, codes))
+
+
+def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: int, *, sets: bool = False) -> None:
+    """Refuse a loss of one's own that fails, or that nothing can be learned from, on targets as the recipe has them."""
+    own = _own_losses(recipe, codes)
+    if not own:
+        return
+    names = tuple(f"class {label}" for label in range(classes))
+    facts = ClassFacts(names, np.full(classes, 2, dtype=np.int64), 2 * classes, sets=sets)
+    labels = torch.arange(2 * classes) % classes
+    soft = torch.nn.functional.one_hot(labels, classes) * 0.9 + 0.1 / classes
+    plain = soft.round() if sets else labels
+    for targets in [plain] if recipe.mix.kind == "none" else [plain, soft]:
+        logits = torch.zeros((len(labels), classes), requires_grad=True)
+        tried = f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}"
+        try:
+            make_loss(recipe.loss, facts, own)(logits, targets).backward()
+        except EnsError as error:
+            raise InputError(str(error)) from error
+        except Exception as error:
+            raise InputError(f"loss: {', '.join(own)} failed on {tried}: {type(error).__name__}: {error}") from error
+        if logits.grad is None or not torch.isfinite(logits.grad).all():
+            raise InputError(f"loss: {', '.join(own)} has no finite gradient on {tried}")
+
+
+def why_other_steps(recipe: Recipe, micro_batch: int | None) -> str | None:
+    """Why a batch cut into parts, for want of memory, gives other steps than a whole one; None: it does not."""
+    if micro_batch is None or micro_batch >= recipe.train.batch_size or adds_up_over_rows(recipe.loss):
+        return None
+    return (
+        f"loss {' + '.join(recipe.loss.terms)} is one of a batch as a whole, but for want of memory it saw "
+        f"{micro_batch} of its {recipe.train.batch_size} rows at a time: other steps than where memory suffices"
+    )
+
+
+def _own_losses(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]]) -> dict[str, CustomLoss]:
+    """The recipe's own loss functions, by their names."""
+    return {name: load_function(name, codes) for name in recipe.loss.terms if name not in LOSSES}

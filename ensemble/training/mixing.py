@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.recipe import Recipe
-from ensemble.core.recipe_loss import MixPart
-
-__all__ = ["Mixer", "Mixing", "make_mixing"]
+from ensemble.recipe.parts import MixPart
+from ensemble.recipe.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
 

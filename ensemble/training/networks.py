@@ -1,26 +1,176 @@
-"""Networks by name: built afresh for a fold, saved as safetensors + JSON, loaded from a folder alone."""
+"""Networks by name: built afresh for a fold, saved as safetensors + JSON, loaded from a folder alone; heads and
+freezing.
+
+Whatever a recipe asks for, the training gives three normalised channels and gets a score for each class.
+
+A network's layers are those that timm's models name for themselves; in another network each child that has weights is
+one layer, in their order, and the last of them is the classifier, unless `get_classifier()` says otherwise.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ensemble.core.code_import import load_function
-from ensemble.core.custom_code import CODE_FOLDER, is_code_name
 from ensemble.core.files import atomic_path, load_json, save_json, sha256_file
-from ensemble.core.recipe import Recipe
 from ensemble.errors import InputError
-from ensemble.training.heads import GreyInput, PartHeads
-from ensemble.training.torchvision_cure import timm
+from ensemble.recipe.own_code import CODE_FOLDER, is_code_name
+from ensemble.recipe.own_import import load_function
+from ensemble.recipe.parts import ModelPart
+from ensemble.recipe.recipe import Recipe
+from ensemble.training.timm_import import timm
 
-__all__ = ["NetworkSpec", "build_network", "check_network", "count_parameters", "load_network", "save_network"]
+
+class GreyInput(torch.nn.Module):
+    """A network of one channel, which is given the mean of the three normalised ones."""
+
+    def __init__(self, body: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(rows, 3, height, width) to (rows, classes)."""
+        scores: torch.Tensor = self.body(images.mean(dim=1, keepdim=True))
+        return scores
+
+
+class PartHeads(torch.nn.Module):
+    """A network with one head for each part of a composed label, side by side in one layer.
+
+    What comes out are log-probabilities of the classes, each the sum of its parts': a softmax leaves them as they are,
+    so that losses, views and blends need not know of parts.
+    """
+
+    def __init__(self, body: torch.nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.body = body
+        self.sizes = tuple(sizes)
+        self.register_buffer("columns", torch.from_numpy(_columns(sizes)), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(rows, channels, height, width) to (rows, classes), the last part changing fastest."""
+        scores = self.body(images).float()
+        logs = torch.cat([torch.log_softmax(part, dim=1) for part in scores.split(self.sizes, dim=1)], dim=1)
+        columns = self.get_buffer("columns")
+        total = logs[:, columns[0]]
+        for part in columns[1:]:
+            total = total + logs[:, part]
+        return total
+
+
+def body_of(network: torch.nn.Module) -> torch.nn.Module:
+    """The network itself, without what stands around it."""
+    while isinstance(network, GreyInput | PartHeads):
+        network = network.body
+    return network
+
+
+def _columns(sizes: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """For each part, which of the heads' columns each class takes: (parts, classes)."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    of_class = np.stack(np.unravel_index(np.arange(int(np.prod(sizes))), tuple(sizes)))
+    return (of_class + starts[:, None]).astype(np.int64)
+
+
+def parameter_groups(network: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Groups for an optimiser, of every weight that is ever trained: `lr_scale` and `weight_decay` each.
+
+    Spared from decay are values of one dimension or none (biases, normalisation), and what the network's own
+    `no_weight_decay()` names, such as the position embeddings of transformers.
+    """
+    body, model = body_of(network), recipe.model
+    head = _head_names(body)
+    layers = _layers(body, coarse=False) if model.layer_decay < 1 else {}
+    top = max(layers.values(), default=0)
+    named: Callable[[], Iterable[str]] | Any = getattr(body, "no_weight_decay", tuple)
+    not_decayed = set(named())
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in body.named_parameters():
+        if model.freeze == "backbone" and model.freeze_epochs is None and name not in head:
+            continue
+        is_spared = parameter.ndim <= 1 or name.endswith(".bias") or name in not_decayed
+        scale = model.head_lr if name in head else model.layer_decay ** (top - layers.get(name, top))
+        groups.setdefault((scale, is_spared), []).append(parameter)
+    return [
+        {"params": groups[key], "lr_scale": key[0], "weight_decay": 0.0 if key[1] else recipe.train.weight_decay}
+        for key in sorted(groups, key=lambda key: (-key[0], key[1]))
+    ]
+
+
+def set_frozen(network: torch.nn.Module, recipe: Recipe, epoch: int) -> None:
+    """Freeze and thaw for an epoch, counted from 1; batch norms whose weights are frozen keep their statistics.
+
+    Called after `network.train()`. A function of the epoch alone, so that a resumed training is in the same state.
+    """
+    model = recipe.model
+    if model.freeze == "none":
+        return
+    body = body_of(network)
+    head, layers = _head_names(body), _layers(body, coarse=True)
+    lowest = _lowest_trained(model, sorted(set(_of_backbone(layers, head).values())), epoch)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name in head or (lowest is not None and layers[name] >= lowest))
+    for module in body.modules():
+        if getattr(module, "running_mean", None) is not None:
+            weights = list(module.parameters(recurse=False))
+            is_trained = any(one.requires_grad for one in weights) if weights else lowest is not None
+            module.train(is_trained)
+
+
+def check_freezing(network: torch.nn.Module, recipe: Recipe) -> None:
+    """Refuse a network that can't be told apart from its classifier."""
+    model = recipe.model
+    body = body_of(network)
+    if (model.freeze == "backbone" or model.head_lr != 1) and len(_head_names(body)) == len(
+        dict(body.named_parameters())
+    ):
+        raise InputError(
+            f"model.freeze, model.head_lr: all weights of {model.name} are in one layer; "
+            "give the network a get_classifier() method that returns the part to train first"
+        )
+
+
+def _lowest_trained(model: ModelPart, stages: list[int], epoch: int) -> int | None:
+    """The lowest stage of the backbone that is trained in an epoch; None while all of them are frozen."""
+    if model.freeze_epochs is None or epoch <= model.freeze_epochs:
+        return None
+    thawed = len(stages) if model.unfreeze == "all" else (epoch - 1) // model.freeze_epochs
+    return stages[max(0, len(stages) - thawed)]
+
+
+def _of_backbone(layers: dict[str, int], head: set[str]) -> dict[str, int]:
+    return {name: layer for name, layer in layers.items() if name not in head}
+
+
+def _head_names(body: torch.nn.Module) -> set[str]:
+    """The weights of the classifier."""
+    own = getattr(body, "get_classifier", None)
+    found = own() if callable(own) else None
+    modules = found if isinstance(found, tuple | list) else [found]
+    parameters = {id(one) for module in modules if isinstance(module, torch.nn.Module) for one in module.parameters()}
+    if not parameters:
+        children = [child for child in body.children() if any(True for _ in child.parameters())]
+        parameters = {id(one) for one in (children[-1] if children else body).parameters()}
+    return {name for name, parameter in body.named_parameters() if id(parameter) in parameters}
+
+
+def _layers(body: torch.nn.Module, *, coarse: bool) -> dict[str, int]:
+    """The layer of each weight, from 0 at the images; `coarse`: whole stages."""
+    if hasattr(body, "group_matcher"):
+        matcher: Any = body.group_matcher
+        return dict(timm.models.group_parameters(body, matcher(coarse=coarse), reverse=True))
+    order = [name for name, child in body.named_children() if any(True for _ in child.parameters())]
+    position = {name: number for number, name in enumerate(order)}
+    return {name: position.get(name.partition(".")[0], 0) for name, _ in body.named_parameters()}
+
 
 _FORMAT = 1
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map")

@@ -13,24 +13,19 @@ import numpy.typing as npt
 import torch
 
 from ensemble.core.dataset import BoxSpec
-from ensemble.core.label_sets import spelled
-from ensemble.core.npy_header import map_matrix
-from ensemble.core.probability import Predictions, save_predictions
-from ensemble.core.reporting import Report
-from ensemble.core.rows_file import RowsFile
-from ensemble.core.set_scorers import decide_sets
-from ensemble.core.view_choice import ViewChoice
-from ensemble.data.fitting import StoredShape
+from ensemble.core.labels import spelled
+from ensemble.core.machine import Report
+from ensemble.core.npy import RowsFile, map_matrix
+from ensemble.core.predictions import Predictions, save_predictions
+from ensemble.core.scorers import decide_sets
 from ensemble.data.new_images import find_new_images
-from ensemble.data.tables import Rows
+from ensemble.data.table import Rows
 from ensemble.errors import InputError
-from ensemble.inference.merging import make_looks
-from ensemble.inference.predict import Normalizer
+from ensemble.images.decode import StoredShape
+from ensemble.inference.forward import Normalizer, check_views, make_view_plan, make_views
 from ensemble.inference.stream import Models, predict_files
-from ensemble.inference.views import check_views, make_views
+from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.training.networks import count_parameters, load_network
-
-__all__ = ["load_models", "predict_images"]
 
 _SHOWN = 10
 _TELL_S = 0.5
@@ -99,7 +94,7 @@ def load_models(
     networks[0] = _at(networks[0], precision).to(device)
     models = Models(
         networks,
-        make_looks(choice, size, first.get("activation", "softmax")),
+        make_view_plan(choice, size, first.get("activation", "softmax")),
         StoredShape(**first["stored"]),
         size,
         Normalizer(image["mean"], image["std"], device),

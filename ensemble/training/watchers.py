@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 from ensemble.core.files import sha256_text
 
-__all__ = ["Watcher", "Watchers"]
-
 Row = Mapping[str, Any]
 
 

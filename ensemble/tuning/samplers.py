@@ -1,7 +1,13 @@
-"""Samplers: each proposes parameters as a function of what is known, the trial's number and a seed, and nothing else.
+"""Samplers, and the next trial's values: functions of what is known, the trial's number and a seed; a copy for a
+dashboard.
 
 `tpe`, `gp` and `random` are Optuna's. `grid`, `qmc` and `cmaes` are made here from a point of the unit cube: Optuna's
 keep a state of their own, which would have to outlive a killed command, and its CMA-ES keeps it as a pickle.
+
+The study that Optuna's samplers look at is made from the ledger, and kept in memory between proposals: trials are added
+to it as they end. So a proposal costs the same however often the command was started, and is the same as well.
+
+Losing it, or a failure to write it, loses nothing: what is missing there is added from the ledger at the next start.
 """
 
 from __future__ import annotations
@@ -16,13 +22,13 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ensemble.core.randomness import derive_seed
 from ensemble.errors import InputError
 from ensemble.tuning.space import Space, cube_point, distributions_of, draw, from_cube, grid_of, ordered
-
-__all__ = ["SAMPLERS", "Known", "Sampler", "require_sampler"]
+from ensemble.tuning.study import Trial
 
 _GRID_POINTS = 5
 _STEP = 0.3  # CMA-ES starts with this share of the cube's sides
@@ -157,3 +163,147 @@ SAMPLERS: dict[str, Sampler] = {
     "qmc": _qmc,
 }
 """Every sampler by its name on the command line."""
+
+
+class Proposer:
+    """Proposes parameters of trials by their number."""
+
+    def __init__(
+        self,
+        space: Space,
+        start: Mapping[str, Any],
+        *,
+        sampler: str,
+        seed: int,
+        greater_is_better: bool,
+        earlier: Sequence[tuple[Mapping[str, Any], float]] = (),
+    ) -> None:
+        """`earlier`: parameters and values that another study has found, in the metric's own direction."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._start, self._sampler, self._seed = space, start, sampler, seed
+        self._sign = 1.0 if greater_is_better else -1.0
+        self._distributions = distributions_of(space)
+        self._ended = self._new_study()
+        self._points: dict[int, tuple[Mapping[str, Any], float]] = {}
+        for place, (params, value) in enumerate(earlier):
+            self._ended.add_trial(self._frozen(params, self._sign * value))
+            self._points[place - len(earlier)] = (params, self._sign * value)
+        self._seen: set[int] = set()
+
+    def propose(self, number: int, trials: Sequence[Trial], attempt: int = 0) -> dict[str, Any] | None:
+        """Parameters of trial `number`, or None when there are no more; `attempt` counts those that made no recipe."""
+        for trial in trials:
+            if trial.state != "running" and trial.number not in self._seen:
+                self._add(trial)
+        running = [trial for trial in trials if trial.state == "running"]
+        begun = len(self._ended.get_trials(deepcopy=False))
+        for trial in running:
+            self._ended.add_trial(self._frozen(trial.params, None, TrialState.RUNNING))
+        try:
+            points = [self._points[place] for place in sorted(self._points)]
+            known = Known(self._ended, points, self._space, self._start)
+            return SAMPLERS[self._sampler](number, derive_seed("sampler", self._seed, number, attempt), known)
+        finally:
+            for place in range(begun, begun + len(running)):
+                self._ended.tell(place, state=TrialState.FAIL)  # a sampler looks away; the trial's end is added later
+
+    def _add(self, trial: Trial) -> None:
+        """Let the samplers know how a trial has ended."""
+        self._seen.add(trial.number)
+        value = None if trial.told is None else self._sign * trial.told
+        self._ended.add_trial(self._frozen(trial.params, value))
+        if value is not None:
+            self._points[trial.number] = (trial.params, value)
+
+    def _frozen(self, params: Mapping[str, Any], value: float | None, state: TrialState | None = None) -> FrozenTrial:
+        return frozen_trial(params, value, self._distributions, state)
+
+    def _new_study(self) -> optuna.Study:
+        study = optuna.create_study(direction="maximize")
+        study.set_user_attr("seed", self._seed)
+        return study
+
+
+def frozen_trial(
+    params: Mapping[str, Any],
+    value: float | None,
+    distributions: Mapping[str, BaseDistribution],
+    state: TrialState | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> FrozenTrial:
+    """A trial as Optuna keeps it: complete with a value, else failed; `about` goes into its attributes."""
+    ended = TrialState.FAIL if value is None else TrialState.COMPLETE
+    return create_trial(
+        state=ended if state is None else state,  # RUNNING is 0
+        value=value,
+        params=dict(params),
+        distributions={key: distributions[key] for key in params},
+        user_attrs=dict(about or {}),
+    )
+
+
+_NUMBER = "ens_trial"
+
+
+def check_storage(url: str) -> None:
+    """Refuse what is no URL of a database, or of one whose driver is missing; whether it answers is seen later."""
+    from sqlalchemy.engine import make_url  # a quarter of a second, for those who want it
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(url).get_dialect().import_dbapi()
+    except SQLAlchemyError:
+        raise InputError(
+            f"--storage {url}: no URL of a database that Optuna can use; write e.g. sqlite:///optuna.db"
+        ) from None
+    except ImportError as error:
+        raise InputError(f"--storage {url}: needs the package {error.name}, which is not installed") from None
+
+
+class Mirror:
+    """Copies trials that have ended; after the first failure it says so, and is silent."""
+
+    def __init__(
+        self, url: str, name: str, space: Space, *, greater_is_better: bool, warn: Callable[[str], None]
+    ) -> None:
+        self._url, self._name, self._warn = url, name, warn
+        self._direction = StudyDirection.MAXIMIZE if greater_is_better else StudyDirection.MINIMIZE
+        self._distributions = distributions_of(space)
+        self._study: optuna.Study | None = None
+        self._there: set[int] = set()
+        self._is_broken = False
+
+    def copy(self, trials: Sequence[Trial]) -> None:
+        """Add what is not there yet."""
+        if self._is_broken:
+            return
+        try:
+            study = self._study or self._open()
+            for trial in trials:
+                if trial.state != "running" and trial.number not in self._there:
+                    study.add_trial(
+                        frozen_trial(
+                            trial.params,
+                            trial.told,
+                            self._distributions,
+                            about={
+                                _NUMBER: trial.number,
+                                "state": trial.state,
+                                "why": trial.reason or trial.error or "",
+                            },
+                        )
+                    )
+                    self._there.add(trial.number)
+        except Exception as error:  # whatever a database or its driver throws
+            self._is_broken = True
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            self._warn(f"--storage {self._url}: {first}; the study goes on without it, nothing is lost")
+
+    def _open(self) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            storage=self._url, study_name=self._name, direction=self._direction, load_if_exists=True
+        )
+        found = [trial.user_attrs.get(_NUMBER) for trial in self._study.get_trials(deepcopy=False)]
+        self._there = {number for number in found if isinstance(number, int)}
+        return self._study

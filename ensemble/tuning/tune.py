@@ -8,39 +8,79 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.custom_code import find_code, require_allowed
 from ensemble.core.files import save_json, sweep_temporaries
 from ensemble.core.locks import folder_lock
-from ensemble.core.recipe_files import with_values
 from ensemble.core.run import check_run_name, now
 from ensemble.engine.scheduler import run_source
 from ensemble.errors import InputError, PartialFailure
-from ensemble.runs.audit import checked_request
+from ensemble.recipe.load import ResolvedRecipe, with_values
+from ensemble.recipe.own_code import find_code, require_allowed
+from ensemble.recipe.yaml import YamlError, parse_value
+from ensemble.runs.checks import checked_request
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
 from ensemble.runs.workplace import Auto, Workplace, hungriest
-from ensemble.tuning.closing import confirm, importance_of, rescore
-from ensemble.tuning.fold_queue import FoldQueue
-from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial, trial_folders
-from ensemble.tuning.mirror import Mirror, check_storage
-from ensemble.tuning.nested import nested_score
-from ensemble.tuning.opening import Opener, StudyFacts
-from ensemble.tuning.points import parse_points
-from ensemble.tuning.policies import POLICIES
-from ensemble.tuning.propose import Proposer
-from ensemble.tuning.samplers import SAMPLERS, require_sampler
-from ensemble.tuning.space import params_of, values_in_recipe, values_of
+from ensemble.tuning.queue import FoldQueue
+from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
+from ensemble.tuning.samplers import SAMPLERS, Mirror, Proposer, check_storage, require_sampler
+from ensemble.tuning.space import check_space, mentioned_keys, params_of, values_in_recipe, values_of
+from ensemble.tuning.stopping import POLICIES
 from ensemble.tuning.study import (
     Study,
     StudyInterrupted,
+    Trial,
+    best_trial,
     close_study,
     load_study,
+    load_trials,
     new_study,
+    save_trial,
     study_identity,
+    trial_folders,
+    values_in,
     warm_trials,
 )
-from ensemble.tuning.tried_space import check_space
+from ensemble.tuning.trial_runs import Opener, StudyFacts
 
-__all__ = ["Study", "tune"]
+
+def parse_points(texts: Sequence[str], resolved: ResolvedRecipe) -> list[dict[str, Any]]:
+    """Parameters of each point; everything wrong with any is one error."""
+    space = resolved.recipe.space
+    own = values_in(resolved, mentioned_keys(space))
+    problems: list[str] = []
+    points = []
+    for text in texts:
+        values: dict[str, Any] = {}
+        for pair in _split(text):
+            key, equals, value = pair.partition("=")
+            key = key.strip()
+            if not equals or key not in space:
+                problems.append(f"--point {text}: {key or pair} is not searched; searched are {', '.join(space)}")
+                continue
+            try:
+                values[key] = parse_value(value.strip(), f"--point {text}")
+            except YamlError as error:
+                problems += error.messages
+        params = params_of(space, {**own, **values})
+        if params is None and not problems:
+            problems.append(f"--point {text}: lies outside of the search space")
+        elif params is not None:
+            points.append(params)
+    if problems:
+        raise InputError(*problems)
+    return points
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part for part in parts if part.strip()]
+
 
 _FIRST_FAILURES = 3
 _ATTEMPTS = 25

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.core.probability import Predictions, save_predictions
+from ensemble.core.predictions import Predictions, save_predictions
 
 CLASSES = ("cat", "dog", "eel")
 MakeMember = Callable[..., Predictions]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ensemble.blending.adopt import adopt
 from ensemble.blending.blend import blend
 from ensemble.core.foldplan import FoldPlan, save_plan
-from ensemble.core.probability import load_predictions
+from ensemble.core.predictions import load_predictions
 from ensemble.errors import InputError
 
 IDS, CLASSES = ("001", "NA", "1e5", "ü b"), ("cat", "dog", "eel")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ensemble.blending.align import Aligned, align
-from ensemble.core.probability import Predictions
+from ensemble.core.predictions import Predictions
 from ensemble.errors import InputError
 
 MakeMember = Callable[..., Predictions]

@@ -17,11 +17,11 @@ import pytest
 
 from ensemble.blending.blend import Blend, blend
 from ensemble.cli import build_parser
-from ensemble.commands.blend import run
-from ensemble.commands.outcome import Table
+from ensemble.commands.blend_command import run
+from ensemble.commands.outcome import ShownTable
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import METRICS
-from ensemble.core.probability import Predictions, load_predictions, save_predictions
+from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 from ensemble.errors import InputError
 
 MakeMember = Callable[..., Predictions]
@@ -318,7 +318,7 @@ def test_the_command_shows_members_honest_scores_and_where_the_submission_lies(
 ) -> None:
     outcome = run(_arguments([make_run(0), make_run(1)], tmp_path, out=str(tmp_path / "s.csv")))
     assert outcome.exit_code == 0
-    tables = [part for part in outcome.shown if isinstance(part, Table)]
+    tables = [part for part in outcome.shown if isinstance(part, ShownTable)]
     assert [row[0] for row in tables[0].rows] == ["run0", "run1", "soft-2"]
     assert all(len(row) == len(table.headers) for table in tables for row in table.rows)
     assert [row[0].split()[0] for row in tables[1].rows] == ["best", "plain", "this"]
@@ -366,12 +366,12 @@ def test_no_number_of_a_blend_is_nan(make_run: MakeRun, outputs: Path) -> None:
 
 def test_members_are_shown_in_the_order_of_their_names(make_run: MakeRun, tmp_path: Path) -> None:
     outcome = run(_arguments([make_run(seed) for seed in (10, 9, 2)], tmp_path))
-    table = next(part for part in outcome.shown if isinstance(part, Table))
+    table = next(part for part in outcome.shown if isinstance(part, ShownTable))
     assert [row[0] for row in table.rows] == ["run2", "run9", "run10", "soft-3"]
     weighted = run(
         _arguments([make_run(seed) for seed in (10, 2)], tmp_path, method="weighted", weights="run10=1,run2=3")
     )
-    table = next(part for part in weighted.shown if isinstance(part, Table))
+    table = next(part for part in weighted.shown if isinstance(part, ShownTable))
     assert [row[:2] for row in table.rows][:2] == [["run2", "0.750"], ["run10", "0.250"]]
 
 
@@ -381,6 +381,6 @@ def test_a_blend_is_called_worse_only_by_a_difference_that_can_be_shown(
 ) -> None:
     done = blend([make_run(seed) for seed in (0, 1)], outputs=tmp_path / "outputs")
     done.document["honest"]["gain_over_best_single"]["value"] = gain
-    monkeypatch.setattr("ensemble.commands.blend.blend", lambda *_, **__: done)
+    monkeypatch.setattr("ensemble.commands.blend_command.blend", lambda *_, **__: done)
     outcome = run(_arguments([Path("a")], tmp_path))
     assert any("worse than its best member" in str(part) for part in outcome.shown) == told

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ensemble.blending.combine import Combined, hard, soft
+from ensemble.blending.crossfit import Labelled
 from ensemble.blending.honest import Honest, assess
-from ensemble.blending.labelled import Labelled
-from ensemble.blending.vote import Combined, hard, soft
 from ensemble.core.metrics import METRICS
 
 Stack = list[np.ndarray]

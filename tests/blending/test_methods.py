@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.blending.calibration import calibrated_after, calibrated_before
-from ensemble.blending.class_multipliers import class_tuned
-from ensemble.blending.crossfit import Method, choice, cross_fit, learn
-from ensemble.blending.labelled import Labelled
+from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned
+from ensemble.blending.combine import soft
+from ensemble.blending.crossfit import Labelled, Method, choice, cross_fit, learn
 from ensemble.blending.methods import METHODS, fixed, make_method, method_problem
 from ensemble.blending.selection import chosen_first, harmless
-from ensemble.blending.vote import soft
 
 SPECS = ["power:2" if name == "power" else name for name in METHODS]
 WRAPPED = {

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.blending import ingredients, sampled, stack, vote
+from ensemble.blending import align as stack
+from ensemble.blending import combine as vote
+from ensemble.blending import inputs as ingredients
+from ensemble.blending import inputs as sampled
+from ensemble.blending.align import Stack
 from ensemble.blending.blend import blend
-from ensemble.blending.by_class import SET_COMBINERS
-from ensemble.blending.labelled import Part
-from ensemble.blending.members import load_members
+from ensemble.blending.combine import SET_COMBINERS
+from ensemble.blending.crossfit import Part
+from ensemble.blending.inputs import load_members, sampled_rows
 from ensemble.blending.methods import COMBINERS
-from ensemble.blending.sampled import sampled_rows
-from ensemble.blending.stack import Stack
-from ensemble.core.probability import load_predictions
-from ensemble.core.seen import Seen
+from ensemble.core.predictions import Seen, load_predictions
 
 
 def _matrices(members: int = 4, rows: int = 103, classes: int = 5) -> list[np.ndarray]:

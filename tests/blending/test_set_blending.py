@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from ensemble import adopt, blend
-from ensemble.blending.candidates import make_candidates
-from ensemble.blending.labelled import Labelled
+from ensemble.blending.calibration import best_thresholds
+from ensemble.blending.crossfit import Labelled
+from ensemble.blending.greedy import make_candidates
 from ensemble.blending.methods import METHODS, make_method
-from ensemble.blending.thresholds import best_thresholds
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.metrics import SET_METRICS
-from ensemble.core.probability import Predictions, load_predictions, save_predictions
+from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 from ensemble.errors import InputError
 
 CLASSES = ("rust", "scab", "spot")

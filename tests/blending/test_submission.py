@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ensemble.blending.combine import Combined
 from ensemble.blending.submission import write_submission
-from ensemble.blending.vote import Combined
 from ensemble.core.dataset import SubmissionSpec
-from ensemble.core.metrics import decide
+from ensemble.core.scorers import decide
 from ensemble.errors import InputError
 
 IDS, CLASSES = ("001", "NA", "1e5"), ("cat", "dog")

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from ensemble.blending.blend import blend
-from ensemble.blending.frontier import frontier
-from ensemble.blending.labelled import Labelled
+from ensemble.blending.crossfit import Labelled
 from ensemble.blending.methods import METHODS
-from ensemble.blending.selection import affordable, copies, diversity, harmless
+from ensemble.blending.options import Wish, parse_cost, parse_weights
+from ensemble.blending.selection import affordable, copies, diversity, frontier, harmless
 from ensemble.blending.verdict import Verdict, judge_rows
-from ensemble.blending.wish import Wish, parse_cost, parse_weights
 from ensemble.core.metrics import METRICS
-from ensemble.core.probability import Predictions, save_predictions
+from ensemble.core.predictions import Predictions, save_predictions
 from ensemble.errors import InputError
 
 MakeMember = Callable[..., Predictions]

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.means import power
+from ensemble.blending.combine import hard, power, soft
 from ensemble.blending.methods import COMBINERS
-from ensemble.blending.vote import hard, soft
 
 Stack = list[np.ndarray]
 

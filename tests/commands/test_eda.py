@@ -90,7 +90,7 @@ def test_a_second_look_opens_no_image(workspace: Path, ens: Ens, monkeypatch: py
     def fail(*arguments: object, **options: object) -> None:
         pytest.fail("an image was decoded again")
 
-    monkeypatch.setattr("ensemble.data.scan.decode_image", fail)
+    monkeypatch.setattr("ensemble.images.scan.decode_image", fail)
     assert ens("eda", "--recipe", "tiny", "--json").document == before
 
 

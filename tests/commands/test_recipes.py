@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ensemble.commands.outcome import Outcome, Table
-from ensemble.commands.recipes import run
-from ensemble.core.recipe_files import recipe_schema
+from ensemble.commands.outcome import Outcome, ShownTable
+from ensemble.commands.recipes_command import run
 from ensemble.errors import InputError
+from ensemble.recipe.save import recipe_schema
 
 
 def recipes(folder: Path, name: str | None = None, *, schema: bool = False) -> Outcome:
@@ -20,7 +20,7 @@ def recipes(folder: Path, name: str | None = None, *, schema: bool = False) -> O
 
 
 def table(outcome: Outcome) -> dict[str, Any]:
-    (shown,) = [part for part in outcome.shown if isinstance(part, Table)]
+    (shown,) = [part for part in outcome.shown if isinstance(part, ShownTable)]
     assert all(len(row) == len(shown.headers) for row in shown.rows)
     return {row[0]: tuple(row[1:]) for row in shown.rows}
 

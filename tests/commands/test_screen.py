@@ -20,11 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.commands.board import Board
-from ensemble.commands.durations import shown_duration
-from ensemble.commands.lines import event_line
-from ensemble.commands.live_area import Line, LiveArea, clip, display_width
-from ensemble.commands.remaining import FoldFacts, fold_remaining, total_remaining
+from ensemble.commands.board import Board, FoldFacts, fold_remaining, total_remaining
+from ensemble.commands.lines import Line, LiveArea, clip, display_width, event_line, shown_duration
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "screen"
 

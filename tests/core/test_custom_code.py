@@ -8,17 +8,10 @@ from typing import Any
 
 import pytest
 
-from ensemble.core.code_import import load_function
-from ensemble.core.custom_code import (
-    OwnCode,
-    check_code_of_run,
-    find_code,
-    is_code_name,
-    require_allowed,
-    save_code,
-)
-from ensemble.core.recipe_files import load_recipe
 from ensemble.errors import InputError
+from ensemble.recipe.load import load_recipe
+from ensemble.recipe.own_code import OwnCode, check_code_of_run, find_code, is_code_name, require_allowed, save_code
+from ensemble.recipe.own_import import load_function
 
 NET = """\
 import ens_test_sizes

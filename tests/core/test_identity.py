@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from ensemble.core.identity import Identity, differing_keys
-from ensemble.core.recipe import Recipe
+from ensemble.recipe.recipe import Identity, Recipe, differing_keys
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "identity.json"
 DEFAULTS = GOLDEN.with_name("recipe_defaults.json")

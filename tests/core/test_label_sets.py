@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from sklearn import metrics as peers
 
-from ensemble.core.label_sets import (
+from ensemble.core.labels import (
     class_counts,
     class_pairs,
     labels_of_plain,
@@ -24,8 +24,8 @@ from ensemble.core.label_sets import (
     spelled,
 )
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, per_class, score_all
-from ensemble.core.probability import Predictions, load_predictions, save_predictions
-from ensemble.core.set_scorers import decide_sets
+from ensemble.core.predictions import Predictions, load_predictions, save_predictions
+from ensemble.core.scorers import decide_sets
 from ensemble.errors import InputError
 
 CLASSES = ("a b", "c", "d,e", "f")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.core.probability import Predictions, ProbabilityPaths, load_predictions, save_predictions
+from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
 from ensemble.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "probability"

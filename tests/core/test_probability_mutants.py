@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.core.probability import load_predictions
+from ensemble.core.predictions import load_predictions
 from ensemble.errors import InputError
 
 ROWS, CLASSES = 30, ("cat", "dog", "Éél", "4")

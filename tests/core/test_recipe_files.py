@@ -15,20 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.core.complaints import Place
-from ensemble.core.recipe import Recipe
-from ensemble.core.recipe_files import (
-    find_recipe,
-    list_recipes,
-    load_recipe,
-    recipe_schema,
-    save_recipe_with,
-    shipped_folder,
-    with_values,
-)
-from ensemble.core.recipe_merge import Layer, merge_layers
-from ensemble.core.yaml_reader import read_yaml
-from ensemble.core.yaml_writer import format_yaml
 from ensemble.errors import InputError
+from ensemble.recipe.find import find_recipe, shipped_folder
+from ensemble.recipe.layers import Layer, merge_layers
+from ensemble.recipe.load import load_recipe, with_values
+from ensemble.recipe.recipe import Recipe
+from ensemble.recipe.save import list_recipes, recipe_schema, save_recipe_with
+from ensemble.recipe.yaml import format_yaml, read_yaml
 
 SHIPPED = sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 Write = Callable[[str, str], None]
@@ -358,7 +351,7 @@ def test_every_key_of_the_schema_is_documented() -> None:
 
 
 def test_reading_recipes_imports_nothing_heavy() -> None:
-    code = "import sys, ensemble.core.recipe_files; print([m for m in sys.modules])"
+    code = "import sys, ensemble.recipe.save; print([m for m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not re.search(r"'(torch|pandas|optuna|sklearn|numpy|ruamel)[.']", loaded)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.recipe_files import load_dataset, load_recipe
 from ensemble.errors import InputError
+from ensemble.recipe.load import load_dataset, load_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "broken_recipe"
 Write = Callable[[str, str], None]
@@ -19,7 +19,7 @@ Write = Callable[[str, str], None]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with one dataset, and no recipe that ships."""
-    monkeypatch.setattr("ensemble.core.recipe_find.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("ensemble.recipe.find.shipped_folder", lambda: tmp_path / "shipped")
     shutil.copytree(GOLDEN / "recipes" / "data", tmp_path / "recipes" / "data")
     return tmp_path
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.scratch import scratch_folder
+from ensemble.core.files import scratch_folder
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from ensemble.core.scratch import scratch_folder
+from ensemble.core.files import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "below").mkdir()
     (folder / "below" / "file").touch()
@@ -26,7 +26,7 @@ with scratch_folder(Path(sys.argv[1])) as folder:
 _SERVE = """
 import os, signal
 from pathlib import Path
-from ensemble.engine.processes import make_context, start_process
+from ensemble.engine.worker import make_context, start_process
 if __name__ == "__main__":
     process = make_context("ensemble.engine.task").Process(target=os.getpid)
     start_process(process)

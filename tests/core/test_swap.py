@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.core import files, swap
-from ensemble.core.probability import Predictions, load_predictions, save_predictions
-from ensemble.core.swap import RUN_SWAP, replaced_together, settle
+from ensemble.core import files
+from ensemble.core import files as swap
+from ensemble.core.files import RUN_SWAP, replaced_together, settle
+from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 
 
 class Killed(BaseException):

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from ensemble.core.natural_order import natural_key
-from ensemble.core.templates import PatternTemplate, Template, columns_of, fill
+from ensemble.core.dataset import PatternTemplate, Template
+from ensemble.core.text import columns_of, fill, natural_key
 
 TEXT = st.text(max_size=5)
 

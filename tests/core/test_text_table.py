@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.core.text_table import read_text_table
+from ensemble.core.text import read_text_table
 from ensemble.errors import InputError
 
 

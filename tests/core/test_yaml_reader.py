@@ -10,8 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ensemble.core.yaml_reader import YamlError, parse_value, parse_yaml, read_yaml
-from ensemble.core.yaml_writer import format_yaml
+from ensemble.recipe.yaml import YamlError, format_yaml, parse_value, parse_yaml, read_yaml
 
 LETTERS = st.characters(
     codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="\ufeff\ufffe\uffff"

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ensemble.audit.audit import audit
+from ensemble.audit.bad_images import duplicate_clusters
+from ensemble.audit.findings import CODES, SHOWN, Finding, with_examples
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.recipe_data import FoldsPart
-from ensemble.data.audit import Finding, audit
-from ensemble.data.audit_images import duplicate_clusters
-from ensemble.data.findings import CODES, SHOWN, with_examples
-from ensemble.data.scan import ImageScan
-from ensemble.data.splits import make_plan
-from ensemble.data.tables import Rows, Table
+from ensemble.data.folds import make_plan
+from ensemble.data.table import Rows, Table
+from ensemble.images.scan import ImageScan
+from ensemble.recipe.parts import FoldsPart
 
 COUNT = 12
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.core.augmentation import PRESETS, Transforms, stored_size
-from ensemble.core.recipe import Recipe
-from ensemble.data.augment import Augment, check_augment, make_augment
-from ensemble.data.fitting import StoredShape
-from ensemble.data.sample_random import Draws, SampleRandom
 from ensemble.errors import InputError
+from ensemble.images.augment import Augment, check_augment, make_augment
+from ensemble.images.decode import StoredShape
+from ensemble.images.kernels import Draws, SampleRandom
+from ensemble.recipe.recipe import Recipe
+from ensemble.recipe.transforms import PRESETS, Transforms, stored_size
 
 ROOT = Path(__file__).parents[2]
 MANY = np.random.default_rng(0).integers(0, 2**64, 2000, dtype=np.uint64)
@@ -164,7 +164,7 @@ def test_what_a_sample_gets_does_not_depend_on_what_came_before() -> None:
 
 
 def transform_names() -> list[str]:
-    lines = (ROOT / "ensemble" / "core" / "transforms.txt").read_text(encoding="utf-8").splitlines()[1:]
+    lines = (ROOT / "ensemble" / "recipe" / "transforms.txt").read_text(encoding="utf-8").splitlines()[1:]
     return [name for name, _, rest in (line.partition(": ") for line in lines) if "transforms*" not in rest]
 
 

@@ -13,18 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.core.augmentation import PRESETS
-from ensemble.core.recipe_data import SamplingPart
-from ensemble.data.augment import Augment, make_augment
-from ensemble.data.batches import Batch, SeedParts, TrainingFeed, TrainingRows, plain_batches
-from ensemble.data.buffers import BufferPool
-from ensemble.data.contact_sheet import contact_sheet, save_contact_sheet
-from ensemble.data.fitting import StoredShape, resized
-from ensemble.data.packed_file import MappedFile
-from ensemble.data.pixel_sets import DecodedImages, Images
-from ensemble.data.pixels import build_pixels, open_pixels
-from ensemble.data.sampling import class_targets, copy_numbers, draw_order
-from ensemble.data.tables import Rows
+from ensemble.data.table import Rows
+from ensemble.images.augment import Augment, make_augment
+from ensemble.images.batches import (
+    Batch,
+    SeedParts,
+    TrainingFeed,
+    TrainingRows,
+    class_targets,
+    copy_numbers,
+    draw_order,
+    plain_batches,
+)
+from ensemble.images.cache import DecodedImages, Images, build_pixels, open_pixels
+from ensemble.images.contact_sheet import contact_sheet, save_contact_sheet
+from ensemble.images.decode import StoredShape, resized
+from ensemble.images.packed_file import BufferPool, MappedFile
+from ensemble.recipe.parts import SamplingPart
+from ensemble.recipe.transforms import PRESETS
 
 PARTS = SeedParts(seed=0, repeat=0, fold=1)
 CLASSES = ("a", "b", "c")
@@ -304,7 +310,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
 def test_importing_the_feed_does_not_import_albumentations() -> None:
     import subprocess
 
-    code = "import sys, ensemble.data.batches; print('albumentations' in sys.modules)"
+    code = "import sys, ensemble.images.batches; print('albumentations' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

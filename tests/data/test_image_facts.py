@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble.data.image_facts import describe_images, readable
-from ensemble.data.scan import ImageScan
+from ensemble.images.scan import ImageScan, describe_images, readable
 
 
 def scan(states: tuple[str, ...] = ("ok", "ok", "blank", "truncated")) -> ImageScan:

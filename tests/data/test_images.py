@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ensemble.data.image_headers import BadImage, read_header
-from ensemble.data.images import PIXEL_LIMIT, decode_image, read_image
+from ensemble.images.decode import PIXEL_LIMIT, decode_image, read_image
+from ensemble.images.headers import BadImage, read_header
 
 Y, X = np.mgrid[0:48, 0:64]
 COLOURS = np.stack([X * 4, Y * 5, (X + Y) * 2], axis=-1).astype(np.uint8)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.core.compiled import compiled
-from ensemble.data import kernels
-from ensemble.data.placement import Placement
+from ensemble.core.machine import compiled
+from ensemble.images import kernels
+from ensemble.images.augment_fast import Placement
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))

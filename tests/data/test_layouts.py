@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from standins.make import make_standin
 
-from ensemble.core.recipe_files import load_dataset
-from ensemble.data.tables import Table, load_table
+from ensemble.data.table import Table, load_table
 from ensemble.errors import InputError
+from ensemble.recipe.load import load_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 Load = Callable[..., Table]

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ensemble.audit.audit import audit
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.foldplan import load_plan, save_plan
-from ensemble.core.recipe_data import FoldsPart
-from ensemble.data.audit import audit
-from ensemble.data.splits import make_plan
-from ensemble.data.tables import Rows, Table, load_table
+from ensemble.data.folds import make_plan
+from ensemble.data.table import Rows, Table, load_table
 from ensemble.errors import InputError
+from ensemble.recipe.parts import FoldsPart
 
 
 def described(label: dict[str, Any], classes: Any = ("rust", "scab", "spot"), **more: Any) -> DatasetDescription:

@@ -17,16 +17,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.data.cache_folder import load_note
-from ensemble.data.first_look import look_and_keep
-from ensemble.data.fitting import StoredShape, fit, load_fitted
-from ensemble.data.image_headers import ImageHeader
-from ensemble.data.packed_file import BLOCK_BYTES, MappedFile, PackWriter, block_sums
-from ensemble.data.pixel_sets import DecodedImages, VariableImages, is_mapped
-from ensemble.data.pixels import build_pixels, open_pixels
-from ensemble.data.scan import scan_images
-from ensemble.data.tables import Rows
+from ensemble.data.table import Rows
 from ensemble.errors import InputError
+from ensemble.images.cache import (
+    DecodedImages,
+    VariableImages,
+    build_pixels,
+    is_mapped,
+    load_note,
+    look_and_keep,
+    open_pixels,
+)
+from ensemble.images.decode import StoredShape, fit, load_fitted
+from ensemble.images.headers import ImageHeader
+from ensemble.images.packed_file import BLOCK_BYTES, MappedFile, PackWriter, block_sums
+from ensemble.images.scan import scan_images
 
 MODES = ("decoded", "encoded", "none")
 
@@ -58,7 +63,7 @@ def same(here: list[np.ndarray], there: list[np.ndarray]) -> bool:
 
 @pytest.fixture
 def never_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble.data.pixels.load_fitted", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr("ensemble.images.cache.load_fitted", lambda *arguments: pytest.fail("decoded again"))
 
 
 def test_images_are_decoded_once(squares: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -275,9 +280,9 @@ def test_auto_takes_the_fastest_that_leaves_half_of_the_disk_free(
 BUILD = """
 import os, sys, time
 from pathlib import Path
-import ensemble.data.pixels as pixels
-from ensemble.data.scan import scan_images
-from ensemble.data.tables import Rows
+import ensemble.images.cache as pixels
+from ensemble.images.scan import scan_images
+from ensemble.data.table import Rows
 folder, cache, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 names = sorted(path.name for path in (folder / "images").iterdir())
 rows = Rows(tuple(name.split(".")[0] for name in names), tuple(f"images/{name}" for name in names), folder)
@@ -293,8 +298,8 @@ print(pixels.build_pixels(rows, 16, cache), flush=True)
 
 
 LOOK_FIRST = """
-import ensemble.data.first_look as first
-from ensemble.data.fitting import StoredShape
+import ensemble.images.cache as first
+from ensemble.images.decode import StoredShape
 decode, first.fit = first.fit, slowly
 first.look_and_keep(rows, StoredShape(16), cache)
 """

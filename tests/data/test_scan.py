@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ensemble.core.files import sha256_file
-from ensemble.data.scan import perceptual_hash, scan_images
-from ensemble.data.tables import Rows
+from ensemble.data.table import Rows
+from ensemble.images.scan import perceptual_hash, scan_images
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -33,7 +33,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture
 def never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on a file that is read fails the test."""
-    monkeypatch.setattr("ensemble.data.scan.read_content", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("ensemble.images.scan.read_content", lambda path: pytest.fail(f"{path} was read"))
 
 
 def test_facts_are_those_of_the_files(tmp_path: Path) -> None:

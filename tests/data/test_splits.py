@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.recipe_data import FoldsPart
-from ensemble.data.splits import make_plan, shared_plan
-from ensemble.data.tables import LabelPart, Rows, Table
+from ensemble.data.folds import make_plan, shared_plan
+from ensemble.data.label_values import LabelPart
+from ensemble.data.table import Rows, Table
 from ensemble.errors import InputError
+from ensemble.recipe.parts import FoldsPart
 
 SCHEMES = ("stratified", "group", "stratified-group", "multilabel-stratified", "column", "holdout")
 GROUPED = ("group", "stratified-group", "multilabel-stratified", "holdout")
@@ -266,7 +267,7 @@ def test_a_plan_once_made_is_kept_even_if_it_would_be_made_otherwise_now(
     def fail(*arguments: object) -> None:
         pytest.fail("the plan was made again")
 
-    monkeypatch.setattr("ensemble.data.splits.make_plan", fail)
+    monkeypatch.setattr("ensemble.data.folds.make_plan", fail)
     assert shared_plan(rows, FoldsPart(), tmp_path).sha256 == before.sha256
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ensemble.core.dataset import DatasetDescription
-from ensemble.data.embedded import TEST_LABELS_NAME, draw_digits
-from ensemble.data.tables import dataset_folder, load_table
+from ensemble.data.table import TEST_LABELS_NAME, dataset_folder, draw_digits, load_table
 from ensemble.errors import InputError
 
 

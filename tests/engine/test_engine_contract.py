@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.engine.files import call_elsewhere, pack_folder, receive
-from ensemble.engine.inline import InlineEngine
-from ensemble.engine.scheduler import ENGINES, run_tasks
-from ensemble.engine.task import Report, Slots, Task, TaskEvent
+from ensemble.core.machine import Report
+from ensemble.engine.scheduler import ENGINES, InlineEngine, run_tasks
+from ensemble.engine.task import Slots, Task, TaskEvent
+from ensemble.engine.task_files import call_elsewhere, pack_folder, receive
 
 HERE = "tasks_under_test"
 SOURCE = """

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.engine.local import LocalEngine
-from ensemble.engine.memory import count_memory_kills
+from ensemble.engine.local import LocalEngine, count_memory_kills
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Limits, Slots, Task, TaskEvent
 

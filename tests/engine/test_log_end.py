@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ensemble.engine.call import log_end
+from ensemble.engine.task import log_end
 
 _FRAMES = [f'  File "f{number}.py", line {number} in inner' for number in range(30)]
 

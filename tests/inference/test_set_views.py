@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.core.view_choice import ViewChoice
-from ensemble.inference.merging import Merger, make_looks
+from ensemble.inference.forward import Merger, make_view_plan
+from ensemble.recipe.chosen_views import ViewChoice
 
 SCORES = torch.tensor(np.random.default_rng(0).normal(0, 3, (2, 5, 4)))  # two views, five rows, four classes
 P = (1 / (1 + np.exp(-SCORES.numpy()))).astype(np.float64)
 
 
 def merged(merge: str, power: float = 0.5, weights: tuple[float, ...] | None = None) -> np.ndarray:
-    merger = Merger(make_looks(ViewChoice("hflip", merge, power, weights), 16, "sigmoid"))
+    merger = Merger(make_view_plan(ViewChoice("hflip", merge, power, weights), 16, "sigmoid"))
     for scores in SCORES:
         merger.add(scores)
     return merger.probs().numpy()
@@ -34,6 +34,6 @@ def test_every_merge_of_sets_is_its_formula_for_yes_and_no() -> None:
 
 
 def test_sets_far_from_one_half_stay_probabilities() -> None:
-    merger = Merger(make_looks(ViewChoice("none", "gmean"), 16, "sigmoid"))
+    merger = Merger(make_view_plan(ViewChoice("none", "gmean"), 16, "sigmoid"))
     merger.add(torch.tensor([[1000.0, -1000.0]]))
     assert merger.probs().tolist() == [[1.0, 0.0]]

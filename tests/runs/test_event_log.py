@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.runs.event_log import EVENTS_NAME, add_event, read_events
+from ensemble.runs.record import EVENTS_NAME, add_event, read_events
 
 
 def test_events_are_read_as_they_were_added_each_with_its_time(tmp_path: Path) -> None:

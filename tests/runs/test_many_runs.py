@@ -12,10 +12,10 @@ import pytest
 
 import ensemble
 from ensemble.core.locks import folder_lock
-from ensemble.core.recipe_find import expand_recipes
 from ensemble.errors import InputError
-from ensemble.runs.complain import Together
-from ensemble.runs.estimate import FoldCost, estimates
+from ensemble.recipe.find import expand_recipes
+from ensemble.runs.work import Together
+from ensemble.runs.workplace import FoldCost, estimates
 
 Ens = Callable[..., Any]
 Fingerprint = Callable[[Path], dict[str, str]]

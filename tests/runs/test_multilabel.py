@@ -15,7 +15,7 @@ from standins.plan import TEST_LABELS_NAME
 
 from ensemble import load_predictions, predict
 from ensemble.core.metrics import SET_METRICS
-from ensemble.core.recipe_files import load_recipe
+from ensemble.recipe.load import load_recipe
 
 Ens = Callable[..., Any]
 RECIPE = """\

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ensemble.core.foldplan import load_plan
-from ensemble.core.probability import load_predictions
+from ensemble.core.predictions import load_predictions
 from ensemble.core.run import verify_files
 
 TRAIN = ("train", "--recipe", "tiny", "--engine", "inline")

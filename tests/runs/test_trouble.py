@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from ensemble import load_predictions
-from ensemble.core.checkpoint_files import find_checkpoints
-from ensemble.training.fold_training import FoldTraining
+from ensemble.core.run import find_checkpoints
+from ensemble.training.fold import FoldTraining
 from ensemble.training.loop import Trainer
 
 Ens = Callable[..., Any]
@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_at_the_end_is_no_lost_training(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ensemble.training.fold_work.save_network", full)
+        patched.setattr("ensemble.training.fold.save_network", full)
         answer = ens(*HERE, "--name", "stopped")
     assert answer.code == 3
     assert "No space left on device" in answer.out

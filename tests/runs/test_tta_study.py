@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemble.blending.simplex import learn_weights
 from ensemble.core.metrics import METRICS
-from ensemble.core.probability import load_predictions
-from ensemble.core.view_choice import RunViews, ViewChoice
-from ensemble.core.view_weights import learn_weights
-from ensemble.runs.tta_study import HeldOut, choose_views, weigh_views
+from ensemble.core.predictions import load_predictions
+from ensemble.recipe.chosen_views import RunViews, ViewChoice
+from ensemble.runs.view_study import HeldOut, choose_views, weigh_views
 
 Matrix = np.ndarray[Any, Any]
 

@@ -14,9 +14,9 @@ from standins.make import LAYOUTS, make_standin
 from standins.plan import TEST_LABELS_NAME, allocate
 
 from ensemble.core.files import sha256_file
-from ensemble.core.recipe_files import load_dataset
-from ensemble.data.tables import Rows, Table, load_table
+from ensemble.data.table import Rows, Table, load_table
 from ensemble.errors import InputError
+from ensemble.recipe.load import load_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = {"leaf_findings", "plant_pathology_2021"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.core.checkpoint_files import CheckpointFile, empty_but_checkpoints, find_checkpoints
+from ensemble.core.run import CheckpointFile, empty_but_checkpoints, find_checkpoints
 from ensemble.training.checkpoints import Checkpoints, snapshot
 
 ABOUT = {"identity": "abc", "fold": 1}

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.recipe import Recipe
-from ensemble.data.batches import SeedParts
-from ensemble.data.pixel_sets import DecodedImages
-from ensemble.training.fold_feed import make_feed
-from ensemble.training.fold_rows import FoldRows, split_rows, with_share
+from ensemble.images.batches import SeedParts
+from ensemble.images.cache import DecodedImages
+from ensemble.recipe.recipe import Recipe
+from ensemble.training.fold_data import FoldRows, make_feed, split_rows, with_share
 
 IDS = ("a", "b", "c", "d", "e", "f", "g", "h")
 PARTS = SeedParts(0, 0, 1)

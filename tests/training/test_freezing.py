@@ -8,11 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ensemble.core.recipe import Recipe
 from ensemble.errors import InputError
-from ensemble.training.freezing import check_freezing, parameter_groups, set_frozen
-from ensemble.training.networks import NetworkSpec, build_network
-from ensemble.training.optimizers import decay_groups, make_optimizer, set_rate
+from ensemble.recipe.recipe import Recipe
+from ensemble.training.loop import decay_groups, make_optimizer, set_rate
+from ensemble.training.networks import NetworkSpec, build_network, check_freezing, parameter_groups, set_frozen
 
 NETS = pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.data.batches import SeedParts
-from ensemble.data.pixel_sets import DecodedImages
 from ensemble.errors import InputError
-from ensemble.training.fold_rows import FoldRows, split_rows, with_inner_split
+from ensemble.images.batches import SeedParts
+from ensemble.images.cache import DecodedImages
+from ensemble.training.fold_data import FoldRows, split_rows, with_inner_split
 
 ROWS, SIZE = 120, 6
 IDS = tuple(f"r{row:03d}" for row in range(ROWS))

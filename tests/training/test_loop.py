@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.core.recipe_train import TrainPart
-from ensemble.data.batches import Batch, plain_batches
 from ensemble.errors import InputError
+from ensemble.images.batches import Batch, plain_batches
+from ensemble.recipe.parts import TrainPart
 from ensemble.training.averages import Ema, make_average
+from ensemble.training.device import check_bf16_gradients, check_compile, choose_precision, set_determinism
 from ensemble.training.loop import Hooks, LossError, Trainer, _cuts
 from ensemble.training.networks import NetworkSpec, build_network
-from ensemble.training.precision import check_bf16_gradients, check_compile, choose_precision, set_determinism
 from tests.training.trainers import (
     BATCH,
     BATCHES,

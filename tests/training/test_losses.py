@@ -13,8 +13,8 @@ from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from ensemble.core.recipe_loss import LOSSES, LossPart
 from ensemble.errors import EnsError
+from ensemble.recipe.parts import LOSSES, LossPart
 from ensemble.training.losses import ClassFacts, adds_up_over_rows, class_weights, make_loss
 
 FACTS = ClassFacts(("a", "b", "c", "d"), np.array([50, 10, 1, 0]))

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.core.recipe import Recipe
-from ensemble.core.recipe_loss import MixPart
+from ensemble.recipe.parts import MixPart
+from ensemble.recipe.recipe import Recipe
 from ensemble.training.mixing import Mixer, make_mixing
 
 CLASSES = 5

@@ -12,20 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ensemble.core.recipe import Recipe
-from ensemble.core.recipe_model import ModelPart
 from ensemble.errors import EnsError, InputError
-from ensemble.training.heads import GreyInput, PartHeads, body_of
+from ensemble.recipe.parts import ModelPart
+from ensemble.recipe.recipe import Recipe
 from ensemble.training.networks import (
+    GreyInput,
     NetworkSpec,
+    PartHeads,
+    body_of,
     build_network,
     check_network,
     count_parameters,
     load_network,
     save_network,
 )
-from ensemble.training.pretrained import decide_weights, start_network
-from ensemble.training.weights import load_weights
+from ensemble.training.pretrained import decide_weights, load_weights, start_network
 
 
 def spec_of(classes: int = 3, parts: tuple[int, ...] = (), **model: Any) -> NetworkSpec:

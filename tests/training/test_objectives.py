@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.core.class_names import check_class_names
-from ensemble.core.probability import load_predictions
-from ensemble.core.recipe import Recipe
+from ensemble.core.predictions import load_predictions
 from ensemble.errors import InputError
+from ensemble.recipe.recipe import Recipe
+from ensemble.runs.request import check_class_names
 
 MINE = """\
 import numpy as np

@@ -9,9 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ensemble.core.recipe_train import Optimizer, TrainPart
+from ensemble.recipe.parts import Optimizer, TrainPart
+from ensemble.training.loop import decay_groups, make_optimizer, set_rate
 from ensemble.training.networks import NetworkSpec, build_network
-from ensemble.training.optimizers import decay_groups, make_optimizer, set_rate
 from tests.training.trainers import make_network, make_trainer, train_on
 
 NAMES = get_args(Optimizer)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from ensemble.core.recipe_train import TrainPart
 from ensemble.errors import InputError
-from ensemble.training.schedules import Schedule
+from ensemble.recipe.parts import TrainPart
+from ensemble.training.loop import Schedule
 
 KINDS = ["cosine", "linear", "step", "plateau", "one-cycle", "constant"]
 PER_EPOCH = 10

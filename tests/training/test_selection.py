@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ensemble.core.recipe_train import TrainPart
-from ensemble.training.selection import Selection
+from ensemble.recipe.parts import TrainPart
+from ensemble.training.loop import Selection
 
 Scores = dict[str, float | None]
 

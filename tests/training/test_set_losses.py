@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.recipe_data import FoldsPart
-from ensemble.core.recipe_loss import LossPart
-from ensemble.data.batches import SeedParts
-from ensemble.data.splits import make_plan
-from ensemble.data.tables import Rows, Table
-from ensemble.training.fold_rows import split_rows, with_inner_split
+from ensemble.data.folds import make_plan
+from ensemble.data.table import Rows, Table
+from ensemble.images.batches import SeedParts
+from ensemble.recipe.parts import FoldsPart, LossPart
+from ensemble.training.fold_data import split_rows, with_inner_split
 from ensemble.training.losses import ClassFacts, adds_up_over_rows, make_loss
 
 FACTS = ClassFacts(("a", "b", "c"), np.array([20, 5, 0]), 40, sets=True)

@@ -11,7 +11,7 @@ asked = []
 for name in ("device_count", "is_available", "init", "_lazy_init", "mem_get_info", "get_device_properties"):
     setattr(torch.cuda, name, lambda *rest, name=name: asked.append(name) or 0)
 import ensemble.engine.worker
-import ensemble.training.fold_task
+import ensemble.training.tasks
 assert not torch.cuda.is_initialized()
 print(asked)
 """

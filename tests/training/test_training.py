@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import ensemble.training.torchvision_cure as cure
+import ensemble.training.timm_import as cure
 from ensemble.errors import InputError
-from ensemble.inference.predict import Normalizer
-from ensemble.inference.views import make_views
+from ensemble.inference.forward import Normalizer, make_views
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
 from ensemble.training.pretrained import choose_pretrained
 
@@ -134,7 +133,7 @@ def test_validation_and_test_rows_are_never_augmented(
 ) -> None:
     """Every row that goes through the pipeline is one that the fold trains on."""
     from ensemble.core.foldplan import load_plan
-    from ensemble.data.augment import Augment
+    from ensemble.images.augment import Augment
 
     seen: list[tuple[int, list[int]]] = []
     fill = Augment.fill

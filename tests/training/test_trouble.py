@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ensemble.errors import EnsError, RetryWith
-from ensemble.training.trouble import halved, is_out_of_memory, stop_requests
+from ensemble.training.device import halved, is_out_of_memory, stop_requests
 
 
 def test_every_way_to_be_out_of_memory_is_known() -> None:
@@ -78,7 +78,7 @@ def test_ignored_signals_stay_ignored_and_other_threads_change_nothing() -> None
 def test_a_worker_dies_of_the_signal_after_it_has_saved() -> None:
     source = (
         "import os, signal\n"
-        "from ensemble.training.trouble import stop_requests\n"
+        "from ensemble.training.device import stop_requests\n"
         "with stop_requests() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('saved', bool(stop), flush=True)\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ensemble.core.watching import check_watchers, split_watchers
+from ensemble.core.machine import check_watchers, split_watchers
 from ensemble.errors import InputError
 from ensemble.training.watchers import Watchers
 

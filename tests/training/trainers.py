@@ -11,12 +11,11 @@ import torch
 from torch.nn import functional
 
 from ensemble.core.randomness import derive_seed
-from ensemble.core.recipe_data import SamplingPart
-from ensemble.core.recipe_train import TrainPart
-from ensemble.data.augment import make_augment
-from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
-from ensemble.data.pixel_sets import DecodedImages
-from ensemble.inference.predict import Normalizer
+from ensemble.images.augment import make_augment
+from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
+from ensemble.images.cache import DecodedImages
+from ensemble.inference.forward import Normalizer
+from ensemble.recipe.parts import SamplingPart, TrainPart
 from ensemble.training.loop import Hooks, Trainer
 
 ROWS, SIZE, CLASSES, BATCH = 22, 8, 3, 5

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.core.recipe_files import load_recipe
 from ensemble.errors import InputError
+from ensemble.recipe.load import load_recipe
 
 Ens = Callable[..., Any]
 

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.tuning import fold_queue
+from ensemble.tuning import queue as fold_queue
 from ensemble.tuning.evidence import Comparison
-from ensemble.tuning.floors import Floors, _least_gap, at, floors_of
-from ensemble.tuning.policies import LEAST_CHANCE, Course, chance_to_win
+from ensemble.tuning.stopping import LEAST_CHANCE, Course, Floors, _least_gap, at, chance_to_win, floors_of
 
 Ens = Callable[..., Any]
 

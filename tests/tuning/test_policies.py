@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 
 from ensemble.core.metrics import METRICS
 from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains, compare_scores
-from ensemble.tuning.policies import (
-    POLICIES,
-    Compare,
-    Course,
-    chance_to_win,
-    incumbent_of,
-    noise_of,
-    unseen_variance,
-)
+from ensemble.tuning.stopping import POLICIES, Compare, Course, chance_to_win, incumbent_of, noise_of, unseen_variance
 
 GOOD = Course(0, (0.90, 0.91, 0.89, 0.92, 0.90), 0.904)
 K = 5

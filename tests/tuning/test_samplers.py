@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.core.recipe import SearchDimension
 from ensemble.errors import InputError
-from ensemble.tuning.ledger import Trial
-from ensemble.tuning.propose import Proposer
-from ensemble.tuning.samplers import SAMPLERS, Known, require_sampler
+from ensemble.recipe.recipe import SearchDimension
+from ensemble.tuning.samplers import SAMPLERS, Known, Proposer, require_sampler
 from ensemble.tuning.space import cube_point, distributions_of, from_cube, grid_of, ordered, params_of, values_of
+from ensemble.tuning.study import Trial
 
 SPACE = {
     "train.nesterov": SearchDimension(choices=[False, True], when={"train.optimizer": "sgd"}),

@@ -14,10 +14,10 @@ from typing import Any
 import optuna
 import pytest
 
-from ensemble.core.recipe_files import load_recipe
 from ensemble.engine.task import TaskEvent
-from ensemble.training import fold_work
-from ensemble.tuning.policies import POLICIES
+from ensemble.recipe.load import load_recipe
+from ensemble.training import fold as fold_work
+from ensemble.tuning.stopping import POLICIES
 
 Ens = Callable[..., Any]
 OTHERS = ["tpe", "gp", "random", "grid", "qmc", "cmaes" if importlib.util.find_spec("cmaes") else "tpe"]
@@ -262,7 +262,7 @@ def test_a_study_can_start_from_what_another_found(workspace: Path, ens: Ens) ->
 
 
 def test_an_interrupted_study_writes_what_it_knows(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ensemble.tuning import fold_queue
+    from ensemble.tuning import queue as fold_queue
 
     follow = fold_queue.FoldQueue.follow
 

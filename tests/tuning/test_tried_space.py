@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ensemble.core.recipe import Recipe, SearchDimension
 from ensemble.errors import InputError
-from ensemble.training.prepare import prepare_run
-from ensemble.tuning.opening import PREPARED_ALIKE
-from ensemble.tuning.space import value_at
-from ensemble.tuning.tried_space import check_space
+from ensemble.recipe.recipe import Recipe, SearchDimension
+from ensemble.training.tasks import prepare_run
+from ensemble.tuning.space import check_space, value_at
+from ensemble.tuning.trial_runs import PREPARED_ALIKE
 
 Ens = Callable[..., Any]
 Values = Mapping[str, Any]

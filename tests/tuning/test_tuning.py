@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ensemble.core.recipe import SearchDimension
-from ensemble.core.recipe_files import load_recipe
 from ensemble.errors import InputError
-from ensemble.tuning.ledger import Trial, best_trial, load_trials, save_trial
+from ensemble.recipe.load import load_recipe
+from ensemble.recipe.recipe import SearchDimension
 from ensemble.tuning.space import params_of, values_of
+from ensemble.tuning.study import Trial, best_trial, load_trials, save_trial
 
 Ens = Callable[..., Any]
 

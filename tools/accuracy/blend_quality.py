@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from peers.environments import python_of
 
+from ensemble.blending.combine import Combined, soft
+from ensemble.blending.crossfit import Labelled
 from ensemble.blending.greedy import pick_greedily
-from ensemble.blending.labelled import Labelled
+from ensemble.blending.options import Wish
 from ensemble.blending.verdict import judge_rows
-from ensemble.blending.vote import Combined, soft
-from ensemble.blending.wish import Wish
 from ensemble.core.metrics import METRICS
 
 Array = npt.NDArray[np.float64]

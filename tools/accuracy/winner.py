@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from tune import TABLES, Table, draw_order, replay
 
-from ensemble.tuning.policies import POLICIES
+from ensemble.tuning.stopping import POLICIES
 
 
 def main() -> None:

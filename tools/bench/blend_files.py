@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.blending.align import align
-from ensemble.blending.members import load_members
-from ensemble.blending.vote import block_by_block, block_of, soft, weighted_mean
-from ensemble.core.probability import Predictions, save_predictions
+from ensemble.blending.combine import block_by_block, block_of, soft, weighted_mean
+from ensemble.blending.inputs import load_members
+from ensemble.core.predictions import Predictions, save_predictions
 
 Array = npt.NDArray[np.float32]
 _RUNS = 5

@@ -22,10 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from peers.environments import python_of
 
-from ensemble.blending.crossfit import cross_fit, learn
+from ensemble.blending.crossfit import SMALLEST, Labelled, cross_fit, learn
 from ensemble.blending.greedy import Picks, pick_greedily
 from ensemble.blending.honest import assess
-from ensemble.blending.labelled import SMALLEST, Labelled
 from ensemble.blending.methods import METHODS, make_method
 from ensemble.blending.simplex import least_log_loss
 

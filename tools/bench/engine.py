@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemble.engine.processes import start_process
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
+from ensemble.engine.worker import start_process
 from ensemble.runs.train import train
 
 MODULE = "engine_tasks"

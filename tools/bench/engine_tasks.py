@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import ensemble.training.fold_task  # noqa: F401  (torch, timm and all that a fold's process has)
-from ensemble.core.reporting import Report
+import ensemble.training.tasks  # noqa: F401  (torch, timm and all that a fold's process has)
+from ensemble.core.machine import Report
 
 __all__ = ["first_line"]
 

@@ -19,17 +19,16 @@ import numpy as np
 import torch
 from side_by_side import Contest, draw_photos
 
-import ensemble.training.torchvision_cure  # noqa: F401  (before anything that imports torchvision)
-from ensemble.core.augmentation import Transforms, stored_size
-from ensemble.core.recipe_data import SamplingPart
-from ensemble.data.augment import Augment
-from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows
-from ensemble.data.first_look import look_and_keep
-from ensemble.data.fitting import StoredShape
-from ensemble.data.pixels import build_pixels, open_pixels
-from ensemble.data.scan import with_scan
-from ensemble.data.tables import Rows
-from ensemble.inference.predict import Normalizer
+import ensemble.training.timm_import  # noqa: F401  (before anything that imports torchvision)
+from ensemble.data.table import Rows
+from ensemble.images.augment import Augment
+from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.cache import build_pixels, look_and_keep, open_pixels
+from ensemble.images.decode import StoredShape
+from ensemble.images.scan import with_scan
+from ensemble.inference.forward import Normalizer
+from ensemble.recipe.parts import SamplingPart
+from ensemble.recipe.transforms import Transforms, stored_size
 
 SIZE, BATCH, WORKERS = 224, 128, 2
 CROP_FLIP: Transforms = [{"RandomResizedCrop": {}}, {"HorizontalFlip": {}}]

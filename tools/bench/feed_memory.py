@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ensemble.core.augmentation import Transforms
-from ensemble.core.recipe_data import SamplingPart
-from ensemble.data.augment import Augment
-from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
-from ensemble.data.packed_file import MappedFile
-from ensemble.data.pixel_sets import DecodedImages
+from ensemble.images.augment import Augment
+from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
+from ensemble.images.cache import DecodedImages
+from ensemble.images.packed_file import MappedFile
+from ensemble.recipe.parts import SamplingPart
+from ensemble.recipe.transforms import Transforms
 
 SIZE, STORED, BATCH, WANTED_MB = 224, 256, 128, 300
 CROP_FLIP: Transforms = [{"RandomResizedCrop": {}}, {"HorizontalFlip": {}}]

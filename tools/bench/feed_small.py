@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from side_by_side import Contest
 
-import ensemble.training.torchvision_cure  # noqa: F401  (before anything that imports torchvision)
-from ensemble.core.augmentation import Transforms
-from ensemble.core.recipe_data import SamplingPart
-from ensemble.data.augment import Augment
-from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows
-from ensemble.data.pixel_sets import DecodedImages
-from ensemble.inference.predict import Normalizer
+import ensemble.training.timm_import  # noqa: F401  (before anything that imports torchvision)
+from ensemble.images.augment import Augment
+from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.cache import DecodedImages
+from ensemble.inference.forward import Normalizer
+from ensemble.recipe.parts import SamplingPart
+from ensemble.recipe.transforms import Transforms
 
 BATCH, WORKERS, OWN_EPOCHS = 256, 2, 10
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ensemble.data.schemes import SplitRows, split_rows
+from ensemble.data.folds import SplitRows, split_rows
 
 Integers = npt.NDArray[np.int64]
 _K = 5

@@ -21,12 +21,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ensemble.data.first_look import look_and_keep
-from ensemble.data.fitting import StoredShape
-from ensemble.data.images import read_image
-from ensemble.data.pixels import build_pixels
-from ensemble.data.scan import scan_images
-from ensemble.data.tables import Rows
+from ensemble.data.table import Rows
+from ensemble.images.cache import build_pixels, look_and_keep
+from ensemble.images.decode import StoredShape, read_image
+from ensemble.images.scan import scan_images
 
 _HEIGHT, _WIDTH, _SIZE = 375, 500, 256
 

@@ -23,18 +23,15 @@ import torch
 from torch.nn import functional
 
 from ensemble.core.randomness import derive_seed
-from ensemble.core.recipe_data import SamplingPart
-from ensemble.core.recipe_train import TrainPart
-from ensemble.data.augment import make_augment
-from ensemble.data.batches import SeedParts, TrainingFeed, TrainingRows
-from ensemble.data.packed_file import MappedFile
-from ensemble.data.pixel_sets import DecodedImages
-from ensemble.inference.predict import Normalizer
-from ensemble.training.loop import Trainer
+from ensemble.images.augment import make_augment
+from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.cache import DecodedImages
+from ensemble.images.packed_file import MappedFile
+from ensemble.inference.forward import Normalizer
+from ensemble.recipe.parts import SamplingPart, TrainPart
+from ensemble.training.device import Precision
+from ensemble.training.loop import Schedule, Trainer, decay_groups, make_optimizer, set_rate
 from ensemble.training.networks import NetworkSpec, build_network
-from ensemble.training.optimizers import decay_groups, make_optimizer, set_rate
-from ensemble.training.precision import Precision
-from ensemble.training.schedules import Schedule
 
 CLASSES = 10
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.datasets import load_digits, load_sample_images
 
 from ensemble.data.duplicates import COLOUR_TOLERANCE
-from ensemble.data.scan import perceptual_hash
+from ensemble.images.scan import perceptual_hash
 
 _DISTANCES = (0, 2, 4, 6, 8, 10)
 _SIDES = (96, 128, 160, 200)

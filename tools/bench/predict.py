@@ -23,10 +23,9 @@ import ttach
 from PIL import Image
 from side_by_side import Contest, draw_photos
 
-from ensemble.core.cores import usable_cores
-from ensemble.core.probability import load_predictions
-from ensemble.core.reporting import PlainReport
-from ensemble.core.view_choice import ViewChoice
+from ensemble.core.machine import PlainReport, usable_cores
+from ensemble.core.predictions import load_predictions
+from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
 from ensemble.training.predict_images import predict_images
 

@@ -26,8 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.tuning.evidence import Comparison, blocks_of, compare_gains
-from ensemble.tuning.floors import floors_of
-from ensemble.tuning.policies import AT_EPOCHS, POLICIES, Compare, Course, Policy, incumbent_of
+from ensemble.tuning.stopping import AT_EPOCHS, POLICIES, Compare, Course, Policy, floors_of, incumbent_of
 
 TABLES = Path(__file__).parents[1] / "tuning"
 

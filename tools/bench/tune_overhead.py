@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 import optuna
 
-from ensemble.core.recipe import SearchDimension
-from ensemble.runs import execute
+from ensemble.recipe.recipe import SearchDimension
+from ensemble.runs import work as execute
 from ensemble.tuning.evidence import Comparison
-from ensemble.tuning.fold_queue import FoldQueue
-from ensemble.tuning.ledger import FoldNote, Trial, load_trials, save_trial
-from ensemble.tuning.policies import POLICIES, Course
-from ensemble.tuning.propose import Proposer, frozen_trial
+from ensemble.tuning.queue import FoldQueue, course_of
+from ensemble.tuning.samplers import Proposer, frozen_trial
 from ensemble.tuning.space import distributions_of, values_of
-from ensemble.tuning.trial_work import course_of
+from ensemble.tuning.stopping import POLICIES, Course
+from ensemble.tuning.study import FoldNote, Trial, load_trials, save_trial
 from ensemble.tuning.tune import tune
 
 SPACE = {

@@ -31,11 +31,12 @@ import numpy as np
 
 from ensemble.core.files import sha256_file
 from ensemble.core.foldplan import save_plan
-from ensemble.core.reporting import PlainReport
-from ensemble.data.pixels import build_pixels
+from ensemble.core.machine import PlainReport
+from ensemble.images.cache import build_pixels
 from ensemble.runs.request import make_request
-from ensemble.training import fold_task, fold_work
-from ensemble.training.fold_training import FoldTraining
+from ensemble.training import fold as fold_work
+from ensemble.training import tasks as fold_task
+from ensemble.training.fold import FoldTraining
 
 __all__ = ["CASES", "main"]
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tools" / "bench"))
 
 from tune import TABLES, Outcome, Table, draw_order, replay  # noqa: E402
 
-from ensemble.tuning.policies import POLICIES  # noqa: E402
+from ensemble.tuning.stopping import POLICIES  # noqa: E402
 
 _TRIALS, _STEP, _LEFT, _TOP = 50, 12, 58, 10
 _BEST, _DONE, _STOPPED, _SAVED = "#009e73", "#0072b2", "#e69f00", "#ececec"

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from ensemble.training.torchvision_cure import timm
+from ensemble.training.timm_import import timm
 
 WORKERS = 2
 

@@ -1,0 +1,195 @@
+"""What the scan of the images says: bad ones; duplicates across folds, between train and test, of two classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.audit.findings import SHOWN, Finding, counted, differs_within
+from ensemble.core.labels import row_numbers, spelled
+from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
+from ensemble.data.table import Rows, Table
+from ensemble.images.scan import ImageScan
+
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_LEAST_SIDE = 32
+"""Shorter side in pixels from which images are compared by their perceptual hash. Smaller ones are drawings that it
+can't tell apart: of scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same."""
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+
+_BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"], str]] = {
+    "unreadable": ("unreadable", "can't be read as images"),
+    "too-large": ("unreadable", "larger than is allowed"),
+    "truncated": ("truncated", "cut off before the end"),
+    "missing": ("missing-file", "not there"),
+    "blank": ("blank", "one colour all over"),
+}
+
+
+def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Finding]:
+    """Images that can't be trained on or predicted, and blank ones, which are never an error."""
+    states = np.array(scan.states, dtype=object)
+    for state, (code, what) in _BAD.items():
+        rows = np.flatnonzero(states == state)
+        if len(rows):
+            level: Literal["error", "warning"] = "error" if is_error and state != "blank" else "warning"
+            examples = tuple(scan.ids[row] for row in rows[:SHOWN])
+            remedy = "; `data: {bad_images: drop}` leaves them out" if level == "error" else ""
+            message = f"{counted(len(rows), f'{part} image')}: {what}{remedy}"
+            yield Finding(level, code, len(rows), message, examples)
+
+
+def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integers:
+    """A number for each row; rows whose images are the same, or nearly, share one."""
+    looks = _Looks.of((rows, scan))
+    return join_clusters(looks.exact(), looks.near(near_distance))
+
+
+def duplicate_images(
+    table: Table, folds: Integers, scan: ImageScan, test_scan: ImageScan | None, near_distance: int, scheme: str
+) -> Iterator[Finding]:
+    """Duplicates that leak or contradict. `folds`: (rows, repeats) in the table's order; no `scheme`: no plan."""
+    count = len(table.labels)
+    both = [(table.train, scan)]
+    if test_scan is not None and table.test is not None:
+        both.append((table.test, test_scan))
+    looks = _Looks.of(*both)
+    exact, near = looks.exact(), looks.near(near_distance)
+    near = join_clusters(exact, near)
+    yield from _across_folds(table, folds, exact[:count], near[:count], scheme)
+    yield from _conflicts(table, exact[:count], near[:count])
+    yield from _train_test(looks.ids, count, exact, near)
+
+
+def unlisted_files(table: Table) -> Iterator[Finding]:
+    """Image files beside those of the tables that no table names."""
+    known = set(table.train.paths) | set(table.test.paths if table.test is not None else ())
+    strangers: list[str] = []
+    for folder in sorted({str(PurePosixPath(path).parent) for path in known}):
+        try:
+            with os.scandir(table.train.folder / folder) as entries:
+                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        except OSError:
+            continue  # a folder that can't be listed has no images either, which is told of each image
+        prefix = "" if folder == "." else f"{folder}/"
+        images = (name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES)
+        strangers += [prefix + name for name in images if prefix + name not in known]
+    if strangers:
+        message = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
+        yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
+
+
+class _Looks:
+    """What was measured of the images of one or more parts, one after the other."""
+
+    def __init__(self, ids: tuple[str, ...], contents: tuple[str, ...], scans: tuple[ImageScan, ...]) -> None:
+        self.ids, self._contents, self._scans = ids, contents, scans
+        self._is_ok = np.array([state == "ok" for scan in scans for state in scan.states], dtype=np.bool_)
+
+    @classmethod
+    def of(cls, *parts: tuple[Rows, ImageScan]) -> _Looks:
+        """The images of some rows; two boxes of one file are two contents."""
+        contents: list[str] = []
+        for rows, scan in parts:
+            boxes = [""] * len(rows.ids) if rows.boxes is None else map(str, rows.boxes.tolist())
+            contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
+        ids = tuple(row_id for _, scan in parts for row_id in scan.ids)
+        return cls(ids, tuple(contents), tuple(scan for _, scan in parts))
+
+    def exact(self) -> Integers:
+        """Clusters of the same content."""
+        return exact_clusters(self._contents, self._is_ok)
+
+    def near(self, distance: int) -> Integers:
+        """Clusters of nearly the same look."""
+        sides = np.concatenate([np.minimum(scan.widths, scan.heights) for scan in self._scans])
+        hashes = np.concatenate([scan.phash for scan in self._scans])
+        colours = np.concatenate([np.hstack([scan.means, scan.stds]) for scan in self._scans])
+        return near_clusters(hashes, colours, self._is_ok & (sides >= _LEAST_SIDE), distance)
+
+
+def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers, scheme: str) -> Iterator[Finding]:
+    """Copies of an image on two sides of a split."""
+    together = "to keep them on one side: `folds: {keep_together: duplicates}`"
+    remedy = "mend the fold column" if scheme == "column" else together
+
+    def split(clusters: Integers) -> Mask:
+        split_in = [differs_within(clusters, folds[:, repeat]) for repeat in range(folds.shape[1])]
+        return np.asarray(np.any(split_in, axis=0))
+
+    def shown(members: Integers) -> str:
+        sides = sorted({int(fold) for fold in folds[members, 0]})
+        ids = " = ".join(table.train.ids[row] for row in members[:3]) + (" = …" if len(members) > 3 else "")
+        names = ["train-only" if side < 0 else str(side) for side in sides]
+        return f"{ids} (fold{'s' if len(names) > 1 else ''} {', '.join(names)})"
+
+    same = split(exact)
+    if same.any():
+        what = f"{_number(exact, same)}, the same byte for byte, in different folds"
+        yield Finding("warning", "exact-duplicate", int(same.sum()), f"{what}; {remedy}", _sets(exact, same, shown))
+    alike = split(near) & differs_within(near, exact)
+    if alike.any():
+        what = f"{_number(near, alike)}, nearly the same, in different folds"
+        yield Finding("warning", "near-duplicate", int(alike.sum()), f"{what}; {remedy}", _sets(near, alike, shown))
+    kept = (np.bincount(exact, minlength=len(exact))[exact] > 1) & ~same
+    if kept.any():
+        where = ", each set in one fold" if scheme else ""
+        what = f"{_number(exact, kept)}, the same byte for byte{where}"
+        yield Finding("note", "exact-duplicate", int(kept.sum()), what, _sets(exact, kept, shown))
+
+
+def _conflicts(table: Table, exact: Integers, near: Integers) -> Iterator[Finding]:
+    """Copies of an image with different labels."""
+
+    def shown(members: Integers) -> str:
+        texts = spelled(table.labels[members[:3]], table.classes)
+        named = [f"{table.train.ids[row]} ({text})" for row, text in zip(members[:3], texts, strict=True)]
+        return " = ".join(named) + (" = …" if len(members) > 3 else "")
+
+    labels = row_numbers(table.labels)
+    same = differs_within(exact, labels)
+    if same.any():
+        what = f"{_number(exact, same)}, the same byte for byte, with different labels"
+        yield Finding("warning", "label-conflict", int(same.sum()), what, _sets(exact, same, shown))
+    alike = differs_within(near, labels) & ~same
+    if alike.any():
+        what = f"{_number(near, alike)}, nearly the same, with different labels"
+        yield Finding("note", "label-conflict", int(alike.sum()), what, _sets(near, alike, shown))
+
+
+def _train_test(ids: tuple[str, ...], count: int, exact: Integers, near: Integers) -> Iterator[Finding]:
+    """Test images that are training images too."""
+    is_test = np.arange(len(ids)) >= count
+    same = differs_within(exact, is_test.astype(np.int64)) & is_test
+    alike = differs_within(near, is_test.astype(np.int64)) & is_test
+    if not alike.any():
+        return
+
+    def shown(row: int) -> str:
+        clusters = exact if same[row] else near
+        twin = int(np.flatnonzero(clusters[:count] == clusters[row])[0])
+        return f"{ids[row]} {'=' if same[row] else '~'} {ids[twin]}"
+
+    message = (
+        f"{counted(int(alike.sum()), 'test image')} among the training images too, {same.sum() or 'none'} byte for byte"
+    )
+    examples = tuple(shown(int(row)) for row in np.flatnonzero(alike)[:SHOWN])
+    yield Finding("warning", "train-test-duplicate", int(alike.sum()), message, examples)
+
+
+def _number(clusters: Integers, chosen: Mask) -> str:
+    """`5 images in 2 sets`"""
+    return f"{counted(int(chosen.sum()), 'image')} in {counted(len(np.unique(clusters[chosen])), 'set')}"
+
+
+def _sets(clusters: Integers, chosen: Mask, shown: Callable[[Integers], str]) -> tuple[str, ...]:
+    """The first clusters among the chosen rows, in words."""
+    return tuple(shown(np.flatnonzero(clusters == cluster)) for cluster in np.unique(clusters[chosen])[:SHOWN])

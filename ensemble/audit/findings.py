@@ -1,0 +1,83 @@
+"""What an audit says: findings, each with a level, a code of a closed list, an exact count and a few examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Level = Literal["error", "warning", "note"]
+Code = Literal[
+    "no-plan",
+    "group-overlap",
+    "possible-group",
+    "exact-duplicate",
+    "near-duplicate",
+    "train-test-duplicate",
+    "label-conflict",
+    "unreadable",
+    "truncated",
+    "blank",
+    "missing-file",
+    "unlisted-file",
+    "rare-class",
+]
+CODES: tuple[str, ...] = get_args(Code)
+SHOWN = 5
+"""Most examples that a finding carries; its count is exact all the same."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or may be. An `error` stops training; a `warning` is told and recorded."""
+
+    level: Level
+    code: Code
+    count: int
+    message: str
+    examples: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**asdict(self), "examples": list(self.examples)}
+
+    @property
+    def line(self) -> str:
+        """The finding for a person."""
+        return f"{self.level}: {with_examples(self.message, self.count, self.examples)}"
+
+
+def with_examples(message: str, count: int, examples: Sequence[str]) -> str:
+    """A finding's message and its examples; dots where there may be more. An example may be a set of several."""
+    if not examples:
+        return message
+    return f"{message}: {', '.join(examples)}{', …' if count > len(examples) >= SHOWN else ''}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then warnings, then notes; in the order of the codes."""
+    levels = get_args(Level)
+    return sorted(findings, key=lambda found: (levels.index(found.level), CODES.index(found.code), found.message))
+
+
+def differs_within(
+    clusters: npt.NDArray[np.int64], values: npt.NDArray[np.int64] | Sequence[int]
+) -> npt.NDArray[np.bool_]:
+    """For each row, whether the rows of its cluster have more than one value."""
+    if len(clusters) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    order = np.argsort(clusters, kind="stable")
+    members, sorted_values = clusters[order], np.asarray(values)[order]
+    starts = np.flatnonzero(np.r_[True, members[1:] != members[:-1]])
+    differs = np.minimum.reduceat(sorted_values, starts) != np.maximum.reduceat(sorted_values, starts)
+    result = np.empty(len(clusters), dtype=np.bool_)
+    result[order] = np.repeat(differs, np.diff(np.r_[starts, len(members)]))
+    return result

@@ -1,0 +1,239 @@
+"""What names rows and columns from outside: lists of ids and classes, and tables of labels and folds, joined by id.
+
+Ids are text from beginning to end. Reads small files; looks at no probabilities.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.core.foldplan import load_plan
+from ensemble.core.labels import Labels, labels_of_plain
+from ensemble.core.predictions_check import parse_ids
+from ensemble.core.text import JOINER, TextTable, read_text_table
+from ensemble.errors import InputError
+
+Integers = NDArray[np.int64]
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+_SEPARATORS = (JOINER, ";", ",", " ")
+_FOLD = re.compile(r"fold(_[0-9]+)?")
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What out-of-fold rows need besides their numbers, by id."""
+
+    labels_from: Path
+    labels: Mapping[str, str]
+    folds_from: Path
+    folds: Mapping[str, tuple[int, ...]]
+    groups: Mapping[str, str] | None
+    sidecar: dict[str, Any]
+    """The plan's hash and dataset, where `folds_from` is a plan of ours."""
+    sets: bool = False
+    """Whether a plan of ours says that rows have sets of classes."""
+
+    def of(
+        self, ids: Sequence[str], classes: Sequence[str], *, sets: bool = False
+    ) -> tuple[Labels, list[Any], Integers | None]:
+        """Labels, or with `sets` which classes each row has, folds and groups of these rows.
+
+        All that is missing is one `InputError`.
+        """
+        problems = [*_unknown_ids(self.labels_from, "label", ids, self.labels)]
+        problems += _unknown_ids(self.folds_from, "fold", ids, self.folds)
+        if self.sets and not sets:
+            problems.append(f"{self.folds_from}: its rows have sets of classes; say --multilabel")
+        if problems:
+            raise InputError(*problems)
+        labels: Labels = (self._sets if sets else self._labels)([self.labels[name] for name in ids], classes)
+        folds = np.array([self.folds[name] for name in ids], dtype=np.int64)
+        never = np.flatnonzero((folds < 0).any(axis=1))
+        if never.size:
+            raise InputError(
+                f"{self.folds_from}: {never.size} of the rows are only trained on (fold -1; the first is "
+                f"{ids[int(never[0])]!r}), so no out-of-fold prediction of them can be; leave them out"
+            )
+        groups = None
+        if self.groups is not None:
+            names = [self.groups[name] for name in ids]
+            groups = np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
+        repeated = folds.T.tolist()
+        return labels, repeated[0] if len(repeated) == 1 else repeated, groups
+
+    def _labels(self, names: Sequence[str], classes: Sequence[str]) -> Integers:
+        """Positions of the classes; numbers from 0 are read as such where no label is a class's name."""
+        position = {name: index for index, name in enumerate(classes)}
+        found = Counter(names)
+        if not found.keys() & position.keys() and all(_WHOLE.fullmatch(name) for name in found):
+            position = {str(index): index for index in range(len(classes))}
+        strangers = [name for name in found if name not in position]
+        if strangers:
+            raise InputError(
+                f"{self.labels_from}: {len(strangers)} labels are none of the classes ({examples(strangers)}); "
+                f"the {len(classes)} classes begin with {examples(classes)}"
+            )
+        return np.array([position[name] for name in names], dtype=np.int64)
+
+    def _sets(self, cells: Sequence[str], classes: Sequence[str]) -> Labels:
+        """Which classes each cell names; between them stands the first of `|`, `;`, `,` and blank that makes sense."""
+        known, distinct = set(classes), set(cells)
+        odd: list[str] = []
+        for separator in _SEPARATORS:
+            parts_of = {cell: [part.strip() for part in cell.split(separator) if part.strip()] for cell in distinct}
+            odd = sorted({part for parts in parts_of.values() for part in parts} - known)
+            if not odd:
+                position = {name: index for index, name in enumerate(classes)}
+                lists = [[position[part] for part in parts_of[cell]] for cell in cells]
+                return labels_of_plain(lists, len(classes), sets=True)
+        raise InputError(
+            f"{self.labels_from}: {len(odd)} labels are none of the classes ({examples(odd)}); "
+            f"the {len(classes)} classes begin with {examples(classes)}; put | between those of a row"
+        )
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """The ids in a file: one a line, or the id column of a `.csv`, such as a sample submission."""
+    if path.suffix != ".csv":
+        return parse_ids(path)
+    table = read_text_table(path, "table of ids")
+    ids = table.columns[id_column(path, table)]
+    problems = check_ids(path, ids)
+    if problems:
+        raise InputError(*problems)
+    return ids
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The classes in a file: one a line, or the columns of a `.csv` besides its id column."""
+    if path.suffix != ".csv":
+        return parse_ids(path, what="class")
+    table = read_text_table(path, "table of classes")
+    named = id_column(path, table)
+    return tuple(name for name in table.header if name != named)
+
+
+def read_truth(labels: Path | None, folds: Path | None) -> Truth:
+    """Labels and folds of training rows; a fold plan of ours brings both, and the groups."""
+    problems: list[str] = []
+    if folds is None:
+        raise InputError(
+            "--folds: missing; out-of-fold rows need the fold of each, a table with the columns id and fold"
+        )
+    parts: dict[str, Any] = {}
+    try:
+        parts = _fold_parts(folds)
+        if labels is None and "labels" not in parts:
+            problems.append(
+                "--labels: missing; out-of-fold rows need their classes, a table with the columns id and label"
+            )
+    except InputError as error:
+        problems += error.messages
+    if labels is not None:
+        try:
+            parts["labels"] = _column(labels, read_text_table(labels, "table of labels"), "label")
+        except InputError as error:
+            problems += error.messages
+    if problems:
+        raise InputError(*problems)
+    return Truth(
+        labels_from=labels or folds,
+        labels=parts["labels"],
+        folds_from=folds,
+        folds=parts["folds"],
+        groups=parts.get("groups"),
+        sidecar=parts.get("sidecar", {}),
+        sets=parts.get("sets", False),
+    )
+
+
+def id_column(path: Path, table: TextTable) -> str:
+    """The column that holds the ids: `id`, else the first."""
+    if "" in table.header:
+        raise InputError(f"{path}: a column has no name (the index of a pandas table?); save it with index=False")
+    return "id" if "id" in table.header else table.header[0]
+
+
+def check_ids(path: Path, ids: Sequence[str]) -> list[str]:
+    """What is wrong with the ids of a table: empty, doubled, or with a line break in them."""
+    problems = []
+    if "" in ids:
+        problems.append(f"{path}: {ids.count('')} rows have an empty id; every row needs one")
+    broken = [name for name in ids if "\n" in name or "\r" in name]
+    if broken:
+        problems.append(f"{path}: {len(broken)} ids hold a line break ({examples(broken)}); an id is one line")
+    doubled = [name for name, count in Counter(ids).items() if count > 1 and name]
+    if doubled:
+        problems.append(f"{path}: {len(doubled)} ids stand more than once ({examples(doubled)}); each may stand once")
+    return problems
+
+
+def examples(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+
+
+def _fold_parts(path: Path) -> dict[str, Any]:
+    """Folds by id; from a plan of ours labels, groups, hash and dataset as well."""
+    if path.with_suffix(".json").is_file():
+        plan = load_plan(path)
+        parts: dict[str, Any] = {
+            "folds": dict(zip(plan.ids, map(tuple, plan.folds.tolist()), strict=True)),
+            "labels": dict(zip(plan.ids, plan.labels, strict=True)),
+            "sidecar": {"dataset": plan.dataset, "folds_sha256": plan.sha256},
+            "sets": plan.multilabel,
+        }
+        if plan.groups is not None:
+            parts["groups"] = dict(zip(plan.ids, plan.groups, strict=True))
+        return parts
+    table = read_text_table(path, "table of folds")
+    named = [name for name in table.header if _FOLD.fullmatch(name)] or [_only_other(path, table, "fold")]
+    columns = [_whole_numbers(path, name, table.columns[name]) for name in named]
+    ids = _checked_ids(path, table)
+    parts = {"folds": dict(zip(ids, zip(*columns, strict=True), strict=True))}
+    if "label" in table.header:
+        parts["labels"] = _column(path, table, "label")
+    if "group" in table.header and any(table.columns["group"]):
+        parts["groups"] = _column(path, table, "group")
+    return parts
+
+
+def _column(path: Path, table: TextTable, what: str) -> dict[str, str]:
+    """One column by id: the one of that name, else the only one beside the ids."""
+    name = what if what in table.header else _only_other(path, table, what)
+    return dict(zip(_checked_ids(path, table), table.columns[name], strict=True))
+
+
+def _checked_ids(path: Path, table: TextTable) -> tuple[str, ...]:
+    ids = table.columns[id_column(path, table)]
+    problems = check_ids(path, ids)
+    if problems:
+        raise InputError(*problems)
+    return ids
+
+
+def _only_other(path: Path, table: TextTable, what: str) -> str:
+    others = [name for name in table.header if name != id_column(path, table)]
+    if len(others) != 1:
+        raise InputError(f"{path}: no column {what!r} among {', '.join(table.header)}; name the {what}s' column so")
+    return others[0]
+
+
+def _whole_numbers(path: Path, name: str, cells: Sequence[str]) -> list[int]:
+    wrong = [cell for cell in cells if not _WHOLE.fullmatch(cell)]
+    if wrong:
+        raise InputError(f"{path}: column {name!r} holds {wrong[0][:40]!r}; a fold is a whole number from 0")
+    return [int(cell) for cell in cells]
+
+
+def _unknown_ids(path: Path, what: str, ids: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    unknown = [name for name in ids if name not in known]
+    return [f"{path}: no {what} for {len(unknown)} of {len(ids)} rows ({examples(unknown)})"] if unknown else []

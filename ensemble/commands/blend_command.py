@@ -1,0 +1,239 @@
+"""`ens blend`: probability files in, a submission and its honest score out."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemble.blending.blend import Blend, blend
+from ensemble.blending.options import parse_weights
+from ensemble.blending.selection import Point
+from ensemble.blending.submission import Difference
+from ensemble.commands.outcome import Outcome, ShownTable
+from ensemble.core.dataset import DatasetDescription
+from ensemble.core.metrics import is_greater_better
+from ensemble.core.text import natural_key
+from ensemble.errors import InputError
+from ensemble.recipe.find import find_dataset
+from ensemble.recipe.load import load_dataset
+from ensemble.report import figures
+from ensemble.tuning.study import trial_folders
+
+_MOST_CHANGES = 10
+
+
+def run(arguments: Namespace) -> Outcome:
+    """Blend `arguments.probs` and tell what came out."""
+    probs, skipped = _without_stopped(arguments.probs)
+    done = blend(
+        probs,
+        outputs=arguments.outputs,
+        method=arguments.method,
+        metric=arguments.metric,
+        name=arguments.name,
+        weights=None if arguments.weights is None else parse_weights(arguments.weights),
+        calibrate=arguments.calibrate,
+        calibrate_when=arguments.calibrate_when,
+        tune_classes=arguments.tune_classes,
+        select=arguments.select,
+        max_cost=arguments.max_cost,
+        force=arguments.force,
+        template=arguments.template,
+        out=arguments.out,
+        labels=arguments.labels,
+        compare=arguments.compare,
+        renormalize=arguments.renormalize,
+        find_dataset=_finder(arguments.folder),
+        draw=draw_frontier,
+    )
+    paths = {
+        "folder": str(done.folder),
+        "submission": str(done.submission),
+        "out": None if done.copy is None else str(done.copy),
+    }
+    remarks = (
+        [f"skipped: {', '.join(skipped)}: trials that were stopped or failed have no test rows"] if skipped else []
+    )
+    compared = {} if done.difference is None else {"compared": done.difference.plain()}
+    return Outcome({**done.document, "paths": paths, **compared}, [*remarks, *_shown(done)])
+
+
+def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The members, and folders of a study's unfinished trials among them; a study's folder stands for its trials."""
+    members = [member for given in probs for member in _trials_of(given)]
+    skipped = [
+        given
+        for given in members
+        if (Path(given) / "trial.json").is_file() and not (Path(given) / "probs.npy").exists()
+    ]
+    return [given for given in members if given not in skipped], [Path(given).name for given in skipped]
+
+
+def _trials_of(given: str) -> list[str]:
+    """The folders of a study's trials, by number; else what was given."""
+    if not (Path(given) / "study.json").is_file():
+        return [given]
+    return [str(folder) for folder in trial_folders(Path(given))]
+
+
+def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) -> str:
+    """The frontier as a picture."""
+    shown = [
+        (
+            point.cost,
+            point.value,
+            point.best,
+            names[point.members[0]] if len(point.members) == 1 else f"mean of {len(point.members)}",
+        )
+        for point in points
+    ]
+    title = f"What each second buys: {metric} out of fold"
+    return figures.frontier(title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric))
+
+
+def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
+    """Looks a dataset's description up by its name; files adopted from elsewhere may name one nobody here knows."""
+
+    def find(name: str) -> DatasetDescription | None:
+        try:
+            find_dataset(name, folder)
+        except InputError:
+            return None
+        return load_dataset(name, folder)  # one that is there but broken is an error
+
+    return find
+
+
+def _shown(done: Blend) -> list[str | ShownTable]:
+    """What a person sees."""
+    document = done.document
+    shown: list[str | ShownTable] = [_members(document), *_honest(document), *_remarks(document, done.folder)]
+    if document["renormalized_rows"]:
+        shown.append(f"{document['renormalized_rows']} rows did not sum to 1 and were divided by their sum")
+    shown.append(f"submission: {done.submission} ({document['rows']} rows)")
+    if done.sample is not None:
+        shown.append(f"rows and columns as in {done.sample}")
+    if done.missing_sample is not None:
+        shown.append(
+            f"the dataset's sample file, {done.missing_sample}, was not found; columns are those of its description, "
+            "rows those of the test table; --template F names it"
+        )
+    if done.copy is not None:
+        shown.append(f"also at: {done.copy}")
+    return [*shown, *([] if done.difference is None else _difference(done.difference))]
+
+
+def _difference(difference: Difference) -> list[str | ShownTable]:
+    """How many rows changed against the old submission, and from which class to which."""
+    share = difference.changed / difference.rows
+    line = f"against {difference.path}: {difference.changed} of {difference.rows} rows changed ({share:.1%})"
+    if difference.largest is not None:
+        line += f", probabilities by {difference.largest:.4f} at most"
+    if not difference.changes:
+        return [line]
+    rows = [[old, new, str(count)] for old, new, count in difference.changes[:_MOST_CHANGES]]
+    rest = difference.changes[_MOST_CHANGES:]
+    if rest:
+        rows.append([f"{len(rest)} more pairs", "", str(sum(count for _, _, count in rest))])
+    return [line, ShownTable(["from", "to", "rows"], rows)]
+
+
+def _members(document: Mapping[str, Any]) -> ShownTable:
+    """One line a member, and the blend's cost last."""
+    members = sorted(document["members"], key=lambda member: natural_key(member["run"]))
+    costs = [member["cost"] or {} for member in members]
+    keys = list(dict.fromkeys(key for cost in costs for key in cost))
+    rows = [
+        [
+            member["run"] + (" (optimistic)" if member.get("optimistic") else ""),
+            f"{member['weight']:.3f}",
+            _score(member["oof_score"]),
+            "-" if member["worth"] is None else f"{member['worth']:+.4f}",
+            *(_number(cost.get(key)) for key in keys),
+        ]
+        for member, cost in zip(members, costs, strict=True)
+    ]
+    total = document["cost"] or {}
+    honest = document["honest"]
+    last = [
+        document["name"],
+        "1.000",
+        _score(honest and honest["value"]),
+        "",
+        *(_number(total.get(key)) for key in keys),
+    ]
+    headers = ["run", "weight", f"oof {document['metric']}", "worth", *(key.replace("_", " ") for key in keys)]
+    return ShownTable(headers, [*rows, last], f"{document['used']} vote of {len(rows)}")
+
+
+def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
+    """Best single, plain mean and the blend, with what it gains on them; and what was asked for, if it isn't used."""
+    honest, asked = document["honest"], document["asked"]
+    if honest is None:
+        return [f"no honest score: {document['honest_reason']}"]
+    best, uniform = honest["best_single"], honest["uniform"]
+    single, mean = honest["gain_over_best_single"], honest["gain_over_uniform"]
+    rows = [
+        [f"best single ({best['run']})", _score(best["value"]), "", _gain(single), f"{single['p_better']:.1%}"],
+        ["plain mean", _score(uniform["value"]), "", _gain(mean), f"{mean['p_better']:.1%}"],
+    ]
+    learned = asked or honest
+    if learned["optimistic"] is not None:
+        name = f"{asked['method'] if asked else document['used']} on the rows it learned from"
+        rows.append([name, _score(learned["optimistic"]["value"]), "optimistic", "", ""])
+    if asked is not None:
+        gain = asked["gain_over_uniform"]
+        rows.append(
+            [
+                f"{asked['method']}, not used",
+                _score(asked["value"]),
+                _interval(asked["ci95"]),
+                f"{_gain(gain)} over the mean",
+                f"{gain['p_better']:.1%}",
+            ]
+        )
+    rows.append([f"this blend ({document['name']})", _score(honest["value"]), _interval(honest["ci95"]), "", ""])
+    headers = ["out-of-fold", document["metric"], "95 %", "gain of the blend (95 %)", "better in"]
+    return [ShownTable(headers, rows, f"honest score ({honest['resamples']} resamples of {honest['resampled']})")]
+
+
+def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | ShownTable]:
+    """Sentences about what deserves one."""
+    honest, members, scored = document["honest"], document["members"], document["scored_rows"]
+    shown: list[str | ShownTable] = []
+    if scored is not None and scored["used"] < scored["of"]:
+        shown.append(
+            f"scores and what is learned are from {scored['used']:,} of {scored['of']:,} out-of-fold rows, "
+            "drawn evenly: all of them would not fit into memory"
+        )
+    if document["fallback"] is not None:
+        shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
+    shown += [f"left out: {one['run']}: {one['dropped']}" for one in members if one["dropped"] is not None]
+    if len(members) == 1:
+        shown.append("one member: nothing to blend, these are its own predictions")
+    elif honest is not None and (gain := round(honest["gain_over_best_single"]["value"], 4)) < 0:
+        run = honest["best_single"]["run"]
+        shown.append(f"this blend is worse than its best member by {-gain:.4f}; consider submitting {run} alone")
+    if document["frontier"]:
+        shown.append(f"what each second buys: {folder / 'frontier.csv'}")
+    return shown
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _interval(ci95: list[float] | None) -> str:
+    return "-" if ci95 is None else f"{ci95[0]:.4f} to {ci95[1]:.4f}"
+
+
+def _gain(gain: Mapping[str, Any]) -> str:
+    ci95 = gain["ci95"]
+    interval = "" if ci95 is None else f" ({ci95[0]:+.4f} to {ci95[1]:+.4f})"
+    return f"{gain['value']:+.4f}{interval}"

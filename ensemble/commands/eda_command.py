@@ -1,0 +1,106 @@
+"""`ens eda`: look at the data before anything is trained on it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ensemble.audit.findings import with_examples
+from ensemble.commands.outcome import Outcome, ShownTable
+from ensemble.commands.progress import progress
+from ensemble.errors import InputError
+from ensemble.report.eda_files import save_eda_files
+from ensemble.runs.eda import draw_augmentation, look_at_data
+
+_BAR, _MOST_CLASSES = 30, 24
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Look, and tell; with --out, write tables and figures."""
+    with progress(arguments) as on_event:
+        look = look_at_data(
+            arguments.recipe,
+            sets=arguments.sets,
+            data=arguments.data,
+            outputs=arguments.outputs,
+            folder=arguments.folder,
+            on_event=on_event,
+        )
+    facts = look.facts
+    written = save_eda_files(Path(arguments.out), look) if arguments.out else []
+    if arguments.augment:
+        place = Path(arguments.out) if arguments.out else arguments.outputs / "eda" / facts["dataset"]
+        written.append(draw_augmentation(look, place))
+    document = {**facts, "files": [str(path) for path in written]}
+    shown: list[str | ShownTable] = [_headline(facts), "", _classes(facts), ""]
+    shown += _images("training images", facts["images"])
+    if facts["test_images"] is not None:
+        shown += _images("test images", facts["test_images"])
+    shown += [*_normalisation(facts["images"]), *_findings(facts["findings"])]
+    shown += [f"written: {path}" for path in written]
+    is_wrong = any(finding["level"] == "error" for finding in facts["findings"])
+    return Outcome(document, shown, InputError.exit_code if is_wrong else 0)
+
+
+def _headline(facts: Mapping[str, Any]) -> str:
+    groups = f", {facts['groups']:,} groups" if facts["groups"] is not None else ""
+    counts = facts["class_counts"].values()
+    least, most = min(counts), max(counts)
+    ratio = f"; the largest class has {most / least:.1f} times the rows of the smallest" if least else ""
+    rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes'])} classes"
+    if "classes_a_row" in facts:
+        rows += f" ({facts['classes_a_row']:.2f} a row, {facts['rows_without_class']:,} rows without any)"
+    return f"{facts['dataset']}: {rows}{groups}{ratio}"
+
+
+def _classes(facts: Mapping[str, Any]) -> ShownTable:
+    """A bar a class; of many classes, the largest and the smallest."""
+    counts: dict[str, int] = facts["class_counts"]
+    names = list(counts)
+    title = ""
+    if len(names) > _MOST_CLASSES:
+        ranked = sorted(names, key=lambda name: -counts[name])
+        half = _MOST_CLASSES // 2
+        names = ranked[:half] + ranked[-half:]
+        title = f"the {half} largest and the {half} smallest of {len(counts)} classes"
+    largest, total = max(1, max(counts.values())), max(1, facts["rows"])
+    rows = [
+        [name, f"{counts[name]:,}", f"{counts[name] / total:.1%}", "#" * round(_BAR * counts[name] / largest)]
+        for name in names
+    ]
+    return ShownTable(["class", "rows", "share", ""], rows, title)
+
+
+def _images(title: str, images: Mapping[str, Any]) -> Iterator[str | ShownTable]:
+    """Sizes, shapes and states of one part."""
+    names = ["smallest", "5 %", "middle", "95 %", "largest"]
+    rows = [
+        [key, *(f"{value:g}" for value in images[key])]
+        for key in ("width", "height", "aspect")
+        if images[key] is not None
+    ]
+    yield ShownTable([title, *names], rows)
+    states = ", ".join(f"{count:,} {state}" for state, count in images["states"].items())
+    channels = ", ".join(f"{count:,} with {number}" for number, count in images["channels"].items())
+    common = images["sizes"][0] if images["sizes"] else None
+    size = f"; {common['images']:,} are {common['width']} x {common['height']}" if common else ""
+    yield f"{states}; channels: {channels or 'none'}; {images['distinct_sizes']:,} sizes{size}"
+    yield ""
+
+
+def _normalisation(images: Mapping[str, Any]) -> list[str]:
+    """The lines that a dataset's description may want."""
+    if images["mean"] is None:
+        return []
+    return ["for the dataset's description:", f"  mean: {images['mean']}", f"  std: {images['std']}", ""]
+
+
+def _findings(findings: list[dict[str, Any]]) -> list[str]:
+    if not findings:
+        return ["nothing suspicious was found"]
+    return [
+        f"{found['level']}: {found['code']}: {with_examples(found['message'], found['count'], found['examples'])}"
+        for found in findings
+    ]

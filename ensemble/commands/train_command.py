@@ -1,0 +1,156 @@
+"""`ens train`: every fold of one or several recipes, then the merged probabilities, then a table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_spread
+from ensemble.commands.progress import progress
+from ensemble.core.machine import split_watchers
+from ensemble.core.run import FoldKey
+from ensemble.engine.task import log_end
+from ensemble.errors import InputError, PartialFailure
+from ensemble.recipe.find import is_pattern
+from ensemble.runs.train import TrainedRun, train, train_many
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Train, and tell what came out."""
+    recipes: list[str] = arguments.recipe or []
+    asks_for_several = len(recipes) > 1 or any(map(is_pattern, recipes))
+    if asks_for_several and arguments.name is not None:
+        raise InputError(
+            f"--name {arguments.name}: several recipes can't share one run's folder; each has one of its own name"
+        )
+    with progress(arguments) as on_event:
+        options: dict[str, Any] = {
+            "folds": arguments.folds,
+            "sets": arguments.sets,
+            "data": arguments.data,
+            "engine": arguments.engine,
+            "workers": arguments.workers,
+            "gpus": arguments.gpus,
+            "per_gpu": arguments.per_gpu,
+            "hang_timeout_s": arguments.hang_timeout,
+            "fresh": arguments.fresh,
+            "allow_code": arguments.allow_code,
+            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
+            "outputs": arguments.outputs,
+            "folder": arguments.folder,
+            "on_event": on_event,
+        }
+        if asks_for_several:
+            trained = train_many(recipes, **options)
+        else:
+            trained = [train(recipes[0] if recipes else None, name=arguments.name, **options)]
+    records = [item.record if item.error is None else {**item.record, "error": item.error} for item in trained]
+    exit_code = PartialFailure.exit_code if any(item.state == "failed" for item in trained) else 0
+    table = _table(trained[0].record) if len(trained) == 1 else _runs_table(trained)
+    document = {"runs": records} if asks_for_several else records[0]
+    return Outcome(document, [table, *_closing(trained, arguments)], exit_code)
+
+
+def _table(record: dict[str, Any]) -> ShownTable:
+    """A row a fold, then mean and spread over folds, then all rows out of fold."""
+    names = _score_names(record)
+    rows = []
+    for state in record["fold_states"]:
+        scores = state["scores"] or {}
+        label = FoldKey(state["repeat"], state["fold"]).shown(record["folds"]["repeats"])
+        cells = [shown_score(scores.get(name)) for name in names]
+        seconds = f"{state['seconds']:.1f}" if state["seconds"] is not None else "-"
+        rows.append([label, state["state"], *cells, seconds])
+    means = [shown_spread([(state["scores"] or {}).get(name) for state in record["fold_states"]]) for name in names]
+    rows.append(["mean", "", *means, _seconds(record)])
+    oof = record["scores"]["oof"]
+    if oof is not None:
+        rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
+    title = f"{record['run']}: {record['recipe']['model']['name']} on {record['dataset']}"
+    return ShownTable(["fold", "state", *names, "seconds"], rows, title)
+
+
+def _runs_table(trained: Sequence[TrainedRun]) -> ShownTable:
+    """A row a run: how far it is, its deciding metric over folds and out of fold, the seconds of all its folds."""
+    rows = []
+    for item in trained:
+        record = item.record
+        states, metric = record["fold_states"], record["metric"]
+        rows.append(
+            [
+                record["run"],
+                item.state,
+                f"{sum(state['state'] == 'complete' for state in states)}/{len(states)}",
+                record["dataset"],
+                f"{metric}{_mark(record)}",
+                shown_spread([(state["scores"] or {}).get(metric) for state in states]),
+                shown_score((record["scores"]["oof"] or {}).get(metric)),
+                _seconds(record),
+            ]
+        )
+    return ShownTable(["run", "state", "folds", "dataset", "metric", "mean", "out of fold", "seconds"], rows)
+
+
+def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> list[str]:
+    """What lies where, what failed, what is missing, and the next command."""
+    lines = [f"complete: {item.path}" for item in trained if item.state == "complete"]
+    lines += [line for item in trained for line in _failures(item)]
+    for item in trained:
+        names = _missing(item.record)
+        if names:
+            lines.append(f"{item.state}: {item.record['run']}: {names}; what is finished is kept")
+    if any(item.state != "complete" for item in trained):
+        # A run that is partial without a failure was asked for in part; the rest comes without --folds.
+        is_failed = any(item.state == "failed" for item in trained)
+        return [*lines, f"to go on: {same_command(arguments.words, without_folds=not is_failed)}"]
+    with_test = [item for item in trained if item.record["rows"]["test"]]
+    lines += [f"no test rows in {item.record['run']}, so no probs.npy" for item in trained if item not in with_test]
+    if with_test:
+        lines.append(f"next: ens blend {with_test[0].path.parent}/*/probs.npy{here(arguments)}")
+    return lines
+
+
+def _failures(item: TrainedRun) -> list[str]:
+    """Each error once, with the folds that it stopped and where one of them tells more."""
+    record = item.record
+    repeats = record["folds"]["repeats"]
+    folds: dict[str, list[FoldKey]] = {}
+    for state in record["fold_states"]:
+        if state["state"] == "failed":
+            folds.setdefault(state["error"], []).append(FoldKey(state["repeat"], state["fold"]))
+    lines = []
+    for error, keys in folds.items():
+        log = item.path / keys[0].folder_name(repeats) / "log.txt"
+        lines.append(f"{record['run']}: {_named(keys, repeats)} failed: {error}; log: {log}")
+        lines += [f"    {line}" for line in log_end(log)]
+    return lines if item.error is None else [*lines, f"{record['run']}: could not be merged: {item.error}"]
+
+
+def _missing(record: dict[str, Any]) -> str:
+    """`fold 1 is missing`, `folds 1, 3 are missing`; empty where none is."""
+    keys = [FoldKey(state["repeat"], state["fold"]) for state in record["fold_states"] if state["state"] != "complete"]
+    return f"{_named(keys, record['folds']['repeats'])} {'is' if len(keys) == 1 else 'are'} missing" if keys else ""
+
+
+def _named(keys: Sequence[FoldKey], repeats: int) -> str:
+    names = ", ".join(key.shown(repeats) for key in keys)
+    return f"fold{'s' if len(keys) > 1 else ''} {names}"
+
+
+def _score_names(record: dict[str, Any]) -> list[str]:
+    """The deciding metric first, then two that always tell something."""
+    names = [record["metric"], "accuracy", "log_loss"]
+    return list(dict.fromkeys(names))
+
+
+def _mark(record: dict[str, Any]) -> str:
+    """Whether epochs were picked on the very folds that they are scored on."""
+    return " (optimistic)" if record["optimistic"] else ""
+
+
+def _seconds(record: dict[str, Any]) -> str:
+    """The seconds of all finished folds, as if they had been trained one after the other."""
+    seconds = [state["seconds"] for state in record["fold_states"] if state["seconds"] is not None]
+    return f"{sum(seconds):.1f}" if seconds else "-"

@@ -1,0 +1,172 @@
+"""`.npy` files that somebody else may have written: header first, bounded, mapped; and matrices written block
+after block.
+
+`numpy.load` accepts trailing bytes, structured types, and a small file that claims terabytes. Here a file is a matrix
+of floats or it is refused, and what comes back is a read-only memory map. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import mmap
+import os
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.core.complaints import any_of
+from ensemble.errors import InputError
+
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two are at it
+_LARGEST_HEADER = 10_000  # ours are 118 bytes long
+_SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}
+
+
+def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
+    """Map a C-ordered matrix (rows, columns) of float16, 32 or 64 read-only; anything else is an `InputError`."""
+    try:
+        with path.open("rb") as stream:
+            rows, columns, kind = _matrix(_read_header(stream))
+            offset = stream.tell()
+            _check_size(os.fstat(stream.fileno()).st_size - offset, rows, columns, _SIZES[kind])
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray((rows, columns), dtype=kind, buffer=mapped, offset=offset)  # a memmap's slices cost more
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    except _NotAMatrix as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def mapped_sha256(matrix: NDArray[Any]) -> str:
+    """The hash of the whole file that `map_matrix` mapped, header included, read where its numbers are read next."""
+    mapped = _map_of(matrix)
+    if mapped is None:
+        raise ValueError("not a mapped matrix")
+    return hashlib.sha256(mapped).hexdigest()
+
+
+def release_pages(matrix: NDArray[Any]) -> None:
+    """Let go of what a mapped matrix (or a view of one) has brought into memory; it is read again when needed.
+
+    What was read stays in the system's cache of files, but no longer counts as this process's memory.
+    """
+    mapped = _map_of(matrix)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _map_of(matrix: NDArray[Any]) -> mmap.mmap | None:
+    base: Any = matrix
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+class _NotAMatrix(Exception):
+    """Why the file is refused, without its name."""
+
+
+def _read_header(stream: BinaryIO) -> dict[str, Any]:
+    """The header's dictionary, and the stream left at the first number."""
+    start = stream.read(len(_MAGIC) + 2)
+    if len(start) < len(_MAGIC) + 2 or not start.startswith(_MAGIC):
+        raise _NotAMatrix("not an .npy file; save it with numpy.save")
+    version = (start[-2], start[-1])
+    if version not in _LENGTH_BYTES:
+        raise _NotAMatrix(f".npy version {version[0]}.{version[1]} is unknown; known are 1.0, 2.0 and 3.0")
+    length_bytes = stream.read(_LENGTH_BYTES[version])
+    length = int.from_bytes(length_bytes, "little")
+    if length > _LARGEST_HEADER:
+        raise _NotAMatrix(f"its header claims {length} bytes; at most {_LARGEST_HEADER} are allowed")
+    text = stream.read(length)
+    if len(length_bytes) < _LENGTH_BYTES[version] or len(text) < length:
+        raise _NotAMatrix("cut off inside its header")
+    return _parse_header(text)
+
+
+@lru_cache(maxsize=64)  # many files of one shape have one header
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """The literal in a header; never evaluated, and exactly numpy's three keys."""
+    try:
+        with _ONE_PARSER:
+            header = ast.literal_eval(text.decode("utf-8").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise _NotAMatrix("its header can't be read; save it again with numpy.save") from error
+    if not isinstance(header, dict) or set(map(repr, header)) != {"'descr'", "'fortran_order'", "'shape'"}:
+        raise _NotAMatrix("its header doesn't hold exactly descr, fortran_order and shape; save it with numpy.save")
+    return header
+
+
+def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
+    """Rows, columns and type that the header tells of; refused unless it is a matrix of ours."""
+    kind, shape = header["descr"], header["shape"]
+    allowed = any_of([np.dtype(size).name for size in _SIZES], "and")
+    if not isinstance(kind, str):
+        raise _NotAMatrix(f"holds a structured type; only {allowed} are allowed")
+    if kind not in _SIZES:
+        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {allowed} are allowed")
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
+    if len(shape) != 2:
+        raise _NotAMatrix(f"has {len(shape)} dimensions; two are needed, (rows, classes)")
+    if header["fortran_order"] is not False:
+        raise _NotAMatrix("is in Fortran order; save numpy.ascontiguousarray of it")
+    if shape[0] == 0 or shape[1] == 0:
+        raise _NotAMatrix(f"has {shape[0]} rows and {shape[1]} columns; at least one of each is needed")
+    return shape[0], shape[1], kind
+
+
+def _type_name(kind: str) -> str:
+    """What a person calls a numpy type string."""
+    if "O" in kind:
+        return "Python objects"
+    if len(kind) > 16:
+        return "an unknown type"
+    try:
+        dtype = np.dtype(kind)
+    except (TypeError, ValueError, SyntaxError):
+        return f"an unknown type ({kind!r})"
+    return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
+
+
+def _check_size(found: int, rows: int, columns: int, size: int) -> None:
+    """The bytes after the header must be exactly the matrix, each number of `size` bytes."""
+    expected = rows * columns * size
+    if found < expected:
+        raise _NotAMatrix(
+            f"cut off: {rows} x {columns} needs {expected} bytes of numbers, {expected - found} are missing"
+        )
+    if found > expected:
+        raise _NotAMatrix(f"{found - expected} bytes too many after its {rows} x {columns} numbers")
+
+
+class RowsFile:
+    """An `.npy` file of float32 rows, of which there will be `rows`. As a context manager it is closed."""
+
+    def __init__(self, path: Path, rows: int, columns: int) -> None:
+        self._rows, self._columns, self._written = rows, columns, 0
+        self._stream: BinaryIO = path.open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def add(self, block: NDArray[np.floating[Any]]) -> None:
+        """The next rows."""
+        if block.ndim != 2 or block.shape[1] != self._columns or self._written + len(block) > self._rows:
+            raise ValueError(f"{block.shape} does not go on from row {self._written} of {self._rows, self._columns}")
+        self._stream.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+        self._written += len(block)
+
+    def __enter__(self) -> RowsFile:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._stream.close()
+        if kind is None and self._written != self._rows:
+            raise ValueError(f"{self._written} of {self._rows} rows were written")

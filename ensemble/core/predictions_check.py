@@ -1,0 +1,385 @@
+"""The checks of a probability file: its ids, its sidecar, its numbers; each fault told in one clear message.
+
+Of rows with sets of classes each number stands for itself, and no sum is looked at.
+
+Looked at in blocks of rows, so that a file larger than memory can be checked; no Python loop over rows.
+
+Pure checks on pieces already located; `probability` puts them together, `probability_rows` looks at the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.core.labels import Activation
+from ensemble.errors import InputError
+
+SUM_TOLERANCE = 1e-3
+_BLOCK_NUMBERS = 1 << 18  # a megabyte: looked at thrice, read once
+_SHORT = 64
+_ONE_THREAD = 8192  # numbers; OpenBLAS multiplies fewer than 9,216 without threads
+_NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """What is wrong with the numbers, and which rows must still be divided by their sum."""
+
+    problems: list[str]
+    to_renormalize: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+
+
+def check_rows(
+    probs: NDArray[np.floating[Any]],
+    ids: Sequence[str],
+    classes: Sequence[str],
+    *,
+    renormalize: bool,
+    activation: Activation = "softmax",
+) -> RowCheck:
+    """Look at every number of `probs` (rows, classes); with `renormalize`, a row that needs dividing is fine."""
+    sums_to_1 = activation == "softmax"
+    renormalize = renormalize and sums_to_1
+    broken, negative, off = _Finding(), _Finding(), _Finding()
+    for start, block in _blocks(probs):
+        if _is_fine(block, sums_to_1):
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = block.sum(axis=1, dtype=np.float64)
+        is_broken = ~np.isfinite(sums)
+        if renormalize:
+            is_broken |= ~block.any(axis=1)
+        is_negative = ~is_broken & (block.min(axis=1) < 0)
+        is_off = block.max(axis=1) > 1
+        if sums_to_1:
+            is_off |= np.abs(sums - 1) > SUM_TOLERANCE
+        is_off &= ~is_broken & ~is_negative
+        broken.note(start, is_broken, block)
+        negative.note(start, is_negative, block)
+        off.note(start, is_off, block)
+    problems = []
+    if broken.count:
+        what = "can't be used (NaN, infinity or all zero)" if renormalize else "hold NaN or infinity"
+        problems.append(f"{broken.count} rows {what}; {broken.first(ids, classes)}; predict them again")
+    if negative.count:
+        problems.append(
+            f"{negative.count} rows hold negative values; {negative.first(ids, classes)}; "
+            f"raw logits? {activation} first"
+        )
+    if off.count and not sums_to_1:
+        problems.append(f"{off.count} rows exceed 1; {off.first(ids, classes)}; raw logits? sigmoid first")
+    elif off.count and not renormalize:
+        problems.append(
+            f"{off.count} rows don't sum to 1 within {SUM_TOLERANCE:g}, or exceed 1; {off.first(ids, classes)}; "
+            "--renormalize divides each by its sum"
+        )
+    return RowCheck(problems, off.rows() if renormalize else _NO_ROWS)
+
+
+def renormalized_rows(probs: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    """A copy of `probs` in which each of `rows` is divided by its sum."""
+    result = np.array(probs)
+    chosen = result[rows].astype(np.float64)
+    result[rows] = np.minimum(chosen / chosen.sum(axis=1, keepdims=True), 1.0)
+    return result
+
+
+class _Finding:
+    """Rows with one fault: how many, which, and the numbers of the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._parts: list[NDArray[np.int64]] = []
+        self._numbers: NDArray[np.floating[Any]] = np.empty(0)
+
+    def note(self, start: int, mask: NDArray[np.bool_], block: NDArray[np.floating[Any]]) -> None:
+        """Add the rows of a block, which begins at row `start`, where `mask` is true."""
+        found = np.flatnonzero(mask)
+        if not found.size:
+            return
+        if not self.count:
+            self._numbers = np.array(block[found[0]])
+        self.count += int(found.size)
+        self._parts.append(found + start)
+
+    def rows(self) -> NDArray[np.int64]:
+        """All rows noted, ascending."""
+        return np.concatenate(self._parts) if self._parts else _NO_ROWS
+
+    def first(self, ids: Sequence[str], classes: Sequence[str]) -> str:
+        """The first such row: its id, its sum, and the value that shows the fault best."""
+        numbers = self._numbers
+        column = int(np.argmin(np.isfinite(numbers)))  # the first that is not finite, else the first
+        if np.isfinite(numbers[column]):
+            column = int(np.argmin(numbers) if numbers.min() < 0 else np.argmax(numbers))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(numbers.sum(dtype=np.float64))
+        return f"first id {ids[self.rows()[0]]!r} ({classes[column]!r} is {numbers[column]:.6g}, the sum {total:.6g})"
+
+
+def _is_fine(block: NDArray[np.floating[Any]], sums_to_1: bool) -> bool:
+    """Whether no row needs a closer look: five times as fast as looking closely, and never wrong in saying yes."""
+    if not (block.min() >= 0 and block.max() <= 1):  # so does NaN
+        return False
+    if not sums_to_1:
+        return True
+    return bool(np.abs(_sums(block) - 1).max() <= SUM_TOLERANCE / 2)
+
+
+def _sums(block: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The sum of each row, in the block's own precision.
+
+    Of short rows a product with ones is the fastest by far, in parts too small for BLAS to start threads of its own,
+    which would get in the way of ours.
+    """
+    rows, classes = block.shape
+    if classes > _SHORT:
+        long: NDArray[np.floating[Any]] = np.einsum("ij->i", block)
+        return long
+    step = _ONE_THREAD // classes
+    ones, sums = np.ones(classes, block.dtype), np.empty(rows, block.dtype)
+    whole = rows - rows % step
+    np.matmul(block[:whole].reshape(-1, step, classes), ones, out=sums[:whole].reshape(-1, step))
+    np.matmul(block[whole:], ones, out=sums[whole:])
+    return sums
+
+
+def _blocks(probs: NDArray[np.floating[Any]]) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
+    """Slices of rows, with the row they begin at."""
+    step = max(1, _BLOCK_NUMBERS // probs.shape[1])
+    for start in range(0, probs.shape[0], step):
+        block = np.asarray(probs[start : start + step])
+        yield start, block.astype(np.float32) if block.dtype.itemsize == 2 else block
+
+
+OWN_KEYS = frozenset(
+    {"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
+)
+_ACTIVATIONS = ("softmax", "sigmoid")
+_TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
+_NUMBERS_KEYS = ("scores", "cost")
+_LARGEST_DOCUMENT = 1 << 30  # labels, folds and groups of 50 million rows
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> tuple[str, ...]:
+    """The ids (or `what` else is named) of a file, one a line: UTF-8, none empty, none twice."""
+    content = read_whole(path) if content is None else content
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if text.startswith("\ufeff"):
+        raise InputError(f"{path}: begins with a byte order mark; save it as plain UTF-8")
+    if "\r" in text:
+        line = text.count("\n", 0, text.index("\r")) + 1
+        raise InputError(f"{path}:{line}: a carriage return; save it with \\n line ends")
+    ids = tuple(text.removesuffix("\n").split("\n")) if text else ()
+    if "" in ids:
+        raise InputError(
+            f"{path}:{ids.index('') + 1}: an empty {what} ({ids.count('')} in all); one {what} a line is needed"
+        )
+    if len(set(ids)) != len(ids):
+        needs = "every row needs an id" if what == "id" else "every column needs a name"
+        raise InputError(f"{path}: {_duplicates(ids)}; {needs} of its own")
+    return ids
+
+
+def parse_document(path: Path, newest_format: int, content: bytes | None = None) -> dict[str, Any]:
+    """The sidecar as a dictionary: strict JSON, without NaN, doubled keys or broken text, of a format we know."""
+    content = read_whole(path) if content is None else content
+    try:
+        text = content.decode("utf-8")
+        document = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_doubled_keys
+        )
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone half of a surrogate pair is no text
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{path}: not a JSON document of ours ({_reason(error)}); make it again") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: holds no JSON object; make it again")
+    version = document.get("format")
+    if type(version) is int and version > newest_format:
+        raise InputError(f"{path}: format {version} is newer than this ens ({newest_format}); upgrade ens")
+    if type(version) is not int or version != newest_format:
+        raise InputError(f"{path}: format is {_show(version)}; {newest_format} is needed")
+    return document
+
+
+def document_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
+    """All that is wrong with a sidecar that stands beside a matrix of `rows` x `columns`."""
+    problems = class_problems(document.get("classes"), columns)
+    kind = document.get("kind")
+    if kind not in ("test", "oof"):
+        problems.append(f"kind is {_show(kind)}; test or oof is needed")
+    if document.get("activation", "softmax") not in (None, *_ACTIVATIONS):
+        problems.append(f"activation is {_show(document['activation'])}; softmax or sigmoid is needed")
+    if type(document.get("rows")) is not int or document["rows"] != rows:
+        problems.append(f"rows is {_show(document.get('rows'))}; the .npy has {rows}")
+    for key in ("npy_sha256", "ids_sha256"):
+        value = document.get(key)
+        if not isinstance(value, str) or not _SHA256.fullmatch(value):
+            problems.append(f"{key} is {_show(value)}; 64 hexadecimal digits are needed")
+    problems += _origin_problems(document)
+    if kind == "oof":
+        problems += _oof_problems(document, rows, columns)
+    elif kind == "test":
+        problems += [
+            f"{key} must not stand in a test file"
+            for key in ("labels", "folds", "groups")
+            if document.get(key) is not None
+        ]
+    return problems
+
+
+def shape_problems(ids: int, rows: int) -> list[str]:
+    """Whether there are as many ids as rows."""
+    return [] if ids == rows else [f"{ids} ids for {rows} rows of the .npy; one id a row is needed"]
+
+
+def class_problems(classes: Any, columns: int) -> list[str]:
+    """Whether `classes` names every column, each once."""
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+        return ["classes is no list of names; give one non-empty string per column"]
+    if any("\n" in name or "\r" in name for name in classes):
+        return ["classes: a name holds a line break; no submission could be written with it"]
+    if len(set(classes)) != len(classes):
+        return [f"classes: {_duplicates(classes)}; every column needs a name of its own"]
+    if len(classes) != columns:
+        return [f"{len(classes)} classes for {columns} columns of the .npy; one name a column is needed"]
+    return []
+
+
+def _origin_problems(document: dict[str, Any]) -> list[str]:
+    """Whether the optional keys, where they stand, are of their types."""
+    problems = [
+        f"{key} is {_show(document[key])}; a non-empty string is needed"
+        for key in _TEXT_KEYS
+        if document.get(key) is not None and not (isinstance(document[key], str) and document[key])
+    ]
+    for key in _NUMBERS_KEYS:
+        value = document.get(key)
+        if value is not None and not (isinstance(value, dict) and all(map(_is_number_or_none, value.values()))):
+            problems.append(f"{key} is {_show(value)}; names with numbers are needed")
+    members = document.get("blend_of")
+    if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
+        problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
+    return problems
+
+
+def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
+    """Whether labels, folds and groups of an out-of-fold file are there, as long as the rows, and in range."""
+    if document.get("activation") == "sigmoid":
+        problems = _sets_problems(document.get("labels"), rows, columns)
+    else:
+        problems = _integers_problems("labels", document.get("labels"), rows, columns)
+    folds = document.get("folds")
+    if isinstance(folds, list) and folds and all(isinstance(part, list) for part in folds):
+        for repeat, part in enumerate(folds):
+            problems += _integers_problems(f"folds[{repeat}]", part, rows)
+    else:
+        problems += _integers_problems("folds", folds, rows)
+    if document.get("groups") is not None:
+        problems += _integers_problems("groups", document["groups"], rows)
+    return problems
+
+
+def _sets_problems(values: Any, rows: int, classes: int) -> list[str]:
+    """Whether `values` is a list of `rows` lists of class numbers, ascending, none twice."""
+    if not isinstance(values, list) or not all(isinstance(one, list) for one in values):
+        return [f"labels is {_show(values)}; with activation sigmoid, a list of class numbers a row is needed"]
+    if len(values) != rows:
+        return [f"labels has {len(values)} entries for {rows} rows"]
+    numbers = [number for one in values for number in one]
+    if set(map(type, numbers)) - {int}:
+        return ["labels holds more than whole numbers"]
+    if numbers and not 0 <= min(numbers) <= max(numbers) < classes:
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
+        return [f"labels holds {_show(wrong)}; allowed are 0 to {classes - 1}"]
+    if any(len(set(one)) < len(one) for one in values):
+        return ["labels names a class twice in one row"]
+    return []
+
+
+def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -> list[str]:
+    """Whether `values` is a list of `rows` whole numbers from 0 to below `below`."""
+    if not isinstance(values, list):
+        return [f"{key} is {_show(values)}; a list of {rows} whole numbers is needed in an oof file"]
+    if len(values) != rows:
+        return [f"{key} has {len(values)} entries for {rows} rows"]
+    if set(map(type, values)) != {int}:
+        return [f"{key} holds more than whole numbers"]
+    if min(values) < 0 or max(values) >= below:
+        wrong = min(values) if min(values) < 0 else max(values)
+        return [f"{key} holds {_show(wrong)}; allowed are 0 to {below - 1}"]
+    return []
+
+
+def read_whole(path: Path) -> bytes:
+    """The whole file, unless it is absurdly large."""
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST_DOCUMENT:
+            raise InputError(f"{path}: {size} bytes; at most {_LARGEST_DOCUMENT} are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+
+
+def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; one in which a key stands twice means two things at once."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError(_duplicates([key for key, _ in pairs]))
+    return result
+
+
+def _finite(text: str) -> float:
+    """A JSON number; `1e999` is none."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _reason(error: BaseException) -> str:
+    """One line on why the text is no JSON document."""
+    if isinstance(error, UnicodeError):
+        return "not UTF-8"
+    return "nested too deep" if isinstance(error, RecursionError) else (str(error).splitlines() or ["too large"])[0]
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _duplicates(names: list[str] | tuple[str, ...]) -> str:
+    """Which name stands twice, and how many do."""
+    seen: set[str] = set()
+    doubled = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return f"{doubled[0]!r} stands twice" + (f" ({len(set(doubled))} names do)" if len(set(doubled)) > 1 else "")
+
+
+def _show(value: Any) -> str:
+    """A value in a message: short, as JSON, `missing` for what is not there."""
+    if value is None:
+        return "missing"
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except ValueError:  # a whole number of thousands of digits has no text
+        return "a giant number"
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,125 @@
+"""Text: CSV files as text and nothing but text, templates such as `{id}.png`, and the order that a person
+expects of names.
+
+at once. Owns neither the rows nor which columns there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+from ensemble.errors import InputError
+
+JOINER = "|"
+"""Between the classes of a set, in one cell of a file; no class of such data may hold it."""
+
+_NUMBERS = re.compile(r"([0-9]+)")
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that compares numbers in names by length, then by digits; the name itself decides ties."""
+    parts = [part for part in _NUMBERS.split(name) if part]
+    digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
+    key = [(1, 0, part) if digit is None else (0, len(digit), digit) for part, digit in zip(parts, digits, strict=True)]
+    return key, name
+
+
+def split_template(template: str) -> list[tuple[str, str | None]]:
+    """The template as pieces of text, each with the column behind it, if any; ValueError where it is malformed."""
+    pieces = []
+    for text, column, form, conversion in string.Formatter().parse(template):
+        if column == "":
+            raise ValueError("{} names no column; write {column}, or {{}} for the braces themselves")
+        if form or conversion:
+            raise ValueError(f"{{{column}}} must be a column's name alone, without ':' or '!'")
+        pieces.append((text, column))
+    return pieces
+
+
+def columns_of(template: str) -> list[str]:
+    """The columns that a template names, in its order."""
+    return [column for _, column in split_template(template) if column is not None]
+
+
+def fill(template: str, columns: Mapping[str, Sequence[str]], count: int, *, star: str = "*") -> list[str]:
+    """The template with the values of each of `count` rows; a `*` that the template itself holds becomes `star`."""
+    parts: list[Sequence[str] | repeat[str]] = []
+    for text, column in split_template(template):
+        parts.append(repeat(text.replace("*", star), count))
+        if column is not None:
+            parts.append(columns[column])
+    return list(map("".join, zip(*parts, strict=False))) if parts else [""] * count
+
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A header, and each column's cells from top to bottom."""
+
+    header: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.columns[self.header[0]])
+
+
+def read_text_table(path: Path, what: str = "table") -> TextTable:
+    """Read a UTF-8 file with a header, blank lines passed over; `what` is how messages call it.
+
+    A row with more or fewer cells than the header is refused: cells would otherwise slip into other columns.
+    """
+    lines = _read_lines(path, what)
+    header = lines[0][1] if lines else []
+    if not header:
+        raise InputError(f"{path}: the {what} is empty; it needs a header and at least one row")
+    faults = [_header_fault(name, header) for name, count in Counter(header).items() if count > 1 or "\n" in name]
+    ragged = [(line, len(cells)) for line, cells in lines[1:] if len(cells) != len(header)]
+    faults += [f":{line}: {count} cells, the header has {len(header)}" for line, count in ragged[:_SHOWN]]
+    if len(ragged) > _SHOWN:
+        faults.append(f": {len(ragged) - _SHOWN} more lines have another number of cells than the header")
+    if len(lines) < 2:
+        faults.append(f": the {what} has no rows; it needs a header and at least one row")
+    if faults:
+        raise InputError(*(f"{path}{fault}" for fault in faults))
+    cells = zip(*(cells for _, cells in lines[1:]), strict=True)
+    return TextTable(tuple(header), dict(zip(header, cells, strict=True)))
+
+
+def _header_fault(name: str, header: list[str]) -> str:
+    if "\n" in name:
+        return ": a column's name holds a line break; is a quote left open in the header?"
+    return f": column {name!r} stands twice in the header, {', '.join(header)}"
+
+
+def _read_lines(path: Path, what: str) -> list[tuple[int, list[str]]]:
+    """Line numbers and cells of all lines that are not blank."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            return [(reader.line_num, cells) for cells in reader if cells]
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such {what}; {_content(path.parent)}") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(f"{path}: not UTF-8 (it holds the byte 0x{byte:02x}); save the {what} as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: the {what} can't be read ({error.strerror or error})") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: the {what} is no CSV file: line {reader.line_num}: {error}") from error
+
+
+def _content(folder: Path) -> str:
+    """What a folder holds, for a person who looked for something else in it."""
+    if not folder.is_dir():
+        return f"nor is there a folder {folder}"
+    found = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    return f"its folder holds {', '.join(found[:8]) or 'nothing'}" + (", …" if len(found) > 8 else "")

@@ -1,0 +1,288 @@
+"""A dataset's rows: ids, image paths, labels, groups, and the hashes of what they hold; also the dataset that
+comes embedded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.core.dataset import DatasetDescription, SubmissionSpec, TrainRowsSpec
+from ensemble.core.files import save_bytes, save_text, sha256_file, sha256_text
+from ensemble.core.labels import Activation, activation_for, are_sets, spelled
+from ensemble.core.labels import Labels as Values
+from ensemble.core.locks import folder_lock
+from ensemble.core.text import read_text_table
+from ensemble.data.label_values import LabelPart, read_labels
+from ensemble.data.listing import Listing
+from ensemble.data.rows import Complaints, RawRows, read_rows
+from ensemble.errors import InputError
+
+TEST_LABELS_NAME = "kept_apart/test_labels.csv"
+"""The answers of the test rows, for scoring a finished submission by hand; no description points at it."""
+
+_DRAWN_MARK = "drawn-2.txt"
+_TEST_SHARE, _SPLIT_SEED = 0.2, 20
+
+
+def draw_digits(folder: Path) -> Path:
+    """Make sure that `folder` holds scikit-learn's digits as `train.csv`, `test.csv` and `images/`; whole or again."""
+    if (folder / _DRAWN_MARK).exists():
+        return folder
+    with folder_lock(folder, wait=True):
+        if not (folder / _DRAWN_MARK).exists():
+            shutil.rmtree(folder / "images", ignore_errors=True)
+            _draw(folder)
+    return folder
+
+
+def _draw(folder: Path) -> None:
+    """Write the images, the tables, and last the mark that all of it is there."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    scans = load_digits()
+    labels = np.asarray(scans.target)
+    ids = [f"digit_{number:04d}" for number in range(len(labels))]
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for row_id, scan in zip(ids, scans.images, strict=True):
+        grey = np.rint(scan * (255 / 16)).astype(np.uint8)
+        ok, encoded = cv2.imencode(".png", grey)
+        if not ok:
+            raise OSError(f"{row_id}: the PNG encoder failed")
+        (folder / "images" / f"{row_id}.png").write_bytes(encoded.tobytes())
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=_TEST_SHARE, random_state=_SPLIT_SEED, stratify=labels
+    )
+    labelled = [f"{ids[row]},{labels[row]}" for row in range(len(ids))]
+    save_text(folder / "train.csv", _csv("id,label", [labelled[row] for row in sorted(train)]))
+    save_text(folder / "test.csv", _csv("id", [ids[row] for row in sorted(test)]))
+    save_text(folder / TEST_LABELS_NAME, _csv("id,label", [labelled[row] for row in sorted(test)]))
+    save_bytes(folder / _DRAWN_MARK, b"whole\n")
+
+
+def _csv(header: str, lines: list[str]) -> str:
+    return "\n".join([header, *lines]) + "\n"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Named images. `paths` are below the dataset's folder, with forward slashes."""
+
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    folder: Path
+    boxes: npt.NDArray[np.float64] | None = None
+    """(rows, 4): x0, y0, x1, y1 in pixels, the part of each image that is meant; None: all of it."""
+    hashes: tuple[str, ...] | None = None
+    """Each file's sha256, from the scan; None: not scanned yet."""
+    faults: tuple[str, ...] | None = None
+    """Why each row's image can't be used, from the scan; empty where it can."""
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """Hash of every id with its image's bytes and its box; the order of rows does not matter."""
+        hashes = self.hashes
+        if hashes is None:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                hashes = tuple(pool.map(sha256_file, [self.folder / path for path in self.paths]))
+        boxes = [""] * len(self.ids) if self.boxes is None else [f"\t{box}" for box in self.boxes.tolist()]
+        rows = zip(self.ids, hashes, boxes, strict=True)
+        return _hash_lines(sorted(f"{row_id}\t{sha256}{box}" for row_id, sha256, box in rows))
+
+    @cached_property
+    def bad(self) -> dict[str, str]:
+        """Ids of the rows whose image can't be used, each with its file and the reason; only known after the scan."""
+        rows = zip(self.ids, self.paths, self.faults or (), strict=False)
+        return {row_id: f"{path}: {fault}" for row_id, path, fault in rows if fault}
+
+    @property
+    def usable(self) -> Rows:
+        """The rows without those of `bad`."""
+        if self.faults is None or not any(self.faults):
+            return self
+        kept = [row for row, fault in enumerate(self.faults) if not fault]
+        return Rows(
+            ids=tuple(self.ids[row] for row in kept),
+            paths=tuple(self.paths[row] for row in kept),
+            folder=self.folder,
+            boxes=None if self.boxes is None else self.boxes[kept],
+            hashes=None if self.hashes is None else tuple(self.hashes[row] for row in kept),
+            faults=("",) * len(kept),
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A dataset's rows. `labels` are positions in `classes`, or which of them each row has, (rows, classes).
+
+    `groups` None: every row stands for itself.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    train: Rows
+    labels: Values
+    groups: tuple[str, ...] | None
+    test: Rows | None
+    train_labels: npt.NDArray[np.int64] | None = None
+    """Labels to train with, where they differ from the official ones that validation uses."""
+    parts: tuple[LabelPart, ...] = ()
+    """What composed labels are made of; empty for plain ones."""
+    train_only: npt.NDArray[np.bool_] | None = None
+    """Rows that are never validated."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The training table's own columns, row by row: what the audit looks for hints in."""
+    given_folds: tuple[str, ...] | None = None
+    """Each training row's value in the fold column, if the description names one."""
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether each row has a set of classes."""
+        return are_sets(self.labels)
+
+    @property
+    def activation(self) -> Activation:
+        """What a network's scores become."""
+        return activation_for(sets=self.has_sets)
+
+    @cached_property
+    def rows_sha256(self) -> str:
+        """Hash of ids, labels, groups, and which rows are for training only: what a fold plan depends on."""
+        columns: list[Sequence[str]] = [self.train.ids, spelled(self.labels, self.classes)]
+        columns.append(self.groups or ("",) * len(self.labels))
+        if self.has_sets:  # a row of one class is then another thing than a row's one class
+            columns.append(["set"] * len(self.labels))
+        if self.train_only is not None:
+            columns.append(["train-only" if row else "" for row in self.train_only])
+        if self.given_folds is not None:
+            columns.append(self.given_folds)
+        return _hash_lines(sorted(map("\t".join, zip(*columns, strict=True))))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all that can change a result: rows, classes in their order, images of both parts."""
+        parts = [self.rows_sha256, *self.classes, self.train.content_sha256]
+        if self.train_labels is not None:
+            parts += sorted(map("\t".join, zip(self.train.ids, map(str, self.train_labels), strict=True)))
+        return _hash_lines([*parts, self.test.content_sha256 if self.test else "no test rows"])
+
+
+def dataset_folder(name: str, description: DatasetDescription, path: Path | None, cache: Path) -> Path:
+    """Where a dataset's files lie: the path asked for, the cache for embedded ones, else `ENS_DATA_ROOT/NAME`."""
+    if path is None and description.embedded == "digits":
+        return draw_digits(cache / "datasets" / "digits")
+    root = os.environ.get("ENS_DATA_ROOT")
+    if path is None and root:
+        path = Path(root) / name
+    if path is None:
+        raise InputError(f"data {name}: nobody said where its files lie; pass --data {name}=PATH, or set ENS_DATA_ROOT")
+    if not path.is_dir():
+        raise InputError(f"data {name}: {path} is no folder; pass --data {name}=PATH")
+    return path.absolute()
+
+
+def load_table(
+    name: str, description: DatasetDescription, folder: Path, bins: Mapping[str, Sequence[float]] | None = None
+) -> Table:
+    """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with."""
+    complaints = Complaints()
+    listing = Listing(folder)
+    train = read_rows(description.train, listing, folder, complaints)
+    test = read_rows(description.test, listing, folder, complaints) if description.test else None
+    labels = read_labels(description, train, bins or {}, complaints) if train else None
+    groups = _groups(description.train, train, complaints) if train else None
+    train_only = _train_only(description.train, train, complaints) if train else None
+    folds = description.train.fold_column
+    given_folds = train.column(folds, complaints, "fold_column") if train and folds else None
+    if train and test and train.ids and test.ids:
+        both = sorted(set(train.ids) & set(test.ids))
+        complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)
+    if test and test.ids:
+        _check_sample(description.submission, folder, test.ids, complaints)
+    if complaints or train is None or labels is None:
+        raise InputError(*complaints.all)
+    return Table(
+        dataset=name,
+        classes=labels.classes,
+        train=_as_rows(train, folder),
+        labels=labels.values,
+        groups=groups,
+        test=_as_rows(test, folder) if test else None,
+        train_labels=labels.train_values,
+        parts=labels.parts,
+        train_only=train_only,
+        columns={column: tuple(train.columns[column]) for column in train.own},
+        given_folds=tuple(given_folds) if given_folds is not None else None,
+    )
+
+
+def _as_rows(raw: RawRows, folder: Path) -> Rows:
+    """Rows without complaints are whole."""
+    if raw.ids is None or raw.paths is None:
+        raise TypeError("rows with faults have complaints, and are refused")
+    return Rows(raw.ids, raw.paths, folder, raw.boxes)
+
+
+def _groups(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> tuple[str, ...] | None:
+    """Each row's group; where it is unknown, a group of its own that no other row can have."""
+    if spec.group is None:
+        return None
+    values = rows.fill(spec.group, complaints, "group")
+    if values is None or rows.ids is None:
+        return None
+    unknown = set(spec.group_unknown)
+    mark = "?"
+    while any(value.startswith(mark) for value in set(values) - unknown):
+        mark += "?"
+    return tuple(
+        f"{mark}{row_id}" if value in unknown else value for value, row_id in zip(values, rows.ids, strict=True)
+    )
+
+
+def _train_only(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> npt.NDArray[np.bool_] | None:
+    """Which rows are never validated; None where the description names none."""
+    wish = spec.train_only
+    cells = rows.column(wish.column, complaints, "train_only") if wish is not None else None
+    if wish is None or cells is None:
+        return None
+    found = np.fromiter((cell in wish.values for cell in cells), dtype=np.bool_, count=rows.count)
+    values = sorted(set(cells))
+    shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
+    if not found.any():
+        named = ", ".join(wish.values)
+        complaints.append(f"{rows.where}: train_only: no row has {named} in column {wish.column}, which holds {shown}")
+    if found.all():
+        complaints.append(f"{rows.where}: train_only: every row is for training only; none is left to validate on")
+    return found
+
+
+def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], complaints: Complaints) -> None:
+    """The organiser's sample file, where it is there, must ask for the very test rows: better told before training."""
+    if spec.sample is None or not (folder / spec.sample).exists():
+        return
+    path = folder / spec.sample
+    try:
+        table = read_text_table(path, "sample")
+    except InputError as error:
+        complaints += error.messages
+        return
+    if spec.id not in table.columns:
+        columns = ", ".join(table.header)
+        complaints.append(f"{path}: submission.id is {spec.id}, but the sample has the columns {columns}")
+        return
+    asked, own = set(table.columns[spec.id]), set(ids)
+    complaints.add(f"{path}: {{n}} ids of the sample are no test rows", sorted(asked - own))
+    complaints.add(f"{path}: {{n}} test rows are not in the sample", sorted(own - asked))
+
+
+def _hash_lines(lines: Sequence[str]) -> str:
+    return sha256_text("\n".join(lines))

@@ -1,0 +1,256 @@
+"""The layers of one recipe: the chain of its files, `--data`, every `--set`; put on top of each other, each
+value with its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from ensemble.core.complaints import Complaint, KeyPath, Place, closest, show_value
+from ensemble.core.schema import leaf_keys, unknown_key_text
+from ensemble.errors import InputError
+from ensemble.recipe.find import find_parent, shown_path
+from ensemble.recipe.recipe import BUDGET, SHORT_FORMS, Recipe, SearchDimension
+from ensemble.recipe.yaml import YamlDocument, YamlError, parse_value, read_yaml
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values in their long forms, and where each key stands; `places[()]` is where the layer itself begins."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+
+    def place_of(self, path: KeyPath) -> Place:
+        """Where a key stands, or its nearest ancestor that does."""
+        return next(self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
+
+    def value_at(self, path: KeyPath) -> Any:
+        """The value at `path`; None where there is none."""
+        value: Any = self.values
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def holds(self, path: KeyPath) -> bool:
+        """Whether somebody wrote a value at `path`, rather than leaving it to the defaults."""
+        above = self.value_at(path[:-1])
+        return isinstance(above, dict) and path[-1] in above
+
+
+def layer_of(document: YamlDocument) -> Layer:
+    """A file's own values, without `extends`."""
+    values = {key: value for key, value in document.values.items() if key != "extends"}
+    expanded: dict[KeyPath, str] = {}
+    long = _long_form(values, (), expanded)
+    places = {}
+    for path, line in document.lines.items():
+        short = next((path[:end] for end in range(1, len(path) + 1) if path[:end] in expanded), None)
+        places[path] = Place(document.source, line)
+        if short is not None:
+            places[*short, expanded[short], *path[len(short) :]] = Place(document.source, line)
+    return Layer(long, places)
+
+
+def layer_with(path: KeyPath, value: Any, place: Place) -> Layer:
+    """One value put at `path`."""
+    return Layer(_long_form(nested({path: value}), (), {}), {path: place})
+
+
+def merge_layers(layers: Iterable[Layer]) -> Layer:
+    """Each layer over those before it: mappings merge key by key, everything else replaces.
+
+    A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another. With
+    null it is gone, and so is the whole search.
+    """
+    return reduce(_merge_two, layers, Layer())
+
+
+def nested(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    """Paths and values as nested mappings."""
+    top: dict[str, Any] = {}
+    for path, value in values.items():
+        part = top
+        for key in path[:-1]:
+            part = part.setdefault(str(key), {})
+        part[str(path[-1])] = value
+    return top
+
+
+def _merge_two(base: Layer, over: Layer) -> Layer:
+    replaced: set[KeyPath] = set()
+    values = _merge_values(base.values, over.values, (), replaced)
+    kept = {
+        path: place
+        for path, place in base.places.items()
+        if not any(path[:end] in replaced for end in range(1, len(path) + 1))
+    }
+    return Layer(values, kept | over.places)
+
+
+def _merge_values(base: dict[str, Any], over: dict[str, Any], path: KeyPath, replaced: set[KeyPath]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        here = (*path, key)
+        below = base.get(key)
+        if isinstance(below, dict) and isinstance(value, dict) and not _is_dimension(here):
+            merged[key] = _merge_values(below, value, here, replaced)
+        elif value is None and here[:1] == ("search",) and len(here) < 3:
+            merged.pop(key, None)  # no longer searched
+            replaced.add(here)
+        else:
+            merged[key] = value
+            replaced.add(here)
+    return merged
+
+
+def _is_dimension(path: KeyPath) -> bool:
+    return len(path) == 2 and path[0] == "search"
+
+
+def _long_form(value: Any, path: KeyPath, expanded: dict[KeyPath, str]) -> Any:
+    """`value` with short forms written out; the paths where that happened go to `expanded`."""
+    key = next((key for pattern, key in SHORT_FORMS.items() if _matches(path, pattern)), None)
+    if isinstance(value, dict):
+        return {name: _long_form(item, (*path, name), expanded) for name, item in value.items()}
+    if key is None or value is None:
+        return value
+    expanded[path] = key
+    return {key: value}
+
+
+def _matches(path: KeyPath, pattern: tuple[str, ...]) -> bool:
+    return len(path) == len(pattern) and all(want in ("*", key) for key, want in zip(path, pattern, strict=True))
+
+
+DATA_PLACE = Place("--data")
+SET_PLACE = Place("--set")
+SEARCH_PLACE = Place("--search")
+_SHOWN = 5
+
+
+def read_chain(path: Path, folder: Path, complaints: list[Complaint]) -> tuple[list[Layer], bool]:
+    """The layers of a file and of all it extends, the farthest ancestor first, and whether every file could be read.
+
+    What is wrong is added to `complaints`.
+    """
+    layers: list[Layer] = []
+    chain = [path]
+    while True:
+        document = _read(chain[-1], folder, complaints)
+        if document is None:
+            return layers[::-1], False
+        layers.append(layer_of(document))
+        if "extends" not in document.values:
+            return layers[::-1], True
+        parent = _parent(document, chain, folder, complaints)
+        if parent is None:
+            return layers[::-1], False
+        chain.append(parent)
+
+
+def parse_data(data: str, folder: Path, complaints: list[Complaint]) -> tuple[Layer, Path | None]:
+    """`NAME` or `NAME=PATH`: the layer that names the dataset, and where its files lie on this machine."""
+    name, has_path, path_text = data.partition("=")
+    if not name.strip() or (has_path and not path_text.strip()):
+        complaints.append(
+            Complaint(DATA_PLACE, f"{show_value(data)} should be NAME or NAME=PATH, as in mask18=/data/mask")
+        )
+        return Layer(), None
+    layer = layer_with(("data", "name"), name.strip(), DATA_PLACE)
+    if not has_path:
+        return layer, None
+    path = Path(os.path.abspath(folder / os.path.expanduser(path_text)))
+    if not os.path.isdir(path):
+        message = f"there is no folder {shown_path(path, folder)}; {_found_instead(path, folder)}"
+        complaints.append(Complaint(DATA_PLACE, message))
+    return layer, path
+
+
+def _found_instead(path: Path, folder: Path) -> str:
+    """What the deepest folder on the way to a path holds."""
+    place = next(parent for parent in path.parents if os.path.isdir(parent))
+    try:
+        names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return f"{shown_path(place, folder)} can't be listed"
+    near = closest(path.name, names)
+    held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return f"{shown_path(place, folder)} holds {held or 'no folders'}" + (f"; did you mean {near}?" if near else "")
+
+
+def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint], *, of_search: bool = False) -> Layer:
+    """`base` with every `key=value` put on, the last one of a key winning; `of_search`: each a dimension."""
+    place, example = (SEARCH_PLACE, "train.lr={low: 1e-4, high: 1e-2}") if of_search else (SET_PLACE, "train.lr=3e-4")
+    for item in items:
+        key, has_value, text = item.partition("=")
+        key = key.strip()
+        if not has_value or not key:
+            complaints.append(Complaint(place, f"{show_value(item)} should be KEY=VALUE, as in {example}"))
+            continue
+        path = _key_path(f"search.{key}" if of_search else key)
+        if path is None:
+            complaints.append(Complaint(place, unknown_key_text(Recipe, tuple(key.split(".")))))
+        try:
+            value = parse_value(text, f"{place.source} {key}")
+        except YamlError as error:
+            complaints += error.complaints
+            continue
+        if path is not None:
+            base = merge_layers([base, _set_layer(base, path, value, place)])
+    return base
+
+
+def _set_layer(base: Layer, path: KeyPath, value: Any, place: Place) -> Layer:
+    """One value at `path`; a bound of a search dimension keeps what the dimension already says."""
+    if path[0] != "search" or len(path) < 3:
+        return layer_with(path, value, place)
+    dimension = base.value_at(path[:2])
+    kept = dimension if isinstance(dimension, dict) and path[2] != "choices" else {}
+    return layer_with(path[:2], {**kept, str(path[2]): value}, place)
+
+
+def _key_path(key: str) -> KeyPath | None:
+    """The path of a dotted key, a part's or a value's; in `search.train.lr.low` the middle is one key."""
+    first, _, rest = key.partition(".")
+    if first == "search" and rest.startswith(f"{BUDGET}."):
+        return ("search", BUDGET, rest.removeprefix(f"{BUDGET}."))
+    if first == "search" and rest:
+        dimension, _, bound = rest.rpartition(".")
+        is_bound = bound in SearchDimension.model_fields and dimension in leaf_keys(Recipe)
+        return ("search", dimension, bound) if is_bound else ("search", rest)
+    known = leaf_keys(Recipe)
+    return tuple(key.split(".")) if key in known or any(leaf.startswith(f"{key}.") for leaf in known) else None
+
+
+def _read(path: Path, folder: Path, complaints: list[Complaint]) -> YamlDocument | None:
+    try:
+        return read_yaml(path, shown_path(path, folder))
+    except YamlError as error:
+        complaints += error.complaints
+        return error.partial
+
+
+def _parent(document: YamlDocument, chain: list[Path], folder: Path, complaints: list[Complaint]) -> Path | None:
+    """The file that the last of `chain` extends; None, with a complaint, when there is none to be had."""
+    place = Place(document.source, document.lines[("extends",)])
+    extends = document.values["extends"]
+    if not isinstance(extends, str) or not extends:
+        text = f"extends is {show_value(extends)}, but must be a recipe's name, or a path from this file"
+        complaints.append(Complaint(place, text))
+        return None
+    try:
+        parent = find_parent(extends, chain[-1], folder)
+    except InputError as error:
+        complaints.append(Complaint(place, f"extends: {error}"))
+        return None
+    again = next((index for index, path in enumerate(chain) if os.path.samefile(path, parent)), None)
+    if again is not None:
+        circle = " -> ".join(shown_path(path, folder) for path in [*chain[again:], parent])
+        complaints.append(Complaint(place, f"extends goes in a circle: {circle}"))
+        return None
+    return parent

@@ -1,0 +1,124 @@
+"""Imports code that `own_code` has found: only the bytes that were hashed, in a worker; and metrics of one's own.
+
+A module beside a recipe is imported under its own name, so that it may import the files beside it and be pickled. No
+bytecode is written or read. Where one process runs several recipes, a name is imported anew when its source changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ensemble.core.metrics import METRICS, SET_METRICS, Metric, custom_metric
+from ensemble.errors import InputError
+from ensemble.recipe.own_code import installed_source
+
+
+def load_function(name: str, codes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
+    """The function that a recipe calls `module:function`; `codes` is what a task was told of its recipe's code."""
+    if name not in codes:
+        raise InputError(f"{name}: nothing is known of this code; it was not found when the run was asked for")
+    module_name, _, attribute = name.partition(":")
+    code = codes[name]
+    if code["folder"] is None:
+        _check_installed(module_name, code)
+    else:
+        _FINDER.serve(Path(code["folder"]), code["files"])
+    try:
+        module = importlib.import_module(module_name)
+        function = getattr(module, attribute)
+    except Exception as error:
+        raise InputError(f"{name}: can't be imported: {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise InputError(f"{name}: is a {type(function).__name__}, but must be a function or a class")
+    return function  # type: ignore[no-any-return]
+
+
+class _Loader(importlib.abc.SourceLoader):
+    """Bytes that were checked, as a module. Its base reads and writes no bytecode where there are no path stats."""
+
+    is_beside_a_recipe = True
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path, self._content = path, content
+
+    def get_filename(self, fullname: str) -> str:
+        """The file that tracebacks name."""
+        return str(self._path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """The source."""
+        return self._content
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Knows the modules beside the recipes that this process has been asked for."""
+
+    def __init__(self) -> None:
+        self._loaders: dict[str, _Loader] = {}
+        self._hashes: dict[str, str] = {}
+
+    def serve(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Make these files importable; when one of them is not what was imported before, forget them all first."""
+        if all(self._hashes.get(Path(file).stem) == sha256 for file, sha256 in files.items()):
+            return
+        for file, sha256 in files.items():
+            path, name = folder / file, Path(file).stem
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise InputError(f"{path}: changed after the run was asked for; start the command again")
+            self._loaders[name], self._hashes[name] = _Loader(path, content), sha256
+            sys.modules.pop(name, None)
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module that is served."""
+        loader = self._loaders.get(fullname)
+        return importlib.util.spec_from_loader(fullname, loader) if loader is not None else None
+
+
+_FINDER = _Finder()
+
+
+def _check_installed(module: str, code: Mapping[str, Any]) -> None:
+    """Refuse a package that is not the one whose hash belongs to the run."""
+    found = installed_source(module)
+    if found is None:
+        raise InputError(f"{module}: the package is not installed here, and the run needs it")
+    if found.sha256 != code["sha256"]:
+        raise InputError(f"{module}: another version, or other code, than the run was asked for with ({found.path})")
+
+
+def own_metrics(
+    metric: str | None, codes: Mapping[str, Mapping[str, Any]], classes: int, *, sets: bool = False
+) -> dict[str, Metric]:
+    """The recipe's metric by its name, if it is one's own; refused where it gives no number. Else nothing."""
+    if metric is None or metric in METRICS or metric in SET_METRICS:
+        return {}
+    function = load_function(metric, codes)
+    labels = np.arange(2 * classes, dtype=np.int64) % classes
+    probs = np.full((2 * classes, classes), 0.5 / classes)
+    probs[np.arange(len(labels)), np.roll(labels, classes // 2)] += 0.5
+    if sets:
+        labels = np.eye(classes, dtype=np.int64)[labels]
+    try:
+        value: Any = function(labels, probs)
+    except Exception as error:
+        tried = f"labels of shape {labels.shape} and ({len(labels)}, {classes}) probabilities"
+        raise InputError(f"metric: {metric} failed on {tried}: {type(error).__name__}: {error}") from error
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"metric: {metric} gave {value!r:.80}, but must give a number for all rows together")
+    return {metric: custom_metric(function)}

@@ -1,0 +1,337 @@
+"""YAML 1.2: text to plain values with the line of every key, and plain values back to text.
+
+ruamel.yaml splits the text into events; the values are built here, so that nothing is expanded, converted or
+overwritten behind the user's back: `1e-3` is a number, `no` is text, `012` is 12, a key given twice is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, show_value
+
+_LARGEST_FILE = 2**20
+_DEEPEST = 32
+_LONGEST_NUMBER = 100
+_CONSTANTS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_NUMBERS: tuple[tuple[re.Pattern[str], Callable[[str], int | float]], ...] = (
+    (re.compile(r"[-+]?[0-9]+"), int),
+    (re.compile(r"0o[0-7]+"), lambda text: int(text[2:], 8)),
+    (re.compile(r"0x[0-9a-fA-F]+"), lambda text: int(text[2:], 16)),
+    (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
+)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_UNUSUAL = re.compile(r"[^\t\n\r -~]")
+
+
+@dataclass(frozen=True)
+class YamlDocument:
+    """What a file says: its top mapping, and the line of every key and list item (`()` is the mapping itself)."""
+
+    source: str
+    values: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+
+class YamlError(FaultyInput):
+    """Text that can't be taken as it is. `partial` is what could be read all the same, where that means anything."""
+
+    def __init__(self, complaints: Sequence[Complaint], partial: YamlDocument | None = None) -> None:
+        super().__init__(complaints)
+        self.partial = partial
+
+
+def read_yaml(path: Path, source: str) -> YamlDocument:
+    """Read a file; `source` is how messages name it."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise YamlError([Complaint(Place(source), f"can't be read: {error.strerror or error}")]) from error
+    return parse_yaml(content, source)
+
+
+def parse_yaml(content: bytes | str, source: str) -> YamlDocument:
+    """Read YAML text whose top level is a mapping; all that is wrong with its keys and values is raised together."""
+    reader = _Reader(content, source)
+    values = reader.document()
+    if not isinstance(values, dict):
+        reader.fail(
+            1, "is empty, but must hold keys and values" if values is None else "must be a mapping of keys to values"
+        )
+    document = YamlDocument(source, values, reader.lines)
+    if reader.complaints:
+        raise YamlError(reader.complaints, document)
+    return document
+
+
+def parse_value(text: str, source: str) -> Any:
+    """Read the one value of a command-line setting: a scalar, `[a, b]` or `{key: value}`; never silently empty."""
+    if not text.strip():
+        raise YamlError([Complaint(Place(source), "the value is empty; write null for none, or '\"\"' for empty text")])
+    reader = _Reader(text, source, in_line=True)
+    value = reader.document()
+    if reader.end < len(text.rstrip()):
+        reader.fail(1, "the value ends before the text does; put it in quotes")
+    if reader.complaints:
+        raise YamlError(reader.complaints)
+    return value
+
+
+def resolve_plain_scalar(text: str) -> Any:
+    """The value of an unquoted scalar by YAML 1.2's core schema; `ValueError` for what we don't take as a number."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError("is not a finite number; put it in quotes if it is meant as text")
+    for pattern, convert in _NUMBERS:
+        if pattern.fullmatch(text):
+            if len(text) > _LONGEST_NUMBER or math.isinf(number := convert(text)):
+                raise ValueError("is too large a number; put it in quotes if it is meant as text")
+            return number
+    return text
+
+
+class _Reader:
+    """Builds one document's values from events, and collects what is refused on the way."""
+
+    def __init__(self, content: bytes | str, source: str, *, in_line: bool = False) -> None:
+        self.source = source
+        self.in_line = in_line
+        self.lines: dict[KeyPath, int] = {}
+        self.complaints: list[Complaint] = []
+        self.end = 0
+        self._events = self._checked_events(self._decoded(content))
+
+    def complain(self, line: int, text: str) -> None:
+        self.complaints.append(Complaint(Place(self.source, 0 if self.in_line else line), text))
+
+    def fail(self, line: int, text: str) -> NoReturn:
+        """Give up here, with all that was found so far."""
+        self.complain(line, text)
+        raise YamlError(self.complaints)
+
+    def document(self) -> Any:
+        """The value of the only document; None when there is none."""
+        value = None
+        for count, event in enumerate(self._of_type("DocumentStartEvent")):
+            line = event.start_mark.line + 1
+            if count:
+                self.fail(line, "a second document begins here; one file holds one")
+            if self.in_line and event.explicit:
+                self.fail(line, "--- begins a document; put it in quotes if it is meant as text")
+            if event.version not in (None, (1, 2)) or event.tags:
+                self.fail(line, "directives (%YAML, %TAG) are not supported; leave them out")
+            first = next(self._events)
+            self.lines[()] = first.start_mark.line + 1
+            value = self._value(first, (), 0)
+        return value
+
+    def _decoded(self, content: bytes | str) -> str:
+        """Text of at most 1 MiB, UTF-8, printable."""
+        if len(content) > _LARGEST_FILE:
+            self.fail(0, "is larger than 1 MiB, which no recipe needs")
+        try:
+            text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        except UnicodeDecodeError as error:
+            self.fail(error.object.count(b"\n", 0, error.start) + 1, "is not UTF-8 text; save it as UTF-8")
+        for found in _UNUSUAL.finditer(text):
+            if _is_unprintable(found[0]):
+                line = text.count("\n", 0, found.start()) + 1
+                self.fail(line, f"the character {_code_point(found[0])} is not allowed")
+        return text
+
+    def _of_type(self, name: str) -> Iterator[Any]:
+        return (event for event in self._events if type(event).__name__ == name)
+
+    def _value(self, event: Any, path: KeyPath, depth: int) -> Any:
+        """The value that begins with `event`; only nested as deep as `_DEEPEST`, so recursion is safe."""
+        line = event.start_mark.line + 1
+        if event.tag is not None:
+            self.complain(line, f"the tag {show_value(event.tag)} is not supported; leave it out")
+        if type(event).__name__ == "ScalarEvent":
+            self.end = event.end_mark.index
+            return self._scalar(event, line)
+        if depth == _DEEPEST:
+            self.fail(line, f"is nested deeper than {_DEEPEST} levels")
+        if self.in_line and not event.flow_style:
+            self.fail(line, "write a mapping as {key: value}, a list as [a, b], and other text in quotes")
+        is_mapping = type(event).__name__ == "MappingStartEvent"
+        return self._mapping(path, depth) if is_mapping else self._sequence(path, depth)
+
+    def _scalar(self, event: Any, line: int) -> Any:
+        bad = next((letter for letter in event.value if _is_unprintable(letter)), None)
+        if bad is not None:
+            self.complain(line, f"the character {_code_point(bad)} is not allowed in a value")
+        if event.style is not None:  # quoted, or a block of text
+            return event.value
+        try:
+            return resolve_plain_scalar(event.value)
+        except ValueError as error:
+            self.complain(line, f"{show_value(event.value)} {error}")
+            return event.value
+
+    def _sequence(self, path: KeyPath, depth: int) -> list[Any]:
+        items: list[Any] = []
+        for event in self._events:
+            if type(event).__name__ == "SequenceEndEvent":
+                self.end = event.end_mark.index
+                break
+            here = (*path, len(items))
+            self.lines[here] = event.start_mark.line + 1
+            items.append(self._value(event, here, depth + 1))
+        return items
+
+    def _mapping(self, path: KeyPath, depth: int) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for event in self._events:
+            if type(event).__name__ == "MappingEndEvent":
+                self.end = event.end_mark.index
+                break
+            line = event.start_mark.line + 1
+            key = self._key(event, line, depth)
+            here = path if key is None else (*path, key)
+            if here in self.lines and key is not None:
+                text = f"{dotted(here)} stands here a second time; the first is on line {self.lines[here]}"
+                self.complain(line, text)
+            if key is None or here in self.lines:
+                self._skip(next(self._events), depth + 1)
+            else:
+                self.lines[here] = line
+                values[key] = self._value(next(self._events), here, depth + 1)
+        return values
+
+    def _skip(self, event: Any, depth: int) -> None:
+        """Read a refused key's value to its end, for the complaints in it."""
+        kept, self.lines = self.lines, {}
+        self._value(event, (), depth)
+        self.lines = kept
+
+    def _key(self, event: Any, line: int, depth: int) -> str | None:
+        """A key's text; None, with a complaint, for what can't be one."""
+        if type(event).__name__ != "ScalarEvent":
+            self.complain(line, "a key must be text, not a list or a mapping")
+            self._skip(event, depth + 1)
+            return None
+        if event.style is None and event.value == "<<":
+            self.complain(line, "merge keys (<<) are not supported; use extends, or write the values out")
+            return None
+        key = self._value(event, (), depth)
+        if isinstance(key, str):
+            return key
+        advice = f"put it in quotes: '{event.value}'" if event.value else "name it"
+        self.complain(line, f"a key must be text, but here it is {show_value(key)}; {advice}")
+        return None
+
+    def _checked_events(self, text: str) -> Iterator[Any]:
+        """ruamel's events without anchors and aliases; what its scanner finds wrong is a complaint of ours."""
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+        line = 1
+        try:
+            for event in YAML(typ="safe", pure=True).parse(text):
+                line = event.start_mark.line + 1
+                if type(event).__name__ == "AliasEvent" or getattr(event, "anchor", None) is not None:
+                    self.fail(
+                        line, "anchors (&) and aliases (*) are not supported; write the value out, or use extends"
+                    )
+                yield event
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self.fail(mark.line + 1 if mark else line, _syntax_error(error, mark))
+        except (YAMLError, ValueError, AssertionError, IndexError, TypeError, AttributeError) as error:
+            # The scanner lets a few plain Python errors through, such as chr() of an escape beyond Unicode.
+            self.fail(line, f"is not valid YAML: {str(error).splitlines()[0] if str(error) else 'unknown construct'}")
+
+
+def _syntax_error(error: Any, mark: Any) -> str:
+    """ruamel's problem and context on one line, with the column, and advice for what happens most often."""
+    problem = error.problem or "can't be read"
+    where = f" (column {mark.column + 1})" if mark else ""
+    context = f" {error.context}" if error.context else ""
+    advice = ""
+    if "\\t" in problem or "\t" in problem:
+        advice = "; indent with spaces, not tabs"
+    elif "mapping values are not allowed" in problem or "cannot start any token" in problem:
+        advice = "; text with special characters needs quotes"
+    return " ".join(f"is not valid YAML: {problem}{context}{where}{advice}".split())
+
+
+def _is_unprintable(letter: str) -> bool:
+    """Control characters, halves of pairs, and line breaks that editors don't count as such."""
+    return letter not in "\t\n\r" and (
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in "\ufeff\ufffe\uffff"
+    )
+
+
+def _code_point(letter: str) -> str:
+    return f"U+{ord(letter):04X}"
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def format_yaml(values: Mapping[str, Any], *, comment: str = "") -> str:
+    """A YAML document in block style; `comment` stands at its top."""
+    head = [f"# {line}".rstrip() for line in comment.splitlines()]
+    return "\n".join([*head, *_block(values, "")]) + "\n"
+
+
+def _block(values: Mapping[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines += [f"{indent}{_text(key)}:", *_block(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{_text(key)}: {_flow(value)}")
+    return lines
+
+
+def _flow(value: Any) -> str:
+    """A scalar, list or mapping on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):
+        return repr(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_text(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    raise TypeError(f"a {type(value).__name__} has no form in YAML: {value!r}")
+
+
+def _text(value: str) -> str:
+    """Text bare where it can't be taken for anything else, in double quotes where it can."""
+    if _PLAIN.fullmatch(value) and isinstance(_read_bare(value), str):
+        return value
+    return '"' + "".join(map(_escaped, value)) + '"'
+
+
+def _read_bare(value: str) -> Any:
+    """What the reader would make of bare `value`; None for what it refuses."""
+    try:
+        return resolve_plain_scalar(value)
+    except ValueError:
+        return None
+
+
+def _escaped(letter: str) -> str:
+    if letter in _ESCAPES or letter.isprintable():
+        return _ESCAPES.get(letter, letter)
+    return f"\\U{ord(letter):08X}"

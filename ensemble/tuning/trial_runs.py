@@ -1,0 +1,160 @@
+"""How values become a run: put into the recipe, checked, prepared once for all that are alike; a trial's is locked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ensemble.audit.findings import Finding
+from ensemble.core.files import canonical_json
+from ensemble.core.run import FoldKey, RunFolder
+from ensemble.errors import EnsError, InputError
+from ensemble.recipe.load import ResolvedRecipe, with_values
+from ensemble.recipe.own_code import require_allowed
+from ensemble.runs.checks import checked_request
+from ensemble.runs.record import fold_keys
+from ensemble.runs.request import OnEvent, RunRequest, request_for
+from ensemble.runs.work import RunWork, try_runs
+from ensemble.runs.workplace import Workplace
+from ensemble.tuning.space import mentioned_keys, values_in_recipe
+from ensemble.tuning.study import Trial, trial_folder, values_in
+
+PREPARED_ALIKE = (
+    *("seed", "sampling.ratio", "sampling.share", "model.drop_rate", "model.drop_path_rate", "model.layer_decay"),
+    *("loss.label_smoothing", "loss.gamma", "loss.beta", "mix.mixup_alpha", "mix.cutmix_alpha", "mix.probability"),
+    *("mix.switch_probability", "mix.last_epochs_off", "train.epochs", "train.lr", "train.momentum", "train.eps"),
+    *("train.weight_decay", "train.final_lr", "train.step_epochs", "train.step_factor", "train.plateau_epochs"),
+    *("train.warmup_epochs", "train.warmup_steps", "train.clip_norm", "train.ema", "train.swa_epochs"),
+    *("train.inner_share", "train.patience"),
+)
+"""Keys of which only whether they are null matters for what is decided before a run's first fold."""
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What all trials of a study share."""
+
+    path: Path
+    request: RunRequest
+    workplace: Workplace
+    policy: str
+    findings: Sequence[Finding]
+    allow_code: bool
+    on_event: OnEvent
+
+    def keys(self, k: int) -> list[FoldKey]:
+        """The folds that a trial trains on a plan of k."""
+        recipe = self.request.resolved.recipe
+        every = fold_keys(k, recipe.folds.repeats)
+        return [key for key in every if recipe.budget.folds is None or key.fold < recipe.budget.folds]
+
+    @cached_property
+    def start(self) -> dict[str, Any]:
+        """The recipe's own values of the keys that are searched, and of those that conditions name."""
+        resolved = self.request.resolved
+        return values_in(resolved, mentioned_keys(resolved.recipe.space))
+
+    @property
+    def metric(self) -> str:
+        """The score that decides."""
+        return self.request.resolved.recipe.metric or "accuracy"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.request.greater_is_better else -1
+
+
+class Opener:
+    """Opens the runs of a study's trials."""
+
+    def __init__(self, facts: StudyFacts) -> None:
+        self.facts = facts
+        self._decided: dict[str, dict[str, Any]] = {}
+        self._decoded: dict[Any, Path] = {}
+        self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
+
+    def try_out(self, points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        """What is wrong with each point, as trials have it or at full cost; nothing is written, decisions are kept."""
+        cheap = self.facts.request.resolved.recipe.cheap_values
+        costs = {"": cheap} | ({"at full cost: ": {}} if cheap else {})
+        wrong: list[tuple[str, ...]] = [()] * len(points)
+        keys: list[tuple[int, str, str]] = []
+        works: dict[str, RunWork] = {}
+
+        def note(number: int, cost: str, refused: EnsError) -> None:
+            wrong[number] = wrong[number] or tuple(
+                f"{cost}{text.removeprefix('search: ')}" for text in refused.messages
+            )
+
+        for (number, values), (cost, budget) in product(enumerate(points), costs.items()):
+            name = f"point-{len(keys)}"
+            try:
+                work = self._work(values, budget, RunFolder(self.facts.path / name, name), lambda event: None)
+            except InputError as refused:
+                note(number, cost, refused)
+                continue
+            key = _preparation_key(work.request.resolved)
+            keys.append((number, cost, key))
+            if key not in self._decided:
+                works.setdefault(key, work)
+        found = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
+        outcomes = {key: found[work.run.name] for key, work in works.items()}
+        self._decided |= {key: found for key, found in outcomes.items() if not isinstance(found, EnsError)}
+        for number, cost, key in keys:
+            outcome = outcomes.get(key)
+            if isinstance(outcome, EnsError):
+                note(number, cost, outcome)
+        return wrong
+
+    def open(self, trial: Trial) -> RunWork:
+        """The trial's run, checked and locked."""
+        facts, prefix = self.facts, f"trial {trial.number} "
+        run = RunFolder(trial_folder(facts.path, trial.number), f"{facts.path.name}/trial-{trial.number}")
+        cheap = facts.request.resolved.recipe.cheap_values
+        work = self._work(trial.values, cheap, run, lambda event: facts.on_event({**event, "label": prefix}))
+        decided = work.decided or self._prepare(work)
+        work.lock()
+        try:
+            work.open(decided)
+        except BaseException:
+            work.leave()
+            raise
+        return work
+
+    def _work(self, values: Mapping[str, Any], budget: Mapping[str, Any], run: RunFolder, tell: OnEvent) -> RunWork:
+        """The run of some values, checked as far as it can be without a worker."""
+        facts, like = self.facts, self.facts.request
+        resolved = with_values(like.resolved, {**values_in_recipe(like.resolved.recipe, values), **budget})
+        request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
+        require_allowed(request.code, facts.allow_code)
+        if request.plan.sha256 not in self._audited:
+            self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
+        folds = sorted({key.fold for key in facts.keys(request.plan.k)})
+        findings = self._audited[request.plan.sha256]
+        return RunWork(request, run, folds=folds, findings=findings, decoded=self._decoded, on_event=tell)
+
+    def _prepare(self, work: RunWork) -> dict[str, Any]:
+        """What depends on the machine: as for an earlier trial that differs in nothing that matters, or anew."""
+        key = _preparation_key(work.request.resolved)
+        if key not in self._decided:
+            found = try_runs([work], self.facts.workplace, self.facts.on_event)[work.run.name]
+            if isinstance(found, EnsError):
+                raise found
+            self._decided[key] = found
+        return self._decided[key]
+
+
+def _preparation_key(resolved: ResolvedRecipe) -> str:
+    """The recipe without what changes nothing of the preparation."""
+    plain: dict[str, Any] = resolved.recipe.plain()
+    left = {key: value for key, value in plain.items() if key not in ("search", "description")}
+    for dotted in PREPARED_ALIKE:
+        part, _, name = dotted.rpartition(".")
+        place = left[part] if part else left
+        place[name] = place[name] is not None
+    return canonical_json(left)
