@@ -101,7 +101,7 @@ def follow(asked: dict[str, Any]) -> None:
         code = ens(asked["words"])
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     steps = [
         (code.co_filename.removeprefix(package), code.co_qualname, code.co_firstlineno)
         for code in firsts
