@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it ended (0, 1, 2, 3 or 130)."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next; nothing is run
+        from ensemble.commands.completion import complete
+
+        complete(build_parser())
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parse(words)

@@ -123,7 +123,7 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option(
         "--log",
         metavar="WHERE",
-        help="tell epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
+        help="log epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
     )
 
 
@@ -157,7 +157,7 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     )
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
-    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know what another study has found")
+    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know the trials of another study")
     option(
         "--nested",
         action="store_true",
@@ -229,7 +229,7 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         "--calibrate",
         choices=["none", "temperature", "vector"],
         default="none",
-        help="make probabilities as sure as they deserve: by one temperature, or a slope and an offset a class",
+        help="calibrate probabilities: by one temperature, or by a slope and an offset a class",
     )
     option(
         "--calibrate-when",
@@ -237,7 +237,7 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
-    option("--tune-classes", action="store_true", help="learn class multipliers for scores of decisions (macro_f1)")
+    option("--tune-classes", action="store_true", help="learn class multipliers for metrics of decisions, as macro_f1")
     option(
         "--select",
         choices=["useful", "all"],
@@ -256,7 +256,7 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         "--labels", choices=["name", "index"], help="answer with class names or numbers (default: the dataset's way)"
     )
     option("--out", metavar="F", help="write the submission to this file too")
-    option("--compare", metavar="OLD.csv", help="tell which rows are answered otherwise than in this submission")
+    option("--compare", metavar="OLD.csv", help="list the rows whose answer differs from this submission")
     _renormalize_option(option)
 
 
@@ -345,10 +345,34 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         _adopt_options,
     ),
     "recipes": (
-        "the recipes to be had; with a name, the resolved one, each value with where it came from",
+        "available recipes; with a name, that recipe resolved, each value with where it came from",
         "ens recipes r50_kfold5",
         _recipes_options,
     ),
     "doctor": ("what is installed, which devices, what would go wrong, and the fix", "ens doctor --json", _no_options),
 }
 """Every command: its job in a line, one worked example, its options. `ensemble.commands.NAME:run` does the job."""
+
+COMPLETIONS = {
+    "recipe": "recipe",
+    "recipe_name": "recipe",
+    "data": "dataset",
+    "sets": "setting",
+    "searches": "setting",
+    "points": "setting",
+    "study": "study",
+    "warm_from": "study",
+    "predict run": "run",
+    "train name": "run",
+    "blend name": "blend_name",
+    "probs": "member",
+    "tta": "view_policy",
+    "method": "method",
+    "metric": "metric",
+}
+"""Where an option's values come from when a shell completes them, by its `dest`, with the command before it where
+commands differ: a function of `ensemble.commands.completion`. Options that name files complete from files, others to
+nothing."""
+
+FILE_METAVARS = ("DIR", "F", "FILE", "SOURCE", "OLD.csv", "OUTPUTS", "STEM")
+"""The placeholders of options that name a file or a folder."""

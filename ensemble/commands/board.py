@@ -28,8 +28,8 @@ class FoldFacts:
     started: float = 0.0
     heard: float = 0.0
     """When the last epoch ended."""
-    told: float | None = None
-    """What the fold itself said at `heard` that it needs."""
+    left_s: float | None = None
+    """What the fold itself estimated at `heard`."""
     skipped: int = 0
     """Epochs that were done before `started`."""
     seconds: float | None = None
@@ -70,8 +70,8 @@ def total_remaining(folds: Sequence[FoldFacts], slots: int, now: float) -> float
 
 def _remaining_when_heard(fold: FoldFacts) -> float | None:
     """What was left when the last epoch ended: as the fold said, or at the pace of its epochs so far."""
-    if fold.told is not None:
-        return fold.told
+    if fold.left_s is not None:
+        return fold.left_s
     if fold.epoch < 1:
         return None
     pace = (fold.heard - fold.started) / fold.epoch
@@ -97,8 +97,8 @@ def _typical_lengths(folds: Sequence[FoldFacts]) -> dict[str, float]:
     return lengths
 
 
-_LONGEST_NAME, _LONGEST_SLOT = 40, 12
-_BAR = 24
+_LONGEST_NAME, _LONGEST_SLOT = 40, 12  # longer ones are cut: the numbers matter more in 80 columns
+_BAR = 24  # characters of a progress bar: fits beside its words and numbers in 80 columns
 _DROPPED_FIRST = ("data wait", "slot", "images/s", "loss")  # where a terminal is narrow
 _SHOWN_IN_TABLE = frozenset(
     ["queued", "fold-kept", "fold-started", "epoch", "fold-finished", "merged", "preparing", "scanning", "decoding"]
@@ -113,15 +113,14 @@ FoldId = tuple[str, int, int]
 
 @dataclass
 class _Row:
-    """One fold of the table, and what it said last."""
+    """One fold of the table, and its last epoch."""
 
     name: str
     facts: FoldFacts
     slot: str = ""
     metric: str = ""
     error: str | None = None
-    said: Mapping[str, Any] | None = None
-    """The last epoch's event."""
+    last_epoch: Mapping[str, Any] | None = None
 
     @property
     def state(self) -> str:
@@ -161,7 +160,7 @@ class Board:
         elif row is not None:
             self._note(row, event, now)
             if kind == "fold-failed":
-                return []  # the table shows it as long as it is there; what comes after the table tells it again
+                return []  # the table shows it as long as it stands; the final table repeats it
         line = None if kind in _SHOWN_IN_TABLE else event_line(event)
         return [line] if line else []
 
@@ -221,17 +220,17 @@ class Board:
                 row.slot = clip(f"gpu {event['gpu']}", _LONGEST_SLOT) if "gpu" in event else str(event.get("slot", ""))
             case "retried" | "restarted":
                 facts.started, facts.heard, facts.epoch, facts.skipped = now, now, 0, 0
-                facts.told, row.said = None, None
+                facts.left_s, row.last_epoch = None, None
             case "epoch":
                 if facts.epoch == 0 and facts.skipped == 0:
                     facts.skipped = event["epoch"] - 1  # a fold that goes on from a checkpoint
                 facts.epoch, facts.epochs = event["epoch"] - facts.skipped, event["epochs"]
-                facts.heard, facts.told = now, event.get("remaining_s")
-                row.said, row.metric = event, event.get("metric") or row.metric
+                facts.heard, facts.left_s = now, event.get("remaining_s")
+                row.last_epoch, row.metric = event, event.get("metric") or row.metric
             case "fold-finished":
                 facts.state, facts.seconds = "over", event["seconds"]
-                scores = event.get("scores") or {}
-                row.said = {**(row.said or {}), "value": scores.get(row.metric, (row.said or {}).get("value"))}
+                scores, last = event.get("scores") or {}, row.last_epoch or {}
+                row.last_epoch = {**last, "value": scores.get(row.metric, last.get("value"))}
             case "fold-failed":
                 facts.state, row.error = "over", str(event["error"])
 
@@ -250,9 +249,9 @@ class Board:
 
     def _cells(self, row: _Row, now: float) -> list[str]:
         """One row of the table."""
-        said, facts = row.said or {}, row.facts
+        epoch_event, facts = row.last_epoch or {}, row.facts
         epoch = {"waiting": "waiting", "done": "done"}.get(row.state) or (
-            f"{said['epoch']}/{facts.epochs}" if "epoch" in said else "starting"
+            f"{epoch_event['epoch']}/{facts.epochs}" if "epoch" in epoch_event else "starting"
         )
         left = fold_remaining(facts, now) if facts.state == "training" else None
         clock = "" if left is None else shown_duration(left)
@@ -262,10 +261,10 @@ class Board:
             clip(row.name, _LONGEST_NAME),
             row.slot if facts.state == "training" else "",
             epoch,
-            _number(said.get("loss"), ".4f"),
-            _number(said.get("value"), ".4f"),
-            _number(said.get("images_per_s"), ",.0f") if facts.state == "training" else "",
-            _number(said.get("data_wait_share"), ".0%") if facts.state == "training" else "",
+            _number(epoch_event.get("loss"), ".4f"),
+            _number(epoch_event.get("value"), ".4f"),
+            _number(epoch_event.get("images_per_s"), ",.0f") if facts.state == "training" else "",
+            _number(epoch_event.get("data_wait_share"), ".0%") if facts.state == "training" else "",
             clock,
         ]
 
@@ -281,15 +280,15 @@ class Board:
     def _summary(self, now: float) -> str:
         states = [row.state for row in self._rows.values()]
         counts = [f"{states.count(state)} {state}" for state in ("done", "failed", "training", "waiting")]
-        said = [text for text in counts if not text.startswith("0 ")]
+        parts = [text for text in counts if not text.startswith("0 ")]
         if self._kept:
-            said.append(f"{self._kept} kept from earlier")
+            parts.append(f"{self._kept} kept from earlier")
         folds = f"{len(states)} fold{'s' if len(states) > 1 else ''}"
         left = total_remaining([row.facts for row in self._rows.values()], self._slots, now)
         ends = [f"{shown_duration(now - self._began)} gone"]
         if left is not None and any(row.facts.state != "over" for row in self._rows.values()):
             ends.append(f"about {shown_duration(left)} left")
-        return f"{folds}: {', '.join(said)}; {', '.join(ends)}"
+        return f"{folds}: {', '.join(parts)}; {', '.join(ends)}"
 
     def _phase_text(self, now: float) -> str:
         """A phase with a bar, its speed and what is left of it."""
@@ -320,11 +319,9 @@ def _aligned(cells: list[list[str]], columns: int) -> list[str]:
         if sum(widths[column] + 2 for column in kept) <= columns:
             break
         kept = [column for column in kept if cells[0][column] != name]
-    lines = []
-    for row in cells:
-        padded = []
-        for column in kept:
-            gap = " " * (widths[column] - display_width(row[column]))
-            padded.append(row[column] + gap if column in _LEFT else gap + row[column])
-        lines.append("  ".join(padded).rstrip())
-    return lines
+
+    def padded(row: list[str], column: int) -> str:
+        gap = " " * (widths[column] - display_width(row[column]))
+        return row[column] + gap if column in _LEFT else gap + row[column]
+
+    return ["  ".join(padded(row, column) for column in kept).rstrip() for row in cells]

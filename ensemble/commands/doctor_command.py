@@ -19,10 +19,10 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.machine import usable_cores
 from ensemble.recipe.save import list_recipes
 
-_LITTLE_DISK_GB = 5.0
+_LITTLE_DISK_GB = 5.0  # a decoded cache of 100,000 images of 128 pixels
 _PACKAGES = (
     *("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "ttach", "scikit-learn"),
-    *("optuna", "numpy", "numba", "pandas", "joblib", "pydantic", "ruamel.yaml", "safetensors"),
+    *("optuna", "numpy", "numba", "pandas", "joblib", "pydantic", "ruamel.yaml", "safetensors", "rich", "argcomplete"),
 )
 
 
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
             findings += check(arguments)
         except Exception as error:  # a broken installation fails in ways that nobody foresaw
             name = check.__name__.strip("_").replace("_", " ")
-            found = f"{type(error).__name__}: {error}"
-            findings.append(CheckResult(name, "problem", found, "install what the constraints file pins"))
+            text = f"{type(error).__name__}: {error}"
+            findings.append(CheckResult(name, "problem", text, "install what the constraints file pins"))
     rows = [[item.what, item.state, item.found] for item in findings]
     fixes = [f"{item.what}: {item.fix}" for item in findings if item.fix]
     problems = sum(item.state == "problem" for item in findings)
@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def _python(arguments: argparse.Namespace) -> Iterator[CheckResult]:
     yield CheckResult("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     if sys.getfilesystemencoding().lower() != "utf-8":
-        found = f"file names are read as {sys.getfilesystemencoding()}"
-        yield CheckResult("locale", "problem", found, "set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
+        text = f"file names are read as {sys.getfilesystemencoding()}"
+        yield CheckResult("locale", "problem", text, "set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
 
 
 def _packages(arguments: argparse.Namespace) -> Iterator[CheckResult]:
@@ -76,8 +76,8 @@ def _torch(arguments: argparse.Namespace) -> Iterator[CheckResult]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
-            found = f"{torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-            yield CheckResult(f"GPU {number}", "ok", found)
+            text = f"{torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            yield CheckResult(f"GPU {number}", "ok", text)
         return
     if shutil.which("nvidia-smi"):
         build = f"torch {torch.__version__} (built for CUDA {torch.version.cuda})"
@@ -92,13 +92,13 @@ def _torchvision(arguments: argparse.Namespace) -> Iterator[CheckResult]:
     from ensemble.training.timm_import import STATE
 
     importlib.import_module("torchvision.transforms")  # what fails without the cure, which had to come first
-    found = {
+    text = {
         "whole": "its compiled operators load",
         "cured": "built for another torch; cured for what timm needs, its compiled operators can't be used",
         "missing": "not installed",
     }[STATE]
     state: Literal["ok", "note", "problem"] = "problem" if STATE == "missing" else "ok" if STATE == "whole" else "note"
-    yield CheckResult("torchvision import", state, found)
+    yield CheckResult("torchvision import", state, text)
 
 
 def _timm(arguments: argparse.Namespace) -> Iterator[CheckResult]:
@@ -129,8 +129,8 @@ def _outputs(arguments: argparse.Namespace) -> Iterator[CheckResult]:
         with tempfile.TemporaryFile(dir=place):
             yield CheckResult("outputs", "ok", f"{arguments.outputs} can be written")
     except OSError as error:
-        found = f"{place} can't be written: {error.strerror}"
-        yield CheckResult("outputs", "problem", found, "name another folder with --outputs")
+        text = f"{place} can't be written: {error.strerror}"
+        yield CheckResult("outputs", "problem", text, "name another folder with --outputs")
 
 
 def _data(arguments: argparse.Namespace) -> Iterator[CheckResult]:

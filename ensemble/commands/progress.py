@@ -14,7 +14,7 @@ from typing import Any
 from ensemble.commands.board import Board
 from ensemble.commands.lines import LiveArea, event_line
 
-_USUAL = (80, 24)
+_USUAL = (80, 24)  # of a terminal that does not say, as everywhere since the VT100
 _TICK_S = 0.5  # the clocks in the table go on between events
 
 

@@ -65,8 +65,8 @@ def _value_at(plain: dict[str, Any], key: str) -> Any:
     """The value of a dotted key, a dimension of the search by what it says."""
     if key.startswith("search."):
         dimension = plain["search"][key.removeprefix("search.")]
-        said = {name: value for name, value in dimension.items() if value is not None and value is not False}
-        return said.get("choices", said)
+        given = {name: value for name, value in dimension.items() if value is not None and value is not False}
+        return given.get("choices", given)
     value: Any = plain
     for part in key.split("."):
         value = value[part]

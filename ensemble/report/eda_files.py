@@ -15,7 +15,7 @@ from ensemble.images.scan import ImageScan, readable
 from ensemble.report.figures import bars, histogram
 from ensemble.runs.eda import Look
 
-_MOST_BARS = 60
+_MOST_BARS = 60  # at 22 pixels each a figure stays on a screen and a half
 
 
 def save_eda_files(folder: Path, look: Look) -> list[Path]:
@@ -30,8 +30,8 @@ def save_eda_files(folder: Path, look: Look) -> list[Path]:
         "findings.csv": _csv(
             ["level", "code", "count", "message", "examples"],
             (
-                [found["level"], found["code"], found["count"], found["message"], "; ".join(found["examples"])]
-                for found in look.facts["findings"]
+                [*(finding[key] for key in ("level", "code", "count", "message")), "; ".join(finding["examples"])]
+                for finding in look.facts["findings"]
             ),
         ),
     }

@@ -11,7 +11,7 @@ import numpy.typing as npt
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 180, 130, 22, 40
 _HEIGHT, _BOTTOM = 260, 40
 _BLUE, _GREY, _PALE = "#3465a4", "#555753", "#babdb6"
-_LONGEST = 26
+_LONGEST = 26  # characters of a name: what fits left of the bars at 12 points
 
 
 def bars(title: str, names: Sequence[str], counts: Sequence[int]) -> str:

@@ -205,7 +205,7 @@ def test_work_goes_on_when_nobody_reads_its_lines_any_more() -> None:
     [
         ("abcdef", 6, "abcdef"),
         ("abcdef", 4, "abc…"),
-        ("가나다", 4, "가…"),
+        ("가나다", 4, "가 …"),
         ("a\x1b[2Jb\nc", 20, "a [2Jb c"),
         ("abc", 0, ""),
     ],
@@ -268,7 +268,7 @@ def test_a_fold_goes_on_at_the_pace_of_its_epochs() -> None:
     assert fold_remaining(fold, 140.0) == 60.0
     assert fold_remaining(fold, 145.0) == 55.0
     assert fold_remaining(fold, 500.0) == 0.0
-    assert fold_remaining(facts(state="training", epoch=4, started=100.0, heard=140.0, told=7.0), 142.0) == 5.0
+    assert fold_remaining(facts(state="training", epoch=4, started=100.0, heard=140.0, left_s=7.0), 142.0) == 5.0
     resumed = facts(state="training", epoch=2, skipped=4, started=100.0, heard=120.0)
     assert fold_remaining(resumed, 120.0) == 40.0
 

@@ -1,0 +1,143 @@
+"""What the shell completes after `ens`: recipes, datasets, runs, studies and the keys of `--set`.
+
+`argcomplete` calls these while a person waits for the Tab key, so each imports no more than it needs, and an outputs
+folder that can't be read completes to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ensemble.cli_options import COMPLETIONS, FILE_METAVARS
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell, and end this process. `eval "$(register-python-argcomplete ens)"` makes a shell ask."""
+    import argcomplete
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb, command in action.choices.items():
+                for option in (option for option in command._actions if option.choices is None):
+                    option.completer = _completer(verb, option)
+        else:
+            action.completer = _completer("", action)  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser, default_completer=argcomplete.completers.SuppressCompleter())
+
+
+def _completer(verb: str, option: argparse.Action) -> Any:
+    """The function that completes an option's value, as argcomplete calls it."""
+    kind = COMPLETIONS.get(f"{verb} {option.dest}") or COMPLETIONS.get(option.dest)
+    if kind is None:
+        kind = "file" if option.metavar in FILE_METAVARS else "nothing"
+    function = globals()[f"complete_{kind}"]
+    return lambda prefix, parsed_args, **_: function(parsed_args, prefix)
+
+
+def complete_recipe(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of recipes; a path is completed from files."""
+    from ensemble.recipe.find import is_path, recipes_by_name
+
+    return _files(prefix) if is_path(prefix) else recipes_by_name(_folder(arguments))
+
+
+def complete_dataset(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of described datasets, and after `NAME=` the folders that may hold its files."""
+    from ensemble.recipe.find import datasets_by_name
+
+    name, separator, path = prefix.partition("=")
+    if separator:
+        return [f"{name}={folder}" for folder in _files(path) if Path(folder).is_dir()]
+    return datasets_by_name(_folder(arguments))
+
+
+def complete_run(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of the runs in the outputs folder; what has a slash is completed from files."""
+    return _files(prefix) if "/" in prefix else _folders_with(_outputs(arguments), "run.json")
+
+
+def complete_study(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of the studies in the outputs folder."""
+    return _folders_with(_outputs(arguments) / "studies", "study.json")
+
+
+def complete_blend_name(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of the blends in the outputs folder."""
+    return _folders_with(_outputs(arguments) / "blends", "blend.json")
+
+
+def complete_member(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Finished runs' and blends' probability files as paths, and whatever files begin with what was typed."""
+    outputs = _outputs(arguments)
+    runs = [str(outputs / name / "probs.npy") for name in _folders_with(outputs, "probs.npy")]
+    return [*runs, *_files(prefix)]
+
+
+def complete_setting(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Keys that `--set` takes, with their `=`, and after it the values of a closed list."""
+    from ensemble.core.schema import choices_of, leaf_keys
+    from ensemble.recipe.recipe import Recipe
+
+    keys = leaf_keys(Recipe)
+    key, separator, _ = prefix.partition("=")
+    if not separator:
+        return [f"{key}=" for key in keys]
+    return [f"{key}={choice}" for choice in choices_of(keys[key].annotation)] if key in keys else []
+
+
+def complete_view_policy(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of test-time views."""
+    from ensemble.recipe.transforms import POLICIES
+
+    return [*POLICIES, "auto"]
+
+
+def complete_method(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of blending methods."""
+    from ensemble.blending.methods import METHODS
+
+    return METHODS
+
+
+def complete_metric(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of metrics."""
+    from ensemble.core.metrics import METRICS
+
+    return METRICS
+
+
+def complete_file(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Files and folders."""
+    return _files(prefix)
+
+
+def complete_nothing(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """For a free word or a number: the shell must not offer files there."""
+    return ()
+
+
+def _outputs(arguments: argparse.Namespace) -> Path:
+    where = getattr(arguments, "outputs", None) or os.environ.get("ENS_OUTPUTS") or "outputs"
+    return _folder(arguments) / where
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    """The working directory, or what `-C` makes of it."""
+    return Path(getattr(arguments, "directory", None) or ".")
+
+
+def _folders_with(folder: Path, name: str) -> list[str]:
+    try:
+        return sorted(path.parent.name for path in folder.glob(f"*/{name}"))
+    except OSError:
+        return []
+
+
+def _files(prefix: str) -> Iterable[str]:
+    from argcomplete.completers import FilesCompleter
+
+    return FilesCompleter()(prefix)
