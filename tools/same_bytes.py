@@ -3,11 +3,11 @@
     git worktree add /tmp/before COMMIT
     .venv/bin/python tools/same_bytes.py /tmp/before
 
-The older checkout trains some folds of a run, tunes two trials of a study, blends, and adopts a bare matrix. Then both, each
-with its own copy of that outputs folder, go on: the run's other folds, two more trials, predictions of the run's rows with
-other views and of new images, blends by six methods with the adopted file among them. Every file is compared: matrices,
-ids, weights, tables and submissions byte for byte, JSON documents without times, versions and what a machine
-measures of itself. Exit code 1 and a list of names where something differs.
+The older checkout trains some folds of a run, tunes two trials of a study, blends, and adopts a bare matrix. Then both,
+each with its own copy of that outputs folder, go on: the other folds, two more trials, predictions of the run's rows with
+other views and of new images, blends by six methods, one with the adopted file. Every file is compared: matrices, ids,
+weights, tables and submissions byte for byte, JSON documents without times, versions and what a machine measures of
+itself. Exit code 1 and a list of names where something differs.
 """
 
 from __future__ import annotations
@@ -59,20 +59,13 @@ GOES_ON = [
 ]
 """What both do after it, each in its own copy."""
 MEASURED = {
-    *(
-        "seconds",
-        "seconds_per_1000_images",
-        "started",
-        "finished",
-        "versions",
-        "images_per_s",
-        "data_wait_share",
-        "time",
-    ),
-    *("memory_mb", "host", "pid", "attempts_s", "when", "cost", "at", "prepare_s", "npy_sha256"),
+    *("seconds", "seconds_per_1000_images", "started", "finished", "versions", "images_per_s", "data_wait_share"),
+    *("memory_mb", "host", "pid", "prepare_s"),
 }
-"""Keys of JSON documents whose values are times, versions or machine facts; hashes of files are compared as files."""
-NOT_COMPARED = (".log", "log.txt", "events.jsonl", ".lock", "frontier.csv", "frontier.svg", "diversity.csv")
+"""Keys of JSON documents whose values are times, versions or facts of the machine."""
+ABSOLUTE = {"asked"}
+"""Keys whose values hold the path of the checkout that ran."""
+NOT_COMPARED = (".log", "log.txt", "events.jsonl", ".lock", "frontier.csv", "frontier.svg")
 """Logs, and files whose numbers are seconds."""
 
 
@@ -141,25 +134,19 @@ def content(path: Path) -> Any:
     """A file as it is compared."""
     if path.suffix == ".json":
         return without_measured(json.loads(path.read_text(encoding="utf-8")))
-    if path.name == "history.csv":
+    if path.name in ("history.csv", "trials.csv"):
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-        kept = [
-            column
-            for column, name in enumerate(rows[0])
-            if not any(word in name for word in ("second", "_s", "mb", "wait"))
-        ]
-        return [[row[column] for column in kept] for row in rows]
-    if path.name == "trials.csv":
-        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-        kept = [column for column, name in enumerate(rows[0]) if "second" not in name]
+        timed = ("second", "_s", "memory", "wait", "started", "finished")
+        kept = [column for column, name in enumerate(rows[0]) if not any(word in name for word in timed)]
         return [[row[column] for column in kept] for row in rows]
     return path.read_bytes()
 
 
 def without_measured(value: Any) -> Any:
-    """A JSON value without what is measured or dated, and without hashes of files that hold such."""
+    """A JSON value without what is measured, dated or a path of the checkout; hashes of matrices and tables stay in."""
     if isinstance(value, dict):
-        return {key: without_measured(item) for key, item in value.items() if key not in MEASURED}
+        dropped = MEASURED | ABSOLUTE | {key for key in value if key.endswith((".json", *NOT_COMPARED))}
+        return {key: without_measured(item) for key, item in value.items() if key not in dropped}
     return [without_measured(item) for item in value] if isinstance(value, list) else value
 
 
