@@ -4,7 +4,7 @@
     .venv/bin/python tools/same_bytes.py /tmp/before
 
 The older checkout trains some folds of a run, tunes two trials of a study, blends, and adopts a bare matrix. Then both,
-each with its own copy of that outputs folder, go on: the other folds, two more trials, predictions of the run's rows with
+each with its own copy of the outputs, go on: the other folds, two more trials, predictions of the same rows with
 other views and of new images, blends by six methods, one with the adopted file. Every file is compared: matrices, ids,
 weights, tables and submissions byte for byte, JSON documents without times, versions and what a machine measures of
 itself. Exit code 1 and a list of names where something differs.
