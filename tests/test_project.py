@@ -106,3 +106,10 @@ def test_the_set_up_tells_an_old_python_in_a_sentence() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("setup: Python 3.11 or newer is needed;") and "is 3.10" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_benchmark_is_in_their_readme() -> None:
+    """Which question it answers, against whom."""
+    folder = ROOT / "tools" / "bench"
+    listed = set(re.findall(r"`(\w+\.py)`", (folder / "README.md").read_text(encoding="utf-8")))
+    assert {path.name for path in folder.glob("*.py")} - listed == set()

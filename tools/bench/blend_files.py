@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from side_by_side import Contest
 
 from ensemble.blending.align import align
 from ensemble.blending.combine import block_by_block, block_of, soft, weighted_mean
@@ -45,21 +44,15 @@ def main() -> int:
 
 def _files(folder: Path, members: int, rows: int, classes: int) -> None:
     matrices = make_files(folder, members, rows, classes)
-    works = {"ens": _ours, "pandas, merge": _merged, "pandas, running sum": _summed}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(_RUNS if members <= 20 else 3):
-        for name, work in works.items():
-            started = time.perf_counter()
-            answer = work(folder, members)
-            seconds[name].append(time.perf_counter() - started)
-            np.testing.assert_allclose(answer, np.mean(matrices, axis=0, dtype=np.float64), atol=1e-6)
-    ours, merged, summed = (median(seconds[name]) for name in works)
-    print(
-        f"mean of {members} files of {rows:,} x {classes}: ens, with checks and hashes, {ours:.3f} s; pandas read_csv, "
-        f"merge and mean {merged:.2f} s, ratio {merged / ours:.0f} (wanted 15); with running sums instead "
-        f"{summed:.2f} s, ratio {summed / ours:.0f}",
-        flush=True,
-    )
+    contest = Contest(_RUNS if members <= 20 else 3)
+    for name, work in {"ens": _ours, "pandas, merge": _merged, "pandas, running sum": _summed}.items():
+        contest.enter(name, partial(work, folder, members))
+    contest.hold(warm_up=False)
+    for answer in contest.answers.values():
+        np.testing.assert_allclose(answer, np.mean(matrices, axis=0, dtype=np.float64), atol=1e-6)
+    print(f"mean of {members} files of {rows:,} x {classes}; ens with checks and hashes")
+    print(contest.row("ens", "pandas, merge", wanted=15))
+    print(contest.row("ens", "pandas, running sum"), flush=True)
 
 
 def make_files(folder: Path, members: int, rows: int, classes: int) -> list[Array]:
@@ -72,8 +65,8 @@ def make_files(folder: Path, members: int, rows: int, classes: int) -> list[Arra
         matrix = random.random((rows, classes), dtype=np.float32)
         matrix /= matrix.sum(axis=1, keepdims=True)
         matrices.append(matrix)
-        said = {"run": f"m{member:03}"}
-        save_predictions(folder / f"m{member:03}" / "probs", Predictions(ids, names, matrix, "test", sidecar=said))
+        sidecar = {"run": f"m{member:03}"}
+        save_predictions(folder / f"m{member:03}" / "probs", Predictions(ids, names, matrix, "test", sidecar=sidecar))
         table = pd.DataFrame(matrix, columns=list(names))
         table.insert(0, "id", ids)
         table.to_csv(folder / f"m{member:03}.csv", index=False)
@@ -82,7 +75,7 @@ def make_files(folder: Path, members: int, rows: int, classes: int) -> list[Arra
 
 def _ours(folder: Path, members: int) -> Any:
     loaded = load_members([folder / f"m{member:03}" for member in range(members)])
-    aligned = align([one.test for one in loaded], [str(one.path) for one in loaded])
+    aligned = align([member.test for member in loaded], [str(member.path) for member in loaded])
     return soft(aligned.stack).probs
 
 
@@ -120,24 +113,15 @@ def _averaging(members: int, rows: int, classes: int) -> None:
     random = np.random.default_rng(0)
     for kind in (np.float32, np.float64):
         stack = [random.random((rows, classes), dtype=kind) for _ in range(members)]
-        gigabytes = sum(one.nbytes for one in stack) / 1e9
-        timed: dict[str, list[float]] = {"soft": [], "sum": []}
-        works: dict[str, Callable[[], Any]] = {
-            "soft": lambda: averaged(stack),  # noqa: B023
-            "sum": lambda: [float(one.sum()) for one in stack],  # noqa: B023
-        }
-        for _ in range(_RUNS):
-            for name, work in works.items():
-                started = time.perf_counter()
-                work()
-                timed[name].append(time.perf_counter() - started)
-        seconds = {name: median(values) for name, values in timed.items()}
-        print(
-            f"averaging alone, {members} x {rows:,} x {classes} of {np.dtype(kind).name}: "
-            f"{gigabytes / seconds['soft']:.1f} GB/s, plain sums {gigabytes / seconds['sum']:.1f} GB/s: "
-            f"{seconds['sum'] / seconds['soft']:.0%} (wanted 70 %)",
-            flush=True,
-        )
+        contest = Contest(_RUNS)
+        contest.enter("averaging", partial(averaged, stack))
+        contest.enter("plain sums", partial(_sums, stack))
+        print(f"averaging alone, {members} x {rows:,} x {classes} of {np.dtype(kind).name}")
+        print(contest.hold().row("averaging", "plain sums", wanted=0.7), flush=True)
+
+
+def _sums(stack: list[Any]) -> list[float]:
+    return [float(matrix.sum()) for matrix in stack]
 
 
 if __name__ == "__main__":

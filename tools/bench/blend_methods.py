@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from peers.environments import python_of
+from peers.environments import Unavailable, python_of
+from side_by_side import row
 
 from ensemble.blending.crossfit import SMALLEST, Labelled, cross_fit, learn
 from ensemble.blending.greedy import Picks, pick_greedily
@@ -74,15 +75,16 @@ def _greedy(metrics: list[str], shrink: int, runs: int) -> None:
         rows, classes = 50_000 // shrink, 100 if metric == "log_loss" else 20
         rounds = 3 if metric == "roc_auc" else _ROUNDS
         stack, labels = draw(50, rows, classes)
-        theirs = _autogluon(stack, labels, metric, rounds)
         seconds, ours = _timed(lambda: _pick(stack, labels, metric, rounds), runs)  # noqa: B023
-        ratio = theirs["seconds"] / seconds
-        print(
-            f"  {metric:<9} 50 x {rows:,} x {classes:<3} {rounds:2} rounds: ens {seconds:7.3f} s, AutoGluon "
-            f"{theirs['seconds']:7.2f} s, ratio {ratio:6.0f} (wanted {_WANTED[metric]}); "
-            f"{_same(ours, theirs['picks'])}",
-            flush=True,
-        )
+        name = f"{metric}, 50 x {rows:,} x {classes}, {rounds} rounds"
+        try:
+            theirs = _autogluon(stack, labels, metric, rounds)
+        except Unavailable as error:
+            print(f"{name:<44} {seconds:12.3f} s   AutoGluon can't be had here: {error}", flush=True)
+            continue
+        slow = theirs["seconds"]
+        values = f"{seconds:.3f} s", "AutoGluon", f"{slow:.2f} s"
+        print(row(name, *values, slow / seconds, _WANTED[metric], _same(ours, theirs["picks"])), flush=True)
 
 
 def _pick(stack: list[Array], labels: Integers, metric: str, rounds: int) -> Picks:
@@ -108,7 +110,7 @@ def _same(ours: Picks, theirs: list[int]) -> str:
     if list(ours.order) == theirs:
         return f"the same {len(theirs)} picks"
     pairs = zip(ours.all_picks, theirs, strict=False)
-    first = next((number for number, (one, other) in enumerate(pairs) if one != other), None)
+    first = next((number for number, (own, other) in enumerate(pairs) if own != other), None)
     if first is None:
         return f"the same picks, ours end after {len(ours.order)}, theirs after {len(theirs)}"
     return f"OTHER PICKS from round {first + 1} on: {ours.all_picks[first:][:3]} and {theirs[first:][:3]}"
@@ -133,16 +135,14 @@ def _convex(shrink: int, runs: int) -> None:
         return minimize(loss, start, method="SLSQP", bounds=[(0, 1)] * len(start), constraints=[sums_to_one])
 
     def ours() -> Any:
-        row = np.arange(rows)
-        return least_log_loss(np.array([np.maximum(matrix[row, labels], SMALLEST) for matrix in stack]))
+        every = np.arange(rows)
+        return least_log_loss(np.array([np.maximum(matrix[every, labels], SMALLEST) for matrix in stack]))
 
     seconds, best = _timed(ours, runs)
-    slow, found = _timed(theirs, 1)
-    print(
-        f"convex weights, 30 x {rows:,} x 10: ens {seconds:.3f} s ({loss(best.weights):.9f}, gap {best.gap:.1e}), "
-        f"SLSQP on scikit-learn's log_loss {slow:.2f} s ({found.fun:.9f}); ratio {slow / seconds:.0f} (wanted 50)",
-        flush=True,
-    )
+    slow, peer = _timed(theirs, 1)
+    note = f"log-loss {loss(best.weights):.9f} (gap {best.gap:.1e}) against {peer.fun:.9f}"
+    values = f"{seconds:.3f} s", "SLSQP on scikit-learn's log_loss", f"{slow:.2f} s"
+    print(row(f"convex weights, 30 x {rows:,} x 10", *values, slow / seconds, 50, note), flush=True)
 
 
 def _honest(shrink: int, runs: int) -> None:
@@ -152,7 +152,9 @@ def _honest(shrink: int, runs: int) -> None:
     folds = (np.arange(rows) % 5)[None, :]
     specs = ["power:2" if name == "power" else name for name in METHODS if name != "weighted"]
     for metric in ("accuracy", "macro_f1", "log_loss"):
-        labelled = Labelled([one.astype(np.float32) for one in stack], labels, folds, np.arange(rows) // 2, metric)
+        labelled = Labelled(
+            [matrix.astype(np.float32) for matrix in stack], labels, folds, np.arange(rows) // 2, metric
+        )
         started, busy = time.perf_counter(), time.process_time()
         for spec in specs:
             method = make_method(spec, metric)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+from side_by_side import Contest
 
 from ensemble.data.duplicates import near_clusters, near_pairs
 
@@ -32,18 +30,16 @@ def main() -> int:
     hashes = _draw(arguments.rows)
     colours, usable = np.full((arguments.rows, 6), 0.5), np.ones(arguments.rows, dtype=np.bool_)
     sample = hashes[:: max(1, arguments.rows // _SAMPLE)][:_SAMPLE]
-    ours: list[float] = []
-    theirs: list[float] = []
-    for _ in range(arguments.runs):
-        ours.append(_seconds(lambda: near_clusters(hashes, colours, usable, _DISTANCE)))
-        theirs.append(_seconds(lambda: _all_pairs(sample)) * (arguments.rows / len(sample)) ** 2)
     _check(sample)
-    clusters = len(np.unique(near_clusters(hashes, colours, usable, _DISTANCE)))
-    ratio = median(theirs) / median(ours)
+    contest = Contest(arguments.runs)
+    contest.enter("ens", lambda: near_clusters(hashes, colours, usable, _DISTANCE))
+    contest.enter("all pairs in numpy", lambda: _all_pairs(sample), times=(arguments.rows / len(sample)) ** 2)
+    contest.hold()
+    clusters = len(np.unique(contest.answers["ens"]))
     print(
-        f"{arguments.rows:,} hashes in {clusters:,} clusters, distance {_DISTANCE}: {median(ours):.2f} s; "
-        f"all pairs in numpy {median(theirs):.0f} s (from {len(sample):,} rows); ratio {ratio:.0f}"
+        f"{arguments.rows:,} hashes in {clusters:,} clusters, distance {_DISTANCE}; the peer from {len(sample):,} rows"
     )
+    print(contest.row("ens", "all pairs in numpy"))
     return 0
 
 
@@ -62,14 +58,14 @@ def _draw(rows: int) -> Hashes:
 
 def _all_pairs(hashes: Hashes) -> set[tuple[int, int]]:
     """Every pair within the distance, by comparing each with each, a block of rows at a time."""
-    found: set[tuple[int, int]] = set()
+    pairs: set[tuple[int, int]] = set()
     for start in range(0, len(hashes), _BLOCK):
         close = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ hashes[None, start:]) <= _DISTANCE
         rows, columns = np.nonzero(close)
         later = columns > rows
         if later.sum() < _BLOCK:  # copies make too many pairs to list; counting them is enough here
-            found.update(zip((rows[later] + start).tolist(), (columns[later] + start).tolist(), strict=True))
-    return found
+            pairs.update(zip((rows[later] + start).tolist(), (columns[later] + start).tolist(), strict=True))
+    return pairs
 
 
 def _check(sample: Hashes) -> None:
@@ -78,12 +74,6 @@ def _check(sample: Hashes) -> None:
     left, right = near_pairs(unique, _DISTANCE)
     if set(zip(np.minimum(left, right).tolist(), np.maximum(left, right).tolist(), strict=True)) != _all_pairs(unique):
         raise AssertionError("the bands and all pairs disagree")
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

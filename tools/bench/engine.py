@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from side_by_side import row
+
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
 from ensemble.engine.worker import start_process
@@ -62,10 +64,9 @@ def measure_tasks(place: Path, count: int) -> None:
         start_process(process)
         process.join()
         bare.append(time.monotonic() - clock)
-    print(
-        f"an empty task: {_ms(overheads)} ms, a bare process {_ms(bare)} ms "
-        f"({statistics.median(overheads) / statistics.median(bare):.2f} times), over {count} after the first"
-    )
+    ratio = statistics.median(bare) / statistics.median(overheads)
+    note = f"over {count} after the first"
+    print(row("an empty task", f"{_ms(overheads)} ms", "a bare process", f"{_ms(bare)} ms", ratio, note=note))
     print(f"first line after the slot became free: {_ms(waits)} ms, 99 of 100 within {_ms(waits, 99)} ms")
 
 
@@ -92,8 +93,12 @@ def measure_slots(place: Path, turns: int, epochs: int) -> None:
                 idle.append(idle_share(events, workers))
     medians = {name: statistics.median(seconds) for name, seconds in walls.items()}
     ratio = medians["one after the other"] / medians["two slots"]
-    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in medians.items())
-    print(f"five folds, medians of {turns}: {told}: {ratio:.2f} times faster")
+    shown = {name: f"{seconds:.1f} s" for name, seconds in medians.items()}
+    print(
+        row(
+            "five folds, two slots", shown["two slots"], "one after the other", shown["one after the other"], ratio, 1.2
+        )
+    )
     print(f"slots idle while folds waited: {100 * statistics.median(idle):.2f} %")
 
 

@@ -54,12 +54,14 @@ def main() -> int:
         folder = Path(name)
         paths = draw_photos(folder / "photos" / "a", arguments.images)
         contest = Contest(arguments.turns)
-        contest.enter("timm", timm_epoch(folder / "photos"))
-        contest.enter("crop + flip, uint8", own_epochs(folder, paths, CROP_FLIP))
-        contest.enter("crop + flip, normalised float32", own_epochs(folder, paths, CROP_FLIP, normalised=True))
-        contest.enter("six transforms, threads", own_epochs(folder, paths, SIX, processes=False))
-        contest.enter("six transforms, processes", own_epochs(folder, paths, SIX, processes=True))
-        contest.enter("first epoch with building", cold_epoch(folder, paths))
+        contest.enter("timm", timm_epoch(folder / "photos"), unit="images")
+        contest.enter("crop + flip, uint8", own_epochs(folder, paths, CROP_FLIP), unit="images")
+        contest.enter(
+            "crop + flip, normalised float32", own_epochs(folder, paths, CROP_FLIP, normalised=True), unit="images"
+        )
+        contest.enter("six transforms, threads", own_epochs(folder, paths, SIX, processes=False), unit="images")
+        contest.enter("six transforms, processes", own_epochs(folder, paths, SIX, processes=True), unit="images")
+        contest.enter("first epoch with building", cold_epoch(folder, paths), unit="images")
         contest.hold()
         wanted = {
             "crop + flip, uint8": 20,
@@ -69,7 +71,7 @@ def main() -> int:
             "first epoch with building": 1.5,
         }
         for own, ratio in wanted.items():
-            print(contest.line(own, "timm", ratio))
+            print(contest.row(own, "timm", ratio))
     return 0
 
 

@@ -41,11 +41,11 @@ def main() -> int:
     contest = Contest(arguments.turns)
     for size in (32, 64):
         pixels = random.integers(0, 256, (arguments.images, size, size, 3), dtype=np.uint8)
-        contest.enter(f"torchvision {size}", torchvision_epoch(pixels, size))
-        contest.enter(f"{size} pixels, normalised float32", own_epochs(pixels, size))
+        contest.enter(f"torchvision {size}", torchvision_epoch(pixels, size), unit="images")
+        contest.enter(f"{size} pixels, normalised float32", own_epochs(pixels, size), unit="images")
     contest.hold()
     for size in (32, 64):
-        print(contest.line(f"{size} pixels, normalised float32", f"torchvision {size}", 20))
+        print(contest.row(f"{size} pixels, normalised float32", f"torchvision {size}", 20))
     return 0
 
 

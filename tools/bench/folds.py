@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+from side_by_side import Contest, row
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ensemble.data.folds import SplitRows, split_rows
@@ -42,10 +42,16 @@ def main() -> int:
         ours, theirs = [], []
         for seed in range(seeds if name != "100,000 rows, 30,000 groups, 1,000 classes" else 1):
             labels, groups = draw(np.random.default_rng(seed))
-            ours.append(_measure(labels, partial(_ours, labels, groups, seed)))
-            theirs.append(_measure(labels, partial(_theirs, labels, groups, seed)))
-        ratio = median(one.seconds for one in theirs) / median(one.seconds for one in ours)
-        print(f"{name:<44} ens {_shown(ours)}   scikit-learn {_shown(theirs)}   ratio {ratio:.0f}")
+            contest = Contest(1)
+            contest.enter("ens", partial(_ours, labels, groups, seed))
+            contest.enter("scikit-learn", partial(_theirs, labels, groups, seed))
+            contest.hold(warm_up=False)
+            ours.append(_measure(labels, contest.answers["ens"], contest.seconds["ens"][0]))
+            theirs.append(_measure(labels, contest.answers["scikit-learn"], contest.seconds["scikit-learn"][0]))
+        seconds = [median(outcome.seconds for outcome in outcomes) for outcomes in (ours, theirs)]
+        off = f"off {_shown(ours)} against {_shown(theirs)}"
+        shown = [f"{value:.2f} s" for value in seconds]
+        print(row(name, shown[0], "scikit-learn", shown[1], seconds[1] / seconds[0], note=off))
     return 0
 
 
@@ -97,10 +103,7 @@ def _theirs(labels: Integers, groups: Integers, seed: int) -> Integers:
     return folds
 
 
-def _measure(labels: Integers, split: Callable[[], Integers]) -> Outcome:
-    started = time.perf_counter()
-    folds = split()
-    seconds = time.perf_counter() - started
+def _measure(labels: Integers, folds: Integers, seconds: float) -> Outcome:
     counts = np.zeros((_K, int(labels.max()) + 1))
     np.add.at(counts, (folds, labels), 1)
     counts = counts[:, counts.sum(axis=0) > 0]
@@ -109,8 +112,8 @@ def _measure(labels: Integers, split: Callable[[], Integers]) -> Outcome:
 
 
 def _shown(outcomes: list[Outcome]) -> str:
-    worst, mean = median(one.worst for one in outcomes), median(one.mean for one in outcomes)
-    return f"{median(one.seconds for one in outcomes):6.2f} s, off {worst:6.1%} {mean:5.2%}"
+    worst, mean = (median(getattr(outcome, name) for outcome in outcomes) for name in ("worst", "mean"))
+    return f"{worst:.1%} {mean:.2%}"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
-from statistics import median
+
+from side_by_side import Contest
 
 _HELP = "import sys; from ensemble.cli import main; sys.argv = ['ens', '--help']; sys.exit(main())"
 
@@ -19,24 +19,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=21, help="how often to run each command (21)")
     runs = parser.parse_args().runs
-    commands = {"python -c pass": [sys.executable, "-c", "pass"], "ens --help": [sys.executable, "-c", _HELP]}
-    times_ms: dict[str, list[float]] = {name: [] for name in commands}
-    for turn in range(runs + 1):
-        for name, command in commands.items():
-            elapsed_ms = _time_ms(command)
-            if turn:  # the first turn fills the file cache
-                times_ms[name].append(elapsed_ms)
-    medians = {name: median(values) for name, values in times_ms.items()}
-    for name, value in medians.items():
-        print(f"{name:<16} {value:7.1f} ms (median of {runs}, {min(times_ms[name]):.1f} to {max(times_ms[name]):.1f})")
-    print(f"{'ratio':<16} {medians['ens --help'] / medians['python -c pass']:7.2f}")
+    contest = Contest(runs)
+    contest.enter("ens --help", lambda: _run(_HELP))
+    contest.enter("python -c pass", lambda: _run("pass"))
+    print(contest.hold().row("ens --help", "python -c pass"))
     return 0
 
 
-def _time_ms(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return (time.perf_counter() - started) * 1000
+def _run(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

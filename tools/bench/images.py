@@ -12,14 +12,14 @@ import io
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import cv2
 import numpy as np
 from PIL import Image
+from side_by_side import Contest
 
 from ensemble.data.table import Rows
 from ensemble.images.cache import build_pixels, look_and_keep
@@ -40,12 +40,13 @@ def main() -> int:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="ens-bench-") as place:
         rows = _draw(Path(place), arguments.images)
-        times_s = _timed(_jobs(rows, Path(place)), arguments.runs)
-    rates = {name: arguments.images / median(values) for name, values in times_s.items()}
+        contest = Contest(arguments.runs)
+        for name, job in _jobs(rows, Path(place)).items():
+            contest.enter(name, partial(_counted, job, arguments.images), unit="images")
+        contest.hold()
     print(f"{arguments.images} JPEGs of {_WIDTH} x {_HEIGHT}, one core, medians of {arguments.runs} interleaved runs")
     for name, peer in _COMPARED:
-        ratio = rates[name] / rates[peer]
-        print(f"{name:<34} {rates[name]:7.0f}/s   {peer:<30} {rates[peer]:7.0f}/s   ratio {ratio:.2f}")
+        print(contest.row(name, peer))
     return 0
 
 
@@ -102,15 +103,9 @@ def _plain(path: Path) -> np.ndarray:
     return np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_COLOR_RGB))
 
 
-def _timed(jobs: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
-    times_s: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(runs + 1):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            if turn:  # the first turn fills the file cache
-                times_s[name].append(time.perf_counter() - started)
-    return times_s
+def _counted(job: Callable[[], None], images: int) -> int:
+    job()
+    return images
 
 
 def _draw(folder: Path, count: int) -> Rows:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from side_by_side import row
 from torch.nn import functional
 
 from ensemble.core.randomness import derive_seed
@@ -52,17 +53,15 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         images = _images(Path(folder), options.rows, options.size)
-        print("precision   ours s   bare s   overhead   waiting   over bare   images/s")
         for precision in ("fp32", "bf16"):
             train = TrainPart(epochs=options.epochs + 1, batch_size=options.batch)
             with _feed(images, options) as feed:
                 trainer = _trainer(options, train, feed, precision)
                 bare = _bare(options, train, feed, precision)
                 ours, theirs, overhead, waiting = _in_turns(trainer, bare, options.epochs)
-            print(
-                f"{precision:9} {ours:8.3f} {theirs:8.3f} {overhead:10.1%} {waiting:9.1%} {1 - theirs / ours:11.1%} "
-                f"{options.rows / ours:10.0f}"
-            )
+            note = f"overhead {overhead:.1%}, waiting {waiting:.1%}, {options.rows / ours:.0f} images/s"
+            values = f"{ours:.3f} s", "a bare loop", f"{theirs:.3f} s"
+            print(row(f"an epoch of the loop, {precision}", *values, theirs / ours, note=note))
 
 
 def _in_turns(trainer: Trainer, bare: Callable[[], None], epochs: int) -> tuple[float, float, float, float]:
@@ -77,7 +76,7 @@ def _in_turns(trainer: Trainer, bare: Callable[[], None], epochs: int) -> tuple[
         before = time.process_time()
         bare()
         theirs.append(time.process_time() - before)
-    first, second, third, fourth = (statistics.median(found[1:]) for found in (ours, theirs, overheads, waits))
+    first, second, third, fourth = (statistics.median(turns[1:]) for turns in (ours, theirs, overheads, waits))
     return first, second, third, fourth
 
 

@@ -59,12 +59,12 @@ def compare(place: Path, arguments: argparse.Namespace, size: int) -> None:
     found: dict[str, npt.NDArray[Any]] = {}
     contest = Contest(arguments.turns)
     peer, ours, lower = f"ttach and PIL {size}", f"{size} pixels fp32", f"{size} pixels bf16"
-    contest.enter(peer, plain_loop(folds, place / "images", found))
-    contest.enter(ours, own(folds, place, "fp32", found))
-    contest.enter(lower, own(folds, place, "bf16", found))
+    contest.enter(peer, plain_loop(folds, place / "images", found), unit="images")
+    contest.enter(ours, own(folds, place, "fp32", found), unit="images")
+    contest.enter(lower, own(folds, place, "bf16", found), unit="images")
     contest.hold()
-    print(contest.line(ours, peer, 1.3))
-    print(contest.line(lower, peer, 2.0))
+    print(contest.row(ours, peer, 1.3))
+    print(contest.row(lower, peer, 2.0))
     print(
         f"largest difference of a probability: fp32 against the plain loop {gap(found, 'fp32', 'plain'):.2g}, "
         f"bf16 against fp32 {gap(found, 'bf16', 'fp32'):.2g}"

@@ -24,6 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from side_by_side import row
 
 CLASSES, FOLDS, WANTED = 5, 5, 3.0
 MEAN, STD = [0.5, 0.5, 0.5], [0.2, 0.2, 0.2]
@@ -85,12 +86,13 @@ def contest(place: Path, settings: dict[str, Any], precision: str) -> str:
             score = ways[name](place, {**settings, "precision": precision, "seed": turn})
             seconds[name].append(time.perf_counter() - started)
             scores[name].append(score)
-            told = f"  {precision} turn {turn}: {name} {seconds[name][-1]:.1f} s, accuracy {score:.4f}"
-            print(f"{told}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+            line = f"  {precision} turn {turn}: {name} {seconds[name][-1]:.1f} s, accuracy {score:.4f}"
+            print(f"{line}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     ratio = median(b / a for a, b in zip(seconds["ens train"], seconds["plain loop"], strict=True))
-    told = ", ".join(f"{name} {median(seconds[name]):.1f} s ({median(scores[name]):.4f})" for name in ways)
-    wanted = f" (wanted {WANTED:g})" + ("" if ratio >= WANTED else "  MISSED") if precision == "fp32" else ""
-    return f"{precision}: {told}: {ratio:.2f} times faster{wanted}, medians of {settings['turns']}"
+    shown = {name: f"{median(seconds[name]):.1f} s" for name in ways}
+    note = ", ".join(f"accuracy of {name} {median(scores[name]):.4f}" for name in ways)
+    wanted = WANTED if precision == "fp32" else None
+    return row(f"ens train, {precision}", shown["ens train"], "plain loop", shown["plain loop"], ratio, wanted, note)
 
 
 def ours(place: Path, settings: dict[str, Any]) -> float:
@@ -98,7 +100,7 @@ def ours(place: Path, settings: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory(dir=place) as outputs:
         command = ["-m", "ensemble", "train", "--recipe", "folds", "--data", f"patterns={place / 'data'}"]
         sets = [f"train.precision={settings['precision']}", f"seed={settings['seed']}"]
-        chosen = [part for one in sets for part in ("--set", one)]
+        chosen = [part for value in sets for part in ("--set", value)]
         run([*command, *chosen, "--name", "run", "--quiet", "--outputs", outputs, "-C", str(place)])
         record = json.loads((Path(outputs) / "run" / "run.json").read_text(encoding="utf-8"))
         return float(record["scores"]["oof"]["accuracy"])

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from side_by_side import row
 
 from ensemble.recipe.recipe import SearchDimension
 from ensemble.runs import work as execute
@@ -51,7 +52,7 @@ def main() -> None:
             save_trial(Path(place), trial)
         restart = _median(lambda: _restart(Path(place)), 3)
         proposer = _restart(Path(place))
-        one = _median(lambda: save_trial(Path(place), trials[-1]), 20)
+        saved = _median(lambda: save_trial(Path(place), trials[-1]), 20)
     propose = _median(lambda: proposer.propose(count, trials), 15)
     courses = [course_of(trial, 1) for trial in trials]
     race = POLICIES["race"]
@@ -60,10 +61,9 @@ def main() -> None:
     )
     alone = _optuna(trials)
     whole, again = _real(trials)
-    print(
-        f"restart {restart:.2f} s; propose {propose * 1e3:.1f} ms (Optuna alone {alone * 1e3:.1f} ms, ratio "
-        f"{propose / alone:.2f}); verdict {verdict * 1e3:.2f} ms; trial.json {one * 1e3:.2f} ms"
-    )
+    values = f"{propose * 1e3:.1f} ms", "Optuna alone", f"{alone * 1e3:.1f} ms"
+    note = f"restart {restart:.2f} s; verdict {verdict * 1e3:.2f} ms; trial.json {saved * 1e3:.2f} ms"
+    print(row(f"a proposal after {count} trials", *values, alone / propose, note=note))
     print(f"a whole study: restart {again:.2f} s; a trial {whole * 1e3:.1f} ms")
 
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["python_of"]
+__all__ = ["Unavailable", "python_of"]
 
 _HERE = Path(__file__).resolve().parent
+
+
+class Unavailable(Exception):
+    """A peer can't be installed on this machine, as where no package index is reached; its rows are left out."""
 
 
 def python_of(peer: str) -> Path:
@@ -27,6 +31,9 @@ def python_of(peer: str) -> Path:
         if not (folder / "ready").exists():
             print(f"making {folder} from {requirements.name}", file=sys.stderr)
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)
+            install = [str(python), "-m", "pip", "install", "-q", "-r", str(requirements)]
+            done = subprocess.run(install, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Unavailable((done.stderr.strip().splitlines() or ["pip failed without a word"])[-1])
             (folder / "ready").touch()
     return python
