@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+
+from tests.support import Answer, Ens, Fingerprint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -39,20 +37,6 @@ search:
   train.lr: {low: 1e-3, high: 1e-2, log: true}
   augment: [none, light]
 """
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command printed, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document on stdout."""
-        return json.loads(self.out)
 
 
 def draw_squares(folder: Path, train: int = 48, test: int = 12) -> None:
@@ -96,7 +80,7 @@ def workspace(tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def ens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def ens(capsys: pytest.CaptureFixture[str]) -> Ens:
     """Run a command in this process: `ens("train", "--recipe", "tiny")`."""
     from ensemble.cli import main
 
@@ -110,7 +94,7 @@ def ens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
 
 @pytest.fixture
-def fingerprint() -> Callable[[Path], dict[str, str]]:
+def fingerprint() -> Fingerprint:
     """Hashes of all files of a run that must not depend on when or how it was trained."""
     from ensemble.core.files import sha256_file
 

@@ -13,7 +13,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ import pytest
 
 from ensemble.cli import build_parser
 from ensemble.cli_options import COMMANDS
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 GOLDEN = Path(__file__).parent / "golden" / "options.json"
 
 verbs = pytest.mark.parametrize("verb", sorted(COMMANDS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from ensemble.core.predictions import Predictions, save_predictions
+from tests.support import MakeMember, MakeRun
 
 CLASSES = ("cat", "dog", "eel")
-MakeMember = Callable[..., Predictions]
-MakeRun = Callable[..., Path]
 
 
 def _probs(seed: int, labels: np.ndarray, classes: int, skill: float) -> np.ndarray:

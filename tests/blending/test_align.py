@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from hypothesis import strategies as st
 from ensemble.blending.align import Aligned, align
 from ensemble.core.predictions import Predictions
 from ensemble.errors import InputError
+from tests.support import MakeMember
 
-MakeMember = Callable[..., Predictions]
 FIXTURE_IS_PURE = [HealthCheck.function_scoped_fixture]
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ from ensemble.commands.blend_command import run
 from ensemble.commands.outcome import ShownTable
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import METRICS
-from ensemble.core.predictions import Predictions, load_predictions, save_predictions
+from ensemble.core.predictions import load_predictions, save_predictions
 from ensemble.errors import InputError
+from tests.support import MakeMember, MakeRun
 
-MakeMember = Callable[..., Predictions]
-MakeRun = Callable[..., Path]
 FILES = {"submission.csv", "blend.json", "probs.npy", "probs.json", "probs.ids.txt"}
 SIDE_FILES = {"diversity.csv", "frontier.csv"}
 

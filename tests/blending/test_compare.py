@@ -10,8 +10,7 @@ import pytest
 
 from ensemble.blending.blend import blend
 from ensemble.errors import InputError
-
-MakeRun = Callable[..., Path]
+from tests.support import MakeRun
 
 
 def _old(path: Path, submission: Path, change: dict[str, str], *, shuffle: bool = True) -> Path:

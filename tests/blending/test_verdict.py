@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from ensemble.blending.options import Wish, parse_cost, parse_weights
 from ensemble.blending.selection import affordable, copies, diversity, frontier, harmless
 from ensemble.blending.verdict import Verdict, judge_rows
 from ensemble.core.metrics import METRICS
-from ensemble.core.predictions import Predictions, save_predictions
+from ensemble.core.predictions import save_predictions
 from ensemble.errors import InputError
-
-MakeMember = Callable[..., Predictions]
-MakeRun = Callable[..., Path]
+from tests.support import MakeMember, MakeRun
 
 
 def _rows(noises: list[float], rows: int = 600, metric: str = "accuracy", seed: int = 0, classes: int = 4) -> Labelled:

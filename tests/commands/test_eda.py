@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import shutil
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-Ens = Callable[..., Any]
+from tests.support import Ens
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from standins.make import LAYOUTS, make_standin
 from standins.plan import TEST_LABELS_NAME
 
 from ensemble import load_predictions
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 RECIPE = """\
 data: digits
 folds: {k: 2}

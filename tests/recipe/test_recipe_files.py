@@ -22,9 +22,9 @@ from ensemble.recipe.load import load_recipe, with_values
 from ensemble.recipe.recipe import Recipe
 from ensemble.recipe.save import list_recipes, recipe_schema, save_recipe_with
 from ensemble.recipe.yaml import format_yaml, read_yaml
+from tests.support import Write
 
 SHIPPED = sorted(path.stem for path in shipped_folder().glob("*.yaml"))
-Write = Callable[[str, str], None]
 
 
 @pytest.fixture

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ensemble.errors import InputError
 from ensemble.recipe.load import load_dataset, load_recipe
+from tests.support import Write
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "broken_recipe"
-Write = Callable[[str, str], None]
 
 
 @pytest.fixture

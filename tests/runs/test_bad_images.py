@@ -7,15 +7,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ensemble import load_predictions
 from ensemble.core.foldplan import load_plan
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 DROP = ("--set", "data.bad_images=drop")
 
 

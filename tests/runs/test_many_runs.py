@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
 from ensemble.runs.work import Together
 from ensemble.runs.workplace import FoldCost, estimates
+from tests.support import Ens, Fingerprint
 
-Ens = Callable[..., Any]
-Fingerprint = Callable[[Path], dict[str, str]]
 BOTH = ("--recipe", "tiny", "--recipe", "mine_long")
 
 

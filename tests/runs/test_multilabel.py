@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from standins.plan import TEST_LABELS_NAME
 from ensemble import load_predictions, predict
 from ensemble.core.metrics import SET_METRICS
 from ensemble.recipe.load import load_recipe
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 RECIPE = """\
 data: plant_pathology_2021
 folds: {k: 2}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ensemble.training.networks import NetworkSpec, build_network, load_network
-
-Ens = Callable[..., Any]
+from tests.support import Ens
 
 NET = """\
 import torch

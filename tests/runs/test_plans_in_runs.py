@@ -14,8 +14,8 @@ import pytest
 
 from ensemble import load_predictions
 from ensemble.core.foldplan import FoldPlan, load_plan
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 ONE_EPOCH = ("--recipe", "tiny", "--set", "train.epochs=1")
 
 

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import pytest
 
 from ensemble import status
 from ensemble.core.locks import folder_lock
-
-Ens = Callable[..., Any]
+from tests.support import Ens
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ import pytest
 from ensemble import load_predictions
 from ensemble.core.foldplan import load_plan
 from ensemble.core.metrics import METRICS
-
-Ens = Callable[..., Any]
-Fingerprint = Callable[[Path], dict[str, str]]
+from tests.support import Ens, Fingerprint
 
 
 @pytest.fixture

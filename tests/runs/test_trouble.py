@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from ensemble import load_predictions
 from ensemble.core.run import find_checkpoints
 from ensemble.training.fold import FoldTraining
 from ensemble.training.loop import Trainer
+from tests.support import Ens, Fingerprint
 
-Ens = Callable[..., Any]
-Fingerprint = Callable[[Path], dict[str, str]]
 HERE = ("train", "--recipe", "tiny", "--engine", "inline", "--folds", "0")
 
 

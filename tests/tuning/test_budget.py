@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 
 from ensemble.errors import InputError
 from ensemble.recipe.load import load_recipe
-
-Ens = Callable[..., Any]
+from tests.support import Ens
 
 BUDGET = "search.budget={epochs: 1, image_size: 8, rows: 0.5, folds: 2}"
 

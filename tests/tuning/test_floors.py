@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from ensemble.tuning import queue as fold_queue
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.stopping import LEAST_CHANCE, Course, Floors, _least_gap, at, chance_to_win, floors_of
-
-Ens = Callable[..., Any]
+from tests.support import Ens
 
 EPOCHS, K = 10, 5
 

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from ensemble.engine.task import TaskEvent
 from ensemble.recipe.load import load_recipe
 from ensemble.training import fold as fold_work
 from ensemble.tuning.stopping import POLICIES
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 OTHERS = ["tpe", "gp", "random", "grid", "qmc", "cmaes" if importlib.util.find_spec("cmaes") else "tpe"]
 WIDE = "train.lr={low: 1e-6, high: 1e-1, log: true}"
 

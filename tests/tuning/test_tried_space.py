@@ -17,8 +17,8 @@ from ensemble.recipe.recipe import Recipe, SearchDimension
 from ensemble.training.tasks import prepare_run
 from ensemble.tuning.space import check_space, value_at
 from ensemble.tuning.trial_runs import PREPARED_ALIKE
+from tests.support import Ens
 
-Ens = Callable[..., Any]
 Values = Mapping[str, Any]
 
 ORIGINS = {"search.model.name": "recipes/a.yaml:7"}

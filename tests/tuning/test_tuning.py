@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from ensemble.recipe.load import load_recipe
 from ensemble.recipe.recipe import SearchDimension
 from ensemble.tuning.space import params_of, values_of
 from ensemble.tuning.study import Trial, best_trial, load_trials, save_trial
-
-Ens = Callable[..., Any]
+from tests.support import Ens
 
 SPACE = {
     "train.lr": SearchDimension(low=1e-4, high=1e-1, log=True),

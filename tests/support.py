@@ -1,0 +1,41 @@
+"""What tests of several rooms share: the types of fixtures, each declared once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ensemble.core.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+
+class Ens(Protocol):
+    """The fixture `ens`: runs a command in this process, `ens("train", "--recipe", "tiny")`."""
+
+    def __call__(self, *words: str) -> Answer: ...
+
+
+Fingerprint = Callable[[Path], dict[str, str]]
+"""The fixture `fingerprint`: hashes of all files of a run that must not depend on when or how it was trained."""
+MakeMember = Callable[..., Predictions]
+"""The fixture `make_member`: a member's rows in memory."""
+MakeRun = Callable[..., Path]
+"""The fixture `make_run`: a member's files in a folder, as training leaves them."""
+Write = Callable[[str, str], None]
+"""The fixture `write`: a file of a name with a text, where recipes are looked for."""
