@@ -43,7 +43,7 @@ _LARGEST_MEAN = 100  # rows a group; more is a part of the dataset rather than a
 def possible_groups(table: Table) -> Iterator[Finding]:
     """Hints of the first kind that gives any: columns, then folders, then stems of file names."""
     kinds = (_columns(table), _folders(table), _stems(table))
-    yield from next((found for found in map(list, kinds) if found), [])
+    yield from next((findings for findings in map(list, kinds) if findings), [])
 
 
 def _columns(table: Table) -> Iterator[Finding]:
@@ -227,22 +227,22 @@ def _rare_classes(table: Table, plan: _Planned) -> Iterator[Finding]:
     classes, repeats = len(table.classes), plan.folds.shape[1]
     total = class_counts(table.labels, classes)
     row, label = class_pairs(table.labels)
-    told = []
+    rare = []
     validated = np.zeros((repeats * plan.k, classes), dtype=np.int64)
     for repeat in range(repeats):
         fold = plan.folds[row, repeat]
         cells = (fold * classes + label)[fold >= 0]
         counts = np.bincount(cells, minlength=plan.k * classes).reshape(plan.k, classes)
         validated[repeat * plan.k : (repeat + 1) * plan.k] = counts
-    for one in np.flatnonzero(((validated == 0) | (validated == total)).any(axis=0)):
-        unseen, untrained = int((validated[:, one] == 0).sum()), int((validated[:, one] == total[one]).sum())
-        name = table.classes[one]
-        if total[one] == 0:
-            told.append(f"{name} (no rows)")
+    for number in np.flatnonzero(((validated == 0) | (validated == total)).any(axis=0)):
+        unseen, untrained = int((validated[:, number] == 0).sum()), int((validated[:, number] == total[number]).sum())
+        name = table.classes[number]
+        if total[number] == 0:
+            rare.append(f"{name} (no rows)")
         elif untrained:
-            told.append(f"{name} ({counted(total[one], 'row')}, not trained on in {counted(untrained, 'fold')})")
+            rare.append(f"{name} ({counted(total[number], 'row')}, not trained on in {counted(untrained, 'fold')})")
         else:
-            told.append(f"{name} ({counted(total[one], 'row')}, not validated in {counted(unseen, 'fold')})")
-    if told:
-        message = f"{counted(len(told), 'class', 'classes')} too rare for every fold to train on and to validate"
-        yield Finding("warning", "rare-class", len(told), message, tuple(told[:SHOWN]))
+            rare.append(f"{name} ({counted(total[number], 'row')}, not validated in {counted(unseen, 'fold')})")
+    if rare:
+        message = f"{counted(len(rare), 'class', 'classes')} too rare for every fold to train on and to validate"
+        yield Finding("warning", "rare-class", len(rare), message, tuple(rare[:SHOWN]))

@@ -65,7 +65,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes; in the order of the codes."""
     levels = get_args(Level)
-    return sorted(findings, key=lambda found: (levels.index(found.level), CODES.index(found.code), found.message))
+    return sorted(
+        findings, key=lambda finding: (levels.index(finding.level), CODES.index(finding.code), finding.message)
+    )
 
 
 def differs_within(

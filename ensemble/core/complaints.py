@@ -59,7 +59,10 @@ class FaultsInside(ValueError):
 def raise_together(complaints: Iterable[Complaint]) -> None:
     """Raise all complaints as one error, files first, by line; without complaints do nothing."""
     distinct = dict.fromkeys(complaints)
-    ordered = sorted(distinct, key=lambda one: (one.place.source.startswith("--"), one.place.source, one.place.line))
+    ordered = sorted(
+        distinct,
+        key=lambda complaint: (complaint.place.source.startswith("--"), complaint.place.source, complaint.place.line),
+    )
     if ordered:
         raise FaultyInput(ordered)
 
@@ -78,8 +81,8 @@ def show_value(value: Any) -> str:
 def closest(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
     """The known name most like `word`, upper and lower case alike; None when nothing is near."""
     by_lower = {name.lower(): name for name in reversed(known)}
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
-    return by_lower[found[0]] if found else None
+    matches = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
+    return by_lower[matches[0]] if matches else None
 
 
 def any_of(names: Sequence[str], last: str = "or") -> str:

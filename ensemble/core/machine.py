@@ -56,10 +56,10 @@ def compiled(function: Function) -> Function:
     import numba
 
     try:
-        found: Any = numba.njit(cache=True, nogil=True)(function)
+        machine_code: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # there is no folder that the machine code could be written to
-        found = numba.njit(nogil=True)(function)
-    return cast(Function, found)
+        machine_code = numba.njit(nogil=True)(function)
+    return cast(Function, machine_code)
 
 
 class Report(Protocol):

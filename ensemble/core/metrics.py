@@ -148,7 +148,7 @@ def _mcc(totals: Totals) -> float:
     """Correlation of labels and decisions; 0 where either is always the same."""
     rows = totals.labelled.sum()
     together = rows * totals.right.sum() - np.sum(totals.labelled * totals.decided)
-    apart = [float(rows**2 - np.sum(one**2)) for one in (totals.labelled, totals.decided)]
+    apart = [float(rows**2 - np.sum(counts**2)) for counts in (totals.labelled, totals.decided)]
     return float(together / math.sqrt(apart[0] * apart[1])) if min(apart) > 0 else 0.0
 
 

@@ -136,15 +136,15 @@ def _type_name(kind: str) -> str:
     return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
 
 
-def _check_size(found: int, rows: int, columns: int, size: int) -> None:
+def _check_size(held: int, rows: int, columns: int, size: int) -> None:
     """The bytes after the header must be exactly the matrix, each number of `size` bytes."""
     expected = rows * columns * size
-    if found < expected:
+    if held < expected:
         raise _NotAMatrix(
-            f"cut off: {rows} x {columns} needs {expected} bytes of numbers, {expected - found} are missing"
+            f"cut off: {rows} x {columns} needs {expected} bytes of numbers, {expected - held} are missing"
         )
-    if found > expected:
-        raise _NotAMatrix(f"{found - expected} bytes too many after its {rows} x {columns} numbers")
+    if held > expected:
+        raise _NotAMatrix(f"{held - expected} bytes too many after its {rows} x {columns} numbers")
 
 
 class RowsFile:

@@ -47,14 +47,14 @@ class Seen:
 
     def ids(self, path: Path) -> tuple[tuple[str, ...], str]:
         """The ids of a file and its hash; what was in the file before, is neither parsed nor hashed again."""
-        last, digest, found = self._last
+        last, digest, ids = self._last
         if _holds(path, last):
-            return found, digest
+            return ids, digest
         content = read_whole(path)
         digest = hashlib.sha256(content).hexdigest()
-        found = self._kept.get(digest) or self._kept.setdefault(digest, parse_ids(path, content))
-        self._last = content, digest, found
-        return found, digest
+        ids = self._kept.get(digest) or self._kept.setdefault(digest, parse_ids(path, content))
+        self._last = content, digest, ids
+        return ids, digest
 
     def numbers(self, what: str, values: Value) -> Value:
         """An array, or lists, of whole numbers; None stays None."""
@@ -83,7 +83,7 @@ def _holds(path: Path, content: bytes) -> bool:
 def _equal(mapped: mmap.mmap, content: bytes) -> bool:
     """Eight bytes at a time, and what is left over; a mapped file knows no comparing of its own."""
     words = len(content) // 8
-    here, there = (np.frombuffer(one, np.uint64, words) for one in (mapped, content))
+    here, there = (np.frombuffer(content_part, np.uint64, words) for content_part in (mapped, content))
     same = bool(np.array_equal(here, there)) and mapped[words * 8 :] == content[words * 8 :]
     del here  # else the map can't be closed
     return same
@@ -158,10 +158,10 @@ class _Found:
 
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def load_predictions(
@@ -173,17 +173,17 @@ def load_predictions(
     """
     named, seen = ProbabilityPaths.of(path), seen or Seen()
     for _ in range(_PATIENCE):
-        found = named.found()
+        files = named.found()
         try:
-            return _load(found, named.npy, renormalize, verify_hashes, seen)
+            return _load(files, named.npy, renormalize, verify_hashes, seen)
         except InputError:
-            if named.found() == found:  # nobody replaced the files while they were read
+            if named.found() == files:  # nobody replaced the files while they were read
                 raise
     return _load(named.found(), named.npy, renormalize, verify_hashes, seen)
 
 
-def _load(found: _Found, path: Path, renormalize: bool, verify_hashes: bool, seen: Seen) -> Predictions:
-    paths = found.paths
+def _load(files: _Found, path: Path, renormalize: bool, verify_hashes: bool, seen: Seen) -> Predictions:
+    paths = files.paths
     _refuse_missing(paths)
     problems: list[str] = []
     probs = _collect(problems, map_matrix, paths.npy)
@@ -252,10 +252,10 @@ def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:
 
 def _hash_problems(paths: ProbabilityPaths, document: dict[str, Any], npy_sha256: str, ids_sha256: str) -> list[str]:
     """Which of the two files are not those that the sidecar was written for."""
-    found = ((paths.npy, "npy_sha256", npy_sha256), (paths.ids, "ids_sha256", ids_sha256))
+    hashes = ((paths.npy, "npy_sha256", npy_sha256), (paths.ids, "ids_sha256", ids_sha256))
     return [
         f"{path}: changed after it was written (its sha256 is not the {key} of {paths.json.name}); make it again"
-        for path, key, sha256 in found
+        for path, key, sha256 in hashes
         if sha256 != document[key]
     ]
 
@@ -343,10 +343,10 @@ def _refuse_unloadable(
     except InputError as error:
         problems += error.messages
     if not problems:
-        found = check_rows(
+        check = check_rows(
             probs, predictions.ids, predictions.classes, renormalize=False, activation=predictions.activation
         )
-        problems += found.problems
+        problems += check.problems
     if problems:
         raise ValueError("; ".join(problems))
     document["ids_sha256"] = hashlib.sha256(content).hexdigest()

@@ -103,13 +103,13 @@ class _Finding:
 
     def note(self, start: int, mask: NDArray[np.bool_], block: NDArray[np.floating[Any]]) -> None:
         """Add the rows of a block, which begins at row `start`, where `mask` is true."""
-        found = np.flatnonzero(mask)
-        if not found.size:
+        bad_rows = np.flatnonzero(mask)
+        if not bad_rows.size:
             return
         if not self.count:
-            self._numbers = np.array(block[found[0]])
-        self.count += int(found.size)
-        self._parts.append(found + start)
+            self._numbers = np.array(block[bad_rows[0]])
+        self.count += int(bad_rows.size)
+        self._parts.append(bad_rows + start)
 
     def rows(self) -> NDArray[np.int64]:
         """All rows noted, ascending."""
@@ -296,17 +296,17 @@ def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str
 
 def _sets_problems(values: Any, rows: int, classes: int) -> list[str]:
     """Whether `values` is a list of `rows` lists of class numbers, ascending, none twice."""
-    if not isinstance(values, list) or not all(isinstance(one, list) for one in values):
+    if not isinstance(values, list) or not all(isinstance(row_classes, list) for row_classes in values):
         return [f"labels is {_show(values)}; with activation sigmoid, a list of class numbers a row is needed"]
     if len(values) != rows:
         return [f"labels has {len(values)} entries for {rows} rows"]
-    numbers = [number for one in values for number in one]
+    numbers = [number for row_classes in values for number in row_classes]
     if set(map(type, numbers)) - {int}:
         return ["labels holds more than whole numbers"]
     if numbers and not 0 <= min(numbers) <= max(numbers) < classes:
         wrong = min(numbers) if min(numbers) < 0 else max(numbers)
         return [f"labels holds {_show(wrong)}; allowed are 0 to {classes - 1}"]
-    if any(len(set(one)) < len(one) for one in values):
+    if any(len(set(row_classes)) < len(row_classes) for row_classes in values):
         return ["labels names a class twice in one row"]
     return []
 

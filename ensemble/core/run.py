@@ -84,9 +84,9 @@ class CheckpointFile:
 def find_checkpoints(folder: Path, identity: str) -> list[CheckpointFile]:
     """A folder's finished checkpoints of one run, newest first; whether they are whole is another question."""
     numbers = (path.stem.partition("-")[2] for path in folder.glob("checkpoint-*.json"))
-    found = [CheckpointFile(folder, int(number)) for number in numbers if number.isdecimal()]
-    ours = [one for one in found if (one.load_about() or {}).get("identity") == identity]
-    return sorted(ours, key=lambda one: -one.step)
+    checkpoints = [CheckpointFile(folder, int(number)) for number in numbers if number.isdecimal()]
+    ours = [checkpoint for checkpoint in checkpoints if (checkpoint.load_about() or {}).get("identity") == identity]
+    return sorted(ours, key=lambda checkpoint: -checkpoint.step)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -100,7 +100,9 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
     """Remove all that an unfinished attempt left, but for checkpoints of the same run, and the log beside them."""
     if not folder.is_dir():
         return
-    kept = {path for one in find_checkpoints(folder, identity) for path in (one.path, one.sidecar_path)}
+    kept = {
+        path for checkpoint in find_checkpoints(folder, identity) for path in (checkpoint.path, checkpoint.sidecar_path)
+    }
     if kept:
         kept.add(folder / _LOG)
     for entry in folder.iterdir():
@@ -161,8 +163,8 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.record_path}: can't be read ({error}); --fresh moves the folder aside") from error
         if not isinstance(record, dict) or record.get("format") != RUN_FORMAT:
-            found = record.get("format") if isinstance(record, dict) else None
-            raise InputError(f"{self.record_path}: format {found!r}; this version reads {RUN_FORMAT}")
+            version = record.get("format") if isinstance(record, dict) else None
+            raise InputError(f"{self.record_path}: format {version!r}; this version reads {RUN_FORMAT}")
         return record
 
     def save_record(self, record: dict[str, Any]) -> None:

@@ -175,8 +175,10 @@ def _meant(schema: type[BaseModel], word: str, siblings: Sequence[str], prefix: 
     if not same:
         phrase = word.replace("_", " ")
         first_sentences = {key: (field.description or "").lower().split(". ")[0] for key, field in leaves.items()}
-        told = sorted((len(text), key) for key, text in first_sentences.items() if len(phrase) > 4 and phrase in text)
-        same = [key for _, key in told[:1]]
+        phrases = sorted(
+            (len(text), key) for key, text in first_sentences.items() if len(phrase) > 4 and phrase in text
+        )
+        same = [key for _, key in phrases[:1]]
     return same if len(same) <= 3 else []
 
 
@@ -208,14 +210,14 @@ def _list_phrase(annotation: Any, item: Any) -> str:
 def _constraint(annotation: Any, name: str) -> Any:
     """A limit from an annotation's metadata, where pydantic's `Field(ge=…)` may hold it one level deeper."""
     metadata = list(getattr(annotation, "__metadata__", ()))
-    metadata += [inner for one in metadata if isinstance(one, FieldInfo) for inner in one.metadata]
-    return next((limit for one in metadata if (limit := getattr(one, name, None)) is not None), None)
+    metadata += [inner for item in metadata if isinstance(item, FieldInfo) for inner in item.metadata]
+    return next((limit for item in metadata if (limit := getattr(item, name, None)) is not None), None)
 
 
 def _member_meant(members: Sequence[Any], tag: str | int) -> Any | None:
     """The container in a union that an error deeper than the union is about."""
-    containers = [one for one in members if _is_model(_bare(one)) or get_origin(_bare(one)) in (list, dict)]
-    named = [one for one in containers if getattr(_bare(one), "__name__", None) == tag]
+    containers = [member for member in members if _is_model(_bare(member)) or get_origin(_bare(member)) in (list, dict)]
+    named = [member for member in containers if getattr(_bare(member), "__name__", None) == tag]
     return (named or containers)[0] if named or len(containers) == 1 else None
 
 

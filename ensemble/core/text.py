@@ -121,5 +121,5 @@ def _content(folder: Path) -> str:
     """What a folder holds, for a person who looked for something else in it."""
     if not folder.is_dir():
         return f"nor is there a folder {folder}"
-    found = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    return f"its folder holds {', '.join(found[:8]) or 'nothing'}" + (", …" if len(found) > 8 else "")
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    return f"its folder holds {', '.join(names[:8]) or 'nothing'}" + (", …" if len(names) > 8 else "")

@@ -74,15 +74,15 @@ def near_pairs(hashes: Hashes, distance: int) -> tuple[Integers, Integers]:
     Multi-index hashing: of four bands of 16 bits, one must differ in at most a quarter of `distance`. So only rows
     whose bands are equal, or a bit or two apart, are compared.
     """
-    found: list[tuple[Integers, Integers]] = []
+    pairs: list[tuple[Integers, Integers]] = []
     masks = [mask for mask in range(1 << _BITS) if mask.bit_count() <= distance // _BANDS]
     for band in range(_BANDS):
         for left, right in _candidates(_band(hashes, band), masks):
             close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
-            found.append((left[close], right[close]))
-    if not found:
+            pairs.append((left[close], right[close]))
+    if not pairs:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    return np.concatenate([left for left, _ in found]), np.concatenate([right for _, right in found])
+    return np.concatenate([left for left, _ in pairs]), np.concatenate([right for _, right in pairs])
 
 
 def _band(hashes: Hashes, band: int) -> Integers:

@@ -278,8 +278,8 @@ def _check(
     present = np.flatnonzero(counted)
     if not ((counted > 0) & (counted < validated.sum())).any():
         what = "the training rows" if validated.all() else "the rows to validate"
-        found = "all have the same classes" if table.has_sets else "hold only one class"
-        raise InputError(f"{table.dataset}: {what} {found}; there is nothing to tell apart")
+        fault = "all have the same classes" if table.has_sets else "hold only one class"
+        raise InputError(f"{table.dataset}: {what} {fault}; there is nothing to tell apart")
     needed = 2 if scheme == "holdout" else folds.k
     counts, what = _sources(labels, groups, validated, len(table.classes))
     if groups is not None and (number := len({groups[row] for row in np.flatnonzero(validated)})) < needed:

@@ -175,8 +175,8 @@ def _combine(parts: Sequence[Indices], sizes: Sequence[int]) -> Indices:
 
 def _look_up(raw: Column, position: Mapping[str, int], rows: RawRows, what: str, complaints: Complaints) -> Indices:
     """Each value's position; values that have none are told, the commonest first."""
-    found = np.fromiter((position.get(value, _UNKNOWN) for value in raw), dtype=np.int64, count=len(raw))
-    wrong = np.flatnonzero(found == _UNKNOWN).tolist()
+    positions = np.fromiter((position.get(value, _UNKNOWN) for value in raw), dtype=np.int64, count=len(raw))
+    wrong = np.flatnonzero(positions == _UNKNOWN).tolist()
     names = list(position)
     allowed = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
     by_value = Counter(raw[row] for row in wrong)
@@ -189,7 +189,7 @@ def _look_up(raw: Column, position: Mapping[str, int], rows: RawRows, what: str,
             + ("; …" if len(examples) > 3 else "")
             + (f"; did you mean {near}?" if near else "")
         )
-    return np.maximum(found, 0)
+    return np.maximum(positions, 0)
 
 
 def _check_bins(specs: Sequence[PartSpec], bins: Mapping[str, Sequence[float]], complaints: Complaints) -> None:

@@ -38,10 +38,10 @@ class Listing:
     def find(self, pattern: str) -> list[str]:
         """The image files that a filled pattern leads to, in natural order; hidden ones never."""
         *places, last = pattern.split("/")
-        found: list[str] = [""]
+        folders: list[str] = [""]
         for segment in places:
-            found = [f"{place}{name}/" for place in found for name in self._matches(place, segment, "folders")]
-        return [f"{place}{name}" for place in found for name in self._matches(place, last, "images")]
+            folders = [f"{place}{name}/" for place in folders for name in self._matches(place, segment, "folders")]
+        return [f"{folder}{name}" for folder in folders for name in self._matches(folder, last, "images")]
 
     def describe(self, path: str) -> str:
         """What lies where `path` was looked for: the deepest directory on the way that is there, and its content."""
@@ -128,7 +128,7 @@ class _DirectoryNames:
         else:
             near = [name[::-1] for name in _starting(self._reversed, suffix[::-1])]
         shortest = len(prefix) + len(suffix)
-        found = [
+        names_between = [
             name
             for name in near
             if len(name) >= shortest
@@ -136,7 +136,7 @@ class _DirectoryNames:
             and name.endswith(suffix)
             and not (is_extension and "." in name[len(prefix) :])
         ]
-        return found if len(found) < 2 else sorted(found, key=natural_key)
+        return names_between if len(names_between) < 2 else sorted(names_between, key=natural_key)
 
     @cached_property
     def _natural(self) -> Sequence[str]:
@@ -163,12 +163,12 @@ def _normal(place: str) -> str:
 
 def _starting(names: Sequence[str], prefix: str) -> list[str]:
     """Those of sorted names that start with `prefix`, which stand together."""
-    found = []
+    names_starting = []
     for position in range(bisect_left(names, prefix), len(names)):
         if not names[position].startswith(prefix):
             break
-        found.append(names[position])
-    return found
+        names_starting.append(names[position])
+    return names_starting
 
 
 def _few(names: Sequence[str] | _DirectoryNames) -> str:

@@ -140,8 +140,8 @@ def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaint
     patterns = rows.fill(files, complaints, "files")
     if patterns is None or not _stay_inside(patterns, rows.where, complaints):
         return None
-    found = [listing.find(pattern) for pattern in patterns]
-    empty = [pattern.replace(STAR, "*") for pattern, paths in zip(patterns, found, strict=True) if not paths]
+    matched = [listing.find(pattern) for pattern in patterns]
+    empty = [pattern.replace(STAR, "*") for pattern, paths in zip(patterns, matched, strict=True) if not paths]
     if empty:
         complaints.add(
             f"{rows.where}: {{n}} rows have no image files" if rows.own else f"{folder}: no image files",
@@ -149,9 +149,9 @@ def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaint
             listing.describe(empty[0]),
         )
         return None
-    paths = [path for of_row in found for path in of_row]
+    paths = [path for of_row in matched for path in of_row]
     complaints.add(f"{rows.where}: {{n}} files belong to more than one row", _doubled(paths))
-    source = [row for row, of_row in enumerate(found) for _ in of_row]
+    source = [row for row, of_row in enumerate(matched) for _ in of_row]
     columns: dict[str, Column] = {name: [cells[row] for row in source] for name, cells in rows.columns.items()}
     for name, cells in _file_columns(paths).items():
         columns.setdefault(name, cells)
@@ -205,17 +205,19 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
     if paths is None or not _stay_inside(paths, rows.where, complaints):
         return
     if STAR in "".join(paths[:1]):
-        found = [listing.find(path) for path in paths]
-        several = [f"{rows.name(row)} ({few(files, 2)})" for row, files in enumerate(found) if len(files) > 1]
+        files_of_rows = [listing.find(path) for path in paths]
+        several = [f"{rows.name(row)} ({few(files, 2)})" for row, files in enumerate(files_of_rows) if len(files) > 1]
         complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
-        missing = [path.replace(STAR, "*") for path, files in zip(paths, found, strict=True) if not files]
-        paths = [files[0] if files else path.replace(STAR, "*") for path, files in zip(paths, found, strict=True)]
+        missing = [path.replace(STAR, "*") for path, files in zip(paths, files_of_rows, strict=True) if not files]
+        paths = [
+            files[0] if files else path.replace(STAR, "*") for path, files in zip(paths, files_of_rows, strict=True)
+        ]
     else:
         paths = [path.removeprefix("./") for path in paths]
         missing = [path for path in paths if not listing.has_file(path)]
     if missing:
-        told = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
-        told.add(f"{folder}: {{n}} of {rows.count:,} images are missing", missing, listing.describe(missing[0]))
+        where = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
+        where.add(f"{folder}: {{n}} of {rows.count:,} images are missing", missing, listing.describe(missing[0]))
     rows.paths = tuple(paths)
 
 

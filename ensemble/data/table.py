@@ -254,15 +254,15 @@ def _train_only(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> n
     cells = rows.column(wish.column, complaints, "train_only") if wish is not None else None
     if wish is None or cells is None:
         return None
-    found = np.fromiter((cell in wish.values for cell in cells), dtype=np.bool_, count=rows.count)
+    train_only = np.fromiter((cell in wish.values for cell in cells), dtype=np.bool_, count=rows.count)
     values = sorted(set(cells))
     shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
-    if not found.any():
+    if not train_only.any():
         named = ", ".join(wish.values)
         complaints.append(f"{rows.where}: train_only: no row has {named} in column {wish.column}, which holds {shown}")
-    if found.all():
+    if train_only.all():
         complaints.append(f"{rows.where}: train_only: every row is for training only; none is left to validate on")
-    return found
+    return train_only
 
 
 def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], complaints: Complaints) -> None:

@@ -94,7 +94,7 @@ def _build(name: str, arguments: dict[str, Any], where: str, faults: list[str]) 
     if "transforms" in arguments:
         parts = enumerate(arguments["transforms"])
         inner = [_build(part, own, f"{where}.transforms[{number}].{part}", faults) for number, (part, own) in parts]
-        if any(one is None for one in inner):
+        if any(transform is None for transform in inner):
             return None
         named["transforms"] = inner
     try:
@@ -112,11 +112,11 @@ def _retold(error: BaseException, arguments: dict[str, Any], where: str) -> Iter
     if details is None:
         yield f"{where}: {' '.join(str(error).split())}"
         return
-    told = set()
+    done = set()
     for detail in details():
         key = str(detail["loc"][0]) if detail["loc"] else ""
-        if key not in told:
-            told.add(key)
+        if key not in done:
+            done.add(key)
             value = f".{key} is {show_value(arguments[key])}" if key in arguments else ""
             yield f"{where}{value}: {' '.join(detail['msg'].split())}"
 
@@ -126,7 +126,7 @@ def _constant(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(_CONSTANTS):
         return getattr(cv2, value, value)
     if isinstance(value, list):
-        return tuple(_constant(one) for one in value)
+        return tuple(_constant(item) for item in value)
     return value
 
 
@@ -178,7 +178,9 @@ class Augment:
         """With `fast=False` every step is albumentations' own; the bits are the same."""
         self.transforms, self.size = transforms, size
         built = build_transforms(transforms, size)
-        self._steps: list[Step] = [(fast_step(one) if fast else None) or _GeneralStep(one) for one in built]
+        self._steps: list[Step] = [
+            (fast_step(transform) if fast else None) or _GeneralStep(transform) for transform in built
+        ]
         self._only_moves = only_moves(self._steps)
 
     @property
@@ -202,10 +204,10 @@ class Augment:
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
             wanted = list(out[part])
-            found: Images = [pixels[row] for row in rows[part].tolist()]
+            images: Images = [pixels[row] for row in rows[part].tolist()]
             for number, step in enumerate(self._steps):
-                found = step(found, step_keys(keys[part], number), wanted)
-            _put(found, wanted)
+                images = step(images, step_keys(keys[part], number), wanted)
+            _put(images, wanted)
 
     def _moves_whole_batches(self, pixels: Any) -> bool:
         """Whether these are small images of one shape, and all that the steps do is to move pixels."""

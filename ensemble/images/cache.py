@@ -233,8 +233,8 @@ def is_sound(folder: Path, on_progress: OnProgress | None) -> bool:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 _SHARE = 0.5  # of the free disk

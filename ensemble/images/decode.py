@@ -45,11 +45,11 @@ def read_content(path: Path | str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb", buffering=0) as stream:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise BadImage("unreadable", "is not a plain file")
-            if found.st_size > LARGEST_FILE:
-                raise BadImage("too-large", f"has {found.st_size:,} bytes; {LARGEST_FILE:,} are allowed")
+            if status.st_size > LARGEST_FILE:
+                raise BadImage("too-large", f"has {status.st_size:,} bytes; {LARGEST_FILE:,} are allowed")
             return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         raise BadImage("missing", "is not there") from None

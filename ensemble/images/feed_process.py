@@ -73,8 +73,8 @@ class FeedProcess:
 
     @staticmethod
     def _pipe(stream: Any) -> BinaryIO:
-        found: BinaryIO = stream
-        return found
+        pipe: BinaryIO = stream
+        return pipe
 
 
 def _serve() -> None:

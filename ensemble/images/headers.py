@@ -217,10 +217,10 @@ def _tiff(content: bytes) -> ImageHeader:
 def _exif_orientation(block: bytes) -> int:
     """EXIF is a TIFF directory; a damaged one turns nothing."""
     try:
-        found = _tiff_tags(block, {274}).get(274, (1,))
+        values = _tiff_tags(block, {274}).get(274, (1,))
     except (struct.error, IndexError, BadImage):
         return 1
-    return found[0] if found and 1 <= found[0] <= 8 else 1
+    return values[0] if values and 1 <= values[0] <= 8 else 1
 
 
 def _tiff_tags(content: bytes, wanted: set[int]) -> dict[int, tuple[int, ...]]:

@@ -41,10 +41,10 @@ def _next_number(states: npt.NDArray[np.uint64], row: int) -> float:
 @compiled
 def next_numbers(states: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The next number in [0, 1) of each of these rows' streams, whose states move on."""
-    found = np.empty(len(rows))
+    numbers = np.empty(len(rows))
     for place in range(len(rows)):
-        found[place] = _next_number(states, rows[place])
-    return found
+        numbers[place] = _next_number(states, rows[place])
+    return numbers
 
 
 @compiled
@@ -61,15 +61,15 @@ def resized_crops(
     for place in range(len(rows)):
         row, height, width = rows[place], shapes[place, 0], shapes[place, 1]
         smallest, largest = scale[0] * float(height * width), scale[1] * float(height * width)
-        found = False
+        fits = False
         for _ in range(_CROP_ATTEMPTS):
             area = smallest + (largest - smallest) * _next_number(states, row)
             aspect = math.exp(low + (high - low) * _next_number(states, row))
             wide, tall = int(np.rint(math.sqrt(area * aspect))), int(np.rint(math.sqrt(area / aspect)))
             if 0 < wide <= width and 0 < tall <= height:
-                found = True
+                fits = True
                 break
-        if found:
+        if fits:
             boxes[place, 0] = int((height - tall + 1) * _next_number(states, row))
             boxes[place, 1] = int((width - wide + 1) * _next_number(states, row))
         else:
@@ -177,13 +177,13 @@ class Draws:
         """Whole numbers from `low` to `high`, both included, drawn again until they fit as Python's `randint` does."""
         count = high - low + 1
         shift = np.int64(_DOUBLE_BITS - count.bit_length())
-        found = np.empty(len(rows), dtype=np.int64)
+        numbers = np.empty(len(rows), dtype=np.int64)
         open_ones = np.arange(len(rows))
         while len(open_ones):
             drawn = (self.random(rows[open_ones]) / _UNIT).astype(np.int64) >> shift
-            found[open_ones] = drawn + low
+            numbers[open_ones] = drawn + low
             open_ones = open_ones[drawn >= count]
-        return found
+        return numbers
 
     def happening(self, p: float) -> Rows:
         """The rows for which a transform of probability `p` is applied; a sure thing draws no number."""

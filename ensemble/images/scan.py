@@ -66,10 +66,10 @@ class Looks:
     def positions(self, paths: Sequence[str], stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where each path's record stands; -1 where there is none, or the file changed since."""
         place = {path: position for position, path in enumerate(self.paths)}
-        found = np.array([place.get(path, -1) for path in paths], dtype=np.int64)
+        positions = np.array([place.get(path, -1) for path in paths], dtype=np.int64)
         if len(self.paths):
-            found[(self.records["stamp"][found] != stamps).any(axis=1)] = -1
-        return found
+            positions[(self.records["stamp"][positions] != stamps).any(axis=1)] = -1
+        return positions
 
     def with_those_of(self, fresh: Looks) -> Looks:
         """All records of both; where both have a path, the fresh one. Unfinished ones are left out."""
@@ -87,11 +87,11 @@ def load_looks(folder: Path) -> Looks:
     """What `folder` remembers; nothing when its file is absent, damaged or of another format."""
     try:
         head, _, body = (folder / _NAME).read_bytes().partition(b"\n")
-        told = json.loads(head)
-        if told["format"] == _FORMAT and told["sha256"] == hashlib.sha256(body).hexdigest():
-            end = told["rows"] * LOOK.itemsize
+        summary = json.loads(head)
+        if summary["format"] == _FORMAT and summary["sha256"] == hashlib.sha256(body).hexdigest():
+            end = summary["rows"] * LOOK.itemsize
             texts = body[end:].decode("utf-8", "surrogateescape").split(_SEPARATOR)
-            paths, reasons = texts[: told["rows"]], texts[told["rows"] : 2 * told["rows"]]
+            paths, reasons = texts[: summary["rows"]], texts[summary["rows"] : 2 * summary["rows"]]
             return Looks(paths, reasons, np.frombuffer(body[:end], dtype=LOOK))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # it is a cache: what it does not tell is looked at again
@@ -147,13 +147,13 @@ def scan_images(
     folder = _folder(rows, cache)
     stamps = _stamps(rows)
     looks = load_looks(folder)
-    found = looks.positions(rows.paths, stamps)
-    if (found < 0).any():
+    positions = looks.positions(rows.paths, stamps)
+    if (positions < 0).any():
         with folder_lock(folder, wait=True):
             sweep_temporaries(folder)
             looks = _look_at_rest(rows, stamps, folder, on_progress, keep)
-        found = looks.positions(rows.paths, stamps)
-    return _as_scan(rows.ids, looks, found)
+        positions = looks.positions(rows.paths, stamps)
+    return _as_scan(rows.ids, looks, positions)
 
 
 def is_unseen(rows: Rows, cache: Path) -> bool:
@@ -186,10 +186,10 @@ def _stamps(rows: Rows) -> npt.NDArray[np.int64]:
     folder, stamps = str(rows.folder), np.full((len(rows.paths), 2), -1, dtype=np.int64)
     for row, path in enumerate(rows.paths):
         try:
-            found = os.stat(f"{folder}/{path}")
+            status = os.stat(f"{folder}/{path}")
         except (OSError, ValueError):
             continue
-        stamps[row] = found.st_size, found.st_mtime_ns
+        stamps[row] = status.st_size, status.st_mtime_ns
     return stamps
 
 
@@ -223,7 +223,7 @@ def _look(looks: Looks, row: int, folder: Path, keep: Keep | None = None) -> Non
         if keep is not None:
             keep(looks.paths[row], pixels, header)
         small = halved(pixels, _ENOUGH, _ENOUGH)
-        colours = [cv2.meanStdDev(one) for one in cv2.split(small)]  # in half the time that all at once take
+        colours = [cv2.meanStdDev(channel) for channel in cv2.split(small)]  # in half the time that all at once take
         facts = np.array(colours)[:, :, 0, 0].T / 255
         record["means"], record["stds"] = facts
         is_blank = not facts[1].any() and bool((pixels == pixels[0, 0]).all())
@@ -234,9 +234,9 @@ def _look(looks: Looks, row: int, folder: Path, keep: Keep | None = None) -> Non
         record["state"] = STATES.index(bad.state)
 
 
-def _as_scan(ids: tuple[str, ...], looks: Looks, found: npt.NDArray[np.int64]) -> ImageScan:
+def _as_scan(ids: tuple[str, ...], looks: Looks, positions: npt.NDArray[np.int64]) -> ImageScan:
     """The records of the rows, column by column."""
-    records = looks.records[found]
+    records = looks.records[positions]
     hashes, nothing = records["sha256"].tobytes().hex(), "0" * 64
     sha256 = (hashes[start : start + 64] for start in range(0, len(hashes), 64))
     return ImageScan(
@@ -249,7 +249,7 @@ def _as_scan(ids: tuple[str, ...], looks: Looks, found: npt.NDArray[np.int64]) -
         phash=records["phash"].astype(np.uint64),
         means=records["means"].astype(np.float64),
         stds=records["stds"].astype(np.float64),
-        reasons=tuple(looks.reasons[row] for row in found.tolist()),
+        reasons=tuple(looks.reasons[row] for row in positions.tolist()),
     )
 
 

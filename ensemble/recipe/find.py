@@ -32,17 +32,17 @@ def is_pattern(word: str) -> bool:
 
 def expand_recipes(words: Sequence[str], folder: Path) -> list[str]:
     """Names and paths in the order given, each pattern as what it matches, by name; each file once."""
-    found: dict[Path, str] = {}
+    paths: dict[Path, str] = {}
     complaints: list[str] = []
     for word in words:
         try:
             for name in _matches(word, folder) if is_pattern(word) else [word]:
-                found.setdefault(find_recipe(name, folder).absolute(), name)
+                paths.setdefault(find_recipe(name, folder).absolute(), name)
         except InputError as error:
             complaints += error.messages
     if complaints:
         raise InputError(*dict.fromkeys(complaints))
-    return list(found.values())
+    return list(paths.values())
 
 
 def find_parent(extends: str, child: Path, folder: Path) -> Path:
@@ -108,8 +108,8 @@ def _dataset_places(folder: Path) -> list[Path]:
 
 def _files_in(places: Sequence[Path]) -> dict[str, Path]:
     """Files by name, in the order of their names; an earlier place hides a later one."""
-    found = {path.stem: path for place in reversed(places) for path in place.glob("*.yaml") if os.path.isfile(path)}
-    return dict(sorted(found.items()))
+    by_name = {path.stem: path for place in reversed(places) for path in place.glob("*.yaml") if os.path.isfile(path)}
+    return dict(sorted(by_name.items()))
 
 
 def _named_file(kind: str, name: str, places: Sequence[Path], folder: Path, *, but_not: Path | None = None) -> Path:

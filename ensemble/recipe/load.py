@@ -311,11 +311,11 @@ def _check_recipe(
     The search of a trial is that of the recipe it comes from, and has been checked with it.
     """
     known = {complaint.place for complaint in complaints if complaint.place.line}
-    recipe, found = None, []
+    recipe, faults = None, []
     try:
         recipe = Recipe.model_validate(merged.values)
     except ValidationError as error:
-        found = retell(
+        faults = retell(
             error,
             Recipe,
             merged.place_of,
@@ -325,8 +325,8 @@ def _check_recipe(
             is_partial=not is_whole,
         )
     if is_whole and not is_trial:
-        found += search_complaints(merged)
-    complaints += [complaint for complaint in found if complaint.place not in known]
+        faults += search_complaints(merged)
+    complaints += [complaint for complaint in faults if complaint.place not in known]
     return recipe
 
 

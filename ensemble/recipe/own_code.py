@@ -71,16 +71,16 @@ def names_defined(tree: ast.Module) -> Defined:
 
 def imported_files(folder: Path, module: str) -> dict[str, str]:
     """The file of `module` and all files of `folder` that it imports, over any number of steps: name to hash."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop(0)
         path = folder / f"{name}.py"
-        if path.name in found or not os.path.isfile(path):
+        if path.name in sources or not os.path.isfile(path):
             continue
-        found[path.name] = sha256_file(path)
+        sources[path.name] = sha256_file(path)
         waiting += _imports(parse_source(path))
-    return found
+    return sources
 
 
 def installed_source(module: str) -> InstalledSource | None:
@@ -154,8 +154,8 @@ def _version(package: str) -> str | None:
     return metadata.version(owners[0]) if owners else None
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and os.path.samefile(one, other)
+def _same_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and os.path.samefile(path, other)
 
 
 CODE_FOLDER = "code"
@@ -193,16 +193,16 @@ def is_code_name(value: Any) -> bool:
 def find_code(resolved: ResolvedRecipe) -> tuple[OwnCode, ...]:
     """All code that a recipe names, by name; what is missing or can't be read is raised together, with its place."""
     complaints: list[Complaint] = []
-    found: dict[str, OwnCode] = {}
+    by_name: dict[str, OwnCode] = {}
     plain = resolved.recipe.plain()
     for key in _MAY_NAME_CODE:
         for name in _names_in(plain, key):
             code = _find(name, resolved, _place(resolved, ".".join(key), name), complaints)
             if code is not None:
-                found.setdefault(name, code)
-    _refuse_namesakes(list(found.values()), complaints)
+                by_name.setdefault(name, code)
+    _refuse_namesakes(list(by_name.values()), complaints)
     raise_together(complaints)
-    return tuple(found[name] for name in sorted(found))
+    return tuple(by_name[name] for name in sorted(by_name))
 
 
 def require_allowed(codes: Sequence[OwnCode], allow_code: bool) -> None:
@@ -285,7 +285,7 @@ def _place(resolved: ResolvedRecipe, key: str, name: str) -> Place:
 def _find(name: str, resolved: ResolvedRecipe, place: Place, complaints: list[Complaint]) -> OwnCode | None:
     module, _, function = name.partition(":")
     folders = list(dict.fromkeys([*(path.parent for path in resolved.files), resolved.folder / "recipes"]))
-    folder = next((one for one in folders if os.path.isfile(one / f"{module}.py")), None)
+    folder = next((place for place in folders if os.path.isfile(place / f"{module}.py")), None)
     if folder is not None:
         return _beside(name, folder, resolved, place, complaints)
     installed = installed_source(module)
@@ -368,19 +368,19 @@ def _is_own(path: Path, working: Path) -> bool:
 
 def find_weights(resolved: ResolvedRecipe) -> Path | None:
     """The file, looked for beside the recipe, beside what it extends, then in the working directory; None if none."""
-    wish = resolved.recipe.model.pretrained
-    if not isinstance(wish, str) or wish == "auto":
+    pretrained = resolved.recipe.model.pretrained
+    if not isinstance(pretrained, str) or pretrained == "auto":
         return None
     folders = list(dict.fromkeys([*(path.parent for path in resolved.files), resolved.folder]))
-    paths = [Path(os.path.abspath(folder / os.path.expanduser(wish))) for folder in folders]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        near = closest(paths[0].name, sorted(one.name for one in paths[0].parent.glob("*.*")))
+    paths = [Path(os.path.abspath(folder / os.path.expanduser(pretrained))) for folder in folders]
+    weights = next((path for path in paths if path.is_file()), None)
+    if weights is None:
+        near = closest(paths[0].name, sorted(path.name for path in paths[0].parent.glob("*.*")))
         text = f"model.pretrained: there is no file {shown_path(paths[0], resolved.folder)}"
         raise_together(
             [Complaint(Place(resolved.origins["model.pretrained"]), text + (f"; did you mean {near}?" if near else ""))]
         )
-    return found
+    return weights
 
 
 def check_same_weights(decided: Mapping[str, Any], weights: Path | None, where: Path) -> None:

@@ -95,11 +95,13 @@ _FINDER = _Finder()
 
 def _check_installed(module: str, code: Mapping[str, Any]) -> None:
     """Refuse a package that is not the one whose hash belongs to the run."""
-    found = installed_source(module)
-    if found is None:
+    installed = installed_source(module)
+    if installed is None:
         raise InputError(f"{module}: the package is not installed here, and the run needs it")
-    if found.sha256 != code["sha256"]:
-        raise InputError(f"{module}: another version, or other code, than the run was asked for with ({found.path})")
+    if installed.sha256 != code["sha256"]:
+        raise InputError(
+            f"{module}: another version, or other code, than the run was asked for with ({installed.path})"
+        )
 
 
 def own_metrics(

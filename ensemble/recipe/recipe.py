@@ -85,8 +85,8 @@ class SearchBudget(Frozen):
 
     def values(self) -> dict[str, Any]:
         """What it says of a recipe's values, by dotted key."""
-        found = {"train.epochs": self.epochs, "image.size": self.image_size, "sampling.share": self.rows}
-        return {key: value for key, value in found.items() if value is not None}
+        values = {"train.epochs": self.epochs, "image.size": self.image_size, "sampling.share": self.rows}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 BUDGET = "budget"

@@ -286,8 +286,8 @@ class _Transform:
 def _numbers(value: Any, fault: Callable[[Any], bool], words: str) -> str:
     if not isinstance(value, list) or not value:
         return f"a list of {words}"
-    plain = all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
-    if not plain or any(fault(one) for one in value):
+    plain = all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
+    if not plain or any(fault(number) for number in value):
         return f"a list of {words}"
     return "" if len(set(value)) == len(value) else "a list without a value twice"
 

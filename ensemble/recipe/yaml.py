@@ -145,10 +145,10 @@ class _Reader:
             text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         except UnicodeDecodeError as error:
             self.fail(error.object.count(b"\n", 0, error.start) + 1, "is not UTF-8 text; save it as UTF-8")
-        for found in _UNUSUAL.finditer(text):
-            if _is_unprintable(found[0]):
-                line = text.count("\n", 0, found.start()) + 1
-                self.fail(line, f"the character {_code_point(found[0])} is not allowed")
+        for match in _UNUSUAL.finditer(text):
+            if _is_unprintable(match[0]):
+                line = text.count("\n", 0, match.start()) + 1
+                self.fail(line, f"the character {_code_point(match[0])} is not allowed")
         return text
 
     def _of_type(self, name: str) -> Iterator[Any]:
