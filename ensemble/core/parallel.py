@@ -1,18 +1,33 @@
-"""Work on rows in threads: as many as this process may use cores, told of as it goes, stopped when asked."""
+"""CPU work in threads, by joblib: as many as this process may use cores. What it calls must let go of Python's lock.
+
+Decoding, hashing and NumPy do. The feed of a training, the stream of predictions and the processes of folds have their
+own ways, as they hand on what they make while more is being made. joblib is imported when two threads have work: that
+takes 60 ms; a call costs 9 microseconds more than in a bare thread pool, which no image or file notices
+(`tools/bench/parallel.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TypeVar
 
 import cv2
 
 from ensemble.core.machine import usable_cores
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
 """(done, total)"""
-_CHUNK = 8  # rows a thread takes at a time: handing over costs little then, stopping and the end wait for few
+_CHUNK = 8  # rows a thread takes at a time: handing over costs little then, and a stop waits for few
+
+
+def parallel_map(work: Callable[[Item], Result], items: Sequence[Item], *, threads: int | None = None) -> list[Result]:
+    """What `work` gives for each item, in order; the first exception is raised here. `threads`: as many as cores."""
+    threads = min(threads or usable_cores(), len(items))
+    return list(map(work, items)) if threads < 2 else list(_in_threads(work, items, threads, "generator"))
 
 
 def for_each_row(
@@ -29,37 +44,36 @@ def for_each_row(
             work(row)
         return len(chunk)
 
-    done, total, told = 0, len(rows), -1
-    chunks = iter([rows[start : start + at_once] for start in range(0, total, at_once)])
-    cores = usable_cores()
-    with _one_thread_each(), ThreadPoolExecutor(cores) as pool:
-        pending: set[Future[int]] = set()
-        try:
-            while True:
-                for chunk in _at_most(chunks, 2 * cores - len(pending)):
-                    pending.add(pool.submit(work_on, chunk))
-                if not pending:
-                    return
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                done += sum(future.result() for future in finished)
-                if on_progress is not None and (done == total or 100 * done // total != told):
-                    told = 100 * done // total
+    done, total, shown = 0, len(rows), -1
+    chunks = [rows[start : start + at_once] for start in range(0, total, at_once)]
+    with _opencv_alone():
+        counts = _in_threads(work_on, chunks, usable_cores(), "generator_unordered")
+        with closing(counts):  # at once, not when the garbage collector comes by: its threads must not outlive the call
+            for count in counts:
+                done += count
+                if on_progress is not None and (done == total or 100 * done // total != shown):
+                    shown = 100 * done // total
                     on_progress(done, total)
-        finally:
-            for future in pending:
-                future.cancel()
 
 
-def _at_most(chunks: Iterator[Sequence[int]], count: int) -> Iterator[Sequence[int]]:
-    for _ in range(count):
-        chunk = next(chunks, None)
-        if chunk is None:
-            return
-        yield chunk
+def _in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int, order: str) -> Generator[Result]:
+    """Results as they come (`generator_unordered`), or in the order of the items (`generator`)."""
+    from joblib import Parallel, delayed
+
+    # batch_size 1: joblib would else gather several calls into one, and an exception or Ctrl+C wait for all of them.
+    pool = Parallel(threads, backend="threading", return_as=order, batch_size=1, pre_dispatch="2 * n_jobs")
+    results = pool(delayed(work)(item) for item in items)
+    try:
+        for result in results:  # noqa: UP028 (`yield from` would close them before the warning is off)
+            yield result
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it warns of results that nobody took, as after Ctrl+C
+            results.close()
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def _opencv_alone() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own under ours."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
