@@ -14,42 +14,40 @@ from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.recipe.find import is_pattern
-from ensemble.runs.train import TrainedRun, train, train_many
+from ensemble.runs.train import TrainedRun, TrainOptions, train_runs
+from ensemble.runs.workplace import Workplace
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Train, and tell what came out."""
     recipes: list[str] = arguments.recipe or []
-    asks_for_several = len(recipes) > 1 or any(map(is_pattern, recipes))
-    if asks_for_several and arguments.name is not None:
+    is_many = len(recipes) > 1 or any(map(is_pattern, recipes))
+    if is_many and arguments.name is not None:
         raise InputError(
             f"--name {arguments.name}: several recipes can't share one run's folder; each has one of its own name"
         )
+    options = TrainOptions(
+        recipes=recipes,
+        several=is_many,
+        name=arguments.name,
+        folds=arguments.folds,
+        sets=arguments.sets,
+        data=arguments.data,
+        fresh=arguments.fresh,
+        allow_code=arguments.allow_code,
+        log=split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
+        workplace=Workplace(
+            arguments.engine, arguments.workers, arguments.gpus, arguments.per_gpu, arguments.hang_timeout
+        ),
+        outputs=arguments.outputs,
+        folder=arguments.folder,
+    )
     with progress(arguments) as on_event:
-        options: dict[str, Any] = {
-            "folds": arguments.folds,
-            "sets": arguments.sets,
-            "data": arguments.data,
-            "engine": arguments.engine,
-            "workers": arguments.workers,
-            "gpus": arguments.gpus,
-            "per_gpu": arguments.per_gpu,
-            "hang_timeout_s": arguments.hang_timeout,
-            "fresh": arguments.fresh,
-            "allow_code": arguments.allow_code,
-            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
-            "outputs": arguments.outputs,
-            "folder": arguments.folder,
-            "on_event": on_event,
-        }
-        if asks_for_several:
-            trained = train_many(recipes, **options)
-        else:
-            trained = [train(recipes[0] if recipes else None, name=arguments.name, **options)]
+        trained = train_runs(options, on_event)
     records = [item.record if item.error is None else {**item.record, "error": item.error} for item in trained]
     exit_code = PartialFailure.exit_code if any(item.state == "failed" for item in trained) else 0
     table = _table(trained[0].record) if len(trained) == 1 else _runs_table(trained)
-    document = {"runs": records} if asks_for_several else records[0]
+    document = {"runs": records} if is_many else records[0]
     return Outcome(document, [table, *_closing(trained, arguments)], exit_code)
 
 
