@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ensemble.core.machine import Report
-from ensemble.engine.scheduler import ENGINES, InlineEngine, run_tasks
+from ensemble.engine import ENGINES
+from ensemble.engine.scheduler import InlineEngine, make_engine, run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
 from ensemble.engine.task_files import call_elsewhere, pack_folder, receive
 
@@ -56,7 +57,7 @@ names = pytest.mark.parametrize("engine", [*sorted(ENGINES), "shipping"])
 @pytest.fixture(autouse=True)
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of task functions that any process started here can import; an engine that only the contract knows."""
-    monkeypatch.setitem(ENGINES, "shipping", ShippingEngine)
+    monkeypatch.setitem(ENGINES, "shipping", (f"{__name__}:ShippingEngine", "known to this test alone"))
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / f"{HERE}.py").write_text(SOURCE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
@@ -115,7 +116,7 @@ def test_a_task_may_ask_to_be_started_anew_with_other_arguments(tmp_path: Path, 
 def test_a_task_that_asks_for_ever_is_given_up(tmp_path: Path, engine: str) -> None:
     last, _ = run([task(tmp_path, "shrink", number=-1)], engine)  # -1 // 2 is -1
     assert last["a"].kind == "failed"
-    assert last["a"].data["error"] == "it asked 13 times to be started anew, the last time: -1 is too much"
+    assert last["a"].data["error"] == "it asked to be restarted 13 times, the last time: -1 is too much"
 
 
 @names
@@ -143,7 +144,7 @@ def test_a_name_in_flight_is_refused_and_may_be_used_again_later(tmp_path: Path,
 @names
 def test_a_cancelled_or_closed_task_is_not_heard_of_again(tmp_path: Path, engine: str) -> None:
     told: list[TaskEvent] = []
-    backend = ENGINES[engine](told.append, Slots(2))
+    backend = make_engine(engine, told.append, Slots(2))
     backend.submit(task(tmp_path, name="a"))
     backend.submit(task(tmp_path, name="b"))
     backend.cancel("a")

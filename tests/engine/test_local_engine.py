@@ -329,7 +329,7 @@ def test_a_worker_that_somebody_else_told_to_stop_is_started_again(tmp_path: Pat
     last, events = run([Task("a", "local_tasks:stopped_once", {}, tmp_path / "a")], Slots(1))
     assert last["a"].data["result"] == "second"
     told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
-    assert told == ["told to stop by SIGTERM, not by this command"]
+    assert told == ["stopped by a SIGTERM that this command did not send"]
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["finished", "killed"])
@@ -356,7 +356,7 @@ def test_the_kernels_own_kill_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("ensemble.engine.local.count_memory_kills", lambda: next(counts))
     _, events = run([Task("a", "local_tasks:die_first", {"times": 1}, tmp_path / "a")], Slots(1))
     told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
-    assert told == ["killed by SIGKILL, for want of memory, says the kernel: fewer at a time (--workers) may fit"]
+    assert told == ["killed by the kernel: out of memory; try fewer --workers"]
 
 
 @pytest.mark.parametrize(
