@@ -1,4 +1,4 @@
-"""`ens eda`: look at the data before anything is trained on it."""
+"""`ens eda`: a look at the data before anything is trained on it. `runs/eda.py` looks, this shows the result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files
 from ensemble.runs.eda import draw_augmentation, look_at_data
 
-_BAR, _MOST_CLASSES = 30, 24
+_BAR = 30  # letters of the longest bar, so that a line fits into 80
+_MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Look, and tell; with --out, write tables and figures."""
+    """Look, and show the result; with --out, write tables and figures."""
     with progress(arguments) as on_event:
         look = look_at_data(
             arguments.recipe,
@@ -40,8 +41,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         shown += _images("test images", facts["test_images"])
     shown += [*_normalisation(facts["images"]), *_findings(facts["findings"])]
     shown += [f"written: {path}" for path in written]
-    is_wrong = any(finding["level"] == "error" for finding in facts["findings"])
-    return Outcome(document, shown, InputError.exit_code if is_wrong else 0)
+    has_errors = any(finding["level"] == "error" for finding in facts["findings"])
+    return Outcome(document, shown, InputError.exit_code if has_errors else 0)
 
 
 def _headline(facts: Mapping[str, Any]) -> str:
@@ -91,7 +92,7 @@ def _images(title: str, images: Mapping[str, Any]) -> Iterator[str | ShownTable]
 
 
 def _normalisation(images: Mapping[str, Any]) -> list[str]:
-    """The lines that a dataset's description may want."""
+    """The lines to copy into a dataset's description."""
     if images["mean"] is None:
         return []
     return ["for the dataset's description:", f"  mean: {images['mean']}", f"  std: {images['std']}", ""]
@@ -101,6 +102,7 @@ def _findings(findings: list[dict[str, Any]]) -> list[str]:
     if not findings:
         return ["nothing suspicious was found"]
     return [
-        f"{found['level']}: {found['code']}: {with_examples(found['message'], found['count'], found['examples'])}"
-        for found in findings
+        f"{finding['level']}: {finding['code']}: "
+        f"{with_examples(finding['message'], finding['count'], finding['examples'])}"
+        for finding in findings
     ]

@@ -1,4 +1,7 @@
-"""`ens train`: every fold of one or several recipes, then the merged probabilities, then a table."""
+"""`ens train`: every fold of one or several recipes, then the merged probabilities, then a table.
+
+Turns arguments into `TrainOptions` and shows the runs; `runs/train.py` trains.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,13 @@ from ensemble.runs.workplace import Workplace
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Train, and tell what came out."""
+    """Train, and show the runs."""
     recipes: list[str] = arguments.recipe or []
     is_many = len(recipes) > 1 or any(map(is_pattern, recipes))
     if is_many and arguments.name is not None:
         raise InputError(
-            f"--name {arguments.name}: several recipes can't share one run's folder; each has one of its own name"
+            f"--name {arguments.name}: several recipes can't share one folder; "
+            "leave --name out, and each run gets its recipe's name"
         )
     options = TrainOptions(
         recipes=recipes,
@@ -92,7 +96,7 @@ def _runs_table(trained: Sequence[TrainedRun]) -> ShownTable:
 
 
 def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> list[str]:
-    """What lies where, what failed, what is missing, and the next command."""
+    """Where the files are, what failed, what is missing, and the next command."""
     lines = [f"complete: {item.path}" for item in trained if item.state == "complete"]
     lines += [line for item in trained for line in _failures(item)]
     for item in trained:
@@ -100,7 +104,7 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
         if names:
             lines.append(f"{item.state}: {item.record['run']}: {names}; what is finished is kept")
     if any(item.state != "complete" for item in trained):
-        # A run that is partial without a failure was asked for in part; the rest comes without --folds.
+        # Without a failure a run is partial because of --folds; without that option the same command trains the rest.
         is_failed = any(item.state == "failed" for item in trained)
         return [*lines, f"to go on: {same_command(arguments.words, without_folds=not is_failed)}"]
     with_test = [item for item in trained if item.record["rows"]["test"]]
@@ -111,7 +115,7 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
 
 
 def _failures(item: TrainedRun) -> list[str]:
-    """Each error once, with the folds that it stopped and where one of them tells more."""
+    """Each error once, with the folds that it stopped and the end of the log of one of them."""
     record = item.record
     repeats = record["folds"]["repeats"]
     folds: dict[str, list[FoldKey]] = {}
@@ -121,7 +125,7 @@ def _failures(item: TrainedRun) -> list[str]:
     lines = []
     for error, keys in folds.items():
         log = item.path / keys[0].folder_name(repeats) / "log.txt"
-        lines.append(f"{record['run']}: {_named(keys, repeats)} failed: {error}; log: {log}")
+        lines.append(f"{record['run']}: {_fold_names(keys, repeats)} failed: {error}; log: {log}")
         lines += [f"    {line}" for line in log_end(log)]
     return lines if item.error is None else [*lines, f"{record['run']}: could not be merged: {item.error}"]
 
@@ -129,22 +133,23 @@ def _failures(item: TrainedRun) -> list[str]:
 def _missing(record: dict[str, Any]) -> str:
     """`fold 1 is missing`, `folds 1, 3 are missing`; empty where none is."""
     keys = [FoldKey(state["repeat"], state["fold"]) for state in record["fold_states"] if state["state"] != "complete"]
-    return f"{_named(keys, record['folds']['repeats'])} {'is' if len(keys) == 1 else 'are'} missing" if keys else ""
+    return (
+        f"{_fold_names(keys, record['folds']['repeats'])} {'is' if len(keys) == 1 else 'are'} missing" if keys else ""
+    )
 
 
-def _named(keys: Sequence[FoldKey], repeats: int) -> str:
+def _fold_names(keys: Sequence[FoldKey], repeats: int) -> str:
     names = ", ".join(key.shown(repeats) for key in keys)
     return f"fold{'s' if len(keys) > 1 else ''} {names}"
 
 
 def _score_names(record: dict[str, Any]) -> list[str]:
-    """The deciding metric first, then two that always tell something."""
-    names = [record["metric"], "accuracy", "log_loss"]
-    return list(dict.fromkeys(names))
+    """The deciding metric first, then two that mean something on every dataset."""
+    return list(dict.fromkeys([record["metric"], "accuracy", "log_loss"]))
 
 
 def _mark(record: dict[str, Any]) -> str:
-    """Whether epochs were picked on the very folds that they are scored on."""
+    """A warning where epochs were picked on the very rows that they are scored on."""
     return " (optimistic)" if record["optimistic"] else ""
 
 

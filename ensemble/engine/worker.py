@@ -103,7 +103,9 @@ def _die_with_engine(connection: Connection[Message, Any]) -> None:
     if sys.platform == "linux":  # works even while a library holds Python's lock, which stops the thread below
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # of its parent, the server, which dies with the engine
+        ctypes.CDLL(None).prctl(
+            _PR_SET_PDEATHSIG, signal.SIGKILL
+        )  # of its parent, the server, which dies with the engine
     threading.Thread(target=watch, daemon=True).start()
 
 

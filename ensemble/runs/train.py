@@ -5,18 +5,20 @@ Owns what a person asks for (`TrainOptions`) and what comes back (`TrainedRun`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ensemble.audit.findings import Finding
 from ensemble.core.machine import check_watchers
 from ensemble.core.run import RunFolder, check_run_name
+from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
-from ensemble.runs.checks import SharedRequests
-from ensemble.runs.request import OnEvent, newest_run
-from ensemble.runs.work import RunWork, Together, execute_runs
+from ensemble.runs.checks import checked_request
+from ensemble.runs.request import OnEvent, SharedRequests, Together, newest_run
+from ensemble.runs.work import RunWork, execute_runs
 from ensemble.runs.workplace import Auto, Workplace
 
 
@@ -143,6 +145,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
 
     A failed merge of one run raises; of one among several it stands in that run's `error`.
     """
+    listen = _with_early_server(on_event) if options.workplace.engine == "local" else on_event
     check_watchers(options.log)
     if options.name is not None:
         check_run_name(options.name)
@@ -152,10 +155,8 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     newest = newest_run(options.outputs) if names == [None] else None  # looked up before anything new is written
     own_name = options.name or (newest.name if newest is not None else None)
     together = Together(several=len(names) > 1)
-    ready = options.workplace.ready_meanwhile(on_event)
-    requests = SharedRequests(
-        options.outputs, options.folder, options.sets, options.data, ready, allow_code=options.allow_code
-    )
+    requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
+    audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for name in names:
         with together.of(str(name)):
@@ -173,7 +174,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
                 run,
                 folds=options.folds,
                 fresh=options.fresh,
-                findings=requests.findings(request),
+                findings=checked_request(request, listen, audited),
                 watch=options.log,
                 on_event=_labelled(on_event, run.name) if len(names) > 1 else on_event,
             )
@@ -186,6 +187,23 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))
         for work in works.values()
     ]
+
+
+def _with_early_server(on_event: OnEvent) -> OnEvent:
+    """`on_event`, which also starts the workers' server once images are scanned: importing torch takes as long.
+
+    Not before, since a mistake in a recipe, or a run that is complete, needs no server.
+    """
+    is_started = False
+
+    def listen(event: Mapping[str, Any]) -> None:
+        nonlocal is_started
+        if not is_started and event["event"] == "scanning":
+            is_started = True
+            start_server("ensemble.training.tasks")
+        on_event(event)
+
+    return listen
 
 
 def _labelled(on_event: OnEvent, run: str) -> OnEvent:

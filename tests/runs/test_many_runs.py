@@ -14,8 +14,8 @@ import ensemble
 from ensemble.core.locks import folder_lock
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
-from ensemble.runs.work import Together
-from ensemble.runs.workplace import FoldCost, estimates
+from ensemble.runs.request import Together
+from ensemble.runs.work import FoldCost, estimates
 
 Ens = Callable[..., Any]
 Fingerprint = Callable[[Path], dict[str, str]]

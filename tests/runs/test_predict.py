@@ -230,7 +230,7 @@ def test_an_unfinished_run_predicts_new_images_with_what_it_has(
 ) -> None:
     assert ens(*TRAIN, "--folds", "1").code == 0
     answer = predict(ens, "tiny")
-    assert answer.code == 2 and "fold 0 is not whole" in answer.err
+    assert answer.code == 2 and "fold 0 is not complete" in answer.err
     images = ("--images", str(next((squares / "images").glob("*.png"))))
     answer = predict(ens, "tiny", *images)
     assert answer.code == 2 and "fold-0 not trained, or not here; --folds 1 takes those that are" in answer.err

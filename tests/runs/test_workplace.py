@@ -101,7 +101,7 @@ def test_auto_leaves_a_busy_gpu_alone_and_says_so(machine: Machine) -> None:
     machine([(80 * GIB, 70 * GIB), (80 * GIB, 3 * GIB)])
     place = Workplace()
     assert place.slots(9, cuda()).gpus == ("0",)
-    assert place.notes() == ["note: GPU 1, 3.0 of 80.0 GiB free: left alone; --gpus 1 takes it all the same"]
+    assert place.notes() == ["note: GPU 1, 3.0 of 80.0 GiB free: not used, as it is busy; --gpus 1 uses it anyway"]
     machine([(80 * GIB, GIB)])
     with pytest.raises(InputError, match=r"every GPU is busy: GPU 0, 1\.0 of 80\.0 GiB free; wait"):
         Workplace().slots(1)
