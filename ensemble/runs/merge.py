@@ -57,7 +57,8 @@ def _merge_oof(
 ) -> Predictions:
     """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
     dropped = table.train.bad.keys()
-    kept = _validated_rows(table, plan, dropped)
+    validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
+    kept = np.flatnonzero([row_id in validated and row_id not in dropped for row_id in table.train.ids])
     ids = tuple(table.train.ids[row] for row in kept)
     position = {row_id: row for row, row_id in enumerate(ids)}
     total = np.zeros((len(position), len(table.classes)))  # float64: rounded once, after the mean
@@ -111,13 +112,6 @@ def _add_part(
     if set(part.ids) != expected:
         raise EnsError(f"{path}: its rows are not {what}; delete its folder to have the fold trained again")
     total[[position[row_id] for row_id in part.ids]] += part.probs
-
-
-def _validated_rows(table: Table, plan: FoldPlan, dropped: Set[str]) -> npt.NDArray[np.int64]:
-    """Positions in the table of the rows that the plan validates and that have a usable image."""
-    validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
-    validated -= dropped
-    return np.flatnonzero([row_id in validated for row_id in table.train.ids])
 
 
 def _group_numbers(ids: Sequence[str], plan: FoldPlan) -> npt.NDArray[np.int64] | None:

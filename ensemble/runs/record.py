@@ -63,17 +63,8 @@ def new_record(
         "prior_rows": [{"id": row_id, "why": why} for row_id, why in prior.items()],
         "decided": dict(decided),
         "fold_states": [
-            {
-                "fold": key.fold,
-                "repeat": key.repeat,
-                "state": "missing",
-                "attempts": 0,
-                "best_epoch": None,
-                "scores": None,
-                "seconds": None,
-                "device": None,
-                "error": None,
-            }
+            {"fold": key.fold, "repeat": key.repeat, "state": "missing", "attempts": 0, "best_epoch": None}
+            | dict.fromkeys(("scores", "seconds", "device", "error"))
             for key in request.keys
         ],
         "box": boxed.box.plain() if boxed.box is not None else None,

@@ -54,20 +54,14 @@ class RunRequest:
     plan: FoldPlan
     plan_path: Path
     outputs: Path
-    cache: Path
-    """Where decoded images are kept."""
-    identity: Identity
-    """The hash of what changes the result."""
-    keys: tuple[FoldKey, ...]
-    """Every model of the run, in order."""
-    part_sizes: list[int]
-    """How many classes each part of a composed label has."""
+    cache: Path  # where decoded images are kept
+    identity: Identity  # the hash of what changes the result
+    keys: tuple[FoldKey, ...]  # every model of the run, in order
+    part_sizes: list[int]  # how many classes each part of a composed label has
     stored_shape: StoredShape
     """What is kept of each image, which may be larger than what the network sees where training crops."""
-    code: tuple[OwnCode, ...] = ()
-    """What the recipe names as `module:function`."""
-    weights: Path | None = None
-    """The file that the recipe names in `model.pretrained`."""
+    code: tuple[OwnCode, ...] = ()  # what the recipe names as `module:function`
+    weights: Path | None = None  # the file that the recipe names in `model.pretrained`
 
     @cached_property
     def own_metrics(self) -> dict[str, Metric]:

@@ -26,10 +26,8 @@ from ensemble.runs.workplace import Auto, Workplace
 class TrainOptions:
     """All that `ens train`, `train` and `train_many` can be given; taken apart by `train_runs` alone."""
 
-    recipes: Sequence[str] = ()
-    """Names or paths; none means the recipe of the newest run, else `quickstart`."""
-    several: bool = False
-    """Whether `recipes` may be patterns, and their problems are reported together."""
+    recipes: Sequence[str] = ()  # names or paths; none means the recipe of the newest run, else `quickstart`
+    several: bool = False  # whether `recipes` may be patterns, and their problems are reported together
     name: str | None = None
     folds: Sequence[int] | None = None
     sets: Sequence[str] = ()
@@ -48,8 +46,7 @@ class TrainedRun:
 
     path: Path
     record: dict[str, Any]
-    error: str | None = None
-    """Why finished folds could not be merged; None if nothing went wrong."""
+    error: str | None = None  # why finished folds could not be merged; None if nothing went wrong
 
     @property
     def state(self) -> str:

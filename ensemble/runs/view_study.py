@@ -43,13 +43,10 @@ Numbers = NDArray[np.float64]
 class HeldOut:
     """The out-of-fold rows of all folds, fold after fold. In a repeated plan each row is there once per repeat."""
 
-    folders: tuple[str, ...]
-    """The folds' folders."""
-    repeats: NDArray[np.int64]
-    """Repeat of each folder."""
+    folders: tuple[str, ...]  # the folds' folders
+    repeats: NDArray[np.int64]  # repeat of each folder
     labels: Labels
-    fold: NDArray[np.int64]
-    """Which of `folders` each row was held out from."""
+    fold: NDArray[np.int64]  # which of `folders` each row was held out from
     units: NDArray[np.int64]
     """A number for what is resampled as one: each row's group, else the row itself, the same in all repeats."""
     metric: str
@@ -249,8 +246,7 @@ class _Predictions:
 
     rows: HeldOut
     places: list[Path]
-    seconds: dict[str, float]
-    """Of all folds' networks together, by choice."""
+    seconds: dict[str, float]  # of all folds' networks together, by choice
     refused: dict[str, str]
 
     def stacked(self, name: str, view: int | None = None) -> NDArray[np.float32]:
