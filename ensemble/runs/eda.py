@@ -104,7 +104,7 @@ def look_at_data(
     if table.has_sets:
         sizes = table.labels.sum(axis=1)  # classes of each row
         sets = {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
-    facts = {
+    facts: dict[str, Any] = {
         "dataset": table.dataset,
         "rows": len(table.train.ids),
         "test_rows": len(table.test.ids) if table.test is not None else 0,

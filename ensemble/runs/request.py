@@ -266,7 +266,7 @@ def check_class_names(recipe: Recipe, classes: Sequence[str]) -> None:
         by_key["loss.weights"] = recipe.loss.weights
     known = set(classes)
     messages = [
-        f"{key}.{name}: the dataset has no such class{_meant(name, classes)}"
+        f"{key}.{name}: the dataset has no such class{_suggestion(name, classes)}"
         for key, names in by_key.items()
         for name in sorted(set(names) - known)
     ]
@@ -274,7 +274,7 @@ def check_class_names(recipe: Recipe, classes: Sequence[str]) -> None:
         raise InputError(*messages)
 
 
-def _meant(name: str, classes: Sequence[str]) -> str:
+def _suggestion(name: str, classes: Sequence[str]) -> str:
     near = closest(name, classes)
     return f"; did you mean {near}?" if near else f"; its {len(classes)} classes begin with {', '.join(classes[:5])}"
 
