@@ -100,17 +100,17 @@ def look_at_data(
     train = scan_images(table.train, cache)
     test = scan_images(table.test, cache) if table.test is not None else None
     counts = class_counts(table.labels, len(table.classes))
-    sets: dict[str, Any] = {}
+    of_sets: dict[str, Any] = {}
     if table.has_sets:
         sizes = table.labels.sum(axis=1)  # classes of each row
-        sets = {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
+        of_sets = {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
     facts: dict[str, Any] = {
         "dataset": table.dataset,
         "rows": len(table.train.ids),
         "test_rows": len(table.test.ids) if table.test is not None else 0,
         "classes": list(table.classes),
         "class_counts": _by_class(counts, table.classes),
-        **sets,
+        **of_sets,
         "groups": len(set(table.groups)) if table.groups is not None else None,
         "images": describe_images(train),
         "test_images": describe_images(test) if test is not None else None,
