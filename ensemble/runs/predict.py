@@ -26,83 +26,6 @@ from ensemble.runs.workplace import Workplace
 
 
 @dataclass(frozen=True)
-class NewImages:
-    """A prediction of new images, for which nothing but the run's folder is needed."""
-
-    run: RunFolder
-    record: dict[str, Any]
-    sources: list[str]
-    views: RunViews
-    folds: Sequence[int] | None
-    bad_images: str
-    top: int
-    precision: str
-
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code that the run brings along, unless it is allowed."""
-        codes: dict[str, Any] = {}
-        for fold in self.folders():
-            try:
-                codes |= load_json(fold / "model.json").get("code", {})
-            except (OSError, ValueError) as error:
-                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
-        check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
-
-    def folders(self) -> list[Path]:
-        """The folders of the folds to predict with."""
-        k, repeats = self.record["folds"]["k"], self.record["folds"]["repeats"]
-        strangers = sorted(set(self.folds or ()) - set(range(k)))
-        if strangers:
-            raise InputError(f"--folds {','.join(map(str, strangers))}: this run has folds 0 to {k - 1}")
-        keys = [key for key in fold_keys(k, repeats) if self.folds is None or key.fold in self.folds]
-        places = [self.run.fold_path(key, repeats) for key in keys]
-        missing = [place.name for place in places if not (place / "model.safetensors").is_file()]
-        if missing:
-            whole = sorted({key.fold for key, place in zip(keys, places, strict=True) if place.name not in missing})
-            rest = f"; --folds {','.join(map(str, whole))} takes those that are" if whole else ""
-            raise InputError(f"{self.run.path}: {', '.join(missing)} not trained, or not here{rest}")
-        return places
-
-    def usual_place(self) -> Path:
-        """Where predictions go without `out`: in the run's folder, named after the source."""
-        first = Path(self.sources[0])
-        name = first.stem if len(self.sources) == 1 else f"{first.stem}-and-{len(self.sources) - 1}-more"
-        return self.run.path / "predicted" / (name or "images")
-
-    def predict_into(self, out: Path, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
-        """One task that takes every image through every fold; its files are put in place when they are whole."""
-        folders = self.folders()
-        about = sidecar_of(self.record | {"tta": self.views.plain()})
-        with ExitStack() as stack:
-            scratch = stack.enter_context(scratch_folder())
-            for place in (out.parent, out):
-                if not place.exists():  # leave nothing where nothing was written
-                    stack.callback(_remove_if_empty, place)
-            stage = stack.enter_context(replaced_together(out, RUN_SWAP))
-            arguments = {
-                "folds": [str(folder.absolute()) for folder in folders],
-                "sources": self.sources,
-                "out": str(stage.absolute()),
-                "about": about,
-                "views": self.views.choice.plain(),
-                "box": self.record.get("box"),
-                "bad_images": self.bad_images,
-                "top": min(self.top, len(self.record["classes"])),
-                "precision": self.precision,
-                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
-            }
-            function = "ensemble.training.predict_images:predict_images"
-            task = Task(f"{self.run.name}/images", function, arguments, scratch / "task")
-            (result,) = run_all([task], workplace, None, on_event)
-        return {"out": str(out), "tta": self.views.choice.text, **result}
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-@dataclass(frozen=True)
 class Predicted:
     """The result of `predict`: where the files are, the views, and the document of `ens predict --json`."""
 
@@ -180,3 +103,80 @@ def study_tta(
     asked = TtaPart(views="auto", merge=part.merge, power=part.power)
     verdict = study_views(request, source, asked, Workplace(engine, workers), on_event)
     return {"run": source.name, **verdict.document}
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """A prediction of new images, for which nothing but the run's folder is needed."""
+
+    run: RunFolder
+    record: dict[str, Any]
+    sources: list[str]
+    views: RunViews
+    folds: Sequence[int] | None
+    bad_images: str
+    top: int
+    precision: str
+
+    def check_code(self, folder: Path, *, allow_code: bool) -> None:
+        """Refuse code that the run brings along, unless it is allowed."""
+        codes: dict[str, Any] = {}
+        for fold in self.folders():
+            try:
+                codes |= load_json(fold / "model.json").get("code", {})
+            except (OSError, ValueError) as error:
+                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
+        check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
+
+    def folders(self) -> list[Path]:
+        """The folders of the folds to predict with."""
+        k, repeats = self.record["folds"]["k"], self.record["folds"]["repeats"]
+        strangers = sorted(set(self.folds or ()) - set(range(k)))
+        if strangers:
+            raise InputError(f"--folds {','.join(map(str, strangers))}: this run has folds 0 to {k - 1}")
+        keys = [key for key in fold_keys(k, repeats) if self.folds is None or key.fold in self.folds]
+        places = [self.run.fold_path(key, repeats) for key in keys]
+        missing = [place.name for place in places if not (place / "model.safetensors").is_file()]
+        if missing:
+            whole = sorted({key.fold for key, place in zip(keys, places, strict=True) if place.name not in missing})
+            rest = f"; --folds {','.join(map(str, whole))} takes those that are" if whole else ""
+            raise InputError(f"{self.run.path}: {', '.join(missing)} not trained, or not here{rest}")
+        return places
+
+    def usual_place(self) -> Path:
+        """Where predictions go without `out`: in the run's folder, named after the source."""
+        first = Path(self.sources[0])
+        name = first.stem if len(self.sources) == 1 else f"{first.stem}-and-{len(self.sources) - 1}-more"
+        return self.run.path / "predicted" / (name or "images")
+
+    def predict_into(self, out: Path, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
+        """One task that takes every image through every fold; its files are put in place when they are whole."""
+        folders = self.folders()
+        about = sidecar_of(self.record | {"tta": self.views.plain()})
+        with ExitStack() as stack:
+            scratch = stack.enter_context(scratch_folder())
+            for place in (out.parent, out):
+                if not place.exists():  # leave nothing where nothing was written
+                    stack.callback(_remove_if_empty, place)
+            stage = stack.enter_context(replaced_together(out, RUN_SWAP))
+            arguments = {
+                "folds": [str(folder.absolute()) for folder in folders],
+                "sources": self.sources,
+                "out": str(stage.absolute()),
+                "about": about,
+                "views": self.views.choice.plain(),
+                "box": self.record.get("box"),
+                "bad_images": self.bad_images,
+                "top": min(self.top, len(self.record["classes"])),
+                "precision": self.precision,
+                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
+            }
+            function = "ensemble.training.predict_images:predict_images"
+            task = Task(f"{self.run.name}/images", function, arguments, scratch / "task")
+            (result,) = run_all([task], workplace, None, on_event)
+        return {"out": str(out), "tta": self.views.choice.text, **result}
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

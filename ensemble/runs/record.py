@@ -2,8 +2,8 @@
 
 The orchestrator alone writes them.
 
-Events are only ever added. The last line may be torn by whatever killed its writer: readers skip it, and the next
-writer starts a new line.
+Events are only ever added. The last line may be torn by whatever killed its writer: readers must skip it, and the
+next writer starts a new line.
 """
 
 from __future__ import annotations
@@ -144,20 +144,3 @@ def add_event(folder: Path, event: Mapping[str, Any]) -> None:
         return
     finally:
         os.close(descriptor)
-
-
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines, in order; none if there is no file."""
-    try:
-        content = (folder / EVENTS_NAME).read_bytes()
-    except OSError:
-        return []
-    events = []
-    for line in content.split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:  # torn by a killed writer, perhaps within a UTF-8 character
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events

@@ -83,19 +83,9 @@ def train(
     `allow_code`: run code that a recipe from outside the working directory names.
     `log` names where epochs are reported besides `history.csv`: `tensorboard`, `wandb`.
     """
-    options = TrainOptions(
-        recipes=() if recipe is None else (recipe,),
-        name=name,
-        folds=folds,
-        sets=sets,
-        data=data,
-        fresh=fresh,
-        allow_code=allow_code,
-        log=log,
-        workplace=Workplace(engine, workers, gpus, per_gpu, hang_timeout_s),
-        outputs=Path(outputs),
-        folder=Path(folder),
-    )
+    recipes, outputs, folder = () if recipe is None else (recipe,), Path(outputs), Path(folder)
+    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    options = TrainOptions(recipes, False, name, folds, sets, data, fresh, allow_code, log, place, outputs, folder)
     return train_runs(options, on_event)[0]
 
 
@@ -121,19 +111,9 @@ def train_many(
 
     All recipes are checked before anything is written. A run that fails does not stop the others.
     """
-    options = TrainOptions(
-        recipes=recipes,
-        several=True,
-        folds=folds,
-        sets=sets,
-        data=data,
-        fresh=fresh,
-        allow_code=allow_code,
-        log=log,
-        workplace=Workplace(engine, workers, gpus, per_gpu, hang_timeout_s),
-        outputs=Path(outputs),
-        folder=Path(folder),
-    )
+    name, outputs, folder = None, Path(outputs), Path(folder)
+    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    options = TrainOptions(recipes, True, name, folds, sets, data, fresh, allow_code, log, place, outputs, folder)
     return train_runs(options, on_event)
 
 

@@ -259,11 +259,10 @@ class RunWork:
         recipe = self.record["recipe"]
         work = self.record["rows"]["train"] * recipe["train"]["epochs"] * recipe["image"]["size"] ** 2
         work *= self.record["decided"].get("parameters") or 1
-        earlier = self._earlier  # of a run that is moved aside too, if it was the same
-        is_same = earlier is not None and earlier["identity"] == self.record["identity"]
         seconds = [
             state["seconds"]
-            for record in (self.record, earlier if earlier is not None and is_same else self.record)
+            for record in (self.record, self._earlier)  # also of the same run that --fresh moves aside
+            if record is not None and record["identity"] == self.record["identity"]
             for state in record["fold_states"]
             if state["state"] == "complete" and state["seconds"]
         ]

@@ -77,15 +77,10 @@ class Workplace:
 
     def last_threads(self, tasks: int, decided: Mapping[str, Any]) -> list[int]:
         """Threads of the last tasks, if fewer run at once than before, so that no core is idle; else nothing."""
-        left = tasks % self.slots(tasks, decided).count
-        if (
-            _threads_by_environment()
-            or decided["device"] != "cpu"
-            or not left
-            or usable_cores() // left <= decided["threads"]
-        ):
+        left, cores = tasks % self.slots(tasks, decided).count, usable_cores()
+        if not left or _threads_by_environment() or decided["device"] != "cpu" or cores // left <= decided["threads"]:
             return []
-        return [usable_cores() // left] * left
+        return [cores // left] * left
 
     def notes(self) -> list[str]:
         """What a person should know about the choice of devices."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.runs.record import EVENTS_NAME, add_event, read_events
+from ensemble.runs.record import EVENTS_NAME, add_event
 
 
 def test_events_are_read_as_they_were_added_each_with_its_time(tmp_path: Path) -> None:
@@ -39,3 +40,20 @@ def test_a_missing_or_unwritable_log_raises_nothing(tmp_path: Path) -> None:
     add_event(tmp_path / "gone", {"event": "epoch"})
     (tmp_path / EVENTS_NAME).write_text(json.dumps([1, 2]) + "\nnull\n")
     assert read_events(tmp_path) == []
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """As any reader should: all whole lines, in order; none if there is no file."""
+    try:
+        content = (folder / EVENTS_NAME).read_bytes()
+    except OSError:
+        return []
+    events = []
+    for line in content.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:  # torn by a killed writer, perhaps within a UTF-8 character
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
