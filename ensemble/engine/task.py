@@ -20,7 +20,7 @@ from ensemble.errors import EnsError, InputError, RetryWith, StopAsked
 _LOG_LINES = 12  # enough for the inner frames of a traceback, few enough for a screen with several failed folds
 _LOG_BYTES = 16384  # read from the end: a log may be gigabytes, and twelve lines rarely take more
 _STACK = "Current thread "  # faulthandler writes this thread last, its innermost call first
-_DEATHS = 3  # a machine's mishap is rarely repeated; a third death points at the task itself
+_DEATHS = 3  # an accident is rarely repeated; a third death points at the task itself
 _RESTARTS = 12  # halving a batch of 1,024 down to 1 takes ten
 
 
@@ -84,7 +84,7 @@ class Slots:
 class Limits:
     """For how long engines wait: a task silent for `hang_s` counts as hung; one asked to stop gets `grace_s`."""
 
-    hang_s: float = 600.0  # longer than a slow disk's epoch start; false alarms cost a fold its unsaved steps
+    hang_s: float = 600.0  # a false alarm costs a fold its unsaved steps, a late one only time
     grace_s: float = 10.0  # enough to finish a step and write a checkpoint, short enough for a person at Ctrl+C
 
 

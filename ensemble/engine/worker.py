@@ -30,7 +30,7 @@ Message = TaskEvent | None
 """What a worker sends: an event, or None as a heartbeat."""
 STACK_SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 """Makes a worker write the stack of each of its threads to its log, whatever it hangs in; None on Windows."""
-_BEAT_S = 1.0  # at most one heartbeat a second: a step may take a millisecond, and the pipe costs more than that
+_BEAT_S = 1.0  # at most one heartbeat a second: steps can be far shorter, and limits are minutes
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _REFUSED_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # waits for a killed server to be gone: 3 s in all, short at first
 

@@ -85,7 +85,7 @@ def fold_keys(k: int, repeats: int) -> list[FoldKey]:
     return [FoldKey(repeat, fold) for repeat in range(repeats) for fold in range(k)]
 
 
-class Together:
+class RecipeErrors:
     """Collects `InputError`s where there are `several` recipes; with one, the first is raised as it is."""
 
     def __init__(self, *, several: bool = False) -> None:
@@ -93,7 +93,7 @@ class Together:
         self._recipes: dict[tuple[str, ...], list[str]] = {}  # by messages, so that shared ones are shown once
 
     @contextmanager
-    def of(self, recipe: str) -> Iterator[None]:
+    def collect(self, recipe: str) -> Iterator[None]:
         """Collect what the block finds wrong with a recipe; the block ends there."""
         try:
             yield

@@ -17,7 +17,7 @@ from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
 from ensemble.runs.checks import checked_request
-from ensemble.runs.request import OnEvent, SharedRequests, Together, newest_run
+from ensemble.runs.request import OnEvent, RecipeErrors, SharedRequests, newest_run
 from ensemble.runs.work import RunWork, execute_runs
 from ensemble.runs.workplace import Auto, Workplace
 
@@ -131,12 +131,12 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
         names = expand_recipes(options.recipes, options.folder)
     newest = newest_run(options.outputs) if names == [None] else None  # looked up before anything new is written
     own_name = options.name or (newest.name if newest is not None else None)
-    together = Together(several=len(names) > 1)
+    errors = RecipeErrors(several=len(names) > 1)
     requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
     audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for name in names:
-        with together.of(str(name)):
+        with errors.collect(str(name)):
             request = requests.request(name)
             run = RunFolder(options.outputs / (own_name or request.resolved.name))
             if run.path in works:
@@ -145,7 +145,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
                     f"{run.path}; train one of them alone, with another --name"
                 )
             if not options.fresh:
-                _refuse_strangers(run.path)
+                _refuse_foreign_files(run.path)
             works[run.path] = RunWork(
                 request,
                 run,
@@ -155,7 +155,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
                 watch=options.log,
                 on_event=_labelled(on_event, run.name) if len(names) > 1 else on_event,
             )
-    execute_runs(list(works.values()), options.workplace, together, on_event)
+    execute_runs(list(works.values()), options.workplace, errors, on_event)
     if not options.several:
         (work,) = works.values()
         if work.error is not None:
@@ -167,7 +167,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
 
 
 def _with_early_server(on_event: OnEvent) -> OnEvent:
-    """`on_event`, which also starts the workers' server once images are scanned: importing torch takes as long.
+    """`on_event`, which also starts the workers' server once images are scanned: it imports torch meanwhile.
 
     Not before, since a mistake in a recipe, or a run that is complete, needs no server.
     """
@@ -188,7 +188,7 @@ def _labelled(on_event: OnEvent, run: str) -> OnEvent:
     return lambda event: on_event({**event, "label": f"{run} "})
 
 
-def _refuse_strangers(folder: Path) -> None:
+def _refuse_foreign_files(folder: Path) -> None:
     """Refuse a folder that has files but is no run: it is somebody else's."""
     if folder.is_dir() and not (folder / "run.json").exists():
         strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))

@@ -27,15 +27,15 @@ from ensemble.runs.checks import check_trainable, left_out
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import add_event, check_same_identity, new_record
-from ensemble.runs.request import OnEvent, RunRequest, Together
+from ensemble.runs.request import OnEvent, RecipeErrors, RunRequest
 from ensemble.runs.view_study import settle_views
 from ensemble.runs.workplace import Workplace
 
 
-def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent) -> None:
+def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeErrors, on_event: OnEvent) -> None:
     """Train what is missing of all runs in one queue; each is merged and left as soon as its own last fold is over.
 
-    What `together` has collected by the time that workers have seen every recipe is raised before any run is begun.
+    What `errors` has collected by the time that workers have seen every recipe is raised before any run is begun.
     A fold that fails is recorded, not raised: the others are kept, and the same call continues.
     """
     with ExitStack() as stack:
@@ -47,22 +47,22 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
         undecided = {work.name: work for work in works if work.name not in decided}
         alone = len(works) == 1
         for name, outcome in try_runs(list(undecided.values()), workplace, on_event, alone=alone).items():
-            with together.of(undecided[name].request.resolved.name):
+            with errors.collect(undecided[name].request.resolved.name):
                 if isinstance(outcome, EnsError):
                     raise outcome
                 decided[name] = outcome
         for work in works:
-            with together.of(work.request.resolved.name):
+            with errors.collect(work.request.resolved.name):
                 if work.name in decided:
                     workplace.slots(1, decided[work.name])  # refuses devices that can't be
         notes = workplace.notes()
-        together.raise_any()
+        errors.raise_any()
         for line in notes:
             on_event({"event": "finding", "line": line})
         for work in works:
-            with together.of(work.request.resolved.name):
+            with errors.collect(work.request.resolved.name):
                 work.open(decided[work.name])
-        together.raise_any()
+        errors.raise_any()
         _train(works, workplace, on_event)
     for work in works:
         work.settle_views(workplace)
@@ -71,7 +71,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Toget
 def try_runs(
     works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent, *, alone: bool = False
 ) -> dict[str, dict[str, Any] | EnsError]:
-    """What a worker decides for each run, by its name, or what it finds wrong. `alone`: see `RunWork.prepared`."""
+    """What a worker decides for each run, by its name, or what it finds wrong. `alone`: see `RunWork.decide`."""
     if not works:
         return {}
     on_event({"event": "preparing"})
@@ -80,7 +80,7 @@ def try_runs(
         tasks = [work.prepare_task(place / str(number), measure_memory=measure) for number, work in enumerate(works)]
         last = run_tasks(tasks, workplace.engine, lambda event: None, workplace.slots(1), workplace.limits)
         ends = [last[task.name] for task in tasks]
-        return {work.name: work.prepared(end, workplace, alone=alone) for end, work in zip(ends, works, strict=True)}
+        return {work.name: work.decide(end, workplace, alone=alone) for end, work in zip(ends, works, strict=True)}
 
 
 class RunWork:
@@ -132,7 +132,7 @@ class RunWork:
 
     def run_alone(self, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """Take all steps with no other run beside this one; give back the record, or raise why it can't be merged."""
-        execute_runs([self], workplace, Together(), on_event)
+        execute_runs([self], workplace, RecipeErrors(), on_event)
         if self.error is not None:
             raise self.error
         return self.record
@@ -166,7 +166,7 @@ class RunWork:
         }
         return Task(f"{self.run.name}/prepare", "ensemble.training.tasks:prepare_run", arguments, folder)
 
-    def prepared(self, last: TaskEvent, workplace: Workplace, *, alone: bool) -> dict[str, Any] | EnsError:
+    def decide(self, last: TaskEvent, workplace: Workplace, *, alone: bool) -> dict[str, Any] | EnsError:
         """What the task of `prepare_task` decided, and the threads of each fold; or what it finds wrong.
 
         `alone`: without other runs beside it, the last folds may share the cores that would be idle.

@@ -53,7 +53,7 @@ class Workplace:
         """Slots for this many tasks of runs with these `decided`; with none, for the task that decides."""
         if self.engine not in ENGINES:
             raise InputError(f"--engine {self.engine}: not one of {', '.join(ENGINES)}")
-        decided = _hungriest(several) if len(several) > 1 else several[0] if several else None
+        decided = _combined_needs(several) if len(several) > 1 else several[0] if several else None
         device = decided["device"] if decided is not None else None
         if device == "cpu":
             self._refuse_gpus()
@@ -61,7 +61,7 @@ class Workplace:
             device = "cpu"  # a run that was begun on a GPU may continue, but not to the same bits: its folds say so
         names = None if self._chosen is None else tuple(gpu.name for gpu in self._chosen)
         if self.engine == "inline":
-            return Slots(1, names if self.gpus != "auto" else None)  # this process keeps its devices unless told
+            return Slots(1, names if self.gpus != "auto" else None)  # without --gpus this process keeps what it sees
         if decided is None:
             return Slots(1, names)
         if device == "cpu":
@@ -120,7 +120,7 @@ class Workplace:
     def _shared_gpus(self, decided: Mapping[str, Any]) -> tuple[str, ...]:
         """A GPU's name for each fold that it takes, the GPUs in turn: a few folds are spread over all."""
         chosen = self._chosen if self._chosen is not None else (Gpu(""),)
-        takes = {gpu.name: _room(gpu, decided) if self.per_gpu == "auto" else self.per_gpu or 1 for gpu in chosen}
+        takes = {gpu.name: _capacity(gpu, decided) if self.per_gpu == "auto" else self.per_gpu or 1 for gpu in chosen}
         return tuple(name for turn in range(max(takes.values())) for name, most in takes.items() if turn < most)
 
 
@@ -129,7 +129,7 @@ def _threads_by_environment() -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
-def _hungriest(decided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _combined_needs(decided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What holds for slots that several runs share: a GPU if any needs one, the most threads, the most memory."""
     devices = {each["device"] for each in decided}
     shared: dict[str, Any] = {
@@ -142,7 +142,7 @@ def _hungriest(decided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return shared
 
 
-def _room(gpu: Gpu, decided: Mapping[str, Any]) -> int:
+def _capacity(gpu: Gpu, decided: Mapping[str, Any]) -> int:
     """How many folds fit on a GPU, by the memory of the measured step; at least one, which may shrink its batch."""
     measured = decided.get("step_memory")
     if measured is None:

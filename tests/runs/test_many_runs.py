@@ -14,7 +14,7 @@ import ensemble
 from ensemble.core.locks import folder_lock
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
-from ensemble.runs.request import Together
+from ensemble.runs.request import RecipeErrors
 from ensemble.runs.work import FoldCost, estimates
 
 Ens = Callable[..., Any]
@@ -168,16 +168,16 @@ def test_patterns_are_names_or_paths_and_every_file_counts_once(several: Path) -
 
 
 def test_problems_that_recipes_share_are_listed_once() -> None:
-    together = Together(several=True)
+    errors = RecipeErrors(several=True)
     for name in ("a", "b"):
-        with together.of(name):
+        with errors.collect(name):
             raise InputError("data: gone", "  look")
-    with together.of("c"):
+    with errors.collect("c"):
         raise InputError("recipes/c.yaml:1: wrong")
     with pytest.raises(InputError) as raised:
-        together.raise_any()
+        errors.raise_any()
     assert raised.value.messages == ("a, b: data: gone", "  look", "recipes/c.yaml:1: wrong")
-    with pytest.raises(InputError), Together().of("alone"):
+    with pytest.raises(InputError), RecipeErrors().collect("alone"):
         raise InputError("at once")
 
 
