@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         shown += _images("test images", facts["test_images"])
     shown += [*_normalisation(facts["images"]), *_findings(facts["findings"])]
     shown += [f"written: {path}" for path in written]
+    # As `ens train` would exit: a script can look before it trains.
     has_errors = any(finding["level"] == "error" for finding in facts["findings"])
     return Outcome(document, shown, InputError.exit_code if has_errors else 0)
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def _headline(facts: Mapping[str, Any]) -> str:
     groups = f", {facts['groups']:,} groups" if facts["groups"] is not None else ""
     counts = facts["class_counts"].values()
-    least, most = min(counts), max(counts)
+    least, most = min(counts), max(counts)  # least is 0 for a class of the description that has no rows
     ratio = f"; the largest class has {most / least:.1f} times the rows of the smallest" if least else ""
     rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes'])} classes"
     if "classes_a_row" in facts:
@@ -66,7 +67,7 @@ def _classes(facts: Mapping[str, Any]) -> ShownTable:
         half = _MOST_CLASSES // 2
         names = ranked[:half] + ranked[-half:]
         title = f"the {half} largest and the {half} smallest of {len(counts)} classes"
-    largest, total = max(1, max(counts.values())), max(1, facts["rows"])
+    largest, total = max(1, max(counts.values())), max(1, facts["rows"])  # 1: nothing to divide by in an empty table
     rows = [
         [name, f"{counts[name]:,}", f"{counts[name] / total:.1%}", "#" * round(_BAR * counts[name] / largest)]
         for name in names

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def _lines(report: dict[str, Any]) -> list[str]:
     groups = f", {report['groups']} groups" if report["groups"] is not None else ""
     state = "made" if report["made"] else "found" if report["written"] else "not written, for the errors below:"
-    never = report["rows"] - report["validated_rows"]
+    never = report["rows"] - report["validated_rows"]  # `train-only` rows, and all but one part of a hold-out
     repeats = f", {report['repeats']} repeats" if report["repeats"] > 1 else ""
     return [
         f"{report['dataset']}: {report['rows']} rows, {len(report['classes'])} classes{groups}",
@@ -70,7 +70,7 @@ def _worst_table(report: dict[str, Any]) -> ShownTable:
         for label, (name, share) in enumerate(overall.items())
         if share and total
     ]
-    worst = sorted(cells, key=lambda cell: (-cell[0], cell[2], cell[3]))[:_WORST]
+    worst = sorted(cells, key=lambda cell: (-cell[0], cell[2], cell[3]))[:_WORST]  # equals by class, then fold
     rows = []
     for _, share, label, number in worst:
         name = report["classes"][label]

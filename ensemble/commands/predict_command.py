@@ -119,6 +119,7 @@ def _of_rows(predicted: Predicted, arguments: argparse.Namespace) -> list[str | 
 def _of_images(predicted: Predicted) -> list[str | ShownTable]:
     document = predicted.document
     with (predicted.path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        # cut while reading: there may be millions of lines
         header, *rows = [cells for cells, _ in zip(csv.reader(stream), range(_SHOWN + 1), strict=False)]
     more = f"; the first {len(rows)}" if document["rows"] > len(rows) else ""
     title = f"{document['rows']:,} images, {document['folds']} folds, views {document['tta']}{more}"

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         f"missing: {kind} {item[kind]}: {_few(item['missing'])}"
         for kind in ("run", "study", "blend")
         for item in report[_PLURAL[kind]]
-        if item["missing"] and (kind != "run" or item["state"] != "running")
+        if item["missing"] and (kind != "run" or item["state"] != "running")  # a running one is making them
     ]
     if len(missing) > _MISSING_SHOWN:
         more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"
@@ -141,7 +141,7 @@ def _tune_words(study: Mapping[str, Any]) -> list[str]:
         ("--policy", "policy", "race"),
         ("--seed", "sampler_seed", 0),
     ):
-        if facts[key] != usual:
+        if facts[key] != usual:  # a default needs no words
             words += [option, str(facts[key])]
     return [*words, "--study", study["study"], "--trials", str(wanted["trials"])]
 
@@ -152,7 +152,7 @@ def _again(asked: Asked, words: Sequence[str]) -> str:
 
 
 def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
-    """The one command to give next."""
+    """The one command to give next: finish what was begun, then train, then blend, then submit."""
     runs = report["runs"]
     for item in runs:
         if item["state"] in ("interrupted", "partial", "failed"):
@@ -176,6 +176,6 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
         return f"ens train --recipe quickstart{elsewhere}"
     if not report["blends"] and any(item["rows"]["test"] for item in complete):
         return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
-    if len(complete) == 1:
+    if len(complete) == 1:  # a blend of one run is that run
         return "train a second recipe (ens recipes lists them), and blend both"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"

@@ -49,9 +49,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
     with progress(arguments) as on_event:
         trained = train_runs(options, on_event)
     records = [item.record if item.error is None else {**item.record, "error": item.error} for item in trained]
+    # Not 1: finished folds are kept, and the same command continues.
     exit_code = PartialFailure.exit_code if any(item.state == "failed" for item in trained) else 0
     table = _table(trained[0].record) if len(trained) == 1 else _runs_table(trained)
-    document = {"runs": records} if is_many else records[0]
+    document = {"runs": records} if is_many else records[0]  # by what was asked, however many recipes matched
     return Outcome(document, [table, *_closing(trained, arguments)], exit_code)
 
 
@@ -66,7 +67,7 @@ def _table(record: dict[str, Any]) -> ShownTable:
         seconds = f"{state['seconds']:.1f}" if state["seconds"] is not None else "-"
         rows.append([label, state["state"], *cells, seconds])
     means = [shown_spread([(state["scores"] or {}).get(name) for state in record["fold_states"]]) for name in names]
-    rows.append(["mean", "", *means, _seconds(record)])
+    rows.append(["mean", "", *means, _seconds(record)])  # of folds; the next row scores all rows at once
     oof = record["scores"]["oof"]
     if oof is not None:
         rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
@@ -110,6 +111,7 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
     with_test = [item for item in trained if item.record["rows"]["test"]]
     lines += [f"no test rows in {item.record['run']}, so no probs.npy" for item in trained if item not in with_test]
     if with_test:
+        # `*`: also the runs of earlier commands, since a blend wants as many as there are
         lines.append(f"next: ens blend {with_test[0].path.parent}/*/probs.npy{here(arguments)}")
     return lines
 
@@ -126,7 +128,7 @@ def _failures(item: TrainedRun) -> list[str]:
     for error, keys in folds.items():
         log = item.path / keys[0].folder_name(repeats) / "log.txt"
         lines.append(f"{record['run']}: {_fold_names(keys, repeats)} failed: {error}; log: {log}")
-        lines += [f"    {line}" for line in log_end(log)]
+        lines += [f"    {line}" for line in log_end(log)]  # of one fold: all in `keys` failed alike
     return lines if item.error is None else [*lines, f"{record['run']}: could not be merged: {item.error}"]
 
 
