@@ -275,5 +275,5 @@ def _counter(path: Path) -> int | None:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except OSError:  # another version of control groups, or another system
         return ""

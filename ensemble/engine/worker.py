@@ -85,7 +85,7 @@ class _PipeReport:
         with self._lock:
             try:
                 self._connection.send(message)
-            except OSError:
+            except OSError:  # broken pipe
                 _end_group()
 
     def _note_stop(self, number: int, frame: FrameType | None) -> None:

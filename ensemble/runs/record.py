@@ -134,7 +134,7 @@ def add_event(folder: Path, event: Mapping[str, Any]) -> None:
     line = json.dumps({"time": time, **event}, ensure_ascii=False, default=str).encode("utf-8") + b"\n"
     try:
         descriptor = os.open(folder / EVENTS_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError:
+    except OSError:  # such as a folder that is read-only or gone
         return
     try:
         size = os.fstat(descriptor).st_size

@@ -18,7 +18,7 @@ from ensemble.core.run import FoldKey, RunFolder, find_runs, verify_files
 from ensemble.errors import InputError
 
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
-_EPOCH = re.compile(rb"epoch (\d+)\b")
+_EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut must not matter
 
 
 def status(outputs: Path | str = "outputs") -> dict[str, Any]:

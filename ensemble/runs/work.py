@@ -251,7 +251,7 @@ class RunWork:
         if self.error is None:
             try:
                 self.record = settle_views(self.request, self.run, self.record, workplace, self._tell)
-            except (EnsError, OSError) as error:
+            except (EnsError, OSError) as error:  # the run is whole without them; the others must not suffer
                 self.error = error
 
     def cost(self) -> FoldCost:

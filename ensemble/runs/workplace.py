@@ -26,6 +26,7 @@ _BUSY = 0.25  # `auto` does not use a GPU with less of its memory free: somebody
 _MARGIN = 0.9  # of the free memory is given away: allocators fragment, and validation differs from a step
 _TIMEOUT_S = 20  # nvidia-smi takes seconds on machines with many GPUs, and hangs where the driver has crashed
 _MIB, _GIB = 1 << 20, 1 << 30
+# A line of `nvidia-smi -L`: `GPU 0: NVIDIA … (UUID: GPU-…)`, or below it `  MIG 1g.10gb … (UUID: MIG-…)`.
 _LISTED = re.compile(r"(?P<slice>\s+MIG )?(?:GPU (?P<number>\d+): )?.*\(UUID: (?P<uuid>[^)]+)\)")
 
 
