@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ensemble.engine import ENGINES
+
 
 def fold_list(text: str) -> list[int]:
     """`0,2` as numbers."""
@@ -77,7 +79,7 @@ def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) 
     option("--data", metavar="D", help="a dataset's name, or NAME=PATH to say where its files lie")
 
 
-def _engine_option(command: argparse.ArgumentParser) -> None:
+def _workplace_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option(
         "--workers",
@@ -105,17 +107,17 @@ def _engine_option(command: argparse.ArgumentParser) -> None:
         help="a fold that shows no sign of life for S seconds is killed and retried (default: ENS_HANG_S, else 600)",
     )
     option("--allow-code", action="store_true", help="run code that a recipe from outside this directory names")
-    option(
-        "--engine",
-        choices=["local", "inline"],
-        default="local",
-        help="local: each fold in a process of its own; inline: one after the other in this process, to debug",
-    )
+    _engine_option(option)
+
+
+def _engine_option(option: Callable[..., object]) -> None:
+    texts = "; ".join(f"{name}: {text}" for name, (_, text) in ENGINES.items())
+    option("--engine", choices=list(ENGINES), default=next(iter(ENGINES)), help=texts)
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command, several=True)
-    _engine_option(command)
+    _workplace_options(command)
     option = command.add_argument
     option("--folds", type=fold_list, metavar="0,2", help="train these folds only")
     option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
@@ -129,7 +131,7 @@ def _train_options(command: argparse.ArgumentParser) -> None:
 
 def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
-    _engine_option(command)
+    _workplace_options(command)
     option = command.add_argument
     option("--trials", type=positive, metavar="N", help="trials the study shall have in all")
     option("--more", type=positive, metavar="N", help="instead of --trials: trials to add to those there are")
@@ -206,12 +208,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     )
     option("--workers", type=positive, metavar="N", help="the run's own rows: folds at a time")
     option("--allow-code", action="store_true", help="run the code that a run from elsewhere brings with it")
-    option(
-        "--engine",
-        choices=["local", "inline"],
-        default="local",
-        help="local: in processes of their own; inline: in this process, to debug",
-    )
+    _engine_option(option)
 
 
 def _blend_options(command: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`ens eda`: look at the data before anything is trained on it."""
+"""`ens eda`: a look at the data before anything is trained on it. `runs/eda.py` looks, this shows the result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files
 from ensemble.runs.eda import draw_augmentation, look_at_data
 
-_BAR, _MOST_CLASSES = 30, 24
+_BAR = 30  # letters of the longest bar, so that a line fits into 80
+_MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Look, and tell; with --out, write tables and figures."""
+    """Look, and show the result; with --out, write tables and figures."""
     with progress(arguments) as on_event:
         look = look_at_data(
             arguments.recipe,
@@ -40,14 +41,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
         shown += _images("test images", facts["test_images"])
     shown += [*_normalisation(facts["images"]), *_findings(facts["findings"])]
     shown += [f"written: {path}" for path in written]
-    is_wrong = any(finding["level"] == "error" for finding in facts["findings"])
-    return Outcome(document, shown, InputError.exit_code if is_wrong else 0)
+    # As `ens train` would exit: a script can look before it trains.
+    has_errors = any(finding["level"] == "error" for finding in facts["findings"])
+    return Outcome(document, shown, InputError.exit_code if has_errors else 0)
 
 
 def _headline(facts: Mapping[str, Any]) -> str:
     groups = f", {facts['groups']:,} groups" if facts["groups"] is not None else ""
     counts = facts["class_counts"].values()
-    least, most = min(counts), max(counts)
+    least, most = min(counts), max(counts)  # least is 0 for a class of the description that has no rows
     ratio = f"; the largest class has {most / least:.1f} times the rows of the smallest" if least else ""
     rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes'])} classes"
     if "classes_a_row" in facts:
@@ -65,7 +67,7 @@ def _classes(facts: Mapping[str, Any]) -> ShownTable:
         half = _MOST_CLASSES // 2
         names = ranked[:half] + ranked[-half:]
         title = f"the {half} largest and the {half} smallest of {len(counts)} classes"
-    largest, total = max(1, max(counts.values())), max(1, facts["rows"])
+    largest, total = max(1, max(counts.values())), max(1, facts["rows"])  # 1: nothing to divide by in an empty table
     rows = [
         [name, f"{counts[name]:,}", f"{counts[name] / total:.1%}", "#" * round(_BAR * counts[name] / largest)]
         for name in names
@@ -91,7 +93,7 @@ def _images(title: str, images: Mapping[str, Any]) -> Iterator[str | ShownTable]
 
 
 def _normalisation(images: Mapping[str, Any]) -> list[str]:
-    """The lines that a dataset's description may want."""
+    """The lines to copy into a dataset's description."""
     if images["mean"] is None:
         return []
     return ["for the dataset's description:", f"  mean: {images['mean']}", f"  std: {images['std']}", ""]
@@ -101,6 +103,7 @@ def _findings(findings: list[dict[str, Any]]) -> list[str]:
     if not findings:
         return ["nothing suspicious was found"]
     return [
-        f"{found['level']}: {found['code']}: {with_examples(found['message'], found['count'], found['examples'])}"
-        for found in findings
+        f"{finding['level']}: {finding['code']}: "
+        f"{with_examples(finding['message'], finding['count'], finding['examples'])}"
+        for finding in findings
     ]

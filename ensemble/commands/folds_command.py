@@ -1,4 +1,7 @@
-"""`ens folds`: the plan that every recipe of a dataset shares, how classes are spread over it, and where it leaks."""
+"""`ens folds`: the plan that every recipe of a dataset shares, how classes are spread over it, and where it leaks.
+
+`fold_plan` in `runs/eda.py` makes the report that is shown here.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from ensemble.commands.progress import progress
 from ensemble.errors import InputError
 from ensemble.runs.eda import fold_plan
 
-_MOST_CLASSES = 20  # more, and only the worst deviations are shown
-_MOST_FOLDS = 10
+_MOST_CLASSES = 20  # more lines than that, and only the worst deviations are shown
+_MOST_FOLDS = 10  # more columns than that, and the same: they would not fit on a screen
 _WORST = 10
 
 
@@ -27,16 +30,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
             folder=arguments.folder,
             on_event=on_event,
         )
-    is_wrong = any(finding["level"] == "error" for finding in report["findings"])
-    wide = len(report["classes"]) > _MOST_CLASSES or len(report["fold_class_counts"]) > _MOST_FOLDS
-    table = _worst_table(report) if wide else _table(report)
-    return Outcome(report, [*_lines(report), table, *_findings(report)], InputError.exit_code if is_wrong else 0)
+    has_errors = any(finding["level"] == "error" for finding in report["findings"])
+    is_large = len(report["classes"]) > _MOST_CLASSES or len(report["fold_class_counts"]) > _MOST_FOLDS
+    table = _worst_table(report) if is_large else _table(report)
+    return Outcome(report, [*_lines(report), table, *_findings(report)], InputError.exit_code if has_errors else 0)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
     groups = f", {report['groups']} groups" if report["groups"] is not None else ""
     state = "made" if report["made"] else "found" if report["written"] else "not written, for the errors below:"
-    never = report["rows"] - report["validated_rows"]
+    never = report["rows"] - report["validated_rows"]  # `train-only` rows, and all but one part of a hold-out
     repeats = f", {report['repeats']} repeats" if report["repeats"] > 1 else ""
     return [
         f"{report['dataset']}: {report['rows']} rows, {len(report['classes'])} classes{groups}",
@@ -67,7 +70,7 @@ def _worst_table(report: dict[str, Any]) -> ShownTable:
         for label, (name, share) in enumerate(overall.items())
         if share and total
     ]
-    worst = sorted(cells, key=lambda cell: (-cell[0], cell[2], cell[3]))[:_WORST]
+    worst = sorted(cells, key=lambda cell: (-cell[0], cell[2], cell[3]))[:_WORST]  # equals by class, then fold
     rows = []
     for _, share, label, number in worst:
         name = report["classes"][label]
@@ -86,6 +89,6 @@ def _fold_names(report: dict[str, Any]) -> list[str]:
 
 
 def _findings(report: dict[str, Any]) -> list[str]:
-    """A line a finding, with its examples; one that says so when there is none."""
-    found = [Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in report["findings"]]
-    return [finding.line for finding in found] or ["the audit finds nothing wrong"]
+    """A line a finding, with its examples."""
+    findings = [Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in report["findings"]]
+    return [finding.line for finding in findings] or ["the audit finds nothing wrong"]

@@ -1,41 +1,42 @@
-"""`ens predict`: a finished run's rows again with other views, or new images from the run's folder alone."""
+"""`ens predict`: a finished run's rows again with other views, or new images from the run's folder alone.
+
+Checks which options go together and shows the result; `runs/predict.py` predicts.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
-from pathlib import Path
 from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, shown_path, shown_score
 from ensemble.commands.progress import progress
+from ensemble.core.complaints import closest
 from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES
 from ensemble.runs.predict import Predicted, predict, study_tta
 
-_SHOWN = 5
+_SHOWN = 5  # predictions on the screen: enough to see that they make sense; all are in predictions.csv
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Predict, and tell what came out."""
+    """Predict, and show the result."""
     if arguments.tta is not None and arguments.tta not in (*POLICIES, "auto"):
-        from ensemble.core.complaints import closest
-
         near = closest(arguments.tta, [*POLICIES, "auto"])
         raise InputError(
             f"--tta {arguments.tta}: no such policy; "
             + (f"did you mean {near}?" if near else f"there are {', '.join(POLICIES)} and auto")
         )
     if not arguments.images:
-        strangers = {"--top": arguments.top != 1, "--precision": arguments.precision != "fp32"}
-        strangers["--bad-images"] = arguments.bad_images != "error"
-        named = [option for option, is_given in strangers.items() if is_given]
-        if named:
-            raise InputError(f"{', '.join(named)}: for new images, given with --images")
+        of_images = {"--top": arguments.top != 1, "--precision": arguments.precision != "fp32"}
+        of_images["--bad-images"] = arguments.bad_images != "error"
+        given = [option for option, is_given in of_images.items() if is_given]
+        if given:
+            raise InputError(f"{', '.join(given)}: for new images, given with --images")
     if arguments.tta_study:
         return _study(arguments)
     with progress(arguments) as on_event:
-        found = predict(
+        predicted = predict(
             arguments.run,
             images=arguments.images,
             tta=arguments.tta,
@@ -51,15 +52,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
             folder=arguments.folder,
             on_event=on_event,
         )
-    if arguments.images:
-        return Outcome(found.document, _of_images(found))
-    return Outcome(found.document, _of_rows(found, arguments))
+    shown = _of_images(predicted) if arguments.images else _of_rows(predicted, arguments)
+    return Outcome(predicted.document, shown)
 
 
 def _study(arguments: argparse.Namespace) -> Outcome:
-    """Score every policy, and say which to take."""
+    """Score every policy, and show which to take."""
     if arguments.images or arguments.tta is not None:
-        raise InputError("--tta-study: looks at a run's own rows under every policy; leave --images and --tta out")
+        raise InputError("--tta-study: scores every policy on a run's own rows; leave out --images and --tta")
     with progress(arguments) as on_event:
         document = study_tta(
             arguments.run,
@@ -100,30 +100,35 @@ def _shown_gain(gain: dict[str, Any] | None) -> str:
     return f"{gain['value']:+.4f}" + (f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else "")
 
 
-def _of_rows(found: Predicted, arguments: argparse.Namespace) -> list[str | ShownTable]:
-    record: dict[str, Any] = found.document
+def _of_rows(predicted: Predicted, arguments: argparse.Namespace) -> list[str | ShownTable]:
+    record: dict[str, Any] = predicted.document
     scores, cost = record["scores"]["oof"], record["cost"]
     names = list(dict.fromkeys([record["metric"], "accuracy", "log_loss"]))
-    row = [found.views, *(shown_score(scores.get(name)) for name in names), f"{cost['seconds_per_1000_images']:.4g}"]
+    row = [
+        predicted.views,
+        *(shown_score(scores.get(name)) for name in names),
+        f"{cost['seconds_per_1000_images']:.4g}",
+    ]
     table = ShownTable(["views", *names, "seconds per 1000 images"], [row], f"{record['run']}: out of fold")
-    lines: list[str | ShownTable] = [table, f"complete: {found.path}"]
+    lines: list[str | ShownTable] = [table, f"complete: {predicted.path}"]
     if record["rows"]["test"]:
-        lines.append(f"next: ens blend {found.path.parent}/*/probs.npy{here(arguments)}")
+        lines.append(f"next: ens blend {predicted.path.parent}/*/probs.npy{here(arguments)}")
     return lines
 
 
-def _of_images(found: Predicted) -> list[str | ShownTable]:
-    document = found.document
-    with (found.path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+def _of_images(predicted: Predicted) -> list[str | ShownTable]:
+    document = predicted.document
+    with (predicted.path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        # cut while reading: there may be millions of lines
         header, *rows = [cells for cells, _ in zip(csv.reader(stream), range(_SHOWN + 1), strict=False)]
     more = f"; the first {len(rows)}" if document["rows"] > len(rows) else ""
     title = f"{document['rows']:,} images, {document['folds']} folds, views {document['tta']}{more}"
     lines: list[str | ShownTable] = [ShownTable(header, rows, title)]
     if document["bad"]:
         lines.append(
-            f"{document['bad']} bad images have the class shares of the training rows: {found.path}/bad_images.csv"
+            f"{document['bad']} bad images have the class shares of the training rows: {predicted.path}/bad_images.csv"
         )
     seconds = document["cost"]["seconds_per_1000_images"]
     lines.append(f"{seconds:.4g} seconds per 1000 images")
-    lines.append(f"complete: {shown_path(str(Path(found.path)))}: predictions.csv, probs.npy")
+    lines.append(f"complete: {shown_path(str(predicted.path))}: predictions.csv, probs.npy")
     return lines

@@ -1,4 +1,4 @@
-"""`ens status`: the leaderboard, what is missing, and the next step."""
+"""`ens status`: the leaderboard, what is missing, and the next step. `runs/status.py` reads the files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from ensemble.commands.outcome import Outcome, ShownTable, here, shown_path, sho
 from ensemble.core.run import Asked, FoldKey
 from ensemble.runs.status import status
 
+_PLURAL = {"run": "runs", "study": "studies", "blend": "blends"}
+_TRIALS = ("all", "complete", "stopped", "failed")
+_MISSING_SHOWN = 20  # lines of runs with something missing: a screen; --json has all
+_FEW = 3  # missing things of one run in its line
+
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Read the outputs folder and tell."""
+    """Read the outputs folder and show it."""
     if arguments.where:
         arguments.outputs = Path(arguments.where)
     report = status(arguments.outputs)
@@ -31,18 +36,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         f"missing: {kind} {item[kind]}: {_few(item['missing'])}"
         for kind in ("run", "study", "blend")
         for item in report[_PLURAL[kind]]
-        if item["missing"] and (kind != "run" or item["state"] != "running")
+        if item["missing"] and (kind != "run" or item["state"] != "running")  # a running one is making them
     ]
     if len(missing) > _MISSING_SHOWN:
         more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"
         missing = [*missing[:_MISSING_SHOWN], more]
-    told = [*running, *missing, ""] if running or missing else []
-    return Outcome(report, [*shown, *told, f"next: {_next_step(report, here(arguments))}"])
-
-
-_PLURAL = {"run": "runs", "study": "studies", "blend": "blends"}
-_TRIALS = ("all", "complete", "stopped", "failed")
-_MISSING_SHOWN, _FEW = 20, 3
+    now = [*running, *missing, ""] if running or missing else []
+    return Outcome(report, [*shown, *now, f"next: {_next_step(report, here(arguments))}"])
 
 
 def _leaderboards(runs: list[dict[str, Any]]) -> list[ShownTable]:
@@ -133,7 +133,7 @@ def _blends(blends: list[dict[str, Any]]) -> ShownTable:
 
 
 def _tune_words(study: Mapping[str, Any]) -> list[str]:
-    """What else a study was asked for with."""
+    """The options of the study, but for its recipe."""
     facts, wanted = study["identity_of"], study["wanted"]
     words = [word for value in wanted["search"] for word in ("--search", value)]
     for option, key, usual in (
@@ -141,18 +141,18 @@ def _tune_words(study: Mapping[str, Any]) -> list[str]:
         ("--policy", "policy", "race"),
         ("--seed", "sampler_seed", 0),
     ):
-        if facts[key] != usual:
+        if facts[key] != usual:  # a default needs no words
             words += [option, str(facts[key])]
     return [*words, "--study", study["study"], "--trials", str(wanted["trials"])]
 
 
 def _again(asked: Asked, words: Sequence[str]) -> str:
-    """A recipe as it was asked for, with more words."""
+    """The words that named a recipe, and more."""
     return f"--recipe {shown_path(asked.recipe)} {shlex.join([*asked.words()[2:], *words])}"
 
 
 def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
-    """The one command that gets furthest from here."""
+    """The one command to give next: finish what was begun, then train, then blend, then submit."""
     runs = report["runs"]
     for item in runs:
         if item["state"] in ("interrupted", "partial", "failed"):
@@ -176,6 +176,6 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
         return f"ens train --recipe quickstart{elsewhere}"
     if not report["blends"] and any(item["rows"]["test"] for item in complete):
         return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
-    if len(complete) == 1:
+    if len(complete) == 1:  # a blend of one run is that run
         return "train a second recipe (ens recipes lists them), and blend both"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"

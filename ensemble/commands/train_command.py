@@ -1,4 +1,7 @@
-"""`ens train`: every fold of one or several recipes, then the merged probabilities, then a table."""
+"""`ens train`: every fold of one or several recipes, then the merged probabilities, then a table.
+
+Turns arguments into `TrainOptions` and shows the runs; `runs/train.py` trains.
+"""
 
 from __future__ import annotations
 
@@ -14,42 +17,42 @@ from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.recipe.find import is_pattern
-from ensemble.runs.train import TrainedRun, train, train_many
+from ensemble.runs.train import TrainedRun, TrainOptions, train_runs
+from ensemble.runs.workplace import Workplace
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Train, and tell what came out."""
+    """Train, and show the runs."""
     recipes: list[str] = arguments.recipe or []
-    asks_for_several = len(recipes) > 1 or any(map(is_pattern, recipes))
-    if asks_for_several and arguments.name is not None:
+    is_many = len(recipes) > 1 or any(map(is_pattern, recipes))
+    if is_many and arguments.name is not None:
         raise InputError(
-            f"--name {arguments.name}: several recipes can't share one run's folder; each has one of its own name"
+            f"--name {arguments.name}: several recipes can't share one folder; "
+            "leave --name out, and each run gets its recipe's name"
         )
+    options = TrainOptions(
+        recipes=recipes,
+        several=is_many,
+        name=arguments.name,
+        folds=arguments.folds,
+        sets=arguments.sets,
+        data=arguments.data,
+        fresh=arguments.fresh,
+        allow_code=arguments.allow_code,
+        log=split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
+        workplace=Workplace(
+            arguments.engine, arguments.workers, arguments.gpus, arguments.per_gpu, arguments.hang_timeout
+        ),
+        outputs=arguments.outputs,
+        folder=arguments.folder,
+    )
     with progress(arguments) as on_event:
-        options: dict[str, Any] = {
-            "folds": arguments.folds,
-            "sets": arguments.sets,
-            "data": arguments.data,
-            "engine": arguments.engine,
-            "workers": arguments.workers,
-            "gpus": arguments.gpus,
-            "per_gpu": arguments.per_gpu,
-            "hang_timeout_s": arguments.hang_timeout,
-            "fresh": arguments.fresh,
-            "allow_code": arguments.allow_code,
-            "log": split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
-            "outputs": arguments.outputs,
-            "folder": arguments.folder,
-            "on_event": on_event,
-        }
-        if asks_for_several:
-            trained = train_many(recipes, **options)
-        else:
-            trained = [train(recipes[0] if recipes else None, name=arguments.name, **options)]
+        trained = train_runs(options, on_event)
     records = [item.record if item.error is None else {**item.record, "error": item.error} for item in trained]
+    # Not 1: finished folds are kept, and the same command continues.
     exit_code = PartialFailure.exit_code if any(item.state == "failed" for item in trained) else 0
     table = _table(trained[0].record) if len(trained) == 1 else _runs_table(trained)
-    document = {"runs": records} if asks_for_several else records[0]
+    document = {"runs": records} if is_many else records[0]  # by what was asked, however many recipes matched
     return Outcome(document, [table, *_closing(trained, arguments)], exit_code)
 
 
@@ -64,7 +67,7 @@ def _table(record: dict[str, Any]) -> ShownTable:
         seconds = f"{state['seconds']:.1f}" if state["seconds"] is not None else "-"
         rows.append([label, state["state"], *cells, seconds])
     means = [shown_spread([(state["scores"] or {}).get(name) for state in record["fold_states"]]) for name in names]
-    rows.append(["mean", "", *means, _seconds(record)])
+    rows.append(["mean", "", *means, _seconds(record)])  # of folds; the next row scores all rows at once
     oof = record["scores"]["oof"]
     if oof is not None:
         rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
@@ -94,7 +97,7 @@ def _runs_table(trained: Sequence[TrainedRun]) -> ShownTable:
 
 
 def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> list[str]:
-    """What lies where, what failed, what is missing, and the next command."""
+    """Where the files are, what failed, what is missing, and the next command."""
     lines = [f"complete: {item.path}" for item in trained if item.state == "complete"]
     lines += [line for item in trained for line in _failures(item)]
     for item in trained:
@@ -102,18 +105,19 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
         if names:
             lines.append(f"{item.state}: {item.record['run']}: {names}; what is finished is kept")
     if any(item.state != "complete" for item in trained):
-        # A run that is partial without a failure was asked for in part; the rest comes without --folds.
+        # Without a failure a run is partial because of --folds; without that option the same command trains the rest.
         is_failed = any(item.state == "failed" for item in trained)
         return [*lines, f"to go on: {same_command(arguments.words, without_folds=not is_failed)}"]
     with_test = [item for item in trained if item.record["rows"]["test"]]
     lines += [f"no test rows in {item.record['run']}, so no probs.npy" for item in trained if item not in with_test]
     if with_test:
+        # `*`: also the runs of earlier commands, since a blend wants as many as there are
         lines.append(f"next: ens blend {with_test[0].path.parent}/*/probs.npy{here(arguments)}")
     return lines
 
 
 def _failures(item: TrainedRun) -> list[str]:
-    """Each error once, with the folds that it stopped and where one of them tells more."""
+    """Each error once, with the folds that it stopped and the end of the log of one of them."""
     record = item.record
     repeats = record["folds"]["repeats"]
     folds: dict[str, list[FoldKey]] = {}
@@ -123,30 +127,31 @@ def _failures(item: TrainedRun) -> list[str]:
     lines = []
     for error, keys in folds.items():
         log = item.path / keys[0].folder_name(repeats) / "log.txt"
-        lines.append(f"{record['run']}: {_named(keys, repeats)} failed: {error}; log: {log}")
-        lines += [f"    {line}" for line in log_end(log)]
+        lines.append(f"{record['run']}: {_fold_names(keys, repeats)} failed: {error}; log: {log}")
+        lines += [f"    {line}" for line in log_end(log)]  # of one fold: all in `keys` failed alike
     return lines if item.error is None else [*lines, f"{record['run']}: could not be merged: {item.error}"]
 
 
 def _missing(record: dict[str, Any]) -> str:
     """`fold 1 is missing`, `folds 1, 3 are missing`; empty where none is."""
     keys = [FoldKey(state["repeat"], state["fold"]) for state in record["fold_states"] if state["state"] != "complete"]
-    return f"{_named(keys, record['folds']['repeats'])} {'is' if len(keys) == 1 else 'are'} missing" if keys else ""
+    return (
+        f"{_fold_names(keys, record['folds']['repeats'])} {'is' if len(keys) == 1 else 'are'} missing" if keys else ""
+    )
 
 
-def _named(keys: Sequence[FoldKey], repeats: int) -> str:
+def _fold_names(keys: Sequence[FoldKey], repeats: int) -> str:
     names = ", ".join(key.shown(repeats) for key in keys)
     return f"fold{'s' if len(keys) > 1 else ''} {names}"
 
 
 def _score_names(record: dict[str, Any]) -> list[str]:
-    """The deciding metric first, then two that always tell something."""
-    names = [record["metric"], "accuracy", "log_loss"]
-    return list(dict.fromkeys(names))
+    """The deciding metric first, then two that mean something on every dataset."""
+    return list(dict.fromkeys([record["metric"], "accuracy", "log_loss"]))
 
 
 def _mark(record: dict[str, Any]) -> str:
-    """Whether epochs were picked on the very folds that they are scored on."""
+    """A warning where epochs were picked on the very rows that they are scored on."""
     return " (optimistic)" if record["optimistic"] else ""
 
 

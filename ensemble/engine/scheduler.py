@@ -1,78 +1,48 @@
-"""Drives tasks through an engine until each is over; the table of engines, and the inline one. What is done,
-files decide.
+"""Drives tasks through an engine until each is over; and the inline engine. Keeps no state: files say what is done.
 
-Tasks come from a list, or from a source that is asked for one whenever a slot is free, and may withdraw what it gave.
+Tasks come from a list, or from a source that is asked for one whenever a slot is free, and may withdraw it later.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ensemble.core.machine import PlainReport, Report
-from ensemble.engine.local import LocalEngine
-from ensemble.engine.task import Attempt, Engine, Limits, Listener, Slots, Task, TaskEvent, call_task
+from ensemble.engine import ENGINES
+from ensemble.engine.task import Attempt, Engine, Limits, Listener, Slots, Task, TaskEvent, call_task, find_function
 
-
-class InlineEngine:
-    """Runs the oldest task at each `poll`, to its end."""
-
-    def __init__(self, listener: Listener, slots: Slots, limits: Limits | None = None) -> None:
-        self._queue: deque[Attempt] = deque()
-        self._listener = listener
-        if slots.gpus is not None:
-            os.environ.update(slots.environment(0, 1))  # CUDA looks at it when first used
-
-    def submit(self, task: Task) -> None:
-        """Queue a task."""
-        if any(queued.task.name == task.name for queued in self._queue):
-            raise ValueError(f"task {task.name} is queued already")
-        self._queue.append(Attempt(task))
-
-    def poll(self, timeout_s: float) -> None:
-        """Run the oldest task; nothing else can happen here, so nothing is waited for."""
-        if self._queue:
-            attempt = self._queue.popleft()
-            task = attempt.task
-            self._listener(TaskEvent(task.name, "started", {"attempt": attempt.number, "pid": os.getpid(), "slot": 0}))
-            report = PlainReport(lambda data: self._listener(TaskEvent(task.name, "progress", data)))
-            event = self._call(task, report)
-            if event.kind == "again":
-                event, again = attempt.after_wish(event)
-                self._queue.extendleft([again] if again is not None else [])
-            self._listener(event)
-
-    def cancel(self, name: str) -> None:
-        """Forget a queued task."""
-        self._queue = deque(queued for queued in self._queue if queued.task.name != name)
-
-    def close(self) -> None:
-        """Forget all queued tasks."""
-        self._queue.clear()
-
-    def _call(self, task: Task, report: Report) -> TaskEvent:
-        return call_task(task, report)
-
-
-ENGINES: dict[str, Callable[..., Engine]] = {"local": LocalEngine, "inline": InlineEngine}
-"""Every engine by its name on the command line, called with a listener, slots and limits."""
-
-_POLL_S = 0.2
+_POLL_S = 0.2  # how late a withdrawn task is cancelled at most; events end the wait at once
 
 
 class Source(Protocol):
     """Work that is made while other work is going on."""
 
     def next_task(self) -> Task | None:
-        """A task for a free slot; None where there is none now. With nothing under way, None ends the work."""
+        """A task for a free slot; None where there is none now. With nothing in flight, None ends the work."""
 
     def follow(self, event: TaskEvent) -> None:
-        """Hear what happened to a task that it gave."""
+        """Take an event of a task that came from here."""
 
     def withdrawn(self) -> Sequence[str]:
-        """Names of tasks that nobody wants any more, each told once; no further event of theirs comes."""
+        """Names of tasks that are no longer needed, each given once; no further event of theirs comes."""
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    engine: str,
+    on_event: Listener,
+    slots: Slots = Slots(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> dict[str, TaskEvent]:
+    """Run all tasks on the named engine, in order; give back each one's last event. Interrupted as `run_source` is."""
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError("a task of the same name is queued already")
+    source = _List(tasks, on_event)
+    run_source(source, engine, slots, limits)
+    return source.last
 
 
 def run_source(
@@ -83,19 +53,19 @@ def run_source(
 ) -> None:
     """Keep all slots busy with what the source gives, until it has no more. Nothing runs on when this is interrupted.
 
-    Interrupted once, tasks at work hear of it, may save what they have, and go; twice, they are gone at once.
+    Interrupted once, running tasks are asked to save what they have and stop; twice, they are killed at once.
     """
-    in_flight: dict[str, bool] = {}  # whether it has started
+    in_flight: dict[str, bool] = {}  # by name, whether it has started
 
     def listen(event: TaskEvent) -> None:
-        if event.task not in in_flight:
+        if event.task not in in_flight:  # withdrawn, but its engine had an event on the way
             return
         in_flight[event.task] = True
         if event.is_last:
             del in_flight[event.task]
         source.follow(event)
 
-    backend = ENGINES[engine](listen, slots, limits)
+    backend = make_engine(engine, listen, slots, limits)
     try:
         while True:
             while len(in_flight) < slots.count and (task := source.next_task()) is not None:
@@ -116,23 +86,55 @@ def run_source(
         backend.close()
 
 
-def run_tasks(
-    tasks: Sequence[Task],
-    engine: str,
-    on_event: Listener,
-    slots: Slots = Slots(),  # noqa: B008 - frozen
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> dict[str, TaskEvent]:
-    """Run all tasks on the named engine, in order; give back each one's last event. Interrupted as `run_source` is."""
-    if len({task.name for task in tasks}) < len(tasks):
-        raise ValueError("a task of the same name is queued already")
-    source = _List(tasks, on_event)
-    run_source(source, engine, slots, limits)
-    return source.last
+def make_engine(name: str, listener: Listener, slots: Slots, limits: Limits = Limits()) -> Engine:  # noqa: B008
+    """An engine by its name in `ENGINES`."""
+    engine: Engine = find_function(ENGINES[name][0])(listener, slots, limits)
+    return engine
+
+
+class InlineEngine:
+    """Runs the oldest task at each `poll`, to its end."""
+
+    def __init__(self, listener: Listener, slots: Slots, limits: Limits | None = None) -> None:
+        self._queue: deque[Attempt] = deque()
+        self._listener = listener
+        if slots.gpus is not None:
+            os.environ.update(slots.environment(0, 1))  # CUDA reads it when first used, so it must be set before
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        if any(queued.task.name == task.name for queued in self._queue):
+            raise ValueError(f"task {task.name} is queued already")
+        self._queue.append(Attempt(task))
+
+    def poll(self, timeout_s: float) -> None:
+        """Run the oldest task; nothing else can happen here, so nothing is waited for."""
+        if self._queue:
+            attempt = self._queue.popleft()
+            task = attempt.task
+            self._listener(TaskEvent(task.name, "started", {"attempt": attempt.number, "pid": os.getpid(), "slot": 0}))
+            report = PlainReport(lambda data: self._listener(TaskEvent(task.name, "progress", data)))
+            event = self._call(task, report)
+            if event.kind == "again":
+                event, again = attempt.after_again(event)
+                self._queue.extendleft([again] if again is not None else [])
+            self._listener(event)
+
+    def cancel(self, name: str) -> None:
+        """Forget a queued task."""
+        self._queue = deque(queued for queued in self._queue if queued.task.name != name)
+
+    def close(self) -> None:
+        """Forget all queued tasks."""
+        self._queue.clear()
+
+    def _call(self, task: Task, report: Report) -> TaskEvent:
+        """How a task is run: here and now; the one step that an engine with workers elsewhere replaces."""
+        return call_task(task, report)
 
 
 class _List:
-    """Tasks that are all known before the first starts."""
+    """A source of tasks that are all known before the first starts."""
 
     def __init__(self, tasks: Sequence[Task], on_event: Listener) -> None:
         self._tasks, self._on_event = iter(tasks), on_event

@@ -1,4 +1,7 @@
-"""The task, a function by name, plain arguments and the folder it must fill; how it is called, and tried again."""
+"""What engines and their callers exchange: tasks, events, slots, time limits; and how a task is called and retried.
+
+Knows no processes: those are in `worker.py` and `local.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,12 @@ from typing import Any, Literal, Protocol
 
 from ensemble.core.machine import Report
 from ensemble.errors import EnsError, InputError, RetryWith, StopAsked
+
+_LOG_LINES = 12  # enough for the inner frames of a traceback, few enough for a screen with several failed folds
+_LOG_BYTES = 16384  # read from the end: a log may be gigabytes, and twelve lines rarely take more
+_STACK = "Current thread "  # faulthandler writes this thread last, its innermost call first
+_DEATHS = 3  # an accident is rarely repeated; a third death points at the task itself
+_RESTARTS = 12  # halving a batch of 1,024 down to 1 takes ten
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class Task:
 class TaskEvent:
     """Something that happened to a task. `finished` carries its result; `failed` an error; `refused` bad input.
 
-    A listener never hears `again` (with `changes`, `reason`) and `stopped`: what they say is between a worker and its
-    engine, which starts the task anew, or has asked it to stop.
+    A listener never gets `again` (with `changes`, `reason`) or `stopped`: these pass between a worker and its engine,
+    which restarts the task, or has asked it to stop.
     """
 
     task: str
@@ -40,12 +49,12 @@ class TaskEvent:
 
     @property
     def is_last(self) -> bool:
-        """Whether the task is over, for whoever listens."""
+        """Whether a listener will get no further event of this task."""
         return self.kind in ("finished", "failed", "refused")
 
 
 Listener = Callable[[TaskEvent], None]
-"""Who hears of events."""
+"""Called with every event."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,11 @@ class Slots:
 
     def environment(self, slot: int, threads: int) -> dict[str, str]:
         """What a slot's process must have in its environment before torch looks at its devices."""
-        found = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
+        variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
         if self.gpus is not None:
-            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)] if self.gpus else ""
-            found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbers as nvidia-smi gives them, not fastest first
-        return found
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)] if self.gpus else ""
+            variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbers as nvidia-smi gives them, not fastest first
+        return variables
 
     def describe(self, slot: int) -> dict[str, Any]:
         """A slot for the log: its number, and its GPU if it has one."""
@@ -73,14 +82,14 @@ class Slots:
 
 @dataclass(frozen=True)
 class Limits:
-    """For how long engines wait: a task silent for `hang_s` is taken for hung; one asked to stop gets `grace_s`."""
+    """For how long engines wait: a task silent for `hang_s` counts as hung; one asked to stop gets `grace_s`."""
 
-    hang_s: float = 600.0
-    grace_s: float = 10.0
+    hang_s: float = 600.0  # a false alarm costs a fold its unsaved steps, a late one only time
+    grace_s: float = 10.0  # enough to finish a step and write a checkpoint, short enough for a person at Ctrl+C
 
 
 class Engine(Protocol):
-    """Where tasks run. It is made with a listener, which hears of every event from inside `poll`, in `poll`'s thread.
+    """Where tasks run. Made with a listener, which gets every event from inside `poll`, in `poll`'s thread.
 
     Events of one task come in order; nothing is promised between tasks."""
 
@@ -88,7 +97,7 @@ class Engine(Protocol):
         """Queue a task; its name must not be in flight."""
 
     def poll(self, timeout_s: float) -> None:
-        """Tell the listener what happened since the last call, waiting up to `timeout_s` for something to happen."""
+        """Pass on what happened since the last call, waiting up to `timeout_s` for something to happen."""
 
     def cancel(self, name: str) -> None:
         """Stop or forget a task; no further event of it comes."""
@@ -98,16 +107,12 @@ class Engine(Protocol):
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """The function that "module:function" names."""
+    """The function or class that "module:function" names."""
     module, _, attribute = name.partition(":")
     function = getattr(importlib.import_module(module), attribute)
     if not callable(function):
         raise TypeError(f"{name} is not a function")
     return function  # type: ignore[no-any-return]
-
-
-_LOG_LINES, _LOG_BYTES = 12, 16384
-_STACK = "Current thread "  # what a hung process writes last: the innermost call comes first
 
 
 def call_task(task: Task, report: Report) -> TaskEvent:
@@ -117,15 +122,15 @@ def call_task(task: Task, report: Report) -> TaskEvent:
         result = find_function(task.function)(task.folder, report, **task.arguments)
     except StopAsked:
         return TaskEvent(task.name, "stopped")
-    except RetryWith as wish:
-        return TaskEvent(task.name, "again", {"changes": wish.changes, "reason": wish.reason})
+    except RetryWith as request:
+        return TaskEvent(task.name, "again", {"changes": request.changes, "reason": request.reason})
     except InputError as error:
         return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
-    except Exception as error:
-        log = task.folder / "log.txt"
-        with log.open("a", encoding="utf-8") as stream:
+    except Exception as error:  # whatever a fold's code raises must reach the person, and stop no other fold
+        with (task.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(traceback.format_exc())
-        return failure(task, summary_of(error))
+        summary = (str(error).splitlines() or [""])[0]  # one line; an `EnsError` is worded for a person already
+        return failure(task, summary if isinstance(error, EnsError) else f"{type(error).__name__}: {summary}")
     return TaskEvent(task.name, "finished", {"result": result})
 
 
@@ -136,13 +141,13 @@ def failure(task: Task, error: str) -> TaskEvent:
 
 
 def log_end(log: Path) -> list[str]:
-    """The end of a log that may be long, may hold anything, and may be missing; of a stack there, its inner end."""
+    """The last lines of a log, which may be long, binary or missing; if a stack ends it, the innermost frames."""
     try:
         with log.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _LOG_BYTES))
             lines = stream.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
+    except OSError:  # no log: the process died before it opened one
         return []
     stacks = [number for number, line in enumerate(lines) if line.startswith(_STACK)]
     if stacks and all(line.startswith("  ") for line in lines[stacks[-1] + 1 :]):
@@ -150,42 +155,29 @@ def log_end(log: Path) -> list[str]:
     return lines[-_LOG_LINES:]
 
 
-def summary_of(error: Exception) -> str:
-    """An error in one line; one made for a person needs no type."""
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, EnsError) else f"{type(error).__name__}: {first}"
-
-
-_DEATHS = 3
-_WISHES = 12  # halving a batch of 1,024 down to 1 takes ten
-
-
 @dataclass(frozen=True)
 class Attempt:
-    """A try at a task, whose process died `deaths` times before, and asked `wishes` times to be started anew."""
+    """Try `number` (from 1) at a task, whose process died `deaths` times, and requested `restarts` restarts."""
 
     task: Task
+    number: int = 1
     deaths: int = 0
-    wishes: int = 0
-
-    @property
-    def number(self) -> int:
-        """Which try this is, from 1."""
-        return 1 + self.deaths + self.wishes
+    restarts: int = 0
 
     def after_death(self, how: str) -> tuple[TaskEvent, Attempt | None]:
-        """What to tell after the process died without a word, and the next try, if there is one."""
+        """What to report after the process died without a last event, and the next attempt, if there is one."""
         deaths = self.deaths + 1
         if deaths >= _DEATHS:
             return failure(self.task, f"its process died {deaths} times, the last time: {how}"), None
-        told = TaskEvent(self.task.name, "progress", {"event": "retried", "how": how})
-        return told, dataclasses.replace(self, deaths=deaths)
+        event = TaskEvent(self.task.name, "progress", {"event": "retried", "how": how})
+        return event, dataclasses.replace(self, number=self.number + 1, deaths=deaths)
 
-    def after_wish(self, wish: TaskEvent) -> tuple[TaskEvent, Attempt | None]:
-        """The same after an event `again`: the next try has its changes."""
-        changes, reason = wish.data["changes"], wish.data["reason"]
-        if self.wishes >= _WISHES:
-            return failure(self.task, f"it asked {_WISHES + 1} times to be started anew, the last time: {reason}"), None
-        told = TaskEvent(self.task.name, "progress", {"event": "restarted", "reason": reason, "changes": changes})
+    def after_again(self, again: TaskEvent) -> tuple[TaskEvent, Attempt | None]:
+        """The same after an event `again`, whose changes go into the next attempt's arguments."""
+        changes, reason = again.data["changes"], again.data["reason"]
+        if self.restarts >= _RESTARTS:
+            error = f"it asked to be restarted {_RESTARTS + 1} times, the last time: {reason}"
+            return failure(self.task, error), None
+        event = TaskEvent(self.task.name, "progress", {"event": "restarted", "reason": reason, "changes": changes})
         changed = dataclasses.replace(self.task, arguments={**self.task.arguments, **changes})
-        return told, dataclasses.replace(self, task=changed, wishes=self.wishes + 1)
+        return event, dataclasses.replace(self, task=changed, number=self.number + 1, restarts=self.restarts + 1)

@@ -1,5 +1,7 @@
-"""Workers: where their processes come from, and what runs in one: one task, a log, a last word; dead with its
-engine."""
+"""Worker processes: how they are started, and what runs in one: one task, a log, a last event. Dead with its engine.
+
+Knows no queue and no slots: which task runs when is decided in `local.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +27,24 @@ from ensemble.engine.task import Task, TaskEvent, call_task
 from ensemble.errors import StopAsked
 
 Message = TaskEvent | None
-"""What a worker sends: an event, or a beat."""
-BEAT: Message = None
+"""What a worker sends: an event, or None as a heartbeat."""
 STACK_SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
-"""Makes a worker write the stack of each of its threads to its log, whatever it hangs in."""
-_BEAT_S = 1.0  # a beat more often than that is not sent
-_PR_SET_PDEATHSIG = 1
+"""Makes a worker write the stack of each of its threads to its log, whatever it hangs in; None on Windows."""
+_BEAT_S = 1.0  # at most one heartbeat a second: steps can be far shorter, and limits are minutes
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_REFUSED_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # waits for a killed server to be gone: 3 s in all, short at first
 
 
 def work(task: Task, connection: Connection[Message, Any], environment: Mapping[str, str]) -> None:
     """The whole life of a worker."""
-    os.environ.update(environment)
+    os.environ.update(environment)  # before torch is used: it reads devices and threads once
     if hasattr(os, "setsid"):
-        os.setsid()
+        os.setsid()  # a group of its own, so that all it starts can be killed with it
     _die_with_engine(connection)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole terminal; the engine passes it on
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     task.folder.mkdir(parents=True, exist_ok=True)
-    with (task.folder / "log.txt").open("ab") as log:
+    with (task.folder / "log.txt").open("ab") as log:  # descriptors, not sys.stdout: C++ and children write here too
         os.dup2(log.fileno(), sys.stdout.fileno() if sys.stdout else 1)
         os.dup2(log.fileno(), sys.stderr.fileno() if sys.stderr else 2)
     faulthandler.enable()
@@ -54,7 +56,7 @@ def work(task: Task, connection: Connection[Message, Any], environment: Mapping[
 
 
 class _PipeReport:
-    """Sends what a task reports to the engine; learns from a signal that it shall stop."""
+    """Sends what a task reports to the engine; SIGTERM makes its next `beat` stop the task."""
 
     def __init__(self, name: str, connection: Connection[Message, Any]) -> None:
         self._name, self._connection = name, connection
@@ -62,28 +64,28 @@ class _PipeReport:
         self._next_beat, self._listens, self._shall_stop = 0.0, False, False
 
     def __call__(self, data: Mapping[str, Any], /) -> None:
-        """Tell of an event."""
+        """Send an event."""
         self.send(TaskEvent(self._name, "progress", dict(data)))
 
     def beat(self) -> None:
-        """Tell that the task gets on, now and then; from the first beat on, a task is trusted to stop when asked."""
+        """Send a heartbeat at most once a second; from the first on, SIGTERM no longer kills the task, but stops it."""
         if not self._listens:
             self._listens = True
-            with contextlib.suppress(ValueError):  # not in the main thread: the signal ends the process, as before
+            with contextlib.suppress(ValueError):  # not the main thread: the signal kills the process, as before
                 signal.signal(signal.SIGTERM, self._note_stop)
         if self._shall_stop:
             raise StopAsked
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + _BEAT_S
-            self.send(BEAT)
+            self.send(None)
 
     def send(self, message: Message) -> None:
-        """Send, or end with all children where nobody is left to listen."""
+        """Send, or die with all children if the engine is gone."""
         with self._lock:
             try:
                 self._connection.send(message)
-            except OSError:
+            except OSError:  # broken pipe
                 _end_group()
 
     def _note_stop(self, number: int, frame: FrameType | None) -> None:
@@ -91,17 +93,19 @@ class _PipeReport:
 
 
 def _die_with_engine(connection: Connection[Message, Any]) -> None:
-    """End this process when the engine is gone, however it went: its end of the connection closes with it."""
+    """End this process when the engine is gone, however it died: its end of the connection closes with it."""
 
     def watch() -> None:
         with contextlib.suppress(EOFError, OSError):
-            connection.recv()  # nothing is ever sent
+            connection.recv()  # nothing is ever sent: returns when the other end closes
         _end_group()
 
-    if sys.platform == "linux":  # even where a library never lets go of Python's lock
+    if sys.platform == "linux":  # works even while a library holds Python's lock, which stops the thread below
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the server's end, which follows the engine's
+        ctypes.CDLL(None).prctl(
+            _PR_SET_PDEATHSIG, signal.SIGKILL
+        )  # of its parent, the server, which dies with the engine
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -112,36 +116,31 @@ def _end_group() -> None:
     os._exit(1)
 
 
-_GOING_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-
-
 def make_context(module: str) -> ForkServerContext | SpawnContext:
-    """A source of processes that have `module` imported where that is possible; the first who asks decides which.
+    """A source of processes that have `module` imported already where forkserver exists; its first caller decides.
 
-    If the module's package has a module named `server`, it is imported there too: what all workers need can be got
-    ready once.
+    If the module's package has a module named `server`, it is imported there too, to prepare once what all workers
+    need.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     hold_process_folder()
-    ready = f"{module.rpartition('.')[0] or module}.server"
-    # a module that does not exist is left out
-    preloaded = ["ensemble.engine.worker", module, ready, "ensemble.engine.server"]
-    context.set_forkserver_preload(preloaded)
+    server = f"{module.rpartition('.')[0] or module}.server"  # Python skips it where it does not exist
+    context.set_forkserver_preload(["ensemble.engine.worker", module, server, "ensemble.engine.server"])
     return context
 
 
 def start_server(module: str) -> None:
-    """Let the server import `module` while this process does something else; it ends with this process."""
+    """Have the server import `module` while this process does something else; it dies with this process."""
     if isinstance(make_context(module), ForkServerContext):
         with _without_main():
             forkserver.ensure_running()
 
 
 def start_process(process: BaseProcess) -> None:
-    """Start it. A server that was killed takes a moment to be gone, in which it refuses whoever comes."""
-    for wait_s in (*_GOING_S, None):
+    """Start a process; a server that was killed refuses connections for a moment before a new one is made."""
+    for wait_s in (*_REFUSED_S, None):
         try:
             with _without_main():
                 process.start()
@@ -154,9 +153,9 @@ def start_process(process: BaseProcess) -> None:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Spare processes that are started in the block the caller's script, which they would run anew.
+    """Keep processes started in the block from running the caller's script again, as multiprocessing would.
 
-    Tasks name their functions by module, so nothing of the script is needed; it may be slow, or lack the usual guard.
+    Tasks name their functions by module, so the script is not needed; it may be slow, or lack the `__main__` guard.
     """
     main = sys.modules["__main__"]
     spec, had_file = main.__spec__, "__file__" in vars(main)

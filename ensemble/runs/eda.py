@@ -1,4 +1,7 @@
-"""A first look at a dataset, and its fold plan as a report: for a person and as JSON."""
+"""A first look at a dataset, and its fold plan as a report, as JSON types. The audit is in `checks.py`.
+
+`eda_files.py` writes the tables and figures of a look, `eda_command.py` and `folds_command.py` show it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from ensemble.recipe.load import ResolvedRecipe
 from ensemble.runs.checks import audit_request, audit_table
 from ensemble.runs.request import OnEvent, load_rows, make_request, read_recipe, request_for, stored_shape_of
 
+_SHEET_ROWS, _SHEET_EPOCHS = 8, 7  # of a contact sheet: what fits on a screen at the usual sizes
+
 
 def fold_plan(
     recipe: str | None = None,
@@ -33,10 +38,7 @@ def fold_plan(
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Make or load the plan that a recipe asks for; give back the facts that `ens folds --json` prints.
-
-    A plan with errors is not written.
-    """
+    """Make or load a recipe's fold plan; give back what `ens folds --json` prints. A plan with errors is not saved."""
     outputs = Path(outputs)
     request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     findings = audit_request(request, on_event)
@@ -45,46 +47,27 @@ def fold_plan(
     if made:
         save_plan(request.plan_path, request.plan)
     plan, classes = request.plan, request.table.classes
-    counts = _fold_class_counts(plan, classes)
     in_all = class_counts(plan.labels_as(classes), len(classes))
     return {
         "dataset": plan.dataset,
         "rows": len(plan.ids),
         "validated_rows": int(plan.is_validated.sum()),
         "classes": list(classes),
-        "class_counts": _named(in_all, classes),
+        "class_counts": _by_class(in_all, classes),
         "path": str(request.plan_path),
         "made": made,
         "written": request.plan_path.exists(),
         **plan.facts(),
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
-        "fold_class_counts": [_named(fold, classes) for fold in counts],
+        "fold_class_counts": [_by_class(fold, classes) for fold in _fold_class_counts(plan, classes)],
         "fold_rows": [int(size) for repeat in plan.folds.T for size in np.bincount(repeat[repeat >= 0], None, plan.k)],
         "findings": [finding.plain() for finding in findings],
     }
 
 
-def _named(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
-    return dict(zip(classes, counts.tolist(), strict=True))
-
-
-def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """(repeats x folds, classes): validation rows of each class in each fold; repeats follow one another."""
-    row, label = class_pairs(plan.labels_as(classes))
-    tables = []
-    for repeat in range(plan.repeats):
-        fold = plan.folds[row, repeat]
-        cells = (fold * len(classes) + label)[fold >= 0]
-        tables.append(np.bincount(cells, minlength=plan.k * len(classes)).reshape(plan.k, len(classes)))
-    return np.concatenate(tables)
-
-
-_SHEET_ROWS, _SHEET_EPOCHS = 8, 7
-
-
 @dataclass(frozen=True)
 class Look:
-    """What was seen: `facts` are what `ens eda --json` prints; the scans have every single image."""
+    """The result: `facts` are what `ens eda --json` prints; the scans have every single image."""
 
     facts: dict[str, Any]
     resolved: ResolvedRecipe
@@ -103,27 +86,31 @@ def look_at_data(
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
 ) -> Look:
-    """Scan every image of a recipe's dataset, or take what an earlier scan found, and describe it."""
+    """Scan every image of a recipe's dataset, or take the results of an earlier scan, and describe it."""
     outputs = Path(outputs)
     cache = outputs / "cache"
     asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
     table = load_rows(resolved, outputs, on_event)
-    plan, troubles = None, []
+    plan, refusals = None, []
     try:
         plan = request_for(asked, resolved, table, outputs).plan
-    except InputError as error:  # what training would refuse; there is all the more reason to look
-        troubles = [Finding("error", "no-plan", 1, message) for message in error.messages]
-    findings = [*troubles, *audit_table(table, plan, resolved.recipe, cache, on_event)]
+    except InputError as error:  # training would refuse it: all the more reason to look
+        refusals = [Finding("error", "no-plan", 1, message) for message in error.messages]
+    findings = [*refusals, *audit_table(table, plan, resolved.recipe, cache, on_event)]
     train = scan_images(table.train, cache)
     test = scan_images(table.test, cache) if table.test is not None else None
     counts = class_counts(table.labels, len(table.classes))
-    facts = {
+    of_sets: dict[str, Any] = {}
+    if table.has_sets:
+        sizes = table.labels.sum(axis=1)  # classes of each row
+        of_sets = {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
+    facts: dict[str, Any] = {
         "dataset": table.dataset,
         "rows": len(table.train.ids),
         "test_rows": len(table.test.ids) if table.test is not None else 0,
         "classes": list(table.classes),
-        "class_counts": dict(zip(table.classes, counts.tolist(), strict=True)),
-        **(_sets_facts(table) if table.has_sets else {}),
+        "class_counts": _by_class(counts, table.classes),
+        **of_sets,
         "groups": len(set(table.groups)) if table.groups is not None else None,
         "images": describe_images(train),
         "test_images": describe_images(test) if test is not None else None,
@@ -133,14 +120,11 @@ def look_at_data(
 
 
 def draw_augmentation(look: Look, folder: Path) -> Path:
-    """Draw `augment.png` in `folder`: a line an image, as validation sees it, then as training would, epoch by epoch.
-
-    There is one image of each class, as far as there is room.
-    """
+    """Draw `augment.png` in `folder`: a line an image, as validation sees it, then as training would, by epoch."""
     recipe, rows = look.resolved.recipe, look.table.train.usable
     arguments = {
         "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, wish=recipe.data.cache)),
-        "ids": _one_of_each(look.table, set(rows.ids)),
+        "ids": _sheet_rows(look.table, set(rows.ids)),
         "augment": recipe.plain()["augment"],
         "seed": recipe.seed,
         "size": recipe.image.size,
@@ -155,15 +139,24 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     return Path(last.data["result"])
 
 
-def _sets_facts(table: Table) -> dict[str, Any]:
-    """Of rows with sets of classes: how large the sets are."""
-    sizes = table.labels.sum(axis=1)
-    return {"classes_a_row": round(float(sizes.mean()), 4), "rows_without_class": int((sizes == 0).sum())}
+def _by_class(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
-def _one_of_each(table: Table, usable: set[str]) -> list[str]:
+def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(repeats x folds, classes): validation rows of each class in each fold; repeats follow one another."""
+    row, label = class_pairs(plan.labels_as(classes))
+    tables = []
+    for repeat in range(plan.repeats):
+        fold = plan.folds[row, repeat]
+        cells = (fold * len(classes) + label)[fold >= 0]
+        tables.append(np.bincount(cells, minlength=plan.k * len(classes)).reshape(plan.k, len(classes)))
+    return np.concatenate(tables)
+
+
+def _sheet_rows(table: Table, usable: set[str]) -> list[str]:
     """Rows to show: the first of each class, then the second, until there are enough."""
-    seen: dict[int, int] = {}
+    seen: dict[int, int] = {}  # rows so far, by class
     turns = []
     for row_id, label in zip(table.train.ids, row_numbers(table.labels).tolist(), strict=True):
         if row_id in usable:

@@ -1,8 +1,11 @@
-"""From the folds' parts to the run's `oof` and `probs`: joined by id, each row from the models that did not see it."""
+"""Joins the folds' files to the run's `oof` and `probs`, by id; each training row from the models that did not see it.
+
+Owns no fold's file: those are written by the worker that trained the fold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set, Sized
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from ensemble.core.predictions import Predictions, load_predictions, save_predic
 from ensemble.core.run import FoldKey, RunFolder, hash_files, now, verify_files
 from ensemble.data.table import Rows, Table
 from ensemble.errors import EnsError
-from ensemble.runs.record import fold_keys, sidecar_of, total_cost
+from ensemble.runs.record import sidecar_of
 from ensemble.runs.request import RunRequest
 
 
@@ -26,8 +29,12 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
         return False
     if record["scores"]["oof"] is not None and not verify_files(run.path, record["files"]):
         return False
-    folders = [run.fold_path(key, request.plan.repeats) for key in fold_keys(request.plan.k, request.plan.repeats)]
-    cost = total_cost([load_json(folder / "fold.json") for folder in folders])
+    folders = [run.fold_path(key, request.plan.repeats) for key in request.keys]
+    costs = [load_json(folder / "fold.json")["cost"] for folder in folders]
+    cost = {  # of predicting with all of the run's models
+        "seconds_per_1000_images": round(sum(fold["seconds_per_1000_images"] for fold in costs), 4),
+        "parameters": sum(fold["parameters"] for fold in costs),
+    }
     sidecar = {**sidecar_of(record), "cost": cost}
     oof = _merge_oof(run, request.table, request.plan, sidecar, request.own_metrics)
     save_predictions(run.path / "oof", oof)
@@ -50,28 +57,32 @@ def _merge_oof(
 ) -> Predictions:
     """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
     dropped = table.train.bad.keys()
-    kept = _validated_rows(table, plan, dropped)
+    validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
+    kept = np.flatnonzero([row_id in validated and row_id not in dropped for row_id in table.train.ids])
     ids = tuple(table.train.ids[row] for row in kept)
     position = {row_id: row for row, row_id in enumerate(ids)}
-    total = np.zeros((len(position), len(table.classes)))
-    for repeat in range(plan.repeats):
+    total = np.zeros((len(position), len(table.classes)))  # float64: rounded once, after the mean
+    fold_of = [dict(zip(plan.ids, column, strict=True)) for column in plan.folds.T.tolist()]
+    for repeat, folds in enumerate(fold_of):
         expected: dict[int, set[str]] = {fold: set() for fold in range(plan.k)}
-        for row_id, fold in plan.fold_by_id(repeat).items():
-            if fold >= 0 and row_id not in dropped:
+        for row_id, fold in folds.items():
+            if fold >= 0 and row_id not in dropped:  # -1: never validated, only trained on
                 expected[fold].add(row_id)
         for fold, wanted in expected.items():
             folder = run.fold_path(FoldKey(repeat, fold), plan.repeats)
             _add_part(total, folder / "oof.npy", wanted, position, f"the plan's validation rows of fold {fold}")
     probs = (total / plan.repeats).astype(np.float32)
+    lists: list[Any] = [[folds[row_id] for row_id in ids] for folds in fold_of]  # one a repeat where there are several
+    counted = {"dropped_rows": len(dropped)} if dropped else {}
     return Predictions(
         ids=ids,
         classes=table.classes,
         probs=probs,
         kind="oof",
         labels=table.labels[kept],
-        folds=_folds(ids, plan),
+        folds=lists[0] if plan.repeats == 1 else lists,
         groups=_group_numbers(ids, plan),
-        sidecar={**sidecar, **_counted("dropped_rows", dropped), "scores": score_all(table.labels[kept], probs, own)},
+        sidecar={**sidecar, **counted, "scores": score_all(table.labels[kept], probs, own)},
         activation=table.activation,
     )
 
@@ -88,7 +99,7 @@ def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapp
         classes=table.classes,
         probs=probs,
         kind="test",
-        sidecar={**sidecar, **_counted("prior_rows", rows.bad)},
+        sidecar={**sidecar, **({"prior_rows": len(rows.bad)} if rows.bad else {})},
         activation=table.activation,
     )
 
@@ -96,32 +107,11 @@ def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapp
 def _add_part(
     total: npt.NDArray[np.float64], path: Path, expected: Set[str], position: Mapping[str, int], what: str
 ) -> None:
-    """Add a fold's part to the rows of `total` that its ids name."""
+    """Add a fold's part to the rows of `total` that its ids name: files are joined by id, never by position."""
     part = load_predictions(path)
     if set(part.ids) != expected:
         raise EnsError(f"{path}: its rows are not {what}; delete its folder to have the fold trained again")
     total[[position[row_id] for row_id in part.ids]] += part.probs
-
-
-def _counted(key: str, rows: Sized) -> dict[str, int]:
-    """How many rows had no usable image, where there are any."""
-    return {key: len(rows)} if len(rows) else {}
-
-
-def _validated_rows(table: Table, plan: FoldPlan, dropped: Set[str]) -> npt.NDArray[np.int64]:
-    """Positions in the table of the rows that the plan validates and that have a usable image."""
-    validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
-    validated -= dropped
-    return np.flatnonzero([row_id in validated for row_id in table.train.ids])
-
-
-def _folds(ids: Sequence[str], plan: FoldPlan) -> list[Any]:
-    """Fold of each of `ids`; one list a repeat where there are several."""
-    lists = []
-    for repeat in range(plan.repeats):
-        fold_of = plan.fold_by_id(repeat)
-        lists.append([fold_of[row_id] for row_id in ids])
-    return lists[0] if plan.repeats == 1 else lists
 
 
 def _group_numbers(ids: Sequence[str], plan: FoldPlan) -> npt.NDArray[np.int64] | None:

@@ -1,5 +1,7 @@
-"""`predict` and `study_tta`: what a finished run says, of its own rows and of images nobody has seen. Trains
-nothing."""
+"""`predict` and `study_tta`: predictions of a finished run, for its own rows and for new images. Trains nothing.
+
+New images are predicted here; the run's own rows in `predict_again.py`, the choice of views in `view_study.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,93 +19,15 @@ from ensemble.recipe.chosen_views import RunViews, ViewChoice
 from ensemble.recipe.own_code import check_code_of_run
 from ensemble.recipe.parts import TtaPart
 from ensemble.runs.predict_again import find_run, predict_again, record_of, request_of_run, run_all
-from ensemble.runs.record import fold_keys, sidecar_of
-from ensemble.runs.request import OnEvent
+from ensemble.runs.record import sidecar_of
+from ensemble.runs.request import OnEvent, fold_keys
 from ensemble.runs.view_study import study_views
 from ensemble.runs.workplace import Workplace
 
 
 @dataclass(frozen=True)
-class NewImages:
-    """New images through a run's folder."""
-
-    found: RunFolder
-    record: dict[str, Any]
-    sources: list[str]
-    views: RunViews
-    folds: Sequence[int] | None
-    bad_images: str
-    top: int
-    precision: str
-
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code of the run's own that the user has not said yes to."""
-        codes: dict[str, Any] = {}
-        for fold in self.folders():
-            try:
-                codes |= load_json(fold / "model.json").get("code", {})
-            except (OSError, ValueError) as error:
-                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
-        check_code_of_run(self.found.path, codes, folder / "recipes", allow_code=allow_code)
-
-    def folders(self) -> list[Path]:
-        """The folders of the folds to predict with."""
-        k, repeats = self.record["folds"]["k"], self.record["folds"]["repeats"]
-        strangers = sorted(set(self.folds or ()) - set(range(k)))
-        if strangers:
-            raise InputError(f"--folds {','.join(map(str, strangers))}: this run has folds 0 to {k - 1}")
-        keys = [key for key in fold_keys(k, repeats) if self.folds is None or key.fold in self.folds]
-        places = [self.found.fold_path(key, repeats) for key in keys]
-        missing = [place.name for place in places if not (place / "model.safetensors").is_file()]
-        if missing:
-            whole = sorted({key.fold for key, place in zip(keys, places, strict=True) if place.name not in missing})
-            rest = f"; --folds {','.join(map(str, whole))} takes those that are" if whole else ""
-            raise InputError(f"{self.found.path}: {', '.join(missing)} not trained, or not here{rest}")
-        return places
-
-    def usual_place(self) -> Path:
-        """Where predictions go that nobody gave a place: in the run's folder, by the source's name."""
-        first = Path(self.sources[0])
-        name = first.stem if len(self.sources) == 1 else f"{first.stem}-and-{len(self.sources) - 1}-more"
-        return self.found.path / "predicted" / (name or "images")
-
-    def run(self, out: Path, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
-        """One task that takes every image through every fold; its files are put in place when they are whole."""
-        folders = self.folders()
-        about = sidecar_of(self.record | {"tta": self.views.plain()})
-        with ExitStack() as stack:
-            scratch = stack.enter_context(scratch_folder())
-            for place in (out.parent, out):
-                if not place.exists():
-                    stack.callback(_remove_empty, place)
-            stage = stack.enter_context(replaced_together(out, RUN_SWAP))
-            arguments = {
-                "folds": [str(folder.absolute()) for folder in folders],
-                "sources": self.sources,
-                "out": str(stage.absolute()),
-                "about": about,
-                "views": self.views.choice.plain(),
-                "box": self.record.get("box"),
-                "bad_images": self.bad_images,
-                "top": min(self.top, len(self.record["classes"])),
-                "precision": self.precision,
-                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
-            }
-            function = "ensemble.training.predict_images:predict_images"
-            task = Task(f"{self.found.name}/images", function, arguments, scratch / "task")
-            (result,) = run_all([task], workplace, None, on_event)
-        return {"out": str(out), "tta": self.views.choice.text, **result}
-
-
-def _remove_empty(folder: Path) -> None:
-    """Leave nothing where nothing was written."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-@dataclass(frozen=True)
 class Predicted:
-    """What `predict` came to: where the files lie, and what is known of them."""
+    """The result of `predict`: where the files are, the views, and the document of `ens predict --json`."""
 
     path: Path
     views: str
@@ -132,9 +56,9 @@ def predict(
     `tta`: other views than the run's, as a recipe's `tta`. The run's own files are replaced as one, and the run keeps
     its views. For `images` nothing but the run's folder is needed, wherever it was moved.
     """
-    found = find_run(run, Path(outputs))
+    source = find_run(run, Path(outputs))
     workplace = Workplace(engine, workers)
-    record = record_of(found)
+    record = record_of(source)
     asked = TtaPart.model_validate(tta if isinstance(tta, dict) else {"views": tta}) if tta is not None else None
     views = RunViews.of(record) if asked is None else RunViews(ViewChoice.asked(asked), {}, "asked for")
     if images and asked is not None and asked.is_learned:
@@ -142,20 +66,20 @@ def predict(
             "tta: new images have no labels to choose views by; name a policy, or leave it to the run's own"
         )
     if images:
-        job = NewImages(found, record, list(images), views, folds, bad_images, top, precision)
+        job = NewImages(source, record, list(images), views, folds, bad_images, top, precision)
         job.check_code(Path(folder), allow_code=allow_code)
         place = Path(out) if out is not None else job.usual_place()
-        return Predicted(place, views.choice.text, job.run(place, workplace, on_event))
+        return Predicted(place, views.choice.text, job.predict_into(place, workplace, on_event))
     if folds is not None or out is not None:
         raise InputError(
             "--folds and --out are for new images, given with --images; a run's own rows are predicted "
             "by all of its folds, into its folder"
         )
-    request = request_of_run(found, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
+    request = request_of_run(source, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
     if asked is not None and asked.is_learned:
-        views = study_views(request, found, asked, workplace, on_event).views
-    record = predict_again(request, found, views, workplace, on_event)
-    return Predicted(found.path, views.choice.text, record)
+        views = study_views(request, source, asked, workplace, on_event).views
+    record = predict_again(request, source, views, workplace, on_event)
+    return Predicted(source.path, views.choice.text, record)
 
 
 def study_tta(
@@ -172,10 +96,87 @@ def study_tta(
 
     The same document is left in the run's folder, as `tta_study.json`.
     """
-    found = find_run(run, Path(outputs))
-    record = record_of(found)
-    request = request_of_run(found, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
+    source = find_run(run, Path(outputs))
+    record = record_of(source)
+    request = request_of_run(source, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
     part = request.resolved.recipe.tta
     asked = TtaPart(views="auto", merge=part.merge, power=part.power)
-    verdict = study_views(request, found, asked, Workplace(engine, workers), on_event)
-    return {"run": found.name, **verdict.document}
+    verdict = study_views(request, source, asked, Workplace(engine, workers), on_event)
+    return {"run": source.name, **verdict.document}
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """A prediction of new images, for which nothing but the run's folder is needed."""
+
+    run: RunFolder
+    record: dict[str, Any]
+    sources: list[str]
+    views: RunViews
+    folds: Sequence[int] | None
+    bad_images: str
+    top: int
+    precision: str
+
+    def check_code(self, folder: Path, *, allow_code: bool) -> None:
+        """Refuse code that the run brings along, unless it is allowed."""
+        codes: dict[str, Any] = {}
+        for fold in self.folders():
+            try:
+                codes |= load_json(fold / "model.json").get("code", {})
+            except (OSError, ValueError) as error:
+                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
+        check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
+
+    def folders(self) -> list[Path]:
+        """The folders of the folds to predict with."""
+        k, repeats = self.record["folds"]["k"], self.record["folds"]["repeats"]
+        strangers = sorted(set(self.folds or ()) - set(range(k)))
+        if strangers:
+            raise InputError(f"--folds {','.join(map(str, strangers))}: this run has folds 0 to {k - 1}")
+        keys = [key for key in fold_keys(k, repeats) if self.folds is None or key.fold in self.folds]
+        places = [self.run.fold_path(key, repeats) for key in keys]
+        missing = [place.name for place in places if not (place / "model.safetensors").is_file()]
+        if missing:
+            whole = sorted({key.fold for key, place in zip(keys, places, strict=True) if place.name not in missing})
+            rest = f"; --folds {','.join(map(str, whole))} takes those that are" if whole else ""
+            raise InputError(f"{self.run.path}: {', '.join(missing)} not trained, or not here{rest}")
+        return places
+
+    def usual_place(self) -> Path:
+        """Where predictions go without `out`: in the run's folder, named after the source."""
+        first = Path(self.sources[0])
+        name = first.stem if len(self.sources) == 1 else f"{first.stem}-and-{len(self.sources) - 1}-more"
+        return self.run.path / "predicted" / (name or "images")
+
+    def predict_into(self, out: Path, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
+        """One task that takes every image through every fold; its files are put in place when they are whole."""
+        folders = self.folders()
+        about = sidecar_of(self.record | {"tta": self.views.plain()})
+        with ExitStack() as stack:
+            scratch = stack.enter_context(scratch_folder())
+            for place in (out.parent, out):
+                if not place.exists():  # leave nothing where nothing was written
+                    stack.callback(_remove_if_empty, place)
+            stage = stack.enter_context(replaced_together(out, RUN_SWAP))
+            arguments = {
+                "folds": [str(folder.absolute()) for folder in folders],
+                "sources": self.sources,
+                "out": str(stage.absolute()),
+                "about": about,
+                "views": self.views.choice.plain(),
+                "box": self.record.get("box"),
+                "bad_images": self.bad_images,
+                "top": min(self.top, len(self.record["classes"])),
+                "precision": self.precision,
+                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
+            }
+            function = "ensemble.training.predict_images:predict_images"
+            task = Task(f"{self.run.name}/images", function, arguments, scratch / "task")
+            (result,) = run_all([task], workplace, None, on_event)
+        return {"out": str(out), "tta": self.views.choice.text, **result}
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

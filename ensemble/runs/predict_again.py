@@ -1,4 +1,7 @@
-"""A finished run's own rows predicted again: every fold's part and the merged files, replaced as one."""
+"""A finished run's own rows predicted again: every fold's part and the merged files, replaced as one.
+
+Also what every later look at a finished run needs: finding it, its record, its request, running its tasks.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,41 @@ from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.recipe.chosen_views import RunViews
-from ensemble.runs.checks import SharedRequests
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.merge import merge_run
-from ensemble.runs.record import check_same_identity, fold_keys, fold_state, set_fold
-from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.record import check_same_identity, fold_state
+from ensemble.runs.request import OnEvent, RunRequest, SharedRequests
 from ensemble.runs.workplace import Workplace
+
+_LISTED_RUNS = 8  # names in the message about a run that does not exist: one line on a screen
+
+
+def predict_again(
+    request: RunRequest, run: RunFolder, views: RunViews, workplace: Workplace, on_event: OnEvent
+) -> dict[str, Any]:
+    """Every fold's rows predicted anew and merged; the run's files are replaced when all of the new ones are whole."""
+    with folder_lock(run.path):
+        settle(run.path, RUN_SWAP)
+        sweep_temporaries(run.path)
+        record = finished_record(request, run)
+        folds = FoldRunner(request, run, record, lambda event: None)
+        with scratch_folder() as place, replaced_together(run.path, RUN_SWAP) as stage:
+            tasks = folds.predict_tasks(stage, place, views)
+            results = run_all(tasks, workplace, record["decided"], lambda event: on_event({**event, "run": run.name}))
+            for key, result in zip(request.keys, results, strict=True):
+                fold_state(record, key)["scores"] = result["scores"]
+            record.update(tta=views.plain(), scores={"oof": None}, files={})
+            staged = RunFolder(stage, run.name)
+            merge_run(request, staged, record)
+            staged.save_record(record)
+        on_event({"event": "merged", "scores": record["scores"]["oof"], "run": run.name})
+    return record
 
 
 def run_all(
     tasks: Sequence[Task], workplace: Workplace, decided: dict[str, Any] | None, on_event: OnEvent
 ) -> list[Any]:
-    """Run tasks to their ends; what the first that fails says is raised, else every task's result is given back."""
+    """Run tasks to their ends and give back every task's result; the first failure is raised."""
 
     def listen(event: TaskEvent) -> None:
         if event.kind == "progress":
@@ -33,7 +59,8 @@ def run_all(
         elif event.kind == "finished":
             on_event({"event": "predicted", "task": event.task})
 
-    last = run_tasks(tasks, workplace.engine, listen, workplace.slots(len(tasks), decided), workplace.limits)
+    slots = workplace.slots(len(tasks), *([decided] if decided is not None else []))
+    last = run_tasks(tasks, workplace.engine, listen, slots, workplace.limits)
     results = []
     for task in tasks:
         event = last[task.name]
@@ -51,73 +78,44 @@ def find_run(run: str | Path, outputs: Path) -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     names = sorted(record.parent.name for record in outputs.glob("*/run.json"))
-    there = f"there are {', '.join(names[:8])}" if names else f"{outputs} holds none"
+    there = f"there are {', '.join(names[:_LISTED_RUNS])}" if names else f"{outputs} holds none"
     raise InputError(f"{run}: no run there (it would have a run.json); {there}")
 
 
-def request_of_run(
-    run: RunFolder, record: dict[str, Any], folder: Path, outputs: Path, on_event: OnEvent, *, allow_code: bool
-) -> RunRequest:
-    """The request that a run was trained from, its recipe and dataset read again; refused if they are others now."""
-    asked = record["asked"]
-    if not Path(asked["recipe"]).exists():
-        raise InputError(
-            f"{run.path}: its recipe, {asked['recipe']}, is gone, and says where its rows come from; "
-            "--images predicts other images without it"
-        )
-    requests = SharedRequests(outputs, folder, asked["sets"], asked["data"], on_event, allow_code=allow_code)
-    request = requests.request(asked["recipe"])
-    check_same_identity(record, request, run.path)
-    return request
-
-
-def predict_again(
-    request: RunRequest, run: RunFolder, views: RunViews, workplace: Workplace, on_event: OnEvent
-) -> dict[str, Any]:
-    """Every fold's rows predicted anew and merged; the run's files are replaced when all of the new ones are whole."""
-    with folder_lock(run.path):
-        settle(run.path, RUN_SWAP)
-        sweep_temporaries(run.path)
-        record = finished_record(request, run)
-        tell: OnEvent = lambda event: on_event({**event, "run": run.name})  # noqa: E731
-        folds = FoldRunner(request, run, record, lambda event: None)
-        with (
-            scratch_folder() as place,
-            replaced_together(run.path, RUN_SWAP) as stage,
-        ):
-            tasks = folds.predict_tasks(stage, place, views)
-            results = run_all(tasks, workplace, record["decided"], tell)
-            for key, result in zip(fold_keys(request.plan.k, request.plan.repeats), results, strict=True):
-                set_fold(record, key, scores=result["scores"])
-            record.update(tta=views.plain(), scores={"oof": None}, files={})
-            staged = RunFolder(stage, run.name)
-            merge_run(request, staged, record)
-            staged.save_record(record)
-        tell({"event": "merged", "scores": record["scores"]["oof"]})
-    return record
-
-
-def finished_record(request: RunRequest, run: RunFolder) -> dict[str, Any]:
-    """The record of a run whose folds all verify; others are refused."""
-    record = record_of(run)
-    FoldRunner(request, run, record, lambda event: None).keep_finished()
-    _refuse_unfinished(run, record)
-    if not request.plan_path.exists():  # the run was moved to where it was not made; identities have been compared
-        save_plan(request.plan_path, request.plan)
-    return record
-
-
 def record_of(run: RunFolder) -> dict[str, Any]:
-    """What `run.json` says."""
+    """The content of `run.json`."""
     record = run.load_record()
     if record is None:
         raise InputError(f"{run.path}: holds no run.json")
     return record
 
 
-def _refuse_unfinished(run: RunFolder, record: dict[str, Any]) -> None:
-    keys = fold_keys(record["folds"]["k"], record["folds"]["repeats"])
-    missing = [key for key in keys if fold_state(record, key)["state"] != "complete"]
+def request_of_run(
+    run: RunFolder, record: dict[str, Any], folder: Path, outputs: Path, on_event: OnEvent, *, allow_code: bool
+) -> RunRequest:
+    """The request that a run was trained from, its recipe and dataset read again; refused if they have changed."""
+    asked = record["asked"]
+    if not Path(asked["recipe"]).exists():
+        raise InputError(
+            f"{run.path}: its recipe, {asked['recipe']}, which names its rows, is gone; "
+            "--images predicts other images without it"
+        )
+    requests = SharedRequests(outputs, folder, asked["sets"], asked["data"], on_event, allow_code)
+    request = requests.request(asked["recipe"])
+    check_same_identity(record, request, run.path)
+    return request
+
+
+def finished_record(request: RunRequest, run: RunFolder) -> dict[str, Any]:
+    """The record of a run whose folds all verify; others are refused."""
+    record = record_of(run)
+    FoldRunner(request, run, record, lambda event: None).keep_finished()
+    missing = [key for key in request.keys if fold_state(record, key)["state"] != "complete"]
     if missing:
-        names = ", ".join(key.shown(record["folds"]["repeats"]) for key in missing)
-        raise InputError(f"{run.path}: fold {names} is not whole; ens train --recipe {record['recipe_name']} goes on")
+        names = ", ".join(key.shown(request.plan.repeats) for key in missing)
+        raise InputError(
+            f"{run.path}: fold {names} is not complete; ens train --recipe {record['recipe_name']} continues it"
+        )
+    if not request.plan_path.exists():  # the run was moved to where it was not made; identities have been compared
+        save_plan(request.plan_path, request.plan)
+    return record

@@ -1,10 +1,14 @@
-"""What a run is asked to be: recipe, rows, fold plan and identity, read and checked before anything is written."""
+"""What a run is to be: recipe, rows, fold plan and identity, read and checked before anything is written.
+
+Owns the way from a recipe's name to a `RunRequest`. The audit of the images and folds is in `checks.py`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,10 @@ from numpy.typing import NDArray
 
 from ensemble.audit.bad_images import duplicate_clusters
 from ensemble.core.complaints import closest
+from ensemble.core.files import canonical_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
-from ensemble.core.run import Asked, RunFolder, find_runs
+from ensemble.core.run import Asked, FoldKey, RunFolder, find_runs
 from ensemble.data.folds import plan_path, shared_plan
 from ensemble.data.table import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
@@ -24,64 +29,19 @@ from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
 from ensemble.recipe.load import ResolvedRecipe, load_recipe
-from ensemble.recipe.own_code import OwnCode, find_code, find_weights
+from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.parts import LOSSES
 from ensemble.recipe.recipe import Identity, Recipe
 from ensemble.recipe.transforms import stored_size
 
-
-def check_class_names(recipe: Recipe, classes: Sequence[str]) -> None:
-    """Refuse weights for classes that there are not."""
-    by_key: dict[str, Iterable[str]] = {"sampling.weights": recipe.sampling.weights or {}}
-    if isinstance(recipe.loss.weights, dict):
-        by_key["loss.weights"] = recipe.loss.weights
-    known = set(classes)
-    messages = [
-        f"{key}.{name}: the dataset has no such class{_meant(name, classes)}"
-        for key, names in by_key.items()
-        for name in sorted(set(names) - known)
-    ]
-    if messages:
-        raise InputError(*messages)
-
-
-def _meant(name: str, classes: Sequence[str]) -> str:
-    near = closest(name, classes)
-    return f"; did you mean {near}?" if near else f"; its {len(classes)} classes begin with {', '.join(classes[:5])}"
-
-
-_NOT_OF_SETS = ("cross-entropy",)
-
-
-def check_label_kind(recipe: Recipe, dataset: str, *, sets: bool) -> None:
-    """Refuse a loss, a metric and a sampling that can't be had with such labels, all together."""
-    problems = []
-    metric = recipe.metric and metric_problem(recipe.metric, sets=sets)
-    if metric:
-        problems.append(f"metric: of dataset {dataset}: {metric}")
-    if sets:
-        allowed = ", ".join(name for name in LOSSES if name not in _NOT_OF_SETS)
-        problems += [
-            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} wants one class a row, but rows of "
-            f"{dataset} have sets of classes; take {allowed}, or module:function"
-            for name in recipe.loss.terms
-            if name in _NOT_OF_SETS
-        ]
-        if recipe.sampling.kind != "plain":
-            problems.append(
-                f"sampling.kind: {recipe.sampling.kind} draws rows by their one class, but rows of {dataset} have sets "
-                "of classes; take plain, and loss.positive_weight: balanced for classes that are rare"
-            )
-    if problems:
-        raise InputError(*problems)
-
-
 OnEvent = Callable[[Mapping[str, Any]], None]
-"""Who hears of progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
+"""A listener for progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
 queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-given-up,
-fold-failed, merged`) and what goes with it: `run` where it is of one, and a `label` to tell it by where there are
+fold-failed, merged`) and its facts: `run` where it is about one, and a `label` to tell runs apart where there are
 several."""
+
+_ONE_CLASS_LOSSES = ("cross-entropy",)  # a softmax over classes has no meaning for rows with several of them
 
 
 @dataclass(frozen=True)
@@ -94,19 +54,18 @@ class RunRequest:
     plan: FoldPlan
     plan_path: Path
     outputs: Path
-    code: tuple[OwnCode, ...] = ()
-    """What the recipe names as `module:function`."""
-    weights: Path | None = None
-    """The file that the recipe names in `model.pretrained`."""
-
-    @property
-    def identity(self) -> Identity:
-        """The hash of what changes the result."""
-        return Identity(self.resolved.recipe, self.table.sha256, self.plan.sha256, self._code_hashes)
+    cache: Path  # where decoded images are kept
+    identity: Identity  # the hash of what changes the result
+    keys: tuple[FoldKey, ...]  # every model of the run, in order
+    part_sizes: list[int]  # how many classes each part of a composed label has
+    stored_shape: StoredShape
+    """What is kept of each image, which may be larger than what the network sees where training crops."""
+    code: tuple[OwnCode, ...] = ()  # what the recipe names as `module:function`
+    weights: Path | None = None  # the file that the recipe names in `model.pretrained`
 
     @cached_property
     def own_metrics(self) -> dict[str, Metric]:
-        """The metric by its name, if it is the recipe's own; its code is imported, so it must have been allowed."""
+        """The recipe's own metric by its name, if it has one; imports its code, which must have been allowed."""
         codes = {code.name: code.plain() for code in self.code}
         return own_metrics(self.resolved.recipe.metric, codes, len(self.table.classes), sets=self.table.has_sets)
 
@@ -117,27 +76,65 @@ class RunRequest:
 
     @property
     def greater_is_better(self) -> bool:
-        """Which way the recipe's metric is better."""
+        """The direction of the recipe's metric."""
         return self.metrics[self.resolved.recipe.metric or "accuracy"].greater_is_better
 
-    @property
-    def _code_hashes(self) -> tuple[tuple[str, str], ...]:
-        return tuple((code.name, code.sha256) for code in self.code)
 
-    @property
-    def part_sizes(self) -> list[int]:
-        """How many classes each part of a composed label has."""
-        return [len(part.classes) for part in self.table.parts]
+def fold_keys(k: int, repeats: int) -> list[FoldKey]:
+    """Every model of a run, in order."""
+    return [FoldKey(repeat, fold) for repeat in range(repeats) for fold in range(k)]
 
-    @property
-    def stored_shape(self) -> StoredShape:
-        """What is kept of each image, which may be larger than what the network sees where training crops."""
-        return stored_shape_of(self.resolved)
 
-    @property
-    def cache(self) -> Path:
-        """Where decoded images are kept."""
-        return self.outputs / "cache"
+class RecipeErrors:
+    """Collects `InputError`s where there are `several` recipes; with one, the first is raised as it is."""
+
+    def __init__(self, *, several: bool = False) -> None:
+        self._several = several
+        self._recipes: dict[tuple[str, ...], list[str]] = {}  # by messages, so that shared ones are shown once
+
+    @contextmanager
+    def collect(self, recipe: str) -> Iterator[None]:
+        """Collect what the block finds wrong with a recipe; the block ends there."""
+        try:
+            yield
+        except InputError as error:
+            if not self._several:
+                raise
+            self._recipes.setdefault(error.messages, []).append(recipe)
+
+    def raise_any(self) -> None:
+        """Raise everything that was collected, if anything was."""
+        lines: list[str] = []
+        for messages, recipes in self._recipes.items():
+            is_named = len(recipes) == 1 and recipes[0] in messages[0]
+            lines += [messages[0] if is_named else f"{', '.join(recipes)}: {messages[0]}", *messages[1:]]
+        if lines:
+            raise InputError(*lines)
+
+
+@dataclass
+class SharedRequests:
+    """Makes requests that are going to be trained, all with the same `--set` and `--data`; tables are read once."""
+
+    outputs: Path
+    folder: Path
+    sets: Sequence[str]
+    data: str | None
+    on_event: OnEvent
+    allow_code: bool
+    _tables: dict[str, Table] = field(default_factory=dict)
+
+    def request(self, recipe: str | None) -> RunRequest:
+        """The recipe, its rows and its fold plan; code of its own must be allowed."""
+        asked, resolved = read_recipe(recipe, folder=self.folder, outputs=self.outputs, sets=self.sets, data=self.data)
+        require_allowed(find_code(resolved), self.allow_code)
+        find_weights(resolved)  # refuses a missing file before the images are looked at, which may take minutes
+        place = str(resolved.dataset_path) if resolved.dataset_path is not None else None
+        bins = resolved.recipe.plain()["data"].get("bins")  # part of the key: bins turn numbers into labels
+        key = canonical_json([resolved.dataset_name, resolved.dataset.plain(), place, bins])
+        if key not in self._tables:
+            self._tables[key] = load_rows(resolved, self.outputs, self.on_event, keep_pixels=True)
+        return request_for(asked, resolved, self._tables[key], self.outputs)
 
 
 def make_request(
@@ -149,8 +146,7 @@ def make_request(
     data: str | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
-    """Read the recipe, the dataset's rows and the fold plan they share, to look at them: no code of the recipe's own
-    is going to run, so nobody need allow it, and no image is kept decoded. To train, see `shared_requests`."""
+    """A request that is looked at, not trained: none of its own code runs, and no image is kept decoded."""
     asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
     return request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
 
@@ -164,13 +160,13 @@ def read_recipe(
     searches: Sequence[str] = (),
     data: str | None = None,
 ) -> tuple[Asked, ResolvedRecipe]:
-    """The recipe asked for; left out, that of the newest run in `outputs`, as it was asked for, else `quickstart`."""
+    """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`."""
     if recipe is None:
         before = _newest_asked(outputs)
         recipe, sets, data = before.recipe, [*before.sets, *sets], data or before.data
     resolved = load_recipe(recipe, folder=folder, sets=sets, searches=searches, data=data)
     if resolved.dataset_path is not None:
-        data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"
+        data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
     return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved
 
 
@@ -178,50 +174,62 @@ def request_for(
     asked: Asked, resolved: ResolvedRecipe, table: Table, outputs: Path, *, like: RunRequest | None = None
 ) -> RunRequest:
     """The request of a recipe already read, on rows already read; `like` is one of the same rows, for its plan."""
-    check_class_names(resolved.recipe, table.classes)
-    check_label_kind(resolved.recipe, table.dataset, sets=table.has_sets)
-    if resolved.recipe.model.heads == "parts" and not table.parts:
+    recipe = resolved.recipe
+    check_class_names(recipe, table.classes)
+    check_label_kind(recipe, table.dataset, sets=table.has_sets)
+    if recipe.model.heads == "parts" and not table.parts:
         raise InputError(
             f"model.heads is parts, but the labels of dataset {table.dataset} have no parts; "
-            "say one, or describe them with train.label.parts (docs/datasets.md)"
+            "use one, or describe them with train.label.parts (docs/datasets.md)"
         )
-    folds = resolved.recipe.folds
 
     def clusters() -> NDArray[np.int64]:
-        scan = scan_images(table.train, outputs / "cache")
-        return duplicate_clusters(table.train, scan, folds.near_distance)
+        """Near-duplicates, which a plan may have to keep together; asked for only then, as it reads every image."""
+        return duplicate_clusters(table.train, scan_images(table.train, outputs / "cache"), recipe.folds.near_distance)
 
-    if like is not None and like.resolved.recipe.folds == folds:
+    if like is not None and like.resolved.recipe.folds == recipe.folds:
         plan, path = like.plan, like.plan_path
     else:
-        plan = shared_plan(table, folds, outputs, clusters=clusters, save=False)
-        path = plan_path(table, folds, outputs)
+        plan = shared_plan(table, recipe.folds, outputs, clusters=clusters, save=False)
+        path = plan_path(table, recipe.folds, outputs)
+    code = find_code(resolved)
     return RunRequest(
-        asked,
-        resolved,
-        table,
-        plan,
-        path,
-        outputs,
-        find_code(resolved),
-        find_weights(resolved),
+        asked=asked,
+        resolved=resolved,
+        table=table,
+        plan=plan,
+        plan_path=path,
+        outputs=outputs,
+        cache=outputs / "cache",
+        identity=Identity(recipe, table.sha256, plan.sha256, tuple((part.name, part.sha256) for part in code)),
+        keys=tuple(fold_keys(plan.k, plan.repeats)),
+        part_sizes=[len(part.classes) for part in table.parts],
+        stored_shape=stored_shape_of(resolved),
+        code=code,
+        weights=find_weights(resolved),
     )
 
 
 def load_rows(
     resolved: ResolvedRecipe, outputs: Path, on_event: OnEvent = lambda event: None, *, keep_pixels: bool = False
 ) -> Table:
-    """The rows of a recipe's dataset, every image looked at; `keep_pixels`: with a mind to train on them."""
-    where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, outputs / "cache")
+    """The rows of a recipe's dataset, every image looked at; `keep_pixels`: decoded too, if they will be trained on."""
+    cache = outputs / "cache"
+    where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, cache)
     table = load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
-    seen: dict[str, Rows] = {}
+    scanned: dict[str, Rows] = {}
     for part, rows in (("train", table.train), ("test", table.test)):
         if rows is not None:
-            tell = _teller(on_event, part)
+            report = _scan_report(on_event, part)
+            # Each file is read once, for the scan and the pixels; `encoded` and `none` keep no pixels.
             if keep_pixels and resolved.recipe.data.cache in ("auto", "decoded"):
-                look_and_keep(rows, stored_shape_of(resolved), outputs / "cache", tell)
-            seen[part] = with_scan(rows, outputs / "cache", tell)
-    return dataclasses.replace(table, **seen)  # type: ignore[arg-type]
+                look_and_keep(rows, stored_shape_of(resolved), cache, report)
+            scanned[part] = with_scan(rows, cache, report)
+    return dataclasses.replace(table, **scanned)  # type: ignore[arg-type]
+
+
+def _scan_report(on_event: OnEvent, part: str) -> Callable[[int, int], None]:
+    return lambda done, total: on_event({"event": "scanning", "part": part, "done": done, "total": total})
 
 
 def stored_shape_of(resolved: ResolvedRecipe) -> StoredShape:
@@ -230,10 +238,6 @@ def stored_shape_of(resolved: ResolvedRecipe) -> StoredShape:
     if not isinstance(image.size, int):
         raise TypeError("image.size is resolved when a recipe is loaded")
     return StoredShape(stored_size(image.size, image.cache_size, augment), is_square=not image.keep_aspect)
-
-
-def _teller(on_event: OnEvent, part: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_event({"event": "scanning", "part": part, "done": done, "total": total})
 
 
 def newest_run(outputs: Path) -> RunFolder | None:
@@ -253,3 +257,46 @@ def _newest_asked(outputs: Path) -> Asked:
             "name one (ens recipes lists them)"
         )
     return Asked(before.recipe, tuple(before.sets), before.data)
+
+
+def check_class_names(recipe: Recipe, classes: Sequence[str]) -> None:
+    """Refuse weights for classes that the dataset does not have."""
+    by_key: dict[str, Iterable[str]] = {"sampling.weights": recipe.sampling.weights or {}}
+    if isinstance(recipe.loss.weights, dict):
+        by_key["loss.weights"] = recipe.loss.weights
+    known = set(classes)
+    messages = [
+        f"{key}.{name}: the dataset has no such class{_suggestion(name, classes)}"
+        for key, names in by_key.items()
+        for name in sorted(set(names) - known)
+    ]
+    if messages:
+        raise InputError(*messages)
+
+
+def _suggestion(name: str, classes: Sequence[str]) -> str:
+    near = closest(name, classes)
+    return f"; did you mean {near}?" if near else f"; its {len(classes)} classes begin with {', '.join(classes[:5])}"
+
+
+def check_label_kind(recipe: Recipe, dataset: str, *, sets: bool) -> None:
+    """Refuse a loss, a metric and a sampling that don't fit the kind of labels, all together."""
+    problems = []
+    metric = recipe.metric and metric_problem(recipe.metric, sets=sets)
+    if metric:
+        problems.append(f"metric: of dataset {dataset}: {metric}")
+    if sets:
+        allowed = ", ".join(name for name in LOSSES if name not in _ONE_CLASS_LOSSES)
+        problems += [
+            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} wants one class a row, but rows of "
+            f"{dataset} have sets of classes; take {allowed}, or module:function"
+            for name in recipe.loss.terms
+            if name in _ONE_CLASS_LOSSES
+        ]
+        if recipe.sampling.kind != "plain":
+            problems.append(
+                f"sampling.kind: {recipe.sampling.kind} draws rows by their one class, but rows of {dataset} have sets "
+                "of classes; take plain, and loss.positive_weight: balanced for classes that are rare"
+            )
+    if problems:
+        raise InputError(*problems)

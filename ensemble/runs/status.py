@@ -1,5 +1,7 @@
-"""What lies in an outputs folder: runs, studies and blends as their own files tell it, how far they are, what to
-do next."""
+"""What is in an outputs folder: runs, studies and blends as their own files say, how far they are, what is missing.
+
+Only reads, and takes no lock, so it works beside a running command. The next step is worded in `status_command.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +17,8 @@ from ensemble.core.metrics import is_greater_better
 from ensemble.core.run import FoldKey, RunFolder, find_runs, verify_files
 from ensemble.errors import InputError
 
-_TAIL = 8192
-_EPOCH = re.compile(rb"epoch (\d+)\b")
-
-
-def folds_in_progress(run: RunFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`fold, repeat, epoch, epochs` of each fold being trained, as the record says; `epoch` counts finished ones."""
-    repeats = record["folds"]["repeats"]
-    return [
-        {
-            "fold": state["fold"],
-            "repeat": state["repeat"],
-            "epoch": _finished_epochs(run.fold_path(FoldKey(state["repeat"], state["fold"]), repeats)),
-            "epochs": record["recipe"]["train"]["epochs"],
-        }
-        for state in record["fold_states"]
-        if state["state"] == "running"
-    ]
-
-
-def _finished_epochs(folder: Path) -> int:
-    """By the last line of the history, or of the log, that tells of one; 0 where none does yet."""
-    rows = _tail(folder / "history.csv").rsplit(b"\n", 2)
-    if len(rows) > 1 and rows[-2].split(b",")[0].isdigit():
-        return int(rows[-2].split(b",")[0])
-    told = _EPOCH.findall(_tail(folder / "log.txt"))
-    return int(told[-1]) if told else 0
-
-
-def _tail(path: Path) -> bytes:
-    """The end of a file that somebody may be writing; nothing when it is not there."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
-            return stream.read(_TAIL)
-    except OSError:
-        return b""
+_TAIL = 8192  # bytes: the last line of a log, with room for a long one
+_EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut must not matter
 
 
 def status(outputs: Path | str = "outputs") -> dict[str, Any]:
@@ -67,38 +35,73 @@ def status(outputs: Path | str = "outputs") -> dict[str, Any]:
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:
-    """A run's record with its state as of now; a broken record is told, not raised."""
+    """A run's record with its state as of now; a broken record is reported, not raised, so that others are shown."""
     try:
-        record = folder.load_record()
+        record, problems = folder.load_record(), ["run.json"]
     except InputError as error:
-        return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": list(error.messages)}
+        record, problems = None, list(error.messages)
     if record is None:
-        return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": ["run.json"]}
+        return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": problems}
     holder = lock_holder(folder.path)
     now = "running" if holder is not None else "interrupted" if record["state"] == "running" else str(record["state"])
-    missing = [
-        f"fold {state['fold']}{_repeat(record, state)}: {state['error'] or _fold_state(state['state'], now)}"
-        for state in record["fold_states"]
-        if state["state"] != "complete"
-    ]
-    missing += _lost(folder, record)
-    told = {**record, "path": str(folder.path), "state": now, "missing": missing}
+    missing = []
+    for fold in record["fold_states"]:
+        if fold["state"] != "complete":
+            repeat = f" of repeat {fold['repeat']}" if record["folds"]["repeats"] > 1 else ""
+            was_cut = fold["state"] == "running" and now == "interrupted"  # nobody is training it any more
+            missing.append(
+                f"fold {fold['fold']}{repeat}: {fold['error'] or ('interrupted' if was_cut else fold['state'])}"
+            )
+    report = {**record, "path": str(folder.path), "state": now, "missing": [*missing, *_lost(folder, record)]}
     if holder is not None:
-        told.update(process=str(holder), progress=folds_in_progress(folder, record))
-    return told
+        report.update(process=str(holder), progress=_folds_in_progress(folder, record))
+    return report
+
+
+def _folds_in_progress(run: RunFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`fold, repeat, epoch, epochs` of each fold being trained; `epoch` counts finished ones."""
+    repeats = record["folds"]["repeats"]
+    return [
+        {
+            "fold": state["fold"],
+            "repeat": state["repeat"],
+            "epoch": _finished_epochs(run.fold_path(FoldKey(state["repeat"], state["fold"]), repeats)),
+            "epochs": record["recipe"]["train"]["epochs"],
+        }
+        for state in record["fold_states"]
+        if state["state"] == "running"
+    ]
+
+
+def _finished_epochs(folder: Path) -> int:
+    """From the last line of the history, else of the log, that names one; 0 before the first."""
+    rows = _tail(folder / "history.csv").rsplit(b"\n", 2)  # what follows the last newline may be half a row
+    if len(rows) > 1 and rows[-2].split(b",")[0].isdigit():
+        return int(rows[-2].split(b",")[0])
+    epochs = _EPOCH.findall(_tail(folder / "log.txt"))
+    return int(epochs[-1]) if epochs else 0
+
+
+def _tail(path: Path) -> bytes:
+    """The end of a file that may be growing; nothing if there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
+            return stream.read(_TAIL)
+    except OSError:
+        return b""
 
 
 def _lost(folder: RunFolder, record: Mapping[str, Any]) -> list[str]:
-    """Files that are gone or were changed. Only what is younger than the record, which is written last, is read whole:
-    the hashes of a thousand runs would take minutes."""
-    repeats, place = record["folds"]["repeats"], str(folder.path)  # text: a thousand runs make many paths
+    """Files that are gone or were changed; only those younger than the record, which is written last, are hashed."""
+    repeats, place = record["folds"]["repeats"], str(folder.path)  # text: `Path` is slow for a thousand runs' files
     notes = [
         f"{FoldKey(state['repeat'], state['fold']).folder_name(repeats)}/fold.json"
         for state in record["fold_states"]
         if state["state"] == "complete"
     ]
     lost = [f"{note} is missing" for note in notes if not os.path.exists(f"{place}/{note}")]
-    written = os.stat(folder.record_path).st_mtime_ns
+    written = os.stat(folder.record_path).st_mtime_ns  # hashing all files of a thousand runs would take minutes
     doubtful = {name: sha256 for name, sha256 in record["files"].items() if _is_doubtful(f"{place}/{name}", written)}
     return lost + [f"{name} is missing or was changed" for name in verify_files(folder.path, doubtful)]
 
@@ -106,17 +109,8 @@ def _lost(folder: RunFolder, record: Mapping[str, Any]) -> list[str]:
 def _is_doubtful(path: str, written: int) -> bool:
     try:
         return os.stat(path).st_mtime_ns > written
-    except OSError:
+    except OSError:  # gone: `verify_files` will say so
         return True
-
-
-def _fold_state(state: str, run_state: str) -> str:
-    """What a fold's state means now: one that says `running` in a run that does not run was interrupted."""
-    return "interrupted" if state == "running" and run_state == "interrupted" else state
-
-
-def _repeat(record: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    return f" of repeat {state['repeat']}" if record["folds"]["repeats"] > 1 else ""
 
 
 def _study(path: Path) -> dict[str, Any]:
@@ -131,7 +125,7 @@ def _study(path: Path) -> dict[str, Any]:
         missing += [f"trial {number}: interrupted" for number in under_way]
     if record.get("best") and not (path.parent / "best.yaml").exists():
         missing.append("best.yaml")
-    told = {
+    report = {
         **record,
         "study": path.parent.name,
         "path": str(path.parent),
@@ -140,8 +134,8 @@ def _study(path: Path) -> dict[str, Any]:
         "missing": missing,
     }
     if holder is not None:
-        told.update(process=str(holder), under_way=under_way)
-    return told
+        report.update(process=str(holder), under_way=under_way)
+    return report
 
 
 def _blend(path: Path) -> dict[str, Any]:
@@ -152,7 +146,7 @@ def _blend(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A JSON mapping; what is wrong with it stands in its `error`."""
+    """A JSON mapping; what is wrong with the file is in its `error`."""
     try:
         record = load_json(path)
     except (OSError, ValueError) as error:

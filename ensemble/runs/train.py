@@ -1,30 +1,52 @@
-"""`train` and `train_many`: the library's and the command line's way to a run, and to several in one queue."""
+"""`train` and `train_many`: from recipes to merged runs, one or several in one queue.
+
+Owns what a person asks for (`TrainOptions`) and what comes back (`TrainedRun`). The steps of a run are in `work.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ensemble.audit.findings import Finding
 from ensemble.core.machine import check_watchers
 from ensemble.core.run import RunFolder, check_run_name
+from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
-from ensemble.runs.checks import SharedRequests
-from ensemble.runs.request import OnEvent, RunRequest, newest_run
-from ensemble.runs.work import RunWork, Together, execute_runs
+from ensemble.runs.checks import checked_request
+from ensemble.runs.request import OnEvent, RecipeErrors, SharedRequests, newest_run
+from ensemble.runs.work import RunWork, execute_runs
 from ensemble.runs.workplace import Auto, Workplace
 
 
 @dataclass(frozen=True)
+class TrainOptions:
+    """All that `ens train`, `train` and `train_many` can be given; taken apart by `train_runs` alone."""
+
+    recipes: Sequence[str] = ()  # names or paths; none means the recipe of the newest run, else `quickstart`
+    several: bool = False  # whether `recipes` may be patterns, and their problems are reported together
+    name: str | None = None
+    folds: Sequence[int] | None = None
+    sets: Sequence[str] = ()
+    data: str | None = None
+    fresh: bool = False
+    allow_code: bool = False
+    log: Sequence[str] = ()
+    workplace: Workplace = Workplace()  # noqa: RUF009 - frozen
+    outputs: Path = Path("outputs")
+    folder: Path = Path(".")
+
+
+@dataclass(frozen=True)
 class TrainedRun:
-    """A run after `train`: its folder, and what `run.json` says. `state` is `complete`, `partial` or `failed`."""
+    """A run after `train`: its folder and the content of `run.json`. `state` is `complete`, `partial` or `failed`."""
 
     path: Path
     record: dict[str, Any]
-    error: str | None = None
-    """What kept finished folds from being merged; None where nothing did."""
+    error: str | None = None  # why finished folds could not be merged; None if nothing went wrong
 
     @property
     def state(self) -> str:
@@ -58,27 +80,13 @@ def train(
 ) -> TrainedRun:
     """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
 
-    `allow_code`: a recipe from outside the working directory may name code, and that code is run.
-    `log` names where else epochs are told: `tensorboard`, `wandb`.
+    `allow_code`: run code that a recipe from outside the working directory names.
+    `log` names where epochs are reported besides `history.csv`: `tensorboard`, `wandb`.
     """
-    outputs = Path(outputs)
-    check_watchers(log)
-    if name is not None:
-        check_run_name(name)
-    newest = newest_run(outputs) if recipe is None else None
-    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
-    ready = workplace.ready_meanwhile(on_event)
-    requests = SharedRequests(outputs, Path(folder), sets, data, ready, allow_code=allow_code)
-    request = requests.request(recipe)
-    run = RunFolder(outputs / (name or (newest.name if newest is not None else request.resolved.name)))
-    if not fresh:
-        _refuse_strangers(run.path)
-    findings = requests.findings(request)
-    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=on_event)
-    execute_runs([work], workplace, Together(), on_event)
-    if work.error is not None:
-        raise work.error
-    return TrainedRun(run.path, work.record)
+    recipes, outputs, folder = () if recipe is None else (recipe,), Path(outputs), Path(folder)
+    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    options = TrainOptions(recipes, False, name, folds, sets, data, fresh, allow_code, log, place, outputs, folder)
+    return train_runs(options, on_event)[0]
 
 
 def train_many(
@@ -103,48 +111,85 @@ def train_many(
 
     All recipes are checked before anything is written. A run that fails does not stop the others.
     """
-    outputs, folder = Path(outputs), Path(folder)
-    check_watchers(log)
-    names = expand_recipes(recipes, folder)
-    together = Together(several=len(names) > 1)
-    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
-    ready = workplace.ready_meanwhile(on_event)
-    requests = SharedRequests(outputs, folder, sets, data, ready, allow_code=allow_code)
+    name, outputs, folder = None, Path(outputs), Path(folder)
+    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    options = TrainOptions(recipes, True, name, folds, sets, data, fresh, allow_code, log, place, outputs, folder)
+    return train_runs(options, on_event)
+
+
+def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
+    """Read and check every recipe, train what is missing in one queue, and give back a run for each recipe.
+
+    A failed merge of one run raises; of one among several it stands in that run's `error`.
+    """
+    listen = _with_early_server(on_event) if options.workplace.engine == "local" else on_event
+    check_watchers(options.log)
+    if options.name is not None:
+        check_run_name(options.name)
+    names: Sequence[str | None] = options.recipes or [None]
+    if options.several:
+        names = expand_recipes(options.recipes, options.folder)
+    newest = newest_run(options.outputs) if names == [None] else None  # looked up before anything new is written
+    own_name = options.name or (newest.name if newest is not None else None)
+    errors = RecipeErrors(several=len(names) > 1)
+    requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
+    audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for name in names:
-        with together.of(name):
+        with errors.collect(str(name)):
             request = requests.request(name)
-            run = RunFolder(outputs / request.resolved.name)
+            run = RunFolder(options.outputs / (own_name or request.resolved.name))
             if run.path in works:
-                raise InputError(_both_named(run, request, works[run.path].request))
-            if not fresh:
-                _refuse_strangers(run.path)
-            findings = requests.findings(request)
-            tell = _labelled(on_event, run.name) if len(names) > 1 else on_event
+                raise InputError(
+                    f"{request.resolved.path} and {works[run.path].request.resolved.path} would both be trained into "
+                    f"{run.path}; train one of them alone, with another --name"
+                )
+            if not options.fresh:
+                _refuse_foreign_files(run.path)
             works[run.path] = RunWork(
-                request, run, folds=folds, fresh=fresh, findings=findings, watch=log, on_event=tell
+                request,
+                run,
+                folds=options.folds,
+                fresh=options.fresh,
+                findings=checked_request(request, listen, audited),
+                watch=options.log,
+                on_event=_labelled(on_event, run.name) if len(names) > 1 else on_event,
             )
-    execute_runs(list(works.values()), workplace, together, on_event)
+    execute_runs(list(works.values()), options.workplace, errors, on_event)
+    if not options.several:
+        (work,) = works.values()
+        if work.error is not None:
+            raise work.error
     return [
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))
         for work in works.values()
     ]
 
 
+def _with_early_server(on_event: OnEvent) -> OnEvent:
+    """`on_event`, which also starts the workers' server once images are scanned: it imports torch meanwhile.
+
+    Not before, since a mistake in a recipe, or a run that is complete, needs no server.
+    """
+    is_started = False
+
+    def listen(event: Mapping[str, Any]) -> None:
+        nonlocal is_started
+        if not is_started and event["event"] == "scanning":
+            is_started = True
+            start_server("ensemble.training.tasks")
+        on_event(event)
+
+    return listen
+
+
 def _labelled(on_event: OnEvent, run: str) -> OnEvent:
-    """Say of each event which run it is of."""
+    """`on_event` for one run of several: each event names it."""
     return lambda event: on_event({**event, "label": f"{run} "})
 
 
-def _both_named(run: RunFolder, request: RunRequest, other: RunRequest) -> str:
-    return (
-        f"{request.resolved.path} and {other.resolved.path} would both be trained into {run.path}; "
-        "train one of them alone, with another --name"
-    )
-
-
-def _refuse_strangers(folder: Path) -> None:
-    """A folder that has files but is no run is somebody's; it is not written into."""
+def _refuse_foreign_files(folder: Path) -> None:
+    """Refuse a folder that has files but is no run: it is somebody else's."""
     if folder.is_dir() and not (folder / "run.json").exists():
         strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if strangers:

@@ -1,11 +1,16 @@
-"""Runs from their requests to their merged files: one while it is worked on, and one queue of folds over all of
-them."""
+"""A run's steps from its request to its merged files, and the one queue that the folds of several runs share.
+
+`execute_runs` is the only place that knows the order of the steps; the steps are methods of `RunWork`, in that order.
+Tasks and the record's fold states are in `fold_runner.py`, what the machine allows in `workplace.py`.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +20,73 @@ from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.engine.scheduler import run_tasks
-from ensemble.engine.task import Slots, Task, TaskEvent
+from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.recipe.own_code import check_same_weights, save_code
-from ensemble.runs.checks import check_trainable
+from ensemble.runs.checks import check_trainable, left_out
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.merge import merge_run
-from ensemble.runs.record import add_event, check_same_identity, fold_keys, new_record, record_state
-from ensemble.runs.request import OnEvent, RunRequest
+from ensemble.runs.record import add_event, check_same_identity, new_record
+from ensemble.runs.request import OnEvent, RecipeErrors, RunRequest
 from ensemble.runs.view_study import settle_views
-from ensemble.runs.workplace import FoldCost, Workplace, cost_of, estimates, hungriest
+from ensemble.runs.workplace import Workplace
 
 
-class Together:
-    """Collects `InputError`s where there are `several` recipes; with one, the first is raised as it is."""
+def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeErrors, on_event: OnEvent) -> None:
+    """Train what is missing of all runs in one queue; each is merged and left as soon as its own last fold is over.
 
-    def __init__(self, *, several: bool = False) -> None:
-        self._several = several
-        self._found: dict[tuple[str, ...], list[str]] = {}
+    What `errors` has collected by the time that workers have seen every recipe is raised before any run is begun.
+    A fold that fails is recorded, not raised: the others are kept, and the same call continues.
+    """
+    with ExitStack() as stack:
+        # In order of path, and never waiting: two commands with runs in common can't block one another.
+        for work in sorted(works, key=lambda work: str(work.run.path)):
+            work.lock()
+            stack.callback(work.leave)
+        decided = {work.name: work.decided for work in works if work.decided is not None}
+        undecided = {work.name: work for work in works if work.name not in decided}
+        alone = len(works) == 1
+        for name, outcome in try_runs(list(undecided.values()), workplace, on_event, alone=alone).items():
+            with errors.collect(undecided[name].request.resolved.name):
+                if isinstance(outcome, EnsError):
+                    raise outcome
+                decided[name] = outcome
+        for work in works:
+            with errors.collect(work.request.resolved.name):
+                if work.name in decided:
+                    workplace.slots(1, decided[work.name])  # refuses devices that can't be
+        notes = workplace.notes()
+        errors.raise_any()
+        for line in notes:
+            on_event({"event": "finding", "line": line})
+        for work in works:
+            with errors.collect(work.request.resolved.name):
+                work.open(decided[work.name])
+        errors.raise_any()
+        _train(works, workplace, on_event)
+    for work in works:
+        work.settle_views(workplace)
 
-    @contextmanager
-    def of(self, recipe: str) -> Iterator[None]:
-        """Take up what the block finds wrong with a recipe; the block ends there."""
-        try:
-            yield
-        except InputError as error:
-            if not self._several:
-                raise
-            self._found.setdefault(error.messages, []).append(recipe)
 
-    def raise_any(self) -> None:
-        """Raise everything that was collected, if anything was; what several recipes share stands once."""
-        lines: list[str] = []
-        for messages, recipes in self._found.items():
-            named = len(recipes) == 1 and recipes[0] in messages[0]
-            lines += [messages[0] if named else f"{', '.join(recipes)}: {messages[0]}", *messages[1:]]
-        if lines:
-            raise InputError(*lines)
+def try_runs(
+    works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent, *, alone: bool = False
+) -> dict[str, dict[str, Any] | EnsError]:
+    """What a worker decides for each run, by its name, or what it finds wrong. `alone`: see `RunWork.decide`."""
+    if not works:
+        return {}
+    on_event({"event": "preparing"})
+    with scratch_folder() as place:
+        measure = workplace.per_gpu == "auto"
+        tasks = [work.prepare_task(place / str(number), measure_memory=measure) for number, work in enumerate(works)]
+        last = run_tasks(tasks, workplace.engine, lambda event: None, workplace.slots(1), workplace.limits)
+        ends = [last[task.name] for task in tasks]
+        return {work.name: work.decide(end, workplace, alone=alone) for end, work in zip(ends, works, strict=True)}
 
 
 class RunWork:
-    """A run from its request to its merged files. The steps are called in the order in which they stand here.
+    """One run while it is worked on. Bad input raises, and nothing is written, until `begin`.
 
-    Until `begin`, bad input raises and nothing is written. A fold that fails is told in the record, not raised.
+    Tuning, whose folds are bought one at a time, calls `start` in place of `lock`, `open` and `begin`.
     """
 
     def __init__(
@@ -72,33 +101,59 @@ class RunWork:
         decoded: dict[Any, Path] | None = None,
         on_event: OnEvent = lambda event: None,
     ) -> None:
-        """`watch`: where else epochs are told, see `core.watching`; `decoded`: what runs share, see `FoldTraining`."""
-        refuse_if_held(run.path)  # at once, not after all that comes before the lock
-        self.request, self.run = request, run
-        self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
+        """Check what can be checked without a worker. `watch`, `decoded`: see `FoldRunner`."""
+        self.request, self.run, self.name = request, run, run.name
         self.record: dict[str, Any] = {}
-        self._fresh, self._findings, self._watch = fresh, findings, watch
-        self._decoded = decoded
+        self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
+        self.todo: Sequence[FoldKey] = ()  # the folds that are left to train, once it is open
+        self.tasks: list[Task] = []  # theirs, once it has begun
+        self._fresh, self._findings, self._watch, self._decoded = fresh, findings, watch, decoded
         self._tell: OnEvent = lambda event: on_event({**event, "run": run.name})
-        self._wanted = _wanted(request, folds)
+        k, strangers = request.plan.k, sorted(set(folds or ()) - set(range(request.plan.k)))
+        if strangers:
+            allowed = f"folds 0 to {k - 1}" if k > 1 else "the one fold 0"
+            raise InputError(f"--folds {','.join(map(str, strangers))}: this {request.plan.scheme} plan has {allowed}")
+        self._wanted = [key for key in request.keys if folds is None or key.fold in folds]
+        try:
+            self._earlier = run.load_record()
+        except InputError:
+            if not fresh:
+                raise
+            self._earlier = None  # one that --fresh moves aside need not be readable
+        refuse_if_held(run.path)  # at once, not after all that comes before the lock
         check_trainable(request)
-        self._earlier = self._load(of_same=not fresh)
-        if self.decided is not None:
+        self.decided: dict[str, Any] | None = None  # by an earlier command; None: a worker has to decide
+        if self._earlier is not None and not fresh:
+            check_same_identity(self._earlier, request, run.path)
+            self.decided = self._earlier["decided"]
             check_same_weights(self.decided, request.weights, run.path)
         self._before: str | None = None  # the record as it was when the work began
         self._held = ExitStack()
 
-    @property
-    def _models(self) -> int:
-        return self.request.plan.k * self.request.plan.repeats
+    def run_alone(self, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
+        """Take all steps with no other run beside this one; give back the record, or raise why it can't be merged."""
+        execute_runs([self], workplace, RecipeErrors(), on_event)
+        if self.error is not None:
+            raise self.error
+        return self.record
 
-    @property
-    def decided(self) -> dict[str, Any] | None:
-        """What an earlier command decided for this run; None where `prepare_task` has to be asked."""
-        return self._earlier["decided"] if self._earlier is not None and not self._fresh else None
+    def start(self, decided: Mapping[str, Any]) -> None:
+        """Take the steps until there are `tasks`, or leave the run as it was."""
+        self.lock()
+        try:
+            self.open(decided)
+            self.begin()
+        except BaseException:  # Ctrl+C too must free the lock
+            self.leave()
+            raise
+
+    def lock(self) -> None:
+        """Own the run's folder until `leave`, or refuse at once."""
+        self._held.enter_context(folder_lock(self.run.path))
+        settle(self.run.path, RUN_SWAP)  # of a prediction that was killed while its files took their places
 
     def prepare_task(self, folder: Path, *, measure_memory: bool) -> Task:
-        """What lets a worker decide what depends on the machine, and refuse what it can't build."""
+        """The task that decides what depends on the machine, and refuses what can't be built."""
         request = self.request
         arguments = {
             "recipe": request.resolved.recipe.plain(),
@@ -111,45 +166,43 @@ class RunWork:
         }
         return Task(f"{self.run.name}/prepare", "ensemble.training.tasks:prepare_run", arguments, folder)
 
-    def prepared(self, result: Mapping[str, Any], workplace: Workplace) -> dict[str, Any]:
-        """The worker's decisions, and the threads of a fold, which no other run has a say in."""
-        decided: dict[str, Any] = {**result, "threads": workplace.threads(self._models, result)}
+    def decide(self, last: TaskEvent, workplace: Workplace, *, alone: bool) -> dict[str, Any] | EnsError:
+        """What the task of `prepare_task` decided, and the threads of each fold; or what it finds wrong.
+
+        `alone`: without other runs beside it, the last folds may share the cores that would be idle.
+        """
+        if last.kind == "refused":
+            return InputError(*last.data["messages"])
+        if last.kind == "failed":
+            error = EnsError(f"{self.request.resolved.name}: {last.data['error']}")
+            error.__cause__ = RuntimeError(Path(last.data["log"]).read_text(encoding="utf-8"))
+            return error
+        try:
+            decided = {**last.data["result"]}
+            decided["threads"] = workplace.threads(len(self.request.keys), decided)
+            last_threads = workplace.last_threads(len(self.request.keys), decided) if alone else []
+        except InputError as refused:
+            return refused
         self._tell({"event": "prepared", **decided})
-        return decided
-
-    def spread(self, decided: dict[str, Any], workplace: Workplace) -> None:
-        """Decide that the last folds, with less beside them, use the cores that are left; for a run that is alone."""
-        last = workplace.last_threads(self._models, decided)
-        if last:
-            decided["last_threads"] = last
-
-    def lock(self) -> None:
-        """Own the run's folder until `leave`, or refuse at once."""
-        self._held.enter_context(folder_lock(self.run.path))
-        settle(self.run.path, RUN_SWAP)  # of a prediction that was killed while its files took their places
+        return {**decided, "last_threads": last_threads} if last_threads else decided
 
     def open(self, decided: Mapping[str, Any]) -> None:
         """See what is finished, and decode the images that the rest needs."""
-        kept = None if self._fresh else self._load()
-        self.record = kept or new_record(self.request, self.run.name, decided, self._findings)
+        kept = None if self._fresh else self.run.load_record()  # again: it may have changed before we had the lock
+        if kept is not None:
+            check_same_identity(kept, self.request, self.run.path)
+        self.record = kept or new_record(self.request, self.name, decided, self._findings)
+        bad = left_out(self.request)
+        if bad["train"] or bad["test"]:
+            self._tell({"event": "bad-images", "dropped": len(bad["train"]), "prior": len(bad["test"])})
         self._folds = FoldRunner(self.request, self.run, self.record, self._tell, self._watch, self._decoded)
-        self._folds.tell_left_out()
         if not self._fresh:
             self._folds.keep_finished()
         self._folds.decode(self._wanted)
+        self.todo = self._folds.todo
 
-    @property
-    def todo(self) -> tuple[FoldKey, ...]:
-        """The folds that are left to train."""
-        return self._folds.todo
-
-    @property
-    def cost(self) -> FoldCost:
-        """What is known of how long a fold will take."""
-        return cost_of(self.record, self._earlier)
-
-    def begin(self) -> list[Task]:
-        """Move aside what is not wanted, write the record, and give the tasks; with nothing to do the run is closed."""
+    def begin(self) -> None:
+        """Move aside what is not wanted, write the record, make the tasks; with nothing to do the run is closed."""
         if self._fresh:
             _move_aside(self.run)
         sweep_temporaries(self.run.path)
@@ -157,75 +210,68 @@ class RunWork:
         if not self.request.plan_path.exists():
             save_plan(self.request.plan_path, self.request.plan)
         self._before = canonical_json(self.record)
-        tasks = self._folds.begin()
-        if not tasks:
+        self.tasks = self._folds.begin()
+        if not self.tasks:
             self._close()
-        return list(tasks.values())
 
     def follow(self, event: TaskEvent) -> None:
-        """Note what happened to a task of this run; its last one closes the run."""
+        """Record what happened to a task of this run; its last one closes the run."""
         self._folds.follow(event)
-        if self._folds.is_over:
+        if not self._folds.running:
             self._close()
 
-    def settle_views(self, workplace: Workplace) -> None:
-        """Where the recipe leaves its views to the out-of-fold rows: ask them, and predict again. Wants no lock."""
-        if self.error is None:
-            try:
-                self.record = settle_views(self.request, self.run, self.record, workplace, self._tell)
-            except (EnsError, OSError) as error:
-                self.error = error
+    def _close(self) -> None:
+        """Merge a whole run, and leave it."""
+        try:
+            if merge_run(self.request, self.run, self.record):
+                event = {"event": "merged", "scores": self.record["scores"]["oof"]}
+                add_event(self.run.path, event)
+                self._tell(event)
+        except (EnsError, OSError) as error:  # a failed merge must not stop the other runs
+            self.error = error
+        self.leave()
 
     def leave(self) -> None:
-        """However the work ends, `run.json` says what is there; a killed process leaves `running`, and a free lock."""
+        """Write into `run.json` how the work ended, and free the lock. A killed process leaves `running`."""
         if self._before is not None:
             sweep_temporaries(self.run.path)  # of workers that were killed; none is left by now
-            for state in self.record["fold_states"]:
-                if state["state"] == "running":
-                    state["state"] = "missing"
-            self.record["state"] = record_state(self.record)
+            for fold in self.record["fold_states"]:
+                if fold["state"] == "running":
+                    fold["state"] = "missing"
+            states = {fold["state"] for fold in self.record["fold_states"]}
+            is_complete = states == {"complete"} and self.record["scores"]["oof"] is not None
+            self.record["state"] = "complete" if is_complete else "failed" if "failed" in states else "partial"
             if canonical_json(self.record) != self._before or not self.run.record_path.exists():
                 self.run.save_record(self.record)
             self._before = None
         self._held.close()
 
-    def _close(self) -> None:
-        """Merge a whole run; that it can't be merged is this run's misfortune, not that of those beside it."""
-        try:
-            if merge_run(self.request, self.run, self.record):
-                add_event(self.run.path, {"event": "merged", "scores": self.record["scores"]["oof"]})
-                self._tell({"event": "merged", "scores": self.record["scores"]["oof"]})
-        except (EnsError, OSError) as error:
-            self.error = error
-        self.leave()
+    def settle_views(self, workplace: Workplace) -> None:
+        """If the recipe leaves its views to the out-of-fold rows, choose them and predict again, under its own lock."""
+        if self.error is None:
+            try:
+                self.record = settle_views(self.request, self.run, self.record, workplace, self._tell)
+            except (EnsError, OSError) as error:  # the run is whole without them; the others must not suffer
+                self.error = error
 
-    def _load(self, *, of_same: bool = True) -> dict[str, Any] | None:
-        """The folder's record, if any; refused if it is of something else than is asked now."""
-        try:
-            record = self.run.load_record()
-        except InputError:
-            if of_same:
-                raise
-            return None  # one that --fresh moves aside need not be readable
-        if record is not None and of_same:
-            check_same_identity(record, self.request, self.run.path)
-        return record
-
-
-def _wanted(request: RunRequest, folds: Sequence[int] | None) -> list[FoldKey]:
-    """The models asked for: those of the given folds in every repeat, or all."""
-    plan = request.plan
-    strangers = sorted(set(folds or ()) - set(range(plan.k)))
-    if strangers:
-        named = ",".join(map(str, strangers))
-        allowed = f"folds 0 to {plan.k - 1}" if plan.k > 1 else "the one fold 0"
-        raise InputError(f"--folds {named}: this {plan.scheme} plan has {allowed}")
-    return [key for key in fold_keys(plan.k, plan.repeats) if folds is None or key.fold in folds]
+    def cost(self) -> FoldCost:
+        """What is known of how long a fold will take."""
+        recipe = self.record["recipe"]
+        work = self.record["rows"]["train"] * recipe["train"]["epochs"] * recipe["image"]["size"] ** 2
+        work *= self.record["decided"].get("parameters") or 1
+        seconds = [
+            state["seconds"]
+            for record in (self.record, self._earlier)  # also of the same run that --fresh moves aside
+            if record is not None and record["identity"] == self.record["identity"]
+            for state in record["fold_states"]
+            if state["state"] == "complete" and state["seconds"]
+        ]
+        return FoldCost(float(work), statistics.fmean(seconds) if seconds else None)
 
 
 def _move_aside(run: RunFolder) -> None:
-    """Move a run's files to `outputs/.old/<run>-<n>`, out of reach of `outputs/*/`; the lock stays."""
-    content: Iterable[Path] = [entry for entry in run.path.iterdir() if entry.name != ".lock"]
+    """Move a run's files to `outputs/.old/<run>-<n>`, where `outputs/*/` does not match; the lock stays."""
+    content = [entry for entry in run.path.iterdir() if entry.name != ".lock"]
     if not content:
         return
     attic = run.path.parent / ".old"
@@ -238,135 +284,41 @@ def _move_aside(run: RunFolder) -> None:
         shutil.move(entry, target / entry.name)
 
 
-def execute_run(
-    request: RunRequest,
-    run: RunFolder,
-    *,
-    folds: Sequence[int] | None = None,
-    workplace: Workplace,
-    fresh: bool = False,
-    findings: Sequence[Finding] = (),
-    watch: Sequence[str] = (),
-    on_event: OnEvent = lambda event: None,
-) -> dict[str, Any]:
-    """Train what is missing of a run, and merge it when whole; give back its record. It holds the audit's `findings`.
-
-    `watch` names where else epochs are told, see `core.watching`.
-
-    Bad input raises before anything is written. A fold that fails is told in the record (`state: failed`), not raised:
-    the others are kept, and the same call goes on.
-    """
-    work = RunWork(request, run, folds=folds, fresh=fresh, findings=findings, watch=watch, on_event=on_event)
-    execute_runs([work], workplace, Together(), on_event)
-    if work.error is not None:
-        raise work.error
-    return work.record
-
-
-def execute_runs(works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent) -> None:
-    """Train what is missing of all runs in one queue; each is merged and left as soon as its own last fold is over.
-
-    Whatever `together` has collected by the time that workers have seen every recipe is raised, before any run is
-    begun. Locks are never waited for, so that two commands with runs in common can't block one another.
-    """
-    with ExitStack() as stack:
-        for work in sorted(works, key=lambda work: str(work.run.path)):
-            work.lock()
-            stack.callback(work.leave)
-        decided = _prepare_runs(works, workplace, together, on_event)
-        if len(works) == 1 and works[0].decided is None and decided:
-            works[0].spread(decided[works[0].run.name], workplace)
-        for work in works:
-            with together.of(work.request.resolved.name):
-                if work.run.name in decided:
-                    workplace.slots(1, decided[work.run.name])  # refuses devices that can't be
-        together.raise_any()
-        for line in workplace.notes():
-            on_event({"event": "finding", "line": line})
-        for work in works:
-            with together.of(work.request.resolved.name):
-                work.open(decided[work.run.name])
-        together.raise_any()
-        _train(works, workplace, on_event)
-    for work in works:
-        work.settle_views(workplace)
-
-
-def _prepare_runs(
-    works: Sequence[RunWork], workplace: Workplace, together: Together, on_event: OnEvent
-) -> dict[str, dict[str, Any]]:
-    """What depends on the machine, by run: as an earlier command decided, or as a worker does now."""
-    decided = {work.run.name: work.decided for work in works if work.decided is not None}
-    fresh = {work.run.name: work for work in works if work.run.name not in decided}
-    for name, found in try_runs(list(fresh.values()), workplace, on_event).items():
-        with together.of(fresh[name].request.resolved.name):
-            if isinstance(found, EnsError):
-                raise found
-            decided[name] = found
-    return decided
-
-
-def try_runs(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) -> dict[str, dict[str, Any] | EnsError]:
-    """What a worker decides for each run, by its name, or what it finds wrong."""
-    if not works:
-        return {}
-    on_event({"event": "preparing"})
-    with scratch_folder() as place:
-        tasks = [
-            work.prepare_task(place / str(number), measure_memory=workplace.measures_memory)
-            for number, work in enumerate(works)
-        ]
-        last = run_tasks(tasks, workplace.engine, lambda event: None, workplace.slots(1), workplace.limits)
-        ends = [last[task.name] for task in tasks]
-        return {work.run.name: _outcome(end, work, workplace) for end, work in zip(ends, works, strict=True)}
-
-
-def _outcome(last: TaskEvent, work: RunWork, workplace: Workplace) -> dict[str, Any] | EnsError:
-    """What a task that prepares came to."""
-    if last.kind == "refused":
-        return InputError(*last.data["messages"])
-    if last.kind == "failed":
-        error = EnsError(f"{work.request.resolved.name}: {last.data['error']}")
-        error.__cause__ = RuntimeError(Path(last.data["log"]).read_text(encoding="utf-8"))
-        return error
-    try:
-        return work.prepared(last.data["result"], workplace)
-    except InputError as refused:
-        return refused
-
-
 def _train(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) -> None:
-    """Run every task of every run; what is heard of one is its own run's business."""
-    lengths, in_seconds = estimates([work.cost for work in works])
-    slots = _slots(works, workplace)
-    if any(work.todo for work in works):
-        on_event(_queued(works, lengths, in_seconds, slots.count))
-    queue: list[Task] = []
-    owner: dict[str, RunWork] = {}
-    for work, _ in _longest_first(works, lengths):
-        tasks = work.begin()
-        queue += tasks
-        owner.update(dict.fromkeys([task.name for task in tasks], work))
-    if queue:
+    """Run every task of every run, the longest first; events of a task go to its run."""
+    lengths, in_seconds = estimates([work.cost() for work in works])
+    # The longest folds first, or a slot ends with one while the others idle; equals stay in the order asked for.
+    ordered = sorted(zip(works, lengths, strict=True), key=lambda pair: -pair[1])
+    todo = [(work, key, length) for work, length in ordered for key in work.todo]
+    slots = workplace.slots(max(1, len(todo)), *(work.record["decided"] for work in works))
+    if todo:
+        folds = [
+            {"run": work.name, **vars(key), "epochs": work.record["recipe"]["train"]["epochs"], "length": length}
+            for work, key, length in todo
+        ]
+        on_event({"event": "queued", "folds": folds, "slots": slots.count, "in_seconds": in_seconds})
+    for work, _ in ordered:
+        work.begin()
+    owner = {task.name: work for work, _ in ordered for task in work.tasks}
+    if owner:
+        queue = [task for work, _ in ordered for task in work.tasks]
         run_tasks(queue, workplace.engine, lambda event: owner[event.task].follow(event), slots, workplace.limits)
 
 
-def _longest_first(works: Sequence[RunWork], lengths: Sequence[float]) -> list[tuple[RunWork, float]]:
-    """Runs by how long one of their folds takes; equals stay in the order in which they were asked for."""
-    return sorted(zip(works, lengths, strict=True), key=lambda pair: -pair[1])
+@dataclass(frozen=True)
+class FoldCost:
+    """What is known of a run's folds: `work` in units that mean something only beside another run's, and the mean
+    seconds of folds of the same recipe, if any were finished."""
+
+    work: float
+    seconds: float | None = None
 
 
-def _slots(works: Sequence[RunWork], workplace: Workplace) -> Slots:
-    """Slots for the folds of all runs: what the hungriest of them leaves room for."""
-    tasks = sum(len(work.todo) for work in works)
-    return workplace.slots(max(1, tasks), hungriest([work.record["decided"] for work in works]))
+def estimates(costs: Sequence[FoldCost]) -> tuple[list[float], bool]:
+    """A comparable length for each; whether they are seconds, which they are once one was measured.
 
-
-def _queued(works: Sequence[RunWork], lengths: Sequence[float], in_seconds: bool, slots: int) -> dict[str, Any]:
-    """All that is about to be trained, in the queue's order, for who wants to show it."""
-    folds = [
-        {"run": work.run.name, **vars(key), "epochs": work.record["recipe"]["train"]["epochs"], "length": length}
-        for work, length in _longest_first(works, lengths)
-        for key in work.todo
-    ]
-    return {"event": "queued", "folds": folds, "slots": slots, "in_seconds": in_seconds}
+    Work becomes seconds at the median rate of those that were measured: one slow fold must not stretch all.
+    """
+    rates = [cost.seconds / cost.work for cost in costs if cost.seconds and cost.work > 0]
+    rate = statistics.median(rates) if rates else 1.0
+    return [cost.seconds if cost.seconds else cost.work * rate for cost in costs], bool(rates)

@@ -58,7 +58,7 @@ class TrialWork:
 
     def begin(self) -> None:
         """Take up the run; folds that are finished are kept."""
-        self._waiting.extend(self.work.begin())
+        self._waiting.extend(self.work.tasks)
 
     def next_task(self, asked: Asked) -> Task | None:
         """The next fold to train, if one is left, with the scores below which it shall stop."""

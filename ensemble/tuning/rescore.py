@@ -19,7 +19,7 @@ from ensemble.errors import InputError, stop_on_full_disk
 from ensemble.recipe.load import with_values
 from ensemble.runs.checks import checked_request
 from ensemble.runs.request import RunRequest, request_for
-from ensemble.runs.work import execute_run
+from ensemble.runs.work import RunWork
 from ensemble.tuning.evidence import FoldPart, RowEvidence
 from ensemble.tuning.samplers import frozen_trial
 from ensemble.tuning.space import Space, distributions_of, values_in_recipe
@@ -125,14 +125,13 @@ def _request(facts: StudyFacts, values: Mapping[str, Any]) -> RunRequest:
 def _trained(facts: StudyFacts, request: RunRequest, name: str, label: str) -> dict[str, Any]:
     """A run in the study's folder: its score, or what went wrong."""
     folder = RunFolder(facts.path / name, f"{facts.path.name}/{name}")
+
+    def listen(event: Mapping[str, Any]) -> None:
+        facts.on_event({**event, "label": label})
+
     try:
-        record = execute_run(
-            request,
-            folder,
-            workplace=facts.workplace,
-            findings=checked_request(request, lambda event: None),
-            on_event=lambda event: facts.on_event({**event, "label": label}),
-        )
+        work = RunWork(request, folder, findings=checked_request(request, lambda event: None), on_event=listen)
+        record = work.run_alone(facts.workplace, listen)
     except InputError as error:
         return {"value": None, "error": error.messages[0]}
     scores = record["scores"]["oof"]

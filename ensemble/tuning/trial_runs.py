@@ -16,8 +16,7 @@ from ensemble.errors import EnsError, InputError
 from ensemble.recipe.load import ResolvedRecipe, with_values
 from ensemble.recipe.own_code import require_allowed
 from ensemble.runs.checks import checked_request
-from ensemble.runs.record import fold_keys
-from ensemble.runs.request import OnEvent, RunRequest, request_for
+from ensemble.runs.request import OnEvent, RunRequest, fold_keys, request_for
 from ensemble.runs.work import RunWork, try_runs
 from ensemble.runs.workplace import Workplace
 from ensemble.tuning.space import mentioned_keys, values_in_recipe
@@ -112,18 +111,13 @@ class Opener:
         return wrong
 
     def open(self, trial: Trial) -> RunWork:
-        """The trial's run, checked and locked."""
+        """The trial's run, checked, locked and begun."""
         facts, prefix = self.facts, f"trial {trial.number} "
         run = RunFolder(trial_folder(facts.path, trial.number), f"{facts.path.name}/trial-{trial.number}")
         cheap = facts.request.resolved.recipe.cheap_values
         work = self._work(trial.values, cheap, run, lambda event: facts.on_event({**event, "label": prefix}))
         decided = work.decided or self._prepare(work)
-        work.lock()
-        try:
-            work.open(decided)
-        except BaseException:
-            work.leave()
-            raise
+        work.start(decided)
         return work
 
     def _work(self, values: Mapping[str, Any], budget: Mapping[str, Any], run: RunFolder, tell: OnEvent) -> RunWork:

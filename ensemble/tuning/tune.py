@@ -18,7 +18,7 @@ from ensemble.recipe.own_code import find_code, require_allowed
 from ensemble.recipe.yaml import YamlError, parse_value
 from ensemble.runs.checks import checked_request
 from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
-from ensemble.runs.workplace import Auto, Workplace, hungriest
+from ensemble.runs.workplace import Auto, Workplace
 from ensemble.tuning.queue import FoldQueue
 from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
 from ensemble.tuning.samplers import SAMPLERS, Mirror, Proposer, check_storage, require_sampler
@@ -212,7 +212,7 @@ class _StudyWork:
             queue.take_up()
             if queue.decided:
                 tasks = max(1, self.limits.trials) * self.facts.request.plan.k
-                slots = self.facts.workplace.slots(tasks, hungriest(queue.decided))
+                slots = self.facts.workplace.slots(tasks, *queue.decided)
                 run_source(queue, self.facts.workplace.engine, slots, self.facts.workplace.limits)
         finally:  # also when interrupted: what is known is written
             queue.close()

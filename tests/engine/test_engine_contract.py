@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ensemble.cli import build_parser
 from ensemble.core.machine import Report
-from ensemble.engine.scheduler import ENGINES, InlineEngine, run_tasks
+from ensemble.engine import ENGINES
+from ensemble.engine.scheduler import InlineEngine, make_engine, run_tasks
 from ensemble.engine.task import Slots, Task, TaskEvent
 from ensemble.engine.task_files import call_elsewhere, pack_folder, receive
 
@@ -56,7 +58,7 @@ names = pytest.mark.parametrize("engine", [*sorted(ENGINES), "shipping"])
 @pytest.fixture(autouse=True)
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of task functions that any process started here can import; an engine that only the contract knows."""
-    monkeypatch.setitem(ENGINES, "shipping", ShippingEngine)
+    monkeypatch.setitem(ENGINES, "shipping", (f"{__name__}:ShippingEngine", "known to this test alone"))
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / f"{HERE}.py").write_text(SOURCE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
@@ -68,17 +70,17 @@ def task(folder: Path, function: str = "succeed", name: str = "a", number: int =
 
 
 def run(tasks: list[Task], engine: str) -> tuple[dict[str, TaskEvent], list[tuple[str, str]]]:
-    told: list[tuple[str, str]] = []
-    last = run_tasks(tasks, engine, lambda event: told.append((event.task, event.kind)))
-    return last, told
+    events: list[tuple[str, str]] = []
+    last = run_tasks(tasks, engine, lambda event: events.append((event.task, event.kind)))
+    return last, events
 
 
 @names
 def test_a_task_runs_fills_its_folder_and_gives_back_its_result(tmp_path: Path, engine: str) -> None:
-    last, told = run([task(tmp_path)], engine)
+    last, events = run([task(tmp_path)], engine)
     assert (last["a"].kind, last["a"].data["result"]) == ("finished", {"number": 1})
     assert (tmp_path / "a" / "result.txt").read_text() == "1"
-    assert told == [("a", "started"), ("a", "progress"), ("a", "progress"), ("a", "finished")]
+    assert events == [("a", "started"), ("a", "progress"), ("a", "progress"), ("a", "finished")]
 
 
 @names
@@ -99,23 +101,23 @@ def test_bad_input_found_by_a_task_comes_back_as_its_messages(tmp_path: Path, en
 
 
 @names
-def test_a_task_may_ask_to_be_started_anew_with_other_arguments(tmp_path: Path, engine: str) -> None:
-    told: list[TaskEvent] = []
-    last = run_tasks([task(tmp_path, "shrink", number=8)], engine, told.append)
+def test_a_task_may_request_a_restart_with_other_arguments(tmp_path: Path, engine: str) -> None:
+    events: list[TaskEvent] = []
+    last = run_tasks([task(tmp_path, "shrink", number=8)], engine, events.append)
     assert last["a"].data["result"] == {"number": 1}
     assert (tmp_path / "a" / "seen.txt").read_text() == "8 4 2 1 "
-    assert [event.data["attempt"] for event in told if event.kind == "started"] == [1, 2, 3, 4]
-    assert [dict(event.data) for event in told if event.kind == "progress"] == [
+    assert [event.data["attempt"] for event in events if event.kind == "started"] == [1, 2, 3, 4]
+    assert [dict(event.data) for event in events if event.kind == "progress"] == [
         {"event": "restarted", "reason": f"{number} is too much", "changes": {"number": number // 2}}
         for number in (8, 4, 2)
     ]
 
 
 @names
-def test_a_task_that_asks_for_ever_is_given_up(tmp_path: Path, engine: str) -> None:
+def test_a_task_that_keeps_requesting_restarts_fails(tmp_path: Path, engine: str) -> None:
     last, _ = run([task(tmp_path, "shrink", number=-1)], engine)  # -1 // 2 is -1
     assert last["a"].kind == "failed"
-    assert last["a"].data["error"] == "it asked 13 times to be started anew, the last time: -1 is too much"
+    assert last["a"].data["error"] == "it asked to be restarted 13 times, the last time: -1 is too much"
 
 
 @names
@@ -126,7 +128,7 @@ def test_a_function_that_does_not_exist_is_a_failure_of_its_task(tmp_path: Path,
 
 @names
 @pytest.mark.parametrize("name", ["with space", 'quote"s', "it's", "new\nline", "ünïcödé", "$HOME;rm"])
-def test_odd_folder_names_are_no_trouble(tmp_path: Path, engine: str, name: str) -> None:
+def test_odd_folder_names_work(tmp_path: Path, engine: str, name: str) -> None:
     last, _ = run([task(tmp_path, name=name)], engine)
     assert last[name].kind == "finished"
     assert (tmp_path / name / "result.txt").exists()
@@ -141,15 +143,15 @@ def test_a_name_in_flight_is_refused_and_may_be_used_again_later(tmp_path: Path,
 
 
 @names
-def test_a_cancelled_or_closed_task_is_not_heard_of_again(tmp_path: Path, engine: str) -> None:
-    told: list[TaskEvent] = []
-    backend = ENGINES[engine](told.append, Slots(2))
+def test_a_cancelled_or_closed_task_sends_no_event(tmp_path: Path, engine: str) -> None:
+    events: list[TaskEvent] = []
+    backend = make_engine(engine, events.append, Slots(2))
     backend.submit(task(tmp_path, name="a"))
     backend.submit(task(tmp_path, name="b"))
     backend.cancel("a")
     backend.close()
     backend.poll(0.1)
-    assert told == []
+    assert events == []
     assert not (tmp_path / "a").exists()
 
 
@@ -162,7 +164,13 @@ def test_an_interrupt_is_passed_on(tmp_path: Path, engine: str) -> None:
         run_tasks([task(tmp_path)], engine, interrupt)
 
 
-def test_files_that_travel_take_the_place_of_an_earlier_attempts_whole(tmp_path: Path) -> None:
+def test_every_engine_of_the_list_is_a_choice_of_the_command_line() -> None:
+    parser = build_parser()
+    for command in (["train"], ["tune", "--trials", "1"], ["predict", "run"]):
+        assert [parser.parse_args([*command, "--engine", name]).engine for name in ENGINES] == list(ENGINES)
+
+
+def test_received_files_replace_those_of_an_earlier_attempt(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "stale.txt").write_text("of an attempt before")
     event = TaskEvent("a", "finished", {"result": 1, "files": {"sub/ünï.txt": b"\x00", "result.txt": b"1"}})

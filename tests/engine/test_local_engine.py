@@ -118,15 +118,15 @@ def run(tasks: list[Task], slots: Slots) -> tuple[dict[str, TaskEvent], list[Tas
     return run_tasks(tasks, "local", events.append, slots), events
 
 
-def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted(tmp_path: Path) -> None:
     last, events = run([Task("a", "local_tasks:die_first", {"times": 2}, tmp_path / "a")], Slots(1))
     assert last["a"].kind == "finished"
     assert last["a"].data["result"] == {"attempts": 3}
-    told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
-    assert told == ["killed by SIGKILL", "killed by SIGKILL"]
+    causes = [event.data["how"] for event in events if event.data.get("event") == "retried"]
+    assert causes == ["killed by SIGKILL", "killed by SIGKILL"]
 
 
-def test_a_worker_that_is_killed_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_worker_killed_three_times_fails(tmp_path: Path) -> None:
     last, _ = run([Task("a", "local_tasks:die_first", {"times": 99}, tmp_path / "a")], Slots(1))
     assert last["a"].kind == "failed"
     assert last["a"].data["error"] == "its process died 3 times, the last time: killed by SIGKILL"
@@ -136,25 +136,25 @@ def test_a_worker_that_is_killed_again_and_again_is_given_up(tmp_path: Path) -> 
 def test_each_task_has_a_process_and_each_slot_a_device(tmp_path: Path) -> None:
     tasks = [Task(name, "local_tasks:environment", {}, tmp_path / name, threads=3) for name in "abcd"]
     last, _ = run(tasks, Slots(2, gpus=("5", "7")))
-    found = [last[name].data["result"] for name in "abcd"]
-    assert len({answer["pid"] for answer in found} | {os.getpid()}) == 5
-    assert {answer["OMP_NUM_THREADS"] for answer in found} == {"3"}
-    assert {answer["CUDA_VISIBLE_DEVICES"] for answer in found} == {"5", "7"}
+    results = [last[name].data["result"] for name in "abcd"]
+    assert len({answer["pid"] for answer in results} | {os.getpid()}) == 5
+    assert {answer["OMP_NUM_THREADS"] for answer in results} == {"3"}
+    assert {answer["CUDA_VISIBLE_DEVICES"] for answer in results} == {"5", "7"}
 
 
 @pytest.mark.parametrize("is_importing", [True, False], ids=["importing", "serving"])
-def test_the_end_of_the_server_costs_an_attempt(tmp_path: Path, is_importing: bool) -> None:
+def test_a_killed_server_costs_one_attempt(tmp_path: Path, is_importing: bool) -> None:
     """A module that takes its time gives the chance to kill the server before it has answered."""
     source = "import pathlib, time\npathlib.Path(__file__ + '.seen').touch()\ntime.sleep(0.7)\n"
     source += "def work(folder, report):\n    report({})\n    time.sleep(1.0)\n"
     module = tmp_path / "modules" / "slow_module.py"
     module.write_text(source)
-    told: list[TaskEvent] = []
+    events: list[TaskEvent] = []
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
     before = set(descendants())
 
     def kill_the_server() -> None:
-        while not (Path(f"{module}.seen").exists() if is_importing else any(event.data == {} for event in told)):
+        while not (Path(f"{module}.seen").exists() if is_importing else any(event.data == {} for event in events)):
             time.sleep(0.01)
         for pid in set(descendants()) - before:
             if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -162,11 +162,11 @@ def test_the_end_of_the_server_costs_an_attempt(tmp_path: Path, is_importing: bo
 
     killer = threading.Thread(target=kill_the_server)
     killer.start()
-    last = run_tasks([Task("a", "slow_module:work", {}, tmp_path / "a")], "local", told.append, Slots(1))
+    last = run_tasks([Task("a", "slow_module:work", {}, tmp_path / "a")], "local", events.append, Slots(1))
     killer.join()
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
     assert last["a"].kind == "finished"
-    retried = [event.data["how"] for event in told if event.data.get("event") == "retried"]
+    retried = [event.data["how"] for event in events if event.data.get("event") == "retried"]
     assert len(retried) == 1
     assert retried[0].startswith("could not be started: " if is_importing else "exit code 255")
 
@@ -176,12 +176,12 @@ def descendants() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
-def test_what_a_task_says_goes_to_its_log(tmp_path: Path) -> None:
+def test_output_of_a_task_goes_to_its_log(tmp_path: Path) -> None:
     run([Task("a", "local_tasks:speak", {}, tmp_path / "a")], Slots(1))
     assert (tmp_path / "a" / "log.txt").read_text() == "out loud\nfrom a child\n"
 
 
-def test_a_script_without_the_usual_guard_is_run_once(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     guard = 'if __name__ == "__main__":'
     script = COMMAND.replace(guard, "print('script', flush=True)\nif True:").replace(":wait", ":speak")
     (tmp_path / "command.py").write_text(script)
@@ -191,7 +191,7 @@ def test_a_script_without_the_usual_guard_is_run_once(tmp_path: Path) -> None:
     assert sorted(done.stdout.split()) == ["finished", "finished", "script", "started", "started"]
 
 
-def test_a_packages_server_module_is_imported_once_and_what_it_leaves_delays_nobody(tmp_path: Path) -> None:
+def test_a_packages_server_module_is_imported_once_and_its_exit_handlers_delay_nothing(tmp_path: Path) -> None:
     package = tmp_path / "modules" / "tasks_in_a_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -233,59 +233,59 @@ class FakeClock:
         return self.now
 
 
-def drive(engine: LocalEngine, told: list[TaskEvent], until: Callable[[TaskEvent], bool]) -> None:
-    """Poll until something was told; the suite's own time limit is the only one."""
-    while not any(map(until, told)):
+def drive(engine: LocalEngine, events: list[TaskEvent], until: Callable[[TaskEvent], bool]) -> None:
+    """Poll until there is such an event; the suite's own time limit is the only one."""
+    while not any(map(until, events)):
         engine.poll(0.02)
 
 
 @pytest.mark.parametrize("beats", [0, 1], ids=["never beaten", "beaten"])
-def test_a_silent_worker_shows_its_stack_and_is_started_again(tmp_path: Path, beats: int) -> None:
-    told: list[TaskEvent] = []
-    engine = LocalEngine(told.append, Slots(1), Limits(hang_s=100_000.0), clock := FakeClock())
+def test_a_silent_worker_writes_its_stack_and_is_restarted(tmp_path: Path, beats: int) -> None:
+    events: list[TaskEvent] = []
+    engine = LocalEngine(events.append, Slots(1), Limits(hang_s=100_000.0), clock := FakeClock())
     engine.submit(Task("a", "local_tasks:hang", {"beats": beats, "seconds": 600}, tmp_path / "a"))
     while not (tmp_path / "a" / "marks").exists():
         engine.poll(0.02)
     time.sleep(0.2)  # let it reach its sleep
     engine.poll(0.0)
     clock.now += 100_000.0 if beats else 600_000.0
-    drive(engine, told, lambda event: event.is_last)
+    drive(engine, events, lambda event: event.is_last)
     engine.close()
-    retried = [event.data["how"] for event in told if event.data.get("event") == "retried"]
+    retried = [event.data["how"] for event in events if event.data.get("event") == "retried"]
     assert len(retried) == 1
     assert retried[0].startswith("silent for ")
-    assert told[-1].data["result"] == 2
+    assert events[-1].data["result"] == 2
     assert "sleep_in_a_place_of_its_own" in (tmp_path / "a" / "log.txt").read_text()
 
 
-def test_a_worker_that_has_not_beaten_yet_is_given_more_time(tmp_path: Path) -> None:
-    told: list[TaskEvent] = []
-    engine = LocalEngine(told.append, Slots(1), Limits(hang_s=100_000.0), clock := FakeClock())
+def test_a_worker_before_its_first_beat_is_given_more_time(tmp_path: Path) -> None:
+    events: list[TaskEvent] = []
+    engine = LocalEngine(events.append, Slots(1), Limits(hang_s=100_000.0), clock := FakeClock())
     engine.submit(Task("a", "local_tasks:hang", {"beats": 0, "seconds": 0.5}, tmp_path / "a"))
     engine.poll(0.0)
     clock.now += 100_000.0
-    drive(engine, told, lambda event: event.is_last)
+    drive(engine, events, lambda event: event.is_last)
     engine.close()
-    assert [event.kind for event in told] == ["started", "finished"]
+    assert [event.kind for event in events] == ["started", "finished"]
 
 
-def test_a_worker_that_beats_is_asked_to_stop_and_may_save(tmp_path: Path) -> None:
-    told: list[TaskEvent] = []
-    engine = LocalEngine(told.append, Slots(2))
+def test_a_beating_worker_may_save_when_stopped(tmp_path: Path) -> None:
+    events: list[TaskEvent] = []
+    engine = LocalEngine(events.append, Slots(2))
     for name in "ab":
         engine.submit(Task(name, "local_tasks:save_when_asked", {"goes": True}, tmp_path / name))
-    drive(engine, told, lambda event: len(told) == 4)
+    drive(engine, events, lambda event: len(events) == 4)
     engine.close()
     assert [(tmp_path / name / "saved").read_text() for name in "ab"] == ["StopAsked", "StopAsked"]
-    assert len(told) == 4
+    assert len(events) == 4
     assert not any(alive(int((tmp_path / name / "pid").read_text())) for name in "ab")
 
 
-def test_a_worker_that_does_not_go_is_killed_after_its_grace(tmp_path: Path) -> None:
-    told: list[TaskEvent] = []
-    engine = LocalEngine(told.append, Slots(1), Limits(grace_s=1.0))
+def test_a_worker_that_does_not_stop_is_killed_after_its_grace_period(tmp_path: Path) -> None:
+    events: list[TaskEvent] = []
+    engine = LocalEngine(events.append, Slots(1), Limits(grace_s=1.0))
     engine.submit(Task("a", "local_tasks:save_when_asked", {"goes": False}, tmp_path / "a"))
-    drive(engine, told, lambda event: event.kind == "progress")
+    drive(engine, events, lambda event: event.kind == "progress")
     engine.close()
     assert (tmp_path / "a" / "saved").read_text() == "StopAsked"
     assert not alive(int((tmp_path / "a" / "pid").read_text()))
@@ -293,10 +293,10 @@ def test_a_worker_that_does_not_go_is_killed_after_its_grace(tmp_path: Path) -> 
 
 def test_an_interrupt_while_workers_stop_ends_them_at_once(tmp_path: Path) -> None:
     """The grace of an hour is not waited for."""
-    told: list[TaskEvent] = []
-    engine = LocalEngine(told.append, Slots(1), Limits(grace_s=3600.0))
+    events: list[TaskEvent] = []
+    engine = LocalEngine(events.append, Slots(1), Limits(grace_s=3600.0))
     engine.submit(Task("a", "local_tasks:save_when_asked", {"goes": False}, tmp_path / "a"))
-    drive(engine, told, lambda event: event.kind == "progress")
+    drive(engine, events, lambda event: event.kind == "progress")
 
     def interrupt_once_saved() -> None:
         while not (tmp_path / "a" / "saved").exists():
@@ -311,25 +311,25 @@ def test_an_interrupt_while_workers_stop_ends_them_at_once(tmp_path: Path) -> No
     assert not alive(int((tmp_path / "a" / "pid").read_text()))
 
 
-def test_tasks_at_work_are_told_of_when_a_command_is_interrupted(tmp_path: Path) -> None:
-    told: list[TaskEvent] = []
+def test_running_tasks_are_reported_as_stopping_when_interrupted(tmp_path: Path) -> None:
+    events: list[TaskEvent] = []
 
     def listen(event: TaskEvent) -> None:
-        told.append(event)
+        events.append(event)
         if event.data.get("event") == "ready":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_tasks([Task("a", "local_tasks:save_when_asked", {"goes": True}, tmp_path / "a")], "local", listen)
-    assert told[-1] == TaskEvent("a", "progress", {"event": "stopping"})
+    assert events[-1] == TaskEvent("a", "progress", {"event": "stopping"})
     assert (tmp_path / "a" / "saved").exists()
 
 
-def test_a_worker_that_somebody_else_told_to_stop_is_started_again(tmp_path: Path) -> None:
+def test_a_worker_stopped_by_somebody_else_is_restarted(tmp_path: Path) -> None:
     last, events = run([Task("a", "local_tasks:stopped_once", {}, tmp_path / "a")], Slots(1))
     assert last["a"].data["result"] == "second"
-    told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
-    assert told == ["told to stop by SIGTERM, not by this command"]
+    causes = [event.data["how"] for event in events if event.data.get("event") == "retried"]
+    assert causes == ["stopped by a SIGTERM that this command did not send"]
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["finished", "killed"])
@@ -344,19 +344,19 @@ def test_what_a_worker_started_ends_with_it(tmp_path: Path, dies: bool) -> None:
     assert not alive(pid)
 
 
-def test_a_worker_that_does_not_go_after_its_last_word_is_ended(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_exit_after_its_last_event_is_killed(tmp_path: Path) -> None:
     events: list[TaskEvent] = []
     task = Task("a", "local_tasks:linger", {}, tmp_path / "a")
     last = run_tasks([task], "local", events.append, Slots(1), Limits(grace_s=0.5))
     assert (last["a"].kind, last["a"].data["result"]) == ("finished", "done")
 
 
-def test_the_kernels_own_kill_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_for_lack_of_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = itertools.count()
     monkeypatch.setattr("ensemble.engine.local.count_memory_kills", lambda: next(counts))
     _, events = run([Task("a", "local_tasks:die_first", {"times": 1}, tmp_path / "a")], Slots(1))
-    told = [event.data["how"] for event in events if event.data.get("event") == "retried"]
-    assert told == ["killed by SIGKILL, for want of memory, says the kernel: fewer at a time (--workers) may fit"]
+    causes = [event.data["how"] for event in events if event.data.get("event") == "retried"]
+    assert causes == ["killed by the kernel: out of memory; try fewer --workers"]
 
 
 @pytest.mark.parametrize(
@@ -369,9 +369,7 @@ def test_the_kernels_own_kill_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     ],
     ids=["version 2", "version 1", "no group", "nothing"],
 )
-def test_memory_kills_are_counted_where_the_kernel_tells_of_them(
-    tmp_path: Path, group: str, file: str, content: str
-) -> None:
+def test_memory_kills_are_counted_in_the_kernels_files(tmp_path: Path, group: str, file: str, content: str) -> None:
     for name, text in (("proc/self/cgroup", group), (file, content)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

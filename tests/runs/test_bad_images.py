@@ -1,4 +1,4 @@
-"""Bad images before training: refused together, or left out on purpose and told; and no way of caching matters."""
+"""Bad images before training: refused together, or left out on purpose and reported; caching changes nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_bad_images_stop_a_run_before_it_begins_all_in_one_message(spoilt: Path,
     answer = ens("train", "--recipe", "tiny")
     assert answer.code == 2
     train, test = ids_of(spoilt, "train"), ids_of(spoilt, "test")
-    assert "2 training and 1 test images can't be used; mend them, or pass --set data.bad_images=drop" in answer.err
+    assert "2 training and 1 test images can't be used; repair them, or pass --set data.bad_images=drop" in answer.err
     assert f"images/{train[0]}.png: is empty" in answer.err
     assert f"images/{train[5]}.png: is cut off: the last chunk of a PNG, IEND, is missing" in answer.err
     assert f"images/{test[3]}.png: is no image of a known format" in answer.err
@@ -62,7 +62,7 @@ def test_many_bad_images_are_listed_in_a_file(spoilt: Path, workspace: Path, ens
     assert len(lines) == 22
 
 
-def test_images_that_a_table_names_and_that_are_not_there_are_dropped_too(
+def test_images_missing_from_the_folder_are_dropped_too(
     squares: Path, workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(squares, workspace / "data" / "squares"))
@@ -72,8 +72,8 @@ def test_images_that_a_table_names_and_that_are_not_there_are_dropped_too(
         (folder / "images" / f"{row_id}.png").unlink()
     answer = ens("train", "--recipe", "tiny")
     assert answer.code == 2 and f"images/{gone}.png: is not there" in answer.err
-    found = ens("eda", "--recipe", "tiny", "--json").document["findings"]
-    assert sorted(row for each in found if each["code"] == "missing-file" for row in each["examples"]) == sorted(
+    findings = ens("eda", "--recipe", "tiny", "--json").document["findings"]
+    assert sorted(row for each in findings if each["code"] == "missing-file" for row in each["examples"]) == sorted(
         [lost, gone]
     )
     answer = ens("train", "--recipe", "tiny", *DROP)
@@ -83,7 +83,7 @@ def test_images_that_a_table_names_and_that_are_not_there_are_dropped_too(
     assert [row["id"] for row in record["prior_rows"]] == [lost]
 
 
-def test_a_table_most_of_whose_images_are_missing_is_refused_also_when_dropping(workspace: Path, ens: Ens) -> None:
+def test_a_table_with_most_images_missing_is_refused_even_when_dropping(workspace: Path, ens: Ens) -> None:
     description = workspace / "recipes" / "data" / "squares.yaml"
     description.write_text(description.read_text().replace("images/", "pictures/"))
     answer = ens("train", "--recipe", "tiny", *DROP)
@@ -148,7 +148,7 @@ def test_test_rows_without_an_image_get_the_class_shares_of_the_training_rows(
     assert [row["id"] for row in json.loads((dropped / "run.json").read_text())["prior_rows"]] == [lost]
 
 
-def test_dropping_where_nothing_is_bad_says_nothing_and_counts_nothing(workspace: Path, ens: Ens) -> None:
+def test_dropping_with_no_bad_images_prints_and_records_nothing(workspace: Path, ens: Ens) -> None:
     answer = ens("train", "--recipe", "tiny", *DROP)
     assert answer.code == 0
     assert "left out" not in answer.err
@@ -180,17 +180,17 @@ def test_the_way_of_caching_changes_no_result_and_no_identity(
     )
 
 
-def test_images_kept_larger_and_in_their_aspect_train_to_the_same_from_every_cache(
+def test_larger_images_with_their_aspect_train_to_the_same_bytes_from_every_cache(
     workspace: Path, ens: Ens, fingerprint: Callable[[Path], dict[str, str]]
 ) -> None:
-    found = {}
+    prints = {}
     for mode in ("decoded", "encoded", "none"):
         sets = ("image.cache_size=18", "image.keep_aspect=true", "augment=medium", f"data.cache={mode}")
-        words = [word for one in sets for word in ("--set", one)]
+        words = [word for value in sets for word in ("--set", value)]
         answer = ens("train", "--recipe", "tiny", "--name", mode, *words)
         assert answer.code == 0, answer.err
-        found[mode] = fingerprint(workspace / "outputs" / mode)
-    assert found["decoded"] == found["encoded"] == found["none"]
+        prints[mode] = fingerprint(workspace / "outputs" / mode)
+    assert prints["decoded"] == prints["encoded"] == prints["none"]
 
 
 def test_a_cache_that_is_deleted_between_commands_is_made_again(

@@ -13,8 +13,8 @@ import ensemble
 from ensemble.core.locks import folder_lock
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
-from ensemble.runs.work import Together
-from ensemble.runs.workplace import FoldCost, estimates
+from ensemble.runs.request import RecipeErrors
+from ensemble.runs.work import FoldCost, estimates
 from tests.support import Ens, Fingerprint
 
 BOTH = ("--recipe", "tiny", "--recipe", "mine_long")
@@ -62,8 +62,8 @@ def test_the_longest_folds_come_first_and_a_run_is_merged_with_its_own_last_fold
 
     trained = ensemble.train_many(["tiny", "mine_long"], engine="inline", on_event=listen)
     assert [run.state for run in trained] == ["complete", "complete"]
-    told = [event for event in events if event[0] in ("fold-started", "merged")]
-    assert told == [
+    steps = [event for event in events if event[0] in ("fold-started", "merged")]
+    assert steps == [
         *[("fold-started", "mine_long")] * 2,
         ("merged", "mine_long"),
         *[("fold-started", "tiny")] * 2,
@@ -85,7 +85,7 @@ def test_a_pattern_names_recipes_and_each_gets_its_own_run(several: Path, ens: E
     assert again.err.count("finished earlier, kept") == 2
 
 
-def test_all_problems_of_all_recipes_are_told_together_and_nothing_is_written(several: Path, ens: Ens) -> None:
+def test_all_problems_of_all_recipes_are_reported_together_and_nothing_is_written(several: Path, ens: Ens) -> None:
     write(several, "mine_typo", "extends: tiny\ntrain: {epoch: 4, lr: -1}\n")
     write(several, "mine_model", "extends: tiny\nmodel: {name: resnet5O}\n")
     answer = ens("train", "--recipe", "mine_*", "--recipe", "tiny")
@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_together_is_refused(
     assert not list(several.glob("outputs/*/run.json"))
 
 
-def test_a_run_that_fails_does_not_stop_the_others_and_is_told_once(several: Path, ens: Ens) -> None:
+def test_a_run_that_fails_does_not_stop_the_others_and_is_reported_once(several: Path, ens: Ens) -> None:
     write(several, "mine_bad", "extends: tiny\ntrain: {lr: 1e30}\n")
     words = ("train", "--recipe", "mine_bad", "--recipe", "tiny", "--workers", "1")
     answer = ens(*words)
@@ -135,7 +135,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_once(several: Pat
     assert answer.out.endswith(f"to go on: {shlex.join(['ens', *words])}\n")
 
 
-def test_one_run_that_another_command_works_on_refuses_all(several: Path, ens: Ens) -> None:
+def test_one_locked_run_refuses_the_whole_command(several: Path, ens: Ens) -> None:
     with folder_lock(several / "outputs" / "mine_long"):
         for words in (BOTH, ("--recipe", "mine_long", "--recipe", "tiny")):
             answer = ens("train", *words)
@@ -165,17 +165,17 @@ def test_patterns_are_names_or_paths_and_every_file_counts_once(several: Path) -
     assert len(raised.value.messages) == 2
 
 
-def test_problems_that_recipes_share_stand_once() -> None:
-    together = Together(several=True)
+def test_problems_that_recipes_share_are_listed_once() -> None:
+    errors = RecipeErrors(several=True)
     for name in ("a", "b"):
-        with together.of(name):
+        with errors.collect(name):
             raise InputError("data: gone", "  look")
-    with together.of("c"):
+    with errors.collect("c"):
         raise InputError("recipes/c.yaml:1: wrong")
     with pytest.raises(InputError) as raised:
-        together.raise_any()
+        errors.raise_any()
     assert raised.value.messages == ("a, b: data: gone", "  look", "recipes/c.yaml:1: wrong")
-    with pytest.raises(InputError), Together().of("alone"):
+    with pytest.raises(InputError), RecipeErrors().collect("alone"):
         raise InputError("at once")
 
 
@@ -187,7 +187,7 @@ def test_problems_that_recipes_share_stand_once() -> None:
         ([FoldCost(2.0, 10.0), FoldCost(6.0, 1.0)], [10.0, 1.0], True),
     ],
 )
-def test_measured_seconds_count_before_reckoned_work(
+def test_measured_seconds_are_preferred_to_estimated_work(
     costs: list[FoldCost], lengths: list[float], in_seconds: bool
 ) -> None:
     assert estimates(costs) == (lengths, in_seconds)

@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(ens: Ens, name: str, *sets: str) -> Any:
-    words = [word for one in sets for word in ("--set", one)]
+    words = [word for value in sets for word in ("--set", value)]
     return ens("train", "--recipe", "r", "--name", name, "--engine", "inline", *words)
 
 
@@ -72,7 +72,7 @@ def test_sets_of_classes_go_from_their_files_to_a_submission_that_is_mostly_righ
     oof = load_predictions(folder / "outputs" / "a" / "oof")
     assert oof.activation == "sigmoid" and oof.labels is not None and oof.labels.shape == oof.probs.shape
     official = cells(folder / "data" / "plant_pathology_2021" / "train.csv")
-    spelled = [{oof.classes[one] for one in np.flatnonzero(row)} for row in oof.labels]
+    spelled = [{oof.classes[label] for label in np.flatnonzero(row)} for row in oof.labels]
     assert dict(zip(oof.ids, spelled, strict=True)) == official
     assert record["per_class"]["rows"] == oof.labels.sum(axis=0).tolist()
     kept = train(ens, "a")
@@ -103,7 +103,7 @@ def test_a_run_of_sets_predicts_again_to_the_same_bytes_with_views_and_new_image
         assert probs == pytest.approx(mean, abs=0.5)
     predict("a", tta="hflip", engine="inline")
     answer = ens("predict", "a", "--tta-study", "--engine", "inline", "--json")
-    assert answer.code == 0 and {one["views"] for one in answer.document["policies"]} >= {"none", "hflip"}
+    assert answer.code == 0 and {policy["views"] for policy in answer.document["policies"]} >= {"none", "hflip"}
     images = folder / "data" / "plant_pathology_2021" / "images"
     assert ens("predict", "a", "--engine", "inline", "--images", str(images), "--out", "new").code == 0
     new, own = load_predictions(folder / "new" / "probs"), load_predictions(run / "probs")
@@ -113,11 +113,11 @@ def test_a_run_of_sets_predicts_again_to_the_same_bytes_with_views_and_new_image
     with (folder / "new" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     assert [set(filter(None, row["classes"].split("|"))) for row in table] == [
-        {new.classes[one] for one in np.flatnonzero(row >= 0.5)} for row in new.probs
+        {new.classes[label] for label in np.flatnonzero(row >= 0.5)} for row in new.probs
     ]
 
 
-def test_a_network_a_loss_and_a_metric_of_ones_own_see_sets(folder: Path, ens: Ens) -> None:
+def test_an_own_network_loss_and_metric_are_given_sets(folder: Path, ens: Ens) -> None:
     (folder / "recipes" / "mine.py").write_text(OWN_CODE, encoding="utf-8")
     answer = train(
         ens,
@@ -133,7 +133,7 @@ def test_a_network_a_loss_and_a_metric_of_ones_own_see_sets(folder: Path, ens: E
     assert 0 <= record["scores"]["oof"]["mine:worst_class"] <= 1
 
 
-def test_what_makes_no_sense_of_sets_is_told_together_before_anything_is_written(folder: Path, ens: Ens) -> None:
+def test_options_that_do_not_fit_sets_are_refused_together_before_anything_is_written(folder: Path, ens: Ens) -> None:
     answer = train(ens, "bad", "loss.name=cross-entropy", "metric=quadratic_kappa", "sampling=balanced")
     assert answer.code == 2
     for key in ("loss.name: cross-entropy", "metric: ", "sampling.kind: balanced"):
@@ -154,10 +154,10 @@ def test_folds_and_eda_count_each_class_of_a_set(folder: Path, ens: Ens) -> None
     eda = ens("eda", "--recipe", "r", "--json", "--out", "eda").document
     official = cells(folder / "data" / "plant_pathology_2021" / "train.csv")
     for name in folds["classes"]:
-        count = sum(name in one for one in official.values())
+        count = sum(name in labels for labels in official.values())
         assert folds["class_counts"][name] == eda["class_counts"][name] == count
         assert sum(fold[name] for fold in folds["fold_class_counts"]) == count
-    assert eda["rows_without_class"] == sum(not one for one in official.values()) > 0
+    assert eda["rows_without_class"] == sum(not labels for labels in official.values()) > 0
     assert sum(folds["fold_rows"]) == folds["rows"] != sum(folds["class_counts"].values())
 
 

@@ -50,7 +50,7 @@ def record_of(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("engine", ["local", "inline"])
-def test_a_network_of_one_s_own_trains_and_predicts_from_a_moved_run(own: Path, ens: Ens, engine: str) -> None:
+def test_an_own_network_trains_and_predicts_from_a_moved_run(own: Path, ens: Ens, engine: str) -> None:
     answer = ens("train", "--recipe", "own", "--engine", engine)
     assert answer.code == 0, answer.err
     run = own / "outputs" / "own"
@@ -94,16 +94,17 @@ def test_a_changed_source_is_another_run_and_the_old_one_is_not_mixed_into(own: 
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_can_not_work_is_told_before_anything_is_trained(
+def test_faulty_own_code_is_refused_before_anything_is_trained(
     own: Path, ens: Ens, sets: list[str], message: str
 ) -> None:
-    answer = ens("train", "--recipe", "own", "--engine", "inline", *(w for one in sets for w in ("--set", one)))
+    words = [word for value in sets for word in ("--set", value)]
+    answer = ens("train", "--recipe", "own", "--engine", "inline", *words)
     assert answer.code == 2, answer.err
     assert message in answer.err
     assert not (own / "outputs" / "own").exists()
 
 
-def test_a_recipe_of_somebody_else_runs_its_code_only_when_allowed(
+def test_code_of_a_recipe_from_elsewhere_runs_only_when_allowed(
     own: Path, ens: Ens, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     theirs = tmp_path_factory.mktemp("theirs")
@@ -143,7 +144,7 @@ def test_a_run_starts_from_a_file_of_weights_and_goes_on_only_from_the_same(own:
 def test_grey_gradual_and_layer_decay_train_through(own: Path, ens: Ens, fingerprint: Any) -> None:
     sets = ["model.channels=1", "model.freeze=backbone", "model.freeze_epochs=1", "model.unfreeze=gradual"]
     sets += ["model.layer_decay=0.7", "model.head_lr=3", "train.epochs=4", "model.pool=avgmax"]
-    words = ["train", "--recipe", "tiny", *(word for one in sets for word in ("--set", one)), "--folds", "0"]
+    words = ["train", "--recipe", "tiny", *(word for value in sets for word in ("--set", value)), "--folds", "0"]
     answer = ens(*words, "--engine", "inline")
     assert answer.code == 0, answer.err
     assert ens(*words, "--name", "again").code == 0

@@ -146,7 +146,7 @@ def test_a_leak_that_is_certain_stops_before_training(
     assert not list(workspace.glob("outputs/folds/*"))
 
 
-def test_suspicions_are_told_once_and_kept_in_the_record(workspace: Path, own_squares: Path, ens: Ens) -> None:
+def test_warnings_are_reported_once_and_kept_in_the_record(workspace: Path, own_squares: Path, ens: Ens) -> None:
     add_column(own_squares, "patient_id", lambda row: f"p{row // 4}")
     answer = ens("train", *ONE_EPOCH)
     assert answer.code == 0, answer.err
@@ -160,7 +160,7 @@ def test_suspicions_are_told_once_and_kept_in_the_record(workspace: Path, own_sq
     assert trial["findings"] == [finding]
 
 
-def test_many_classes_are_summed_up_by_the_worst_shares(workspace: Path, own_squares: Path, ens: Ens) -> None:
+def test_many_classes_are_summarised_by_the_worst_shares(workspace: Path, own_squares: Path, ens: Ens) -> None:
     add_column(own_squares, "kind", lambda row: f"k{row % 24:02d}")
     path = workspace / "recipes" / "data" / "squares.yaml"
     names = ", ".join(f"k{number:02d}" for number in range(24))

@@ -64,7 +64,7 @@ def test_other_views_replace_the_runs_files_and_training_leaves_them(trained: Pa
     assert bytes_of(trained) == before
 
 
-def test_a_run_trained_with_views_is_one_predicted_with_them(
+def test_training_with_views_equals_predicting_again_with_them(
     trained: Path, workspace: Path, ens: Callable[..., Any]
 ) -> None:
     assert ens(*TRAIN, "--name", "mirrored", "--set", "tta=hflip").code == 0
@@ -84,11 +84,11 @@ def test_every_row_is_predicted_by_exactly_the_models_that_did_not_see_it(
     for repeat in range(2):
         for fold in range(2):
             part = load_predictions(run / f"fold-{repeat}-{fold}" / "oof")
-            assert set(part.ids) == {row for row, found in plan.fold_by_id(repeat).items() if found == fold}
+            assert set(part.ids) == {row for row, its_fold in plan.fold_by_id(repeat).items() if its_fold == fold}
             for row_id, probs in zip(part.ids, part.probs, strict=True):
                 parts[row_id].append(np.asarray(probs, dtype=np.float64))
     oof = load_predictions(run / "oof")
-    assert set(oof.ids) == set(plan.ids) and all(len(found) == 2 for found in parts.values())
+    assert set(oof.ids) == set(plan.ids) and all(len(folds) == 2 for folds in parts.values())
     for row_id, probs in zip(oof.ids, oof.probs, strict=True):
         assert np.allclose(probs, np.mean(parts[row_id], axis=0), atol=1e-7)
 
@@ -111,12 +111,12 @@ def test_a_moved_run_predicts_its_test_images_to_the_same_bytes(
     assert answer.code == 0, answer.err
     for suffix in (".npy", ".ids.txt"):
         assert (tmp_path / "given" / f"probs{suffix}").read_bytes() == (elsewhere / f"probs{suffix}").read_bytes()
-    found = load_predictions(tmp_path / "given" / "probs")
-    assert found.sidecar["identity"] == load_predictions(elsewhere / "probs").sidecar["identity"]
+    predicted = load_predictions(tmp_path / "given" / "probs")
+    assert predicted.sidecar["identity"] == load_predictions(elsewhere / "probs").sidecar["identity"]
     with (tmp_path / "given" / "predictions.csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert list(table[0]) == ["id", "class", "probability", "class_2", "probability_2"]
-    best = [found.classes[label] for label in np.argmax(found.probs, axis=1)]
+    best = [predicted.classes[label] for label in np.argmax(predicted.probs, axis=1)]
     assert [row["id"] for row in table] == ids and [row["class"] for row in table] == best
 
 
@@ -149,21 +149,21 @@ def test_a_moved_run_predicts_its_own_rows_again_where_its_fold_plan_is_not(
     assert bytes_of(elsewhere) == before
 
 
-def test_permuted_images_are_permuted_rows_and_any_folds_can_predict(
+def test_permuted_images_give_permuted_rows_with_any_folds(
     trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]
 ) -> None:
     files = sorted(map(str, (squares / "images").glob("*.png")))[:8]
     assert predict(ens, "tiny", "--images", *files, "--out", "a", "--folds", "1").code == 0
     assert predict(ens, "tiny", "--images", *files[::-1], "--out", "b", "--folds", "1").code == 0
-    one, other = load_predictions(tmp_path / "a" / "probs"), load_predictions(tmp_path / "b" / "probs")
-    assert one.ids == other.ids[::-1] and np.allclose(one.probs, other.probs[::-1], atol=1e-6)
+    ours, other = load_predictions(tmp_path / "a" / "probs"), load_predictions(tmp_path / "b" / "probs")
+    assert ours.ids == other.ids[::-1] and np.allclose(ours.probs, other.probs[::-1], atol=1e-6)
     assert predict(ens, "tiny", "--images", *files, "--out", "c", "--folds", "0").code == 0
     assert predict(ens, "tiny", "--images", *files, "--out", "both").code == 0
-    mean = (one.probs.astype(float) + load_predictions(tmp_path / "c" / "probs").probs) / 2
+    mean = (ours.probs.astype(float) + load_predictions(tmp_path / "c" / "probs").probs) / 2
     assert np.allclose(load_predictions(tmp_path / "both" / "probs").probs, mean, atol=1e-6)
 
 
-def test_a_folder_gives_its_images_in_natural_order_those_below_with_their_folder(
+def test_a_folder_is_read_in_natural_order_and_ids_below_it_name_their_folder(
     trained: Path, tmp_path: Path, ens: Callable[..., Any]
 ) -> None:
     for name in ("10.png", "9.png", "more/1.jpg", ".hidden.png"):
@@ -189,9 +189,9 @@ def test_bad_images_are_all_listed_and_nothing_is_written_unless_the_prior_is_as
     assert predict(ens, "tiny", "--images", "new").code == 2
     assert not (trained / "predicted").exists()
     assert predict(ens, "tiny", "--images", "new", "--out", "given", "--bad-images", "prior").code == 0
-    found = load_predictions(tmp_path / "given" / "probs")
-    assert found.sidecar["prior_rows"] == 2
-    assert np.allclose(found.probs[list(found.ids).index("a.png")], 1 / 3, atol=0.05)
+    predicted = load_predictions(tmp_path / "given" / "probs")
+    assert predicted.sidecar["prior_rows"] == 2
+    assert np.allclose(predicted.probs[list(predicted.ids).index("a.png")], 1 / 3, atol=0.05)
     with (tmp_path / "given" / "bad_images.csv").open() as stream:
         assert [row["id"] for row in csv.DictReader(stream)] == ["a.png", "b.jpg"]
 
@@ -209,14 +209,14 @@ def test_bad_images_are_all_listed_and_nothing_is_written_unless_the_prior_is_as
         (("tiny", "--images", "recipes/tiny.yaml", "x/tiny.yaml"), "there is no such file"),
     ],
 )
-def test_what_can_not_be_predicted_is_said_in_a_line(
+def test_input_that_cannot_be_predicted_is_refused_in_one_line(
     trained: Path, ens: Callable[..., Any], words: tuple[str, ...], message: str
 ) -> None:
     answer = predict(ens, *words)
     assert answer.code == 2 and message in answer.err, answer.err
 
 
-def test_doubled_names_of_files_are_refused(
+def test_duplicate_file_names_are_refused(
     trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]
 ) -> None:
     first = next((squares / "images").glob("*.png"))
@@ -230,14 +230,14 @@ def test_an_unfinished_run_predicts_new_images_with_what_it_has(
 ) -> None:
     assert ens(*TRAIN, "--folds", "1").code == 0
     answer = predict(ens, "tiny")
-    assert answer.code == 2 and "fold 0 is not whole" in answer.err
+    assert answer.code == 2 and "fold 0 is not complete" in answer.err
     images = ("--images", str(next((squares / "images").glob("*.png"))))
     answer = predict(ens, "tiny", *images)
     assert answer.code == 2 and "fold-0 not trained, or not here; --folds 1 takes those that are" in answer.err
     assert predict(ens, "tiny", *images, "--folds", "1").code == 0
 
 
-def test_bf16_says_nearly_the_same(trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]) -> None:
+def test_bf16_predicts_nearly_the_same(trained: Path, squares: Path, tmp_path: Path, ens: Callable[..., Any]) -> None:
     words = ("tiny", "--images", str(squares / "images"))
     assert predict(ens, *words, "--out", "full").code == 0
     assert predict(ens, *words, "--out", "half", "--precision", "bf16").code == 0

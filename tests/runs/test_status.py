@@ -50,7 +50,7 @@ def test_the_best_run_comes_first_whichever_way_its_metric_points(outputs: Path,
     assert names(outputs) == ["best", "middle", "worst"]
 
 
-def test_runs_that_another_metric_decides_have_a_table_of_their_own(outputs: Path, ens: Ens) -> None:
+def test_runs_with_another_deciding_metric_have_their_own_table(outputs: Path, ens: Ens) -> None:
     change(outputs, "worst", 0.2, metric="log_loss")
     out = ens("status").out
     assert "squares, by macro_f1 out of fold\n" in out
@@ -67,7 +67,7 @@ def test_an_optimistic_score_is_marked(outputs: Path, ens: Ens) -> None:
     assert "0.9000 (optimistic)" in marked[0]
 
 
-def test_what_a_member_costs_is_shown(outputs: Path, ens: Ens) -> None:
+def test_the_cost_of_a_run_is_shown(outputs: Path, ens: Ens) -> None:
     header = ens("status").out.splitlines()[1].split("  ")
     assert {"s/1000 images", "parameters", "mean of folds"} <= {cell.strip() for cell in header}
 
@@ -98,7 +98,7 @@ def test_a_run_that_another_process_trains_shows_how_far_each_fold_is(outputs: P
 
 
 @pytest.mark.parametrize("victim", ["probs.npy", "oof.ids.txt", "fold-1/fold.json"])
-def test_a_lost_piece_is_missing(outputs: Path, ens: Ens, victim: str) -> None:
+def test_a_lost_file_is_reported_as_missing(outputs: Path, ens: Ens, victim: str) -> None:
     (outputs / "best" / victim).unlink()
     run = next(run for run in status(outputs)["runs"] if run["run"] == "best")
     assert [message.split()[0] for message in run["missing"]] == [victim]
@@ -128,7 +128,7 @@ def test_files_older_than_their_record_are_not_read_again(outputs: Path, monkeyp
     assert all(run["missing"] == [] for run in status(outputs)["runs"])
 
 
-def test_many_missing_pieces_fit_on_a_screen(outputs: Path, ens: Ens) -> None:
+def test_many_missing_files_are_cut_to_a_screen(outputs: Path, ens: Ens) -> None:
     for number in range(30):
         change(outputs, f"gone{number:02}")
         (outputs / f"gone{number:02}" / "probs.npy").unlink()
@@ -138,7 +138,7 @@ def test_many_missing_pieces_fit_on_a_screen(outputs: Path, ens: Ens) -> None:
     assert missing[-1] == "missing: something in 10 more; ens status --json has all"
 
 
-def test_an_unreadable_record_is_told_beside_the_others(outputs: Path, ens: Ens) -> None:
+def test_an_unreadable_record_is_reported_beside_the_others(outputs: Path, ens: Ens) -> None:
     (outputs / "worst" / "run.json").write_text("{")
     answer = ens("status")
     assert answer.code == 0
@@ -170,7 +170,7 @@ def interrupt(workspace: Path, number: int) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_study_is_told_with_what_became_of_its_trials(workspace: Path, ens: Ens) -> None:
+def test_a_study_is_shown_with_the_states_of_its_trials(workspace: Path, ens: Ens) -> None:
     tuned(ens, "--policy", "none")
     (study,) = status(workspace / "outputs")["studies"]
     assert (study["state"], study["missing"]) == ("complete", [])
@@ -182,15 +182,15 @@ def test_a_study_is_told_with_what_became_of_its_trials(workspace: Path, ens: En
     assert status(workspace / "outputs")["studies"][0]["missing"] == ["best.yaml"]
 
 
-def test_an_interrupted_study_is_continued_by_the_command_that_is_told(workspace: Path, ens: Ens) -> None:
+def test_the_next_command_continues_an_interrupted_study(workspace: Path, ens: Ens) -> None:
     tuned(ens, "--sampler", "random", "--seed", "3", "--search", "train.weight_decay=[0.01, 0.1]")
     interrupt(workspace, 1)
     out = ens("status").out
     assert "missing: study tiny: trial 1: interrupted" in out
-    told = out.rstrip().rsplit("next: ens ", 1)[1].removesuffix(" continues study tiny")
+    command = out.rstrip().rsplit("next: ens ", 1)[1].removesuffix(" continues study tiny")
     for words in ("--sampler random", "--seed 3", "--search", "--study tiny", "--trials 2"):
-        assert words in told
-    answer = ens(*shlex.split(told), "--engine", "inline", "--no-rescore")
+        assert words in command
+    answer = ens(*shlex.split(command), "--engine", "inline", "--no-rescore")
     assert answer.code == 0, answer.err
     assert status(workspace / "outputs")["studies"][0]["state"] == "complete"
 
@@ -207,7 +207,7 @@ def test_a_study_that_another_process_works_on_shows_its_trials(workspace: Path,
     assert "next: wait" in out
 
 
-def test_a_broken_file_of_a_study_is_missing_and_hides_no_other(workspace: Path, ens: Ens) -> None:
+def test_a_broken_file_of_a_study_is_reported_and_hides_no_other(workspace: Path, ens: Ens) -> None:
     tuned(ens)
     (workspace / "outputs/studies/tiny/trial-1/trial.json").write_text("{")
     (study,) = status(workspace / "outputs")["studies"]

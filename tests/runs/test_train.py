@@ -34,7 +34,7 @@ def record_of(run: Path) -> dict[str, Any]:
     return record
 
 
-def test_a_run_leaves_the_files_that_are_promised(undisturbed: Path) -> None:
+def test_a_run_writes_the_documented_files(undisturbed: Path) -> None:
     files = {path.name for path in undisturbed.iterdir()}
     trio = {f"{part}{suffix}" for part in ("oof", "probs") for suffix in (".npy", ".json", ".ids.txt")}
     assert files == trio | {"run.json", "events.jsonl", "fold-0", "fold-1"}
@@ -42,7 +42,7 @@ def test_a_run_leaves_the_files_that_are_promised(undisturbed: Path) -> None:
     assert fold == trio | {"model.safetensors", "model.json", "history.csv", "log.txt", "fold.json"}
 
 
-def test_the_record_says_what_was_asked_and_what_came_out(undisturbed: Path) -> None:
+def test_the_record_holds_the_request_and_the_results(undisturbed: Path) -> None:
     record = record_of(undisturbed)
     assert record["state"] == "complete"
     assert record["recipe"]["train"]["lr"] == 3e-3
@@ -94,7 +94,7 @@ def test_a_changed_recipe_is_refused_with_the_keys_that_differ(undisturbed: Path
     assert (undisturbed / "run.json").read_bytes() == before
 
 
-def test_fresh_moves_the_old_run_out_of_reach(workspace: Path, undisturbed: Path, ens: Ens) -> None:
+def test_fresh_moves_the_old_run_aside(workspace: Path, undisturbed: Path, ens: Ens) -> None:
     old = record_of(undisturbed)["identity"]
     answer = ens("train", "--recipe", "tiny", "--set", "seed=1", "--fresh")
     assert answer.code == 0
@@ -103,7 +103,7 @@ def test_fresh_moves_the_old_run_out_of_reach(workspace: Path, undisturbed: Path
     assert len(list((workspace / "outputs").glob("*/probs.npy"))) == 1
 
 
-def test_part_of_the_folds_is_a_partial_run_without_merged_files(workspace: Path, ens: Ens) -> None:
+def test_some_folds_alone_make_a_partial_run_without_merged_files(workspace: Path, ens: Ens) -> None:
     answer = ens("train", "--recipe", "tiny", "--folds", "1")
     assert answer.code == 0
     run = workspace / "outputs" / "tiny"
@@ -185,7 +185,7 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
         ("fold 1: started", signal.SIGINT, 130, 2),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
+def test_a_stopped_run_resumes_to_the_bytes_of_an_uninterrupted_one(
     workspace: Path,
     ens: Ens,
     fingerprint: Fingerprint,
@@ -222,11 +222,11 @@ def test_engines_and_slots_change_no_byte(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, words in {"a": ("--engine", "inline"), "b": ("--workers", "1"), "c": ("--workers", "2")}.items():
         assert ens("train", "--recipe", "tiny", "--name", name, *words).code == 0
-    found = [fingerprint(workspace / "outputs" / name) for name in "abc"]
-    assert found[0] == found[1] == found[2]
+    prints = [fingerprint(workspace / "outputs" / name) for name in "abc"]
+    assert prints[0] == prints[1] == prints[2]
 
 
-def test_the_last_fold_keeps_the_threads_that_were_decided_for_it(
+def test_the_last_fold_keeps_the_threads_recorded_for_it(
     workspace: Path, ens: Ens, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -260,7 +260,7 @@ def test_a_second_command_on_a_run_is_refused_and_names_the_first(workspace: Pat
         process.communicate()
 
 
-def test_a_folder_with_somebody_elses_files_is_not_touched(workspace: Path, ens: Ens) -> None:
+def test_a_folder_with_other_files_is_not_touched(workspace: Path, ens: Ens) -> None:
     folder = workspace / "outputs" / "tiny"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
@@ -270,7 +270,7 @@ def test_a_folder_with_somebody_elses_files_is_not_touched(workspace: Path, ens:
     assert os.listdir(folder) == ["notes.txt"]
 
 
-def test_a_bad_image_is_refused_before_a_run_is_begun_and_can_be_mended(
+def test_a_bad_image_is_refused_before_the_run_begins_and_can_be_repaired(
     workspace: Path, squares: Path, ens: Ens, tmp_path: Path
 ) -> None:
     spoilt = Path(shutil.copytree(squares, tmp_path / "spoilt" / "squares"))
@@ -284,17 +284,17 @@ def test_a_bad_image_is_refused_before_a_run_is_begun_and_can_be_mended(
     assert ens(*words).code == 0
 
 
-def test_the_command_that_status_names_goes_on(workspace: Path, ens: Ens, squares: Path) -> None:
+def test_the_command_that_status_prints_continues_the_run(workspace: Path, ens: Ens, squares: Path) -> None:
     words = ("--recipe", "tiny", "--set", "train.lr=2e-3", "--data", f"squares={squares}", "--name", "other")
     ens("--outputs", "else where", "train", *words, "--folds", "0")
-    told = ens("status", "else where").out
-    command = told.split("next: ")[1].split(" continues ")[0]
+    shown = ens("status", "else where").out
+    command = shown.split("next: ")[1].split(" continues ")[0]
     answer = ens(*shlex.split(command)[1:])
     assert answer.code == 0, answer.err
     assert record_of(workspace / "else where" / "other")["state"] == "complete"
 
 
-def test_no_recipe_means_the_newest_run_as_it_was_asked_for(workspace: Path, ens: Ens) -> None:
+def test_no_recipe_means_the_newest_run_with_its_options(workspace: Path, ens: Ens) -> None:
     ens("train", "--recipe", "tiny", "--set", "train.lr=2e-3", "--name", "other", "--folds", "1")
     assert ens("train").code == 0
     assert record_of(workspace / "outputs" / "other")["state"] == "complete"

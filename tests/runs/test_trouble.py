@@ -1,4 +1,4 @@
-"""What goes wrong in a run, and which epoch it takes: told with what to do, recorded, and never a wrong number."""
+"""What goes wrong in a run, and which epoch it takes: reported with what to do, recorded, and never a wrong number."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_inner_split_decides_and_leaves_the_score_honest(workspace: Path, ens
     assert "optimistic" not in load_predictions(run / "oof.npy").sidecar
 
 
-def test_a_loss_that_is_no_number_names_step_rate_and_ids_and_is_not_tried_again(workspace: Path, ens: Ens) -> None:
+def test_a_nan_loss_names_step_rate_and_ids_and_is_not_retried(workspace: Path, ens: Ens) -> None:
     answer = ens(*HERE, *sets("train.lr=1e30"), "--json")
     assert answer.code == 3
     state = answer.document["fold_states"][0]
@@ -86,7 +86,7 @@ def test_a_loss_that_is_no_number_names_step_rate_and_ids_and_is_not_tried_again
     assert not list((workspace / "outputs" / "tiny").rglob("*.npy"))
 
 
-def test_out_of_memory_starts_again_with_half_as_many_at_a_time(
+def test_out_of_memory_restarts_with_half_as_many_images_at_a_time(
     workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backward = Trainer._backward
@@ -104,9 +104,9 @@ def test_out_of_memory_starts_again_with_half_as_many_at_a_time(
     assert fold_record(workspace)["micro_batch"] == 4
 
 
-@pytest.mark.parametrize(("plus", "told"), [("{focal: 0.5}", False), ("{soft-f1: 0.5}", True)])
-def test_a_loss_of_whole_batches_that_were_cut_for_want_of_memory_is_told_and_recorded(
-    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch, plus: str, told: bool
+@pytest.mark.parametrize(("plus", "is_reported"), [("{focal: 0.5}", False), ("{soft-f1: 0.5}", True)])
+def test_a_whole_batch_loss_that_was_split_for_lack_of_memory_is_reported_and_recorded(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch, plus: str, is_reported: bool
 ) -> None:
     backward = Trainer._backward
 
@@ -119,11 +119,11 @@ def test_a_loss_of_whole_batches_that_were_cut_for_want_of_memory_is_told_and_re
     answer = ens(*HERE, *sets(f"loss.plus={plus}"))
     assert answer.code == 0, answer.err
     why = fold_record(workspace)["other_steps_why"]
-    assert ("it saw 8 of its 16 rows at a time" in answer.err) is told
-    assert (why is not None and "soft-f1" in why) is told
+    assert ("it saw 8 of its 16 rows at a time" in answer.err) is is_reported
+    assert (why is not None and "soft-f1" in why) is is_reported
 
 
-def test_out_of_memory_with_one_image_is_the_end(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_one_image_fails(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*rest: Any) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -134,7 +134,7 @@ def test_out_of_memory_with_one_image_is_the_end(workspace: Path, ens: Ens, monk
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_fold_goes_on_from_its_last_whole_checkpoint_and_says_so(
+def test_a_fold_resumes_from_its_last_whole_checkpoint_and_reports_it(
     workspace: Path, ens: Ens, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     words = sets("train.epochs=4", "train.checkpoint_steps=3")
@@ -158,7 +158,7 @@ def test_a_fold_goes_on_from_its_last_whole_checkpoint_and_says_so(
     assert (record["resumed"], record["bit_equal"]) == (1, True)
 
 
-def test_a_disk_that_is_full_at_the_end_is_no_lost_training(
+def test_a_disk_full_at_the_end_loses_no_training(
     workspace: Path, ens: Ens, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ens(*HERE, "--name", "whole").code == 0
@@ -199,7 +199,7 @@ def test_a_fold_that_trains_on_one_class_is_refused(workspace: Path, ens: Ens, s
     assert "fold 0 trains on rows of class red alone" in answer.err
 
 
-def test_watching_needs_its_package(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_target_needs_its_package(workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENS_LOG", "mlflow")
     answer = ens(*HERE)
     assert answer.code == 2

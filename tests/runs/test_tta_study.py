@@ -47,7 +47,7 @@ def choose(labels: Matrix, skills: dict[str, float], seed: int = 1) -> Any:
     return choose_views(held_out(labels), probs, choices, {name: float(choices[name].count) for name in skills})
 
 
-def test_the_best_views_are_taken_and_their_gain_is_told() -> None:
+def test_the_best_views_are_taken_with_their_gain() -> None:
     verdict = choose(some_labels(), {"none": 0.5, "hflip": 2.5, "d4": 0.2})
     assert verdict.document["take"] == "hflip" and verdict.views.choice == ViewChoice("hflip")
     low, high = verdict.document["crossfitted"]["gain"]["ci95"]
@@ -99,7 +99,7 @@ def test_learned_weights_are_weights_and_beat_equal_ones_on_their_own_rows(views
     assert learned + prior[0] >= equal + prior[1] - 1e-6
 
 
-def test_a_view_that_knows_less_weighs_less() -> None:
+def test_a_less_informative_view_weighs_less() -> None:
     labels = some_labels()
     by_view = [guesses(labels, skill, seed) for seed, skill in enumerate((2.0, 0.0))]
     verdict = weigh_views(held_out(labels, metric="log_loss"), by_view, ViewChoice("hflip"))
@@ -109,7 +109,7 @@ def test_a_view_that_knows_less_weighs_less() -> None:
     assert len({choice.weights for choice in verdict.views.by_fold.values()}) == 4
 
 
-def test_weights_that_do_not_help_other_rows_are_equal() -> None:
+def test_weights_that_do_not_help_other_rows_become_equal() -> None:
     for seed in range(5):
         labels = np.random.default_rng(seed).integers(0, 3, 24)
         by_view = [guesses(labels, 1.0, 10 * seed + view) for view in range(8)]
@@ -143,7 +143,7 @@ def test_a_study_scores_every_policy_and_changes_nothing(workspace: Path, ens: C
     assert f"next: ens predict tiny --tta {document['take']}" in text
 
 
-def test_auto_takes_what_the_study_says_for_each_fold_and_for_test_rows(
+def test_auto_uses_the_views_of_the_study_for_each_fold_and_for_test_rows(
     workspace: Path, ens: Callable[..., Any]
 ) -> None:
     assert ens(*TRAIN, "--set", "tta=auto").code == 0
@@ -163,7 +163,7 @@ def test_auto_takes_what_the_study_says_for_each_fold_and_for_test_rows(
     assert (run / "probs.npy").read_bytes() == before
 
 
-def test_learned_weights_are_used_or_the_mean_is(workspace: Path, ens: Callable[..., Any]) -> None:
+def test_learned_weights_or_the_plain_mean_are_used(workspace: Path, ens: Callable[..., Any]) -> None:
     assert ens(*TRAIN, "--set", "tta.views=flips", "--set", "tta.weights=learned").code == 0
     run = workspace / "outputs" / "tiny"
     record = json.loads((run / "run.json").read_text())
@@ -175,7 +175,7 @@ def test_learned_weights_are_used_or_the_mean_is(workspace: Path, ens: Callable[
     assert record["scores"]["oof"][study["metric"]] == pytest.approx(score, abs=1e-6)
 
 
-def test_predicting_with_auto_views_asks_the_rows_first(workspace: Path, ens: Callable[..., Any]) -> None:
+def test_predicting_with_auto_views_studies_the_rows_first(workspace: Path, ens: Callable[..., Any]) -> None:
     assert ens(*TRAIN).code == 0
     assert ens("predict", "tiny", "--tta", "auto", "--engine", "inline").code == 0
     run = workspace / "outputs" / "tiny"

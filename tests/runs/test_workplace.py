@@ -65,12 +65,12 @@ def test_last_folds_have_the_cores_that_would_be_idle_beside_them(machine: Machi
     assert Workplace(gpus=("0",)).last_threads(5, {**CPU, "device": "cuda", "threads": 4}) == []
 
 
-def test_threads_that_were_asked_for_are_those_of_each_fold(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omp_num_threads_holds_for_each_fold(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert Workplace(workers=2).last_threads(5, {**CPU, "threads": 1}) == []
 
 
-def test_threads_that_a_run_was_begun_with_are_not_oversubscribed_later(machine: Machine) -> None:
+def test_recorded_threads_are_not_oversubscribed_later(machine: Machine) -> None:
     assert Workplace().slots(99, {**CPU, "threads": 8}).count == 2
     assert Workplace(workers=5).slots(99, {**CPU, "threads": 8}).count == 5
     assert Workplace().slots(99, {**CPU, "threads": 64}).count == 1
@@ -80,9 +80,9 @@ def test_gpus_take_folds_in_turn(machine: Machine) -> None:
     machine([(80 * GIB, 79 * GIB)] * 2)
     slots = Workplace(per_gpu=2).slots(5, cuda())
     assert (slots.count, slots.gpus) == (4, ("0", "1", "0", "1"))
-    found = [slots.environment(slot, 4) for slot in range(4)]
-    assert [part["CUDA_VISIBLE_DEVICES"] for part in found] == ["0", "1", "0", "1"]
-    assert {part["CUDA_DEVICE_ORDER"] for part in found} == {"PCI_BUS_ID"}
+    environments = [slots.environment(slot, 4) for slot in range(4)]
+    assert [part["CUDA_VISIBLE_DEVICES"] for part in environments] == ["0", "1", "0", "1"]
+    assert {part["CUDA_DEVICE_ORDER"] for part in environments} == {"PCI_BUS_ID"}
     assert Workplace().slots(5, cuda()).count == 2
     assert Workplace(workers=5).slots(9, cuda()).count == 5
     assert Workplace(workers=3, per_gpu=2).slots(9, cuda()).count == 3
@@ -101,7 +101,7 @@ def test_auto_leaves_a_busy_gpu_alone_and_says_so(machine: Machine) -> None:
     machine([(80 * GIB, 70 * GIB), (80 * GIB, 3 * GIB)])
     place = Workplace()
     assert place.slots(9, cuda()).gpus == ("0",)
-    assert place.notes() == ["note: GPU 1, 3.0 of 80.0 GiB free: left alone; --gpus 1 takes it all the same"]
+    assert place.notes() == ["note: GPU 1, 3.0 of 80.0 GiB free: not used, as it is busy; --gpus 1 uses it anyway"]
     machine([(80 * GIB, GIB)])
     with pytest.raises(InputError, match=r"every GPU is busy: GPU 0, 1\.0 of 80\.0 GiB free; wait"):
         Workplace().slots(1)
@@ -112,7 +112,7 @@ def test_slices_of_a_gpu_are_devices_of_their_own(machine: Machine) -> None:
     assert Workplace().slots(9, cuda()).gpus == ("MIG-0bbbb", "MIG-1bbbb", "1")
 
 
-def test_what_the_environment_leaves_is_all_there_is(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_gpus_in_cuda_visible_devices_are_used(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine([(80 * GIB, GIB)] * 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-0aaaa-1,-1,1")
     assert Workplace().slots(9, cuda()).gpus == ("2", "GPU-0aaaa-1")
@@ -131,7 +131,7 @@ def test_no_gpus_hides_them_from_the_worker_that_decides(machine: Machine) -> No
     assert Workplace(gpus=()).slots(5, CPU).count == 5
 
 
-def test_a_measured_step_says_how_many_folds_fit(machine: Machine) -> None:
+def test_a_measured_step_decides_how_many_folds_fit(machine: Machine) -> None:
     machine([(80 * GIB, 50 * GIB), (80 * GIB, 25 * GIB), ("[N/A]", "[N/A]")])
     measured = cuda(step_memory={"bytes": 12 << 30, "free": 80 << 30})
     slots = Workplace(per_gpu="auto").slots(99, measured)
@@ -154,7 +154,7 @@ def test_folds_per_gpu_need_a_gpu(machine: Machine, per_gpu: Any) -> None:
         Workplace(per_gpu=per_gpu).slots(1)
 
 
-def test_a_run_that_was_begun_on_a_gpu_goes_on_without_one_but_not_the_other_way_round(machine: Machine) -> None:
+def test_a_run_begun_on_a_gpu_continues_on_a_cpu_but_not_the_other_way_round(machine: Machine) -> None:
     assert Workplace(gpus=(), workers=2).slots(9, cuda()) == Slots(2, ())
     machine([(80 * GIB, 80 * GIB)])
     assert Workplace().slots(9, CPU) == Slots(9, ())
@@ -162,7 +162,7 @@ def test_a_run_that_was_begun_on_a_gpu_goes_on_without_one_but_not_the_other_way
         Workplace(gpus=("0",), per_gpu=2).slots(9, CPU)
 
 
-def test_a_gpu_that_only_torch_knows_of_takes_a_fold_at_a_time(machine: Machine) -> None:
+def test_a_gpu_that_only_torch_sees_takes_one_fold_at_a_time(machine: Machine) -> None:
     """As on systems without nvidia-smi; the environment is left as it is."""
     assert Workplace().slots(9, cuda()) == Slots(1, None)
     assert Workplace(workers=3).slots(9, cuda()) == Slots(3, None)
@@ -177,3 +177,8 @@ def test_times_come_from_the_option_then_the_environment(machine: Machine, monke
     monkeypatch.setenv("ENS_HANG_S", "soon")
     with pytest.raises(InputError, match="ENS_HANG_S=soon: not a number of seconds above 0"):
         _ = Workplace().limits
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(machine: Machine) -> None:
+    with pytest.raises(InputError, match="--engine cluster: not one of local, inline"):
+        Workplace("cluster").slots(1)
