@@ -265,16 +265,6 @@ def check_loss(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]], classes: 
             raise InputError(f"loss: {', '.join(own)} has no finite gradient on {tried}")
 
 
-def why_other_steps(recipe: Recipe, micro_batch: int | None) -> str | None:
-    """Why a batch cut into parts, for want of memory, gives other steps than a whole one; None: it does not."""
-    if micro_batch is None or micro_batch >= recipe.train.batch_size or adds_up_over_rows(recipe.loss):
-        return None
-    return (
-        f"loss {' + '.join(recipe.loss.terms)} is one of a batch as a whole, but for want of memory it saw "
-        f"{micro_batch} of its {recipe.train.batch_size} rows at a time: other steps than where memory suffices"
-    )
-
-
 def _own_losses(recipe: Recipe, codes: Mapping[str, Mapping[str, Any]]) -> dict[str, CustomLoss]:
     """The recipe's own loss functions, by their names."""
     return {name: load_function(name, codes) for name in recipe.loss.terms if name not in LOSSES}

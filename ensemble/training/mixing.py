@@ -6,7 +6,7 @@ one before it: batches come shuffled. timm's needs even batches, and mixes whole
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,25 +14,8 @@ import numpy.typing as npt
 import torch
 
 from ensemble.recipe.parts import MixPart
-from ensemble.recipe.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
-
-
-Mixing = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-"""(pixels, labels, seed) to (pixels, targets)."""
-
-
-def make_mixing(recipe: Recipe, classes: int, epoch_now: Callable[[], int]) -> Mixing | None:
-    """The recipe's mixing, which leaves the last epochs' batches alone; `epoch_now` counts from 1."""
-    if recipe.mix.kind == "none":
-        return None
-    mixer, last = Mixer(recipe.mix, classes), recipe.train.epochs - recipe.mix.last_epochs_off
-
-    def mix(pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return mixer(pixels, labels, seed) if epoch_now() <= last else (pixels, labels)
-
-    return mix
 
 
 @dataclass(frozen=True)
@@ -41,12 +24,18 @@ class Mixer:
 
     part: MixPart
     classes: int
+    epochs: float = math.inf
+    """Of the training; the recipe may leave the last ones alone."""
 
-    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, pixels: torch.Tensor, labels: torch.Tensor, seed: int, epoch: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows, channels, height, width) and labels, (rows,) or soft (rows, classes), to mixed ones and soft targets.
 
         Each row of pixels is `share` of itself and the rest of its partner, in light or in area, and so is its target.
         """
+        if epoch > self.epochs - self.part.last_epochs_off:
+            return pixels, labels
         height, width = pixels.shape[-2:]
         share, boxes = self._draw(len(pixels), height, width, np.random.Generator(np.random.PCG64(seed)))
         partner = pixels.roll(1, dims=0)

@@ -81,28 +81,46 @@ def _columns(sizes: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.in
 
 
 def parameter_groups(network: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups for an optimiser, of every weight that is ever trained: `lr_scale` and `weight_decay` each.
-
-    Spared from decay are values of one dimension or none (biases, normalisation), and what the network's own
-    `no_weight_decay()` names, such as the position embeddings of transformers.
-    """
+    """Groups for an optimiser, of every weight that is ever trained: `lr_scale` and `weight_decay` each."""
     body, model = body_of(network), recipe.model
     head = _head_names(body)
     layers = _layers(body, coarse=False) if model.layer_decay < 1 else {}
     top = max(layers.values(), default=0)
-    named: Callable[[], Iterable[str]] | Any = getattr(body, "no_weight_decay", tuple)
-    not_decayed = set(named())
+    spared = _spared_names(body)
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in body.named_parameters():
         if model.freeze == "backbone" and model.freeze_epochs is None and name not in head:
             continue
-        is_spared = parameter.ndim <= 1 or name.endswith(".bias") or name in not_decayed
         scale = model.head_lr if name in head else model.layer_decay ** (top - layers.get(name, top))
-        groups.setdefault((scale, is_spared), []).append(parameter)
+        groups.setdefault((scale, name in spared), []).append(parameter)
     return [
         {"params": groups[key], "lr_scale": key[0], "weight_decay": 0.0 if key[1] else recipe.train.weight_decay}
-        for key in sorted(groups, key=lambda key: (-key[0], key[1]))
+        for key in sorted(groups, key=lambda key: (-key[0], key[1]))  # an order of its own: checkpoints count on it
     ]
+
+
+def decay_groups(network: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All weights in two groups, those that decay and those that are spared: what a recipe without more asks for.
+
+    Frozen weights are in the groups too: they may be thawed later, and have no gradient until then.
+    """
+    spared = _spared_names(network)
+    groups = [
+        {
+            "params": [weight for name, weight in network.named_parameters() if name not in spared],
+            "weight_decay": weight_decay,
+        },
+        {"params": [weight for name, weight in network.named_parameters() if name in spared], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _spared_names(network: torch.nn.Module) -> set[str]:
+    """Weights that never decay: those of one dimension or none (biases, normalisation), and what the network's own
+    `no_weight_decay()` names, such as the position embeddings of transformers."""
+    own: Callable[[], Iterable[str]] | Any = getattr(network, "no_weight_decay", tuple)
+    names = set(own())
+    return names | {name for name, weight in network.named_parameters() if weight.ndim <= 1 or name.endswith(".bias")}
 
 
 def set_frozen(network: torch.nn.Module, recipe: Recipe, epoch: int) -> None:
@@ -205,8 +223,8 @@ class NetworkSpec:
         return cls(**{**plain, "parts": tuple(plain.get("parts", ()))})
 
     @classmethod
-    def asked(cls, recipe: Recipe, classes: int, parts: tuple[int, ...], size: int) -> NetworkSpec:
-        """What a recipe asks for, for labels with these classes and sizes of parts."""
+    def of_recipe(cls, recipe: Recipe, classes: int, parts: tuple[int, ...], size: int) -> NetworkSpec:
+        """The recipe's network, for labels with these classes and sizes of parts."""
         model = recipe.model
         return cls(
             model.name,

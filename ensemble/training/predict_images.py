@@ -22,7 +22,7 @@ from ensemble.data.new_images import find_new_images
 from ensemble.data.table import Rows
 from ensemble.errors import InputError
 from ensemble.images.decode import StoredShape
-from ensemble.inference.forward import Normalizer, check_views, make_view_plan, make_views
+from ensemble.inference.forward import Normalizer, check_views, make_view_plan
 from ensemble.inference.stream import Models, predict_files
 from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.training.networks import count_parameters, load_network
@@ -67,7 +67,7 @@ def predict_images(
         probs=map_matrix(rows_file),
         kind="test",
         sidecar={**about, "cost": cost, **({"prior_rows": len(bad)} if bad else {})},
-        activation=models.looks.activation,
+        activation=models.plan.activation,
     )
     save_predictions(place / "probs", predictions, written=rows_file)
     return {"rows": len(rows.ids), "bad": len(bad), "cost": cost, "folds": len(folds), "precision": precision}
@@ -90,7 +90,7 @@ def load_models(
     if "stored" not in first:
         raise InputError(f"{folds[0]}: trained by an ens that did not say how images were kept; train the run again")
     image, size = first["image"], first["network"]["image_size"]
-    check_views(networks[0].cpu().float(), make_views(choice.views, size), size, choice.text)
+    check_views(networks[0].cpu().float(), choice, size)
     networks[0] = _at(networks[0], precision).to(device)
     models = Models(
         networks,
@@ -132,11 +132,11 @@ def _predict(
         RowsFile(place / "rows.npy", total, len(classes)) as file,
         (place / "predictions.csv").open("w", encoding="utf-8", newline="") as table,
     ):
-        sets = models.looks.activation == "sigmoid"
+        sets = models.plan.activation == "sigmoid"
         _write_header(table, top, sets=sets)
         is_lost = lambda: bool(bad) and bad_images != "prior"  # noqa: E731
         stream = predict_files(
-            models, rows, len(classes), beat=report.beat, batch=batch, only_look=is_lost, torch_threads=threads
+            models, rows, len(classes), beat=report.beat, batch=batch, decode_only=is_lost, torch_threads=threads
         )
         for block in stream:
             bad.update(block.bad)

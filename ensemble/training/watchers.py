@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 class Watcher(Protocol):
     """One place that wants to know."""
 
-    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, epoch: int, values: Mapping[str, float]) -> None:
         """An epoch's values by name."""
 
     def close(self) -> None:
@@ -33,7 +33,7 @@ class Watchers:
         for name in names:
             self._try(name, lambda name=name: self._open.update({name: _KINDS[name](folder, about, config)}))  # type: ignore[misc]
 
-    def tell(self, row: Row) -> None:
+    def show(self, row: Row) -> None:
         """A row of the history."""
         groups = {"lr": "train/lr", "train_loss": "train/loss"}
         values = {
@@ -42,7 +42,7 @@ class Watchers:
             if name != "epoch" and value is not None
         }
         for name, watcher in list(self._open.items()):
-            self._try(name, lambda watcher=watcher: watcher.tell(row["epoch"], values))  # type: ignore[misc]
+            self._try(name, lambda watcher=watcher: watcher.show(row["epoch"], values))  # type: ignore[misc]
 
     def close(self) -> None:
         """End all."""
@@ -68,7 +68,7 @@ class _TensorBoard:
             old.unlink()  # of an attempt that was stopped: all its epochs are told again
         self._writer = SummaryWriter(str(folder))
 
-    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
@@ -93,7 +93,7 @@ class _Wandb:
             dir=str(folder),
         )
 
-    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, epoch: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=epoch)
 
     def close(self) -> None:

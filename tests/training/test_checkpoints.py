@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from ensemble.core.run import CheckpointFile, empty_but_checkpoints, find_checkpoints
-from ensemble.training.checkpoints import Checkpoints, snapshot
+from ensemble.training.checkpoints import Checkpoints
+from ensemble.training.loop import snapshot
 
 ABOUT = {"identity": "abc", "fold": 1}
 

@@ -10,8 +10,15 @@ from pydantic import ValidationError
 
 from ensemble.errors import InputError
 from ensemble.recipe.recipe import Recipe
-from ensemble.training.loop import decay_groups, make_optimizer, set_rate
-from ensemble.training.networks import NetworkSpec, build_network, check_freezing, parameter_groups, set_frozen
+from ensemble.training.loop import make_optimizer, set_rate
+from ensemble.training.networks import (
+    NetworkSpec,
+    build_network,
+    check_freezing,
+    decay_groups,
+    parameter_groups,
+    set_frozen,
+)
 
 NETS = pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 

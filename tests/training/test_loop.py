@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ensemble.errors import InputError
 from ensemble.images.batches import Batch, plain_batches
 from ensemble.recipe.parts import TrainPart
-from ensemble.training.averages import Ema, make_average
+from ensemble.training.averages import Ema
 from ensemble.training.device import check_bf16_gradients, check_compile, choose_precision, set_determinism
-from ensemble.training.loop import Hooks, LossError, Trainer, _cuts
-from ensemble.training.networks import NetworkSpec, build_network
+from ensemble.training.loop import LossError, Trainer, TrainerParts, _cuts
+from ensemble.training.networks import NetworkSpec, build_network, decay_groups
 from tests.training.trainers import (
     BATCH,
     BATCHES,
@@ -28,7 +28,7 @@ from tests.training.trainers import (
     images,
     make_network,
     make_trainer,
-    mixer,
+    mixing,
     train_on,
 )
 
@@ -42,7 +42,7 @@ def without_norm(**options: Any) -> Trainer:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 100])
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"hooks": Hooks(mixer=mixer), "clip_norm": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"hooks": {"mixing": mixing}, "clip_norm": 0.3}])
 def test_smaller_parts_of_a_batch_give_the_same_steps(micro_batch: int, options: dict[str, Any]) -> None:
     whole, cut = without_norm(**options), without_norm(micro_batch=micro_batch, **options)
     expected, found = train_on(whole), train_on(cut)
@@ -67,16 +67,17 @@ def test_accumulated_batches_step_as_one_large_batch_would() -> None:
                 )
 
     accumulated, joined = without_norm(accumulate=3), without_norm()
-    joined = Trainer(
-        make_network(norm=False, drop=0.0),
-        TrainPart(epochs=3, lr=0.02),
+    network, train = make_network(norm=False, drop=0.0), TrainPart(epochs=3, lr=0.02)
+    parts = TrainerParts(
         feed=Joined(),
         labels=torch.from_numpy(LABELS),
         loss=joined._loss,
+        groups=decay_groups(network, train.weight_decay),
         normalizer=NORMALIZER,
         precision="fp32",
         seed_of=joined._seed_of,
     )
+    joined = Trainer(network, train, parts)
     assert accumulated.steps_per_epoch == joined.steps_per_epoch == 2
     assert np.allclose(train_on(accumulated), train_on(joined), atol=1e-5)
     assert torch.allclose(weights(accumulated), weights(joined), atol=1e-4)
@@ -127,18 +128,21 @@ def test_dropout_is_drawn_anew_every_step_and_epoch() -> None:
 
 def test_mixing_is_seeded_by_epoch_and_batch_and_done_on_whole_batches() -> None:
     calls: list[tuple[int, int]] = []
+    epochs: list[int] = []
 
-    def watched(pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def watched(pixels: torch.Tensor, labels: torch.Tensor, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append((len(pixels), seed))
-        return mixer(pixels, labels, seed)
+        epochs.append(epoch)
+        return mixing(pixels, labels, seed, epoch)
 
-    train_on(make_trainer(hooks=Hooks(mixer=watched), accumulate=2, micro_batch=2))
+    train_on(make_trainer(hooks={"mixing": watched}, accumulate=2, micro_batch=2))
     assert [rows for rows, _ in calls] == [5, 5, 5, 5, 2] * 3
     assert len({seed for _, seed in calls}) == 15
+    assert epochs == [1] * 5 + [2] * 5 + [3] * 5
 
 
 def test_layers_are_frozen_for_an_epoch_after_the_network_is_put_into_training_mode() -> None:
-    trainer = make_trainer(hooks=Hooks(set_frozen=freeze_first_epoch), weight_decay=0.5)
+    trainer = make_trainer(hooks={"set_frozen": freeze_first_epoch}, weight_decay=0.5)
     first, norm = list(trainer.network)[:2]  # type: ignore[call-overload]
     before, mean = first.weight.clone(), norm.running_mean.clone()
     trainer.run_epoch()
@@ -184,8 +188,8 @@ def test_before_the_last_epochs_and_without_averages_the_network_itself_is_evalu
     trainer = make_trainer(swa_epochs=1)
     trainer.run_epoch()
     assert trainer.evaluation_network() is trainer.network
-    plain = make_average(TrainPart(), None)
-    assert plain.network(trainer.network) is trainer.network
+    plain = make_trainer()
+    assert plain.evaluation_network() is plain.network
 
 
 def test_infinite_and_undefined_losses_name_the_step_the_rate_and_the_rows() -> None:

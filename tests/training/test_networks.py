@@ -31,7 +31,7 @@ from ensemble.training.pretrained import decide_weights, load_weights, start_net
 
 def spec_of(classes: int = 3, parts: tuple[int, ...] = (), **model: Any) -> NetworkSpec:
     plain = {"data": "digits", "model": {"name": "test_resnet", "pretrained": False, **model}}
-    return NetworkSpec.asked(Recipe.model_validate(plain), classes, parts, 16)
+    return NetworkSpec.of_recipe(Recipe.model_validate(plain), classes, parts, 16)
 
 
 class Given(torch.nn.Module):
@@ -71,7 +71,7 @@ def test_a_network_with_heads_has_a_column_for_each_class_of_each_part() -> None
     network = build_network(spec, pretrained=False)
     check_network(network, spec)
     assert body_of(network).get_classifier().out_features == 8  # type: ignore[operator]
-    one_head = NetworkSpec.asked(
+    one_head = NetworkSpec.of_recipe(
         Recipe.model_validate({"data": "d", "model": {"name": "test_resnet"}}), 18, (3, 2, 3), 16
     )
     assert one_head.parts == ()

@@ -31,7 +31,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_folds_are_sub_runs_of_a_group_named_after_the_run(wandb: list[Any], tmp_path: Path) -> None:
     for fold in ("fold-0", "fold-1"):
         watchers = Watchers(["wandb"], tmp_path / fold, ABOUT, {"seed": 3}, print)
-        watchers.tell(ROW)
+        watchers.show(ROW)
         watchers.close()
     first, values, end, second, *_ = wandb
     assert (first["project"], first["group"], first["name"]) == ("mask", "r50", "r50/fold-0")
@@ -48,7 +48,7 @@ def test_one_that_fails_is_told_once_and_left_out(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "wandb", module)
     warnings: list[str] = []
     watchers = Watchers(["wandb"], tmp_path, ABOUT, {}, warnings.append)
-    watchers.tell(ROW)
+    watchers.show(ROW)
     watchers.close()
     assert warnings == ["wandb: ZeroDivisionError: division by zero; training goes on without it"]
 
@@ -59,7 +59,7 @@ def test_tensorboard_reads_what_it_was_told_also_after_a_second_start(tmp_path: 
         for fold in ("fold-0", "fold-1"):
             watchers = Watchers(["tensorboard"], tmp_path / "r50" / fold, ABOUT, {}, pytest.fail)
             for epoch in range(1, last + 1):
-                watchers.tell({**ROW, "epoch": epoch})
+                watchers.show({**ROW, "epoch": epoch})
             watchers.close()
     events = reader.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     events.Reload()
