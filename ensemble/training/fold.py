@@ -112,6 +112,8 @@ class FoldWork:
         images = open_pixels(Path(job.train_pixels))
         rows = self._rows(images)
         shares = rows.class_shares(len(job.classes))
+        inner = "" if rows.inner is None else f" {len(rows.inner)} inner rows,"
+        self.log(f"fold {job.fold}: {len(rows.training)} training rows,{inner} {len(rows.validation)} validation rows")
         about = {"identity": job.about["identity"], "fold": job.fold, "repeat": job.repeat}
         spec = NetworkSpec.of_recipe(self.recipe, len(job.classes), tuple(job.parts), self.size)
         with stop_requests() as stop, Checkpoints(self.folder, about, self.warn) as checkpoints:
@@ -180,8 +182,6 @@ class FoldWork:
             rows = with_inner_split(rows, self.plan, images, train.inner_share, self.parts)
         if self.recipe.sampling.share < 1:
             rows = with_share(rows, self.recipe.sampling.share, self.parts)
-        inner = "" if rows.inner is None else f" {len(rows.inner)} inner rows,"
-        self.log(f"fold {job.fold}: {len(rows.training)} training rows,{inner} {len(rows.validation)} validation rows")
         return rows
 
     def _trained(
@@ -204,6 +204,7 @@ class FoldWork:
         network, start = start_network(spec, job.decided, job.code)
         network = network.to(self.device)
         self.log(f"{spec.name}: {start}")
+        machine = self._machine()
         try:
             with make_feed(self.recipe, images, rows, job.classes, self.parts, job.decided["threads"]) as feed:
                 training = FoldTraining(
@@ -216,7 +217,7 @@ class FoldWork:
                     score=lambda network: self._epoch_scores(network, images, rows),
                     report=lambda history, result, left_s: self._report_epoch(history, result, left_s, watchers),
                 )
-                training.begin(self._machine(), loaded, started)
+                training.begin(machine, loaded, started)
                 if watchers is not None:
                     for row in training.history:
                         watchers.show(row)
@@ -226,6 +227,29 @@ class FoldWork:
         finally:
             if watchers is not None:
                 watchers.close()
+
+    def _why_other_steps(self) -> str | None:
+        """Why a batch cut into parts gives other steps than a whole one; None: it does not."""
+        whole, loss = self.recipe.train.batch_size, self.recipe.loss
+        if self.micro_batch is None or self.micro_batch >= whole or adds_up_over_rows(loss):
+            return None
+        return (
+            f"loss {' + '.join(loss.terms)} depends on the batch as a whole, but for lack of memory it saw "
+            f"{self.micro_batch} of its {whole} rows at a time: other steps than with enough memory"
+        )
+
+    def _machine(self) -> dict[str, Any]:
+        """What the bits of a training depend on, as far as a process can see."""
+        is_cpu = self.device.type == "cpu"
+        instructions = f" {torch.backends.cpu.get_cpu_capability()}" if is_cpu else ""
+        return {
+            "device": "cpu" if is_cpu else torch.cuda.get_device_name(self.device),
+            "machine": platform.machine() + instructions,
+            "threads": self.job.decided["threads"],
+            "precision": self.job.decided["precision"],
+            "micro_batch": self.micro_batch,
+            "torch": str(torch.__version__),
+        }
 
     def _trainer(self, network: torch.nn.Module, feed: TrainingFeed, images: Images, rows: FoldRows) -> Trainer:
         """The training of this fold's network, at its start."""
@@ -396,29 +420,6 @@ class FoldWork:
             "bit_equal": other_bits is None,
             "bit_equal_why_not": other_bits,
             "machines": training.machines,
-        }
-
-    def _why_other_steps(self) -> str | None:
-        """Why a batch cut into parts gives other steps than a whole one; None: it does not."""
-        whole, loss = self.recipe.train.batch_size, self.recipe.loss
-        if self.micro_batch is None or self.micro_batch >= whole or adds_up_over_rows(loss):
-            return None
-        return (
-            f"loss {' + '.join(loss.terms)} depends on the batch as a whole, but for lack of memory it saw "
-            f"{self.micro_batch} of its {whole} rows at a time: other steps than with enough memory"
-        )
-
-    def _machine(self) -> dict[str, Any]:
-        """What the bits of a training depend on, as far as a process can see."""
-        is_cpu = self.device.type == "cpu"
-        instructions = f" {torch.backends.cpu.get_cpu_capability()}" if is_cpu else ""
-        return {
-            "device": "cpu" if is_cpu else torch.cuda.get_device_name(self.device),
-            "machine": platform.machine() + instructions,
-            "threads": self.job.decided["threads"],
-            "precision": self.job.decided["precision"],
-            "micro_batch": self.micro_batch,
-            "torch": str(torch.__version__),
         }
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ensemble.errors import EnsError, InputError, StopAsked
-from ensemble.images.batches import Batch
+from ensemble.images.batches import Batch, TrainingFeed
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import TrainPart
 from ensemble.training.averages import Average, Ema, Swa
@@ -201,22 +201,11 @@ class FoldTraining:
                 raise GivenUp(row["epoch"], sign * so_far, floor, self.seconds)
 
 
-class Feed(Protocol):
-    """Where batches come from."""
-
-    @property
-    def steps(self) -> int:
-        """Batches an epoch."""
-
-    def epoch(self, epoch: int, from_step: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch but the first few."""
-
-
 @dataclass(frozen=True)
 class TrainerParts:
     """What a training is made of, besides its network and the recipe's `train`."""
 
-    feed: Feed
+    feed: TrainingFeed
     labels: torch.Tensor
     """Of every row that a batch can name."""
     loss: Loss

@@ -140,7 +140,7 @@ def test_what_a_model_can_not_do_is_told_by_the_key(name: str, model: dict[str, 
     [
         (torch.zeros(2, 4), r"gives \(2, 4\) for 2 images, but must give scores of shape \(2, 3\)"),
         ((torch.zeros(2, 3),), "gives tuple for 2 images"),
-        (torch.full((2, 3), torch.nan), "no finite numbers"),
+        (torch.full((2, 3), torch.nan), "gives NaN or infinite scores"),
     ],
     ids=["shape", "tuple", "nan"],
 )
