@@ -88,7 +88,7 @@ def predict_files(
                 yield ahead.popleft().result()
                 beat()
         finally:
-            for future in ahead:
+            for future in ahead:  # when the reader stops early, or a batch raised
                 future.cancel()
 
 
@@ -125,7 +125,7 @@ def _threads_each(count: int) -> Iterator[None]:
     """Keep torch and OpenCV from starting more threads than `count` under each of ours."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # each of our threads decodes its own images
     try:
         yield
     finally:

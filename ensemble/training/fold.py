@@ -69,9 +69,9 @@ from ensemble.training.networks import (
 from ensemble.training.pretrained import start_network
 from ensemble.training.watchers import Watchers
 
-FOLD_FORMAT = 1
+FOLD_FORMAT = 1  # of fold.json
 _PREDICTED_MICRO_BATCHES = 4  # a forward pass alone keeps no activations: this many more rows fit than in training
-_SUFFIXES = (".npy", ".ids.txt", ".json")
+_SUFFIXES = (".npy", ".ids.txt", ".json")  # of a probability file and what goes with it
 
 Rows = npt.NDArray[np.int64]
 Probs = npt.NDArray[np.float64]
@@ -108,17 +108,17 @@ class FoldWork:
             set_determinism(self.recipe.train.deterministic)
         elif decided["device"] != "cpu":
             self.warn(f"this run began on {decided['device']}, which is not here: it goes on on the CPU")
-        sweep_temporaries(self.folder)
+        sweep_temporaries(self.folder)  # of an attempt that was killed while it wrote
         images = open_pixels(Path(job.train_pixels))
         rows = self._rows(images)
-        shares = rows.class_shares(len(job.classes))
+        shares = rows.class_shares(len(job.classes))  # what rows without an image get as their prediction
         inner = "" if rows.inner is None else f" {len(rows.inner)} inner rows,"
         self.log(f"fold {job.fold}: {len(rows.training)} training rows,{inner} {len(rows.validation)} validation rows")
         about = {"identity": job.about["identity"], "fold": job.fold, "repeat": job.repeat}
         spec = NetworkSpec.of_recipe(self.recipe, len(job.classes), tuple(job.parts), self.size)
         with stop_requests() as stop, Checkpoints(self.folder, about, self.warn) as checkpoints:
             network, training = self._trained(spec, images, rows, checkpoints, stop)
-        self._save_history(training.history)
+        self._save_history(training.history)  # once more: the disk may have been full at an epoch's end
         save_network(self.folder, network, spec, self._model_facts(training, shares), job.code)
         torch.set_num_threads(decided.get("predict_threads", decided["threads"]))  # as for new images
         facts = self._predict_validation(network, images, rows)
@@ -133,8 +133,8 @@ class FoldWork:
             **self._training_facts(training),
             "files": hash_files(self.folder, names),
         }
-        save_json(self.folder / "fold.json", record)
-        checkpoints.remove()
+        save_json(self.folder / "fold.json", record)  # last: a fold with this file, and the hashes in it, is whole
+        checkpoints.remove()  # not before: until then a kill costs no more than the predictions
         self.log(f"done in {record['seconds']:.1f} s: {record['scores']}")
         return record
 
@@ -156,7 +156,7 @@ class FoldWork:
         facts = self._predict_validation(network, images, rows)
         parts = ["oof", *self._predict_test(network, rows.class_shares(len(job.classes)))]
         before: dict[str, Any] = load_json(source / "fold.json")
-        files = {**before["files"], **hash_files(self.folder, _files_of(parts))}
+        files = {**before["files"], **hash_files(self.folder, _files_of(parts))}  # the weights' hashes stay
         save_json(self.folder / "fold.json", {**before, **facts, "files": files})
         return {"scores": facts["scores"], "cost": facts["cost"]}
 
@@ -180,7 +180,7 @@ class FoldWork:
         rows = split_rows(self.plan, images, job.classes, self.parts, job.left_out["train"], other_labels)
         if train.select == "inner":
             rows = with_inner_split(rows, self.plan, images, train.inner_share, self.parts)
-        if self.recipe.sampling.share < 1:
+        if self.recipe.sampling.share < 1:  # after the inner split, so that its rows do not depend on the share
             rows = with_share(rows, self.recipe.sampling.share, self.parts)
         return rows
 
@@ -200,7 +200,7 @@ class FoldWork:
         if why := self._why_other_steps():
             self.warn(why)
         watchers = Watchers(job.watch, self.folder, job.about, self.recipe.plain(), self.warn) if job.watch else None
-        torch.manual_seed(self._seed("weights"))
+        torch.manual_seed(self._seed("weights"))  # the first weights are a function of the fold's seed
         network, start = start_network(spec, job.decided, job.code)
         network = network.to(self.device)
         self.log(f"{spec.name}: {start}")
@@ -223,7 +223,7 @@ class FoldWork:
                         watchers.show(row)
                 return training.run(), training
         except LossError as error:
-            raise error.with_ids(images.ids) from None
+            raise error.with_ids(images.ids) from None  # row numbers mean nothing to a person
         finally:
             if watchers is not None:
                 watchers.close()
@@ -289,7 +289,7 @@ class FoldWork:
         row = history[-1]
         try:
             self._save_history(history)
-        except OSError as error:
+        except OSError as error:  # a full disk: the same rows are written again after the next epoch
             self.warn(f"history.csv could not be written ({error}); training goes on")
         if watchers is not None:
             watchers.show(row)
@@ -307,7 +307,8 @@ class FoldWork:
                 "remaining_s": round(remaining_s, 1),
             }
         )
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in list(row.items())[3:] if value is not None)
+        scores = list(row.items())[3:]  # after epoch, lr and train_loss
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores if value is not None)
         self.log(f"epoch {result.epoch}: lr {result.lr:.3g}, loss {result.loss:.4f}, {shown}")
 
     def _save_history(self, history: Sequence[Mapping[str, Any]]) -> None:
@@ -323,6 +324,7 @@ class FoldWork:
     def _predict_validation(self, network: torch.nn.Module, images: Images, rows: FoldRows) -> dict[str, Any]:
         """Predict with views and save, as this fold's part of `oof`; scores and cost, for the record."""
         labels = rows.labels[rows.validation]
+        # views of their own: where out-of-fold rows chose the views, this fold's rows had no say in these
         probs, cost = self._predict(network, images, rows.validation, self.views.validation)
         scores = score_all(labels, probs, self.own_metrics)
         predictions = Predictions(
@@ -434,7 +436,7 @@ def _why_other_bits(machines: Sequence[Mapping[str, Any]], *, deterministic: boo
     for before, after in pairwise(machines):
         if changed := [f"{key} was {before[key]}, then {after[key]}" for key in before if before[key] != after[key]]:
             return "conditions changed: " + "; ".join(changed)
-    if machines[-1]["device"] != "cpu" and not deterministic:
+    if machines[-1]["device"] != "cpu" and not deterministic:  # CUDA adds some sums in any order
         return "it was stopped on a GPU, and train.deterministic is off"
     return None
 
@@ -444,6 +446,6 @@ def _memory_mb(device: torch.device) -> float | None:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**20
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20  # resident pages
     except (OSError, ValueError, IndexError):  # not Linux
         return None

@@ -46,25 +46,17 @@ def study_fold(
     network, _ = load_network(Path(source))
     work = FoldWork(folder, FoldJob(**job), report)
     torch.set_num_threads(work.job.decided["threads"])
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # the threads are torch's
     images = open_pixels(Path(work.job.train_pixels))
     rows = split_rows(work.plan, images, work.job.classes, work.parts, work.job.left_out["train"])
-    plans: dict[str, ViewPlan] = {}
-    refused: dict[str, str] = {}
-    for name, plain in choices.items():
-        choice = ViewChoice.of(plain)
-        try:
-            plan = make_view_plan(choice, work.size, work.activation)
-            check_views(network, choice, work.size)
-            plans[name] = plan
-        except InputError as error:
-            refused[name] = str(error)
+    plans, refused = _possible_plans(work, network, choices)
     if by_view is not None and by_view in refused:
         raise InputError(refused[by_view])
     place, shape = Path(out), (len(rows.validation), len(work.job.classes))
     place.mkdir(parents=True, exist_ok=True)
     merged = {name: _new(place / f"{name}.npy", shape) for name in plans}
     apart = _new(place / "views.npy", (len(plans[by_view].views), *shape)) if by_view is not None else None
+    # by key, so that the plain view, which all policies share, is computed once
     views: dict[tuple[Any, ...], View] = {view.key: view for plan in plans.values() for view in plan.views}
     network = network.to(work.device).eval()
     seconds = dict.fromkeys(views, 0.0)
@@ -86,12 +78,30 @@ def study_fold(
                 apart[number, chosen] = _merge(work.plain_views, [scores[view.key]])
         start, clock = chosen.stop, time.monotonic()
         report.beat()
+    # what each choice would take alone: decoding once, and its own views
     spent = {name: decoding + sum(seconds[view.key] for view in plan.views) for name, plan in plans.items()}
     return {
         "labels": plain_labels(rows.labels[rows.validation]),
         "seconds": {name: total * 1000 / len(rows.validation) for name, total in spent.items()},
         "refused": refused,
     }
+
+
+def _possible_plans(
+    work: FoldWork, network: torch.nn.Module, choices: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, ViewPlan], dict[str, str]]:
+    """The choices that the network takes, and why it does not take the others."""
+    plans: dict[str, ViewPlan] = {}
+    refused: dict[str, str] = {}
+    for name, plain in choices.items():
+        choice = ViewChoice.of(plain)
+        try:
+            plan = make_view_plan(choice, work.size, work.activation)
+            check_views(network, choice, work.size)
+            plans[name] = plan
+        except InputError as error:  # such as views of another size for a vision transformer: study the others
+            refused[name] = str(error)
+    return plans, refused
 
 
 def _merge(plan: ViewPlan, scores: list[torch.Tensor]) -> npt.NDArray[np.float64]:

@@ -182,7 +182,7 @@ class FoldTraining:
         values = {name: None if value is None else float(value) for name, value in named.items()}
         self.history.append({"epoch": result.epoch, "lr": result.lr, "train_loss": result.loss, **values})
         is_taken = self.selection.note(result.epoch, scores if inner is None else inner)
-        if is_taken and self.trainer.train.select != "last":
+        if is_taken and self.trainer.train.select != "last":  # the last epoch's weights are in the network anyway
             self._best = snapshot(network.state_dict())
         self._unscored = None
         here = len(self.history) - self._first_here + 1
@@ -234,6 +234,7 @@ class Trainer:
         self.train, self._parts = train, parts
         self._feed, self._loss, self._seed_of = parts.feed, parts.loss, parts.seed_of
         self._labels = parts.labels.to(parts.normalizer.device)
+        # dynamic=False: one graph for each batch size, of which there are few
         self._forward = torch.compile(network, dynamic=False) if train.compile else network
         self._optimizer = make_optimizer(parts.groups, train)
         self._precision = Precision(parts.precision, parts.normalizer.device)
@@ -244,7 +245,7 @@ class Trainer:
             plain = parts.plain
             inputs = None if plain is None else lambda: map(self._pixels, plain())
             self._average = Swa(train.epochs - train.swa_epochs + 1, inputs)
-        self.steps_per_epoch = -(-parts.feed.steps // train.accumulate)
+        self.steps_per_epoch = -(-parts.feed.steps // train.accumulate)  # rounded up: the last step takes what is left
         self._schedule = Schedule(train, self.steps_per_epoch)
         self.epoch, self.step = 1, 0
         self._loss_sum, self._rows, self._lr = 0.0, 0, 0.0
@@ -269,7 +270,7 @@ class Trainer:
         if self._parts.set_frozen is not None:
             self._parts.set_frozen(self.network, self.epoch)
         started, waited, before = time.perf_counter(), 0.0, self._rows
-        batches = self._feed.epoch(self.epoch, self.step * self.train.accumulate)
+        batches = self._feed.epoch(self.epoch, self.step * self.train.accumulate)  # from where a training goes on
         try:
             while True:
                 clock = time.perf_counter()
@@ -281,7 +282,7 @@ class Trainer:
                 if after_step is not None:
                     after_step(self.steps_done)
         finally:
-            batches.close()
+            batches.close()  # cancels the batches made ahead, also when a step raises
         seconds = max(time.perf_counter() - started, 1e-9)  # an epoch whose steps are all done takes no time
         self._drain()
         speed, wait_share = (self._rows - before) / seconds, waited / seconds
@@ -324,7 +325,7 @@ class Trainer:
             self._average.load(self.network, state["average"])
         self.epoch, self.step = state["epoch"], state["step"]
         self._loss_sum, self._rows, self._lr = state["loss_sum"], state["rows"], state["lr"]
-        self._pending.clear()
+        self._pending.clear()  # losses of steps that are now undone
 
     def _take_step(self, batches: Sequence[Batch]) -> None:
         """One optimiser step: the mean loss over all rows of these batches."""
@@ -367,7 +368,7 @@ class Trainer:
         """Add the gradients of some rows, which are a share of the step's."""
         with self._precision.autocast():
             logits = self._forward(pixels)
-        loss = self._loss(logits.float(), targets) * share
+        loss = self._loss(logits.float(), targets) * share  # a share of the step's rows: parts add up to the mean
         self._precision.backward(loss)
         return loss.detach()
 

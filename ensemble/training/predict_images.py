@@ -84,14 +84,11 @@ def predict_images(
     if bad and is_error:
         raise _bad_images_error(rows, bad)
     if bad:
-        with (place / "bad_images.csv").open("w", encoding="utf-8", newline="") as table:
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(["id", "image", "why"])
-            writer.writerows([rows.ids[row], rows.paths[row], why] for row, why in bad.items())
+        _save_bad_images(place, rows, bad)
     seconds = (time.monotonic() - clock) * 1000 / len(rows.ids)
     parameters = sum(count_parameters(network) for network in models.networks)
     cost = {"seconds_per_1000_images": round(seconds, 4), "parameters": parameters}
-    rows_file = place / "rows.npy"
+    rows_file = place / "rows.npy"  # mapped: millions of rows need not fit into memory
     predictions = Predictions(
         ids=rows.ids,
         classes=tuple(classes),
@@ -122,7 +119,7 @@ def load_models(
         raise InputError(f"{folds[0]}: trained by an ens that did not record how images were kept; train the run again")
     image, size = first["image"], first["network"]["image_size"]
     check_views(networks[0].cpu().float(), choice, size)
-    networks[0] = _at(networks[0], precision).to(device)
+    networks[0] = _at(networks[0], precision).to(device)  # back from the check, which is on the CPU in float32
     models = Models(
         networks,
         make_view_plan(choice, size, first.get("activation", "softmax")),
@@ -131,6 +128,7 @@ def load_models(
         Normalizer(image["mean"], image["std"], device),
         precision,
     )
+    # folds train on different rows, so their shares differ a little
     prior = np.mean([record["class_shares"] for record in records], axis=0)
     return models, list(first["classes"]), prior
 
@@ -153,6 +151,13 @@ def _bad_images_error(rows: Rows, bad: Mapping[int, str]) -> InputError:
         *lines[:_SHOWN],
         *more,
     )
+
+
+def _save_bad_images(place: Path, rows: Rows, bad: Mapping[int, str]) -> None:
+    with (place / "bad_images.csv").open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["id", "image", "why"])
+        writer.writerows([rows.ids[row], rows.paths[row], why] for row, why in bad.items())
 
 
 class _Tables:

@@ -41,7 +41,7 @@ class Watchers:
             for name, value in row.items()
             if name != "epoch" and value is not None
         }
-        for name, watcher in list(self._open.items()):
+        for name, watcher in list(self._open.items()):  # a copy: one that fails is taken out
             self._try(name, lambda watcher=watcher: watcher.show(row["epoch"], values))  # type: ignore[misc]
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class _TensorBoard:
     def show(self, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+        self._writer.flush()  # so that an epoch shows at once
 
     def close(self) -> None:
         self._writer.close()
@@ -88,7 +88,7 @@ class _Wandb:
             group=str(about["run"]),
             name=f"{about['run']}/{folder.name}",
             id=sha256_text(f"{about['identity']}/{about['run']}/{folder.name}")[:16],
-            resume="allow",
+            resume="allow",  # with the same id: a fold that goes on adds to its curves
             config=dict(config),
             dir=str(folder),
         )
