@@ -58,8 +58,8 @@ def test_a_policy_has_as_many_different_views_as_it_says(policy: str) -> None:
     views = make_views(policy, SIZE)
     seen = [view(images()) for view in views]
     assert len(views) == view_count(policy) == len({view.key for view in views})
-    assert len({(tuple(one.shape), tuple(one.flatten().tolist())) for one in seen}) == len(views)
-    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in seen)
+    assert len({(tuple(image.shape), tuple(image.flatten().tolist())) for image in seen}) == len(views)
+    assert all(image.is_contiguous(memory_format=torch.channels_last) for image in seen)
     if policy != "fivecrop":
         assert torch.equal(seen[0], images())
 
@@ -87,15 +87,15 @@ def test_views_and_their_mean_are_those_of_ttach(policy: str, alias: Any) -> Non
 def test_ttachs_geometric_mean_of_scores_is_no_number_and_that_of_many_views_is_zero() -> None:
     scores = torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     theirs = ttach.base.Merger("gmean", n=4)
-    for one in scores:
-        theirs.append(one)
+    for of_view in scores:
+        theirs.append(of_view)
     assert torch.isnan(theirs.result).any()
     assert torch.isfinite(merged(scores, merge="gmean")).all()
 
     many = (10 * scores[0]).float().expand(200, 3, 5)
     underflown = ttach.base.Merger("gmean", n=200)
-    for one in many:
-        underflown.append(torch.softmax(one, dim=1))
+    for of_view in many:
+        underflown.append(torch.softmax(of_view, dim=1))
     assert (underflown.result == 0).any()
     ours = merged(many, merge="gmean")
     assert torch.allclose(ours, torch.softmax(many[0].double(), dim=1), atol=1e-6)
@@ -155,7 +155,7 @@ def test_views_commute_with_folds() -> None:
     plan = make_view_plan(ViewChoice("flips"), SIZE)
     both = predict_batch([network(0), network(1)], images(), plan)
     alone = [predict_batch([network(seed)], images(), plan)[0] for seed in (0, 1)]
-    assert all(np.array_equal(one, other) for one, other in zip(both, alone, strict=True))
+    assert all(np.array_equal(joint, single) for joint, single in zip(both, alone, strict=True))
     by_view = [
         np.mean(predict_batch([network(0), network(1)], view(images()), PLAIN_VIEWS), axis=0) for view in plan.views
     ]

@@ -45,9 +45,9 @@ def without_norm(**options: Any) -> Trainer:
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"hooks": {"mixing": mixing}, "clip_norm": 0.3}])
 def test_smaller_parts_of_a_batch_give_the_same_steps(micro_batch: int, options: dict[str, Any]) -> None:
     whole, cut = without_norm(**options), without_norm(micro_batch=micro_batch, **options)
-    expected, found = train_on(whole), train_on(cut)
+    expected, history = train_on(whole), train_on(cut)
     assert cut.steps_done == whole.steps_done
-    assert np.allclose(found, expected, atol=1e-5)
+    assert np.allclose(history, expected, atol=1e-5)
     assert torch.allclose(weights(cut), weights(whole), atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_a_batch_is_cut_evenly_and_whole(rows: int, most: int | None) -> None:
         assert sizes.max() <= max(most, 3)
 
 
-def test_an_epoch_tells_the_mean_loss_over_rows_and_its_last_rate() -> None:
+def test_an_epoch_gives_the_mean_loss_over_rows_and_its_last_rate() -> None:
     seen: list[tuple[float, int]] = []
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -176,12 +176,12 @@ def test_the_mean_over_epochs_is_the_mean_and_its_batch_norms_are_measured_over_
     while not trainer.is_done:
         trainer.run_epoch()
         ends.append(weights(trainer))
-    found = trainer.evaluation_network()
-    mean = torch.cat([parameter.flatten() for parameter in found.parameters()])
+    averaged = trainer.evaluation_network()
+    mean = torch.cat([parameter.flatten() for parameter in averaged.parameters()])
     assert torch.allclose(mean, (ends[1] + ends[2]) / 2, atol=1e-6)
     batches = [NORMALIZER(batch.pixels).clone() for batch in plain_batches(images(), np.arange(ROWS), BATCH, SIZE)]
-    after_conv = found[0](torch.cat(batches))  # type: ignore[index]
-    assert torch.allclose(found[1].running_mean, after_conv.mean(dim=(0, 2, 3)), atol=1e-4)  # type: ignore[index]
+    after_conv = averaged[0](torch.cat(batches))  # type: ignore[index]
+    assert torch.allclose(averaged[1].running_mean, after_conv.mean(dim=(0, 2, 3)), atol=1e-4)  # type: ignore[index]
 
 
 def test_before_the_last_epochs_and_without_averages_the_network_itself_is_evaluated() -> None:
@@ -229,7 +229,7 @@ def test_an_overflow_in_fp16_leaves_the_step_out_and_lowers_the_scale() -> None:
     assert trainer.state()["precision"]["scale"] < scale
 
 
-def test_colours_lie_innermost_or_outermost_as_the_recipe_says() -> None:
+def test_channels_lie_last_or_first_in_memory_as_the_recipe_says() -> None:
     for channels_last in (True, False):
         seen: list[bool] = []
         network = make_network()
@@ -243,7 +243,7 @@ def test_colours_lie_innermost_or_outermost_as_the_recipe_says() -> None:
         assert set(seen) == {channels_last}
 
 
-def test_torch_that_cannot_compile_is_told_before_any_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_cannot_compile_is_refused_before_any_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Any) -> Any:
         raise RuntimeError("\nno C++ compiler\nlong story")
 
@@ -252,7 +252,7 @@ def test_torch_that_cannot_compile_is_told_before_any_fold(monkeypatch: pytest.M
         check_compile("cpu")
 
 
-def test_determinism_is_set_and_taken_back() -> None:
+def test_determinism_is_set_and_unset() -> None:
     try:
         set_determinism(True)
         assert torch.are_deterministic_algorithms_enabled()

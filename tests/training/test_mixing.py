@@ -76,9 +76,9 @@ def test_the_same_seed_mixes_alike_and_another_otherwise_and_inputs_stay() -> No
     pixels, labels = torch.rand(8, 3, 6, 6), torch.arange(8) % CLASSES
     before = pixels.clone()
     mixer = Mixer(MixPart(kind="both"), CLASSES)
-    one, again, other = mixer(pixels, labels, 3), mixer(pixels, labels, 3), mixer(pixels, labels, 4)
-    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
-    assert not torch.equal(one[0], other[0])
+    first, again, other = mixer(pixels, labels, 3), mixer(pixels, labels, 3), mixer(pixels, labels, 4)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
     assert torch.equal(pixels, before)
 
 

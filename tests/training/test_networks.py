@@ -130,7 +130,7 @@ def test_a_grey_network_is_given_the_mean_of_the_normalised_colours() -> None:
         ("resnet5O", {}, "did you mean"),
     ],
 )
-def test_what_a_model_can_not_do_is_told_by_the_key(name: str, model: dict[str, Any], message: str) -> None:
+def test_an_impossible_model_is_refused_by_the_key_at_fault(name: str, model: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_network(spec_of(**{"name": name, **model}), pretrained=False)
 

@@ -138,8 +138,8 @@ def test_every_piece_of_the_state_is_needed(piece: str) -> None:
     else:
         state[piece] = fresh[piece]
     trainer.load(through_a_file(state))
-    found = (history + train_on(trainer), fingerprint(trainer))
-    assert found != uninterrupted(case)
+    end = (history + train_on(trainer), fingerprint(trainer))
+    assert end != uninterrupted(case)
 
 
 def test_a_state_is_a_copy_that_later_steps_do_not_change() -> None:
@@ -155,9 +155,9 @@ def test_a_state_is_a_copy_that_later_steps_do_not_change() -> None:
 
 
 def test_asking_for_the_state_changes_nothing() -> None:
-    asked = trainer_of("ema, accumulation, mixing")
-    assert train_on(asked, lambda steps: (asked.state(), None)[1]) == uninterrupted("ema, accumulation, mixing")[0]
-    assert fingerprint(asked) == uninterrupted("ema, accumulation, mixing")[1]
+    trainer = trainer_of("ema, accumulation, mixing")
+    assert train_on(trainer, lambda steps: (trainer.state(), None)[1]) == uninterrupted("ema, accumulation, mixing")[0]
+    assert fingerprint(trainer) == uninterrupted("ema, accumulation, mixing")[1]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -175,7 +175,7 @@ def test_another_training_before_it_in_the_same_process_changes_nothing() -> Non
     assert (train_on(trainer), fingerprint(trainer)) == expected
 
 
-def test_a_state_is_never_taken_of_a_loss_that_is_no_number() -> None:
+def test_no_state_is_taken_after_a_nan_loss() -> None:
     """Losses wait on their device for some steps, but not when a checkpoint is made."""
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

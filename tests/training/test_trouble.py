@@ -39,7 +39,7 @@ def test_half_as_many_at_a_time_until_there_is_but_one() -> None:
     assert "out of memory with one image at a time (no room)" in str(end)
 
 
-def test_a_signal_is_noted_and_comes_again_when_the_state_is_saved() -> None:
+def test_a_signal_is_noted_and_raised_again_when_the_state_is_saved() -> None:
     with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
         assert stop.signal is None
         os.kill(os.getpid(), signal.SIGINT)
