@@ -1,10 +1,7 @@
 """From a network and decoded images to probabilities: views, eval mode, softmax first, then means.
 
-Where a row has a set of classes, each class is a softmax of its own, over no and yes, whose scores are 0 and the
-network's; that is its sigmoid. So every mean is the same, class by class.
-
-ttach merges whatever it is given, so that its geometric mean of logits is NaN, and that of many views underflows to
-zero; here logarithms are added.
+Where a row has a set of classes, each class is a softmax of its own over no and yes, whose scores are 0 and the
+network's score; that is its sigmoid. So every mean is the same, class by class. Files are read by `stream`, not here.
 """
 
 from __future__ import annotations
@@ -42,50 +39,51 @@ class View:
 
 
 def make_views(views: str | Views, size: int) -> tuple[View, ...]:
-    """The views of a policy, or of a list of transforms, for images of this size; one that repeats another is one."""
+    """The views of a policy, or of a list of transforms, for images of this size, each of them once."""
     transforms = transforms_of_views(views, size)
     for name, arguments in transforms:
         if name == "FiveCrops" and max(arguments.values()) > size:
             raise InputError(f"tta.views: FiveCrops cuts out {max(arguments.values())} pixels of images of {size}")
     compose = ttach.Compose([getattr(ttach, name)(**arguments) for name, arguments in transforms])
-    found: dict[tuple[Any, ...], View] = {}
+    by_key: dict[tuple[Any, ...], View] = {}
     for transformer, values in zip(compose, compose.aug_transform_parameters, strict=True):
         key = tuple(_steps(compose.aug_transforms, values, transforms))
-        found.setdefault(key, View(key, transformer.augment_image))
-    return tuple(found.values())
+        by_key.setdefault(key, View(key, transformer.augment_image))
+    return tuple(by_key.values())
 
 
-def check_views(network: torch.nn.Module, views: Sequence[View], size: int, named: str) -> None:
+def check_views(network: torch.nn.Module, choice: ViewChoice, size: int) -> None:
     """Refuse views of sizes that the network does not take."""
     images = torch.zeros(2, 3, size, size)
     with torch.inference_mode():
-        for view in views:
-            seen = view(images)
-            if seen.shape == images.shape:
+        for view in make_views(choice.views, size):
+            viewed = view(images)
+            if viewed.shape == images.shape:
                 continue
             try:
-                network.eval()(seen)
-            except Exception as error:  # each network has its own way to say so
-                high, wide = seen.shape[2:]
+                network.eval()(viewed)
+            except Exception as error:  # each network has its own way to refuse a size
+                height, width = viewed.shape[2:]
+                size_only = f"the network takes only {size} x {size}"
                 raise InputError(
-                    f"tta: {named} shows images of {high} x {wide}, and the network takes {size} x {size} alone "
-                    f"({str(error).splitlines()[0][:80]}); take views that keep the size, such as hflip or fivecrop"
+                    f"tta: {choice.text} shows images of {height} x {width}, and {size_only} "
+                    f"({str(error).splitlines()[0][:80]}); use views that keep the size, such as hflip or fivecrop"
                 ) from error
 
 
-def _steps(transforms: Sequence[Any], values: Sequence[Any], named: Sequence[tuple[str, Any]]) -> Iterator[Any]:
+def _steps(transforms: Sequence[Any], values: Sequence[Any], pairs: Sequence[tuple[str, Any]]) -> Iterator[Any]:
     """What a combination of values does, without the steps that change nothing."""
-    for transform, value, (name, arguments) in zip(transforms, values, named, strict=True):
+    for transform, value, (name, arguments) in zip(transforms, values, pairs, strict=True):
         if name == "FiveCrops":
             yield name, arguments["crop_height"], arguments["crop_width"], transform.params.index(value)
         elif value != transform.identity_param:
-            how = tuple(sorted((key, str(one)) for key, one in arguments.items() if not isinstance(one, list)))
+            how = tuple(sorted((key, str(inner)) for key, inner in arguments.items() if not isinstance(inner, list)))
             yield name, value, how
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """How each image is looked at: its views, and how what is predicted from them becomes one."""
+    """The views of each image, and how their predictions become one."""
 
     views: tuple[View, ...]
     merge: str = "mean"
@@ -93,20 +91,16 @@ class ViewPlan:
     weights: tuple[float, ...] | None = None
     """Of the views, for `mean`; None: equal."""
     activation: Activation = "softmax"
-    """What scores become."""
+    """What turns scores into probabilities."""
 
 
 PLAIN_VIEWS = ViewPlan(make_views("none", 1))
-"""Each image as it is."""
-
-
-def plain_view_plan(activation: Activation) -> ViewPlan:
-    """Each image as it is, for scores that become this."""
-    return replace(PLAIN_VIEWS, activation=activation)
+"""Each image as it is; with sets of classes `PLAIN_SET_VIEWS`."""
+PLAIN_SET_VIEWS = replace(PLAIN_VIEWS, activation="sigmoid")
 
 
 def make_view_plan(choice: ViewChoice, size: int, activation: Activation = "softmax") -> ViewPlan:
-    """What a choice of views stands for, for images of this size."""
+    """A choice of views for images of this size."""
     views = make_views(choice.views, size)
     if choice.weights is not None and len(choice.weights) != len(views):
         raise ValueError(f"{len(choice.weights)} weights for {len(views)} views")
@@ -114,28 +108,32 @@ def make_view_plan(choice: ViewChoice, size: int, activation: Activation = "soft
 
 
 class Merger:
-    """Takes one view's scores after the other, and keeps no more than one matrix."""
+    """Takes one view's scores after the other, and keeps no more than one matrix.
 
-    def __init__(self, looks: ViewPlan) -> None:
-        self._looks, self._count = looks, 0
+    ttach has mergers too, but they merge whatever they are given: their geometric mean of logits is NaN, and that of
+    many views underflows to zero. Here logarithms are added.
+    """
+
+    def __init__(self, plan: ViewPlan) -> None:
+        self._plan, self._count = plan, 0
         self._sum: torch.Tensor | None = None
 
     def add(self, scores: torch.Tensor) -> None:
         """The network's scores (rows, classes) of the next view, of any precision."""
-        looks, scores = self._looks, scores.double()
-        if looks.activation == "sigmoid":
+        plan, scores = self._plan, scores.double()  # summed in float64, kept as float32: no view is rounded away
+        if plan.activation == "sigmoid":
             scores = torch.stack([torch.zeros_like(scores), scores], dim=-1)
-        if looks.merge == "mean":
+        if plan.merge == "mean":
             part = torch.softmax(scores, dim=-1)
-            if looks.weights is not None:
-                part *= looks.weights[self._count]
+            if plan.weights is not None:
+                part *= plan.weights[self._count]
         else:
             part = torch.log_softmax(scores, dim=-1)
         self._count += 1
         if self._sum is None:
-            self._sum = part * looks.power if looks.merge == "power" else part
-        elif looks.merge == "power":
-            self._sum = torch.logaddexp(self._sum, part * looks.power)
+            self._sum = part * plan.power if plan.merge == "power" else part
+        elif plan.merge == "power":
+            self._sum = torch.logaddexp(self._sum, part * plan.power)
         else:
             self._sum = self._sum + part
 
@@ -143,16 +141,13 @@ class Merger:
         """(rows, classes), in float64."""
         if self._sum is None:
             raise ValueError("nothing to merge")
-        merged = self._merged(self._sum)
-        return merged if self._looks.activation == "softmax" else merged[..., 1]
-
-    def _merged(self, total: torch.Tensor) -> torch.Tensor:
-        looks = self._looks
-        if looks.merge == "mean":
-            return total / (self._count if looks.weights is None else 1)
-        if looks.merge == "gmean":
-            return torch.softmax(total / self._count, dim=-1)
-        return torch.softmax((total - math.log(self._count)) / looks.power, dim=-1)
+        if self._plan.merge == "mean":
+            merged = self._sum / (self._count if self._plan.weights is None else 1)
+        elif self._plan.merge == "gmean":
+            merged = torch.softmax(self._sum / self._count, dim=-1)
+        else:
+            merged = torch.softmax((self._sum - math.log(self._count)) / self._plan.power, dim=-1)
+        return merged if self._plan.activation == "softmax" else merged[..., 1]
 
 
 @dataclass(frozen=True)
@@ -172,39 +167,33 @@ class Normalizer:
             return torch.addcmul(shift.view(1, 3, 1, 1), batch, scale.view(1, 3, 1, 1), out=batch)
         from ensemble.images.kernels import normalise  # here: a GPU needs no compiler
 
+        # Whole lines of pixels: the compiler vectorises a loop over 3 x width numbers, not one over three channels.
+        line = rows * height, width * 3
+        line_scale, line_shift = np.tile(scale.numpy(), width), np.tile(shift.numpy(), width)
         out = self._buffers.take(rows, (height, width, 3))
-        line = rows * height, width * 3  # as long as that, since a loop over three channels is not vectorised
-        normalise(pixels.reshape(line), *self._lines(width), out.reshape(line))
+        normalise(pixels.reshape(line), line_scale, line_shift, out.reshape(line))
         return torch.from_numpy(out).permute(0, 3, 1, 2)
-
-    def _lines(self, width: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Scale and shift of each number of a line of pixels."""
-        shift, scale = (np.tile(values.numpy(), width) for values in self._affine)
-        return scale, shift
 
     @cached_property
     def _affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is added to and what is multiplied with pixels of 0..255, by channel."""
+        """Shift and scale of pixels of 0..255 by channel: (x / 255 - mean) / std as one multiplication and addition."""
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
         return (-mean / std).float().to(self.device), (1 / (255 * std)).float().to(self.device)
 
     @cached_property
     def _buffers(self) -> Buffers:
-        """Memory that is used again: the first touch of fresh memory costs more than the arithmetic."""
-        return Buffers(np.float32)
+        return Buffers(np.float32)  # used again: the first touch of fresh memory costs more than the arithmetic
 
 
 def predict_batch(
-    networks: Sequence[torch.nn.Module], pixels: torch.Tensor, looks: ViewPlan, *, precision: str = "fp32"
+    networks: Sequence[torch.nn.Module], pixels: torch.Tensor, plan: ViewPlan, *, precision: str = "fp32"
 ) -> list[npt.NDArray[np.float64]]:
-    """Each network's (rows, classes) probabilities of one batch; every view is made once, for all networks.
-
-    One view after the other: stacked into one batch they are slower on a CPU (15 against 22 images a second).
-    """
-    mergers = [Merger(looks) for _ in networks]
+    """Each network's (rows, classes) probabilities of one batch; every view is made once, for all networks."""
+    mergers = [Merger(plan) for _ in networks]
     is_lower = precision != "fp32"
     with torch.inference_mode(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=is_lower):
-        for view in looks.views:
+        # One view after the other: stacked into one batch they are slower on a CPU (15 against 22 images a second).
+        for view in plan.views:
             images = view(pixels)
             for network, merger in zip(networks, mergers, strict=True):
                 merger.add(network(images))
@@ -215,23 +204,23 @@ def predict_rows(
     network: torch.nn.Module,
     images: Images,
     rows: npt.NDArray[np.int64],
+    plan: ViewPlan,
+    normalizer: Normalizer,
     *,
     size: int,
-    normalizer: Normalizer,
-    looks: ViewPlan,
     batch_size: int,
     beat: Callable[[], None] = lambda: None,
-    precision: str = "fp32",
 ) -> npt.NDArray[np.float64]:
-    """(rows, classes) probabilities of cached images; `beat` is told of every batch."""
+    """(rows, classes) probabilities of cached images; `beat` is called after every batch."""
     network.eval()
     parts = []
     for batch in plain_batches(images, rows, batch_size, size):
-        parts += predict_batch([network], normalizer(batch.pixels), looks, precision=precision)
+        parts += predict_batch([network], normalizer(batch.pixels), plan)
         beat()
     return np.concatenate(parts)
 
 
 def batch_rows(size: int, device: str) -> int:
-    """Rows a batch: as many as are fast; on a CPU that is few, whose intermediate maps stay in its cache."""
+    """Rows a batch: as many as are fast. On a CPU that is few, so that a layer's maps stay in its cache."""
+    # 32 images of 64 pixels, or as many pixels at other sizes; fewer than 16 rows would pay mostly for calls
     return 256 if device != "cpu" else max(16, min(128, 64 * 64 * 32 // size**2))

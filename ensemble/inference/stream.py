@@ -1,7 +1,7 @@
-"""Any number of images through several networks, in bounded memory: decoded once, predicted by all, told in order.
+"""Any number of image files through several networks, in bounded memory: decoded once, predicted by all, in order.
 
 On a CPU each thread takes whole batches from file to probabilities: nothing is handed over, and no core waits for
-another. On a GPU the threads decode, and one batch at a time is computed.
+another. On a GPU the threads decode, and one batch at a time is computed. Writes no file; `predict_images` does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import cv2
@@ -27,12 +27,12 @@ from ensemble.inference.forward import Normalizer, ViewPlan, batch_rows, predict
 
 @dataclass(frozen=True)
 class Models:
-    """A run's networks in eval mode on their device, and how they want images."""
+    """A run's networks in eval mode on their device, and the images that they take."""
 
     networks: Sequence[torch.nn.Module]
-    looks: ViewPlan
+    plan: ViewPlan
     shape: StoredShape
-    """What was kept of an image for training: whatever is predicted goes through the same sizes."""
+    """What was kept of an image for training: images to predict go through the same sizes."""
     size: int
     normalizer: Normalizer
     precision: str = "fp32"
@@ -54,29 +54,26 @@ def predict_files(
     *,
     beat: Callable[[], None] = lambda: None,
     batch: int | None = None,
-    only_look: Callable[[], bool] = lambda: False,
+    decode_only: Callable[[], bool] = lambda: False,
     torch_threads: int = 1,
 ) -> Iterator[Block]:
-    """All rows in their order, a batch of them at a time; `beat` is told of every batch.
+    """All rows in their order, a batch at a time; `beat` is called after each of them.
 
-    As soon as `only_look` says so, images are decoded to see which are bad, and nothing is predicted any more. On a CPU
-    each batch is computed by `torch_threads`: their number can change the last bit, so who compares bytes has a say.
+    Once `decode_only` is true, images are only decoded, to list the bad ones. On a CPU each batch is computed by
+    `torch_threads`: their number can change the last bit, so a caller who compares bytes chooses it.
     """
     device = models.normalizer.device.type
     batch = batch or batch_rows(models.size, device)
-    one_at_a_time = threading.Lock() if device != "cpu" else None
+    computing = threading.Lock() if device != "cpu" else nullcontext()  # two batches at once would share a GPU's memory
     threads = max(1, usable_cores() // torch_threads) if device == "cpu" else usable_cores()
 
     def work(start: int) -> Block:
         chosen = range(start, min(start + batch, len(rows.ids)))
         pixels, good, bad = _decode(models, rows, chosen)
         probs = np.full((len(chosen), classes), np.nan, dtype=np.float32)
-        if good and not only_look():
-            if one_at_a_time is None:
+        if good and not decode_only():
+            with computing:
                 probs[good] = _mean(models, pixels)
-            else:
-                with one_at_a_time:
-                    probs[good] = _mean(models, pixels)
         return Block(start, probs, bad)
 
     with _threads_each(torch_threads), ThreadPoolExecutor(threads, "predict") as pool:
@@ -84,20 +81,20 @@ def predict_files(
         try:
             for start in range(0, len(rows.ids), batch):
                 ahead.append(pool.submit(work, start))
-                if len(ahead) > threads + 1:
+                if len(ahead) > threads + 1:  # one more than threads, so that none waits while a block is written
                     yield ahead.popleft().result()
                     beat()
             while ahead:
                 yield ahead.popleft().result()
                 beat()
         finally:
-            for future in ahead:
+            for future in ahead:  # when the reader stops early, or a batch raised
                 future.cancel()
 
 
 def _mean(models: Models, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Over the networks, each rounded as its fold's own file would be."""
-    parts = predict_batch(models.networks, models.normalizer(pixels), models.looks, precision=models.precision)
+    """Over the networks, each rounded to float32 as in its fold's own file: so a run's rows get the merged bytes."""
+    parts = predict_batch(models.networks, models.normalizer(pixels), models.plan, precision=models.precision)
     total = np.zeros(parts[0].shape)
     for part in parts:
         total += part.astype(np.float32)
@@ -107,7 +104,7 @@ def _mean(models: Models, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float
 def _decode(
     models: Models, rows: Rows, chosen: Sequence[int]
 ) -> tuple[npt.NDArray[np.uint8], list[int], dict[int, str]]:
-    """Pixels of the images that can be used, their places in the batch, and why the others can't."""
+    """Pixels of the usable images, their places in the batch, and what is wrong with the others, by row."""
     pixels = np.empty((len(chosen), models.size, models.size, 3), dtype=np.uint8)
     good: list[int] = []
     bad: dict[int, str] = {}
@@ -115,8 +112,8 @@ def _decode(
         try:
             content = read_content(rows.folder / rows.paths[row])
             image = load_fitted(content, models.shape, None if rows.boxes is None else rows.boxes[row])
-        except BadImage as fault:
-            bad[row] = fault.reason
+        except BadImage as error:
+            bad[row] = error.reason
             continue
         pixels[len(good)] = resized(image, models.size, models.size)
         good.append(place)
@@ -125,10 +122,10 @@ def _decode(
 
 @contextmanager
 def _threads_each(count: int) -> Iterator[None]:
-    """Keep torch and OpenCV from starting more threads than that under ours."""
+    """Keep torch and OpenCV from starting more threads than `count` under each of ours."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # each of our threads decodes its own images
     try:
         yield
     finally:

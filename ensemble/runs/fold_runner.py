@@ -5,7 +5,7 @@ Owns no process and no order of steps: `work.py` runs a run's steps, an engine r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ensemble.core.run import FoldKey, RunFolder, empty_but_checkpoints, verify_
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.images.cache import build_pixels
 from ensemble.recipe.chosen_views import RunViews
+from ensemble.recipe.fold_job import FoldJob
 from ensemble.recipe.own_code import CODE_FOLDER
 from ensemble.runs.checks import left_out
 from ensemble.runs.record import add_event, sidecar_of
@@ -23,8 +24,6 @@ from ensemble.runs.request import OnEvent, RunRequest
 
 _REPEATED = ("best_epoch", "best_epoch_why", "scores", "seconds", "device", "micro_batch", "resumed", "bit_equal")
 """What `run.json` repeats of a fold's own record."""
-_NOT_TO_PREDICT = ("parts", "watch", "train_labels")
-"""Arguments of tasks that train, which others have no use for."""
 
 
 class FoldRunner:
@@ -84,30 +83,27 @@ class FoldRunner:
     def predict_tasks(self, out: Path, place: Path, views: RunViews) -> list[Task]:
         """Tasks that predict every fold's rows again into `out`, with other views; their logs go to `place`."""
         self._pixels = {f"{part}_pixels": self._decoded(part) for part in ("train", "test")}
-        about = sidecar_of(self._record | {"tta": views.plain()})
-        function = "ensemble.training.tasks:predict_fold"
-        return self._later_tasks(
-            function, out, place, lambda name: {"about": about, "views": views.of_fold(name).plain()}, _NOT_TO_PREDICT
-        )
+        shared = self._shared_arguments() | {"about": sidecar_of(self._record | {"tta": views.plain()})}
+        return self._later_tasks("ensemble.training.tasks:predict_fold", out, place, shared, views)
 
     def study_tasks(self, out: Path, place: Path, asked: Mapping[str, Any]) -> list[Task]:
         """Tasks that predict every fold's held-out rows under the views of `asked`, into `out`."""
         self._pixels = {"train_pixels": self._decoded("train")}
         function = "ensemble.training.held_out_views:study_fold"
-        return self._later_tasks(function, out, place, lambda name: dict(asked), (*_NOT_TO_PREDICT, "about", "code"))
+        return self._later_tasks(function, out, place, self._shared_arguments(), RunViews.of(self._record), **asked)
 
     def _later_tasks(
-        self, function: str, out: Path, place: Path, own: Callable[[str], dict[str, Any]], without: Sequence[str]
+        self, function: str, out: Path, place: Path, shared: Mapping[str, Any], views: RunViews, **more: Any
     ) -> list[Task]:
-        """A task for each trained fold; `own` gives the arguments of one by its folder, beside those that all share."""
-        shared = {name: value for name, value in self._shared_arguments().items() if name not in without}
+        """A task for each trained fold: what all share, the fold's own, where it lies, where to write, and `more`."""
         tasks = []
         for key in self._request.keys:
-            source, decided = self._folder(key), self._decided(key)
+            source = self._folder(key)
+            job = self._job(key, shared, views)
             places = {"source": str(source.absolute()), "out": str((out / source.name).absolute())}
-            arguments = {**shared, "decided": decided, **vars(key), **places, **own(source.name)}
             name = f"{self._run.name}/{source.name}"
-            tasks.append(Task(name, function, arguments, place / source.name, decided["threads"]))
+            arguments = {**vars(job), **places, **more}
+            tasks.append(Task(name, function, arguments, place / source.name, job.decided["threads"]))
         return tasks
 
     def follow(self, event: TaskEvent) -> None:
@@ -185,10 +181,13 @@ class FoldRunner:
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
         """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
         empty_but_checkpoints(self._folder(key), self._record["identity"])
-        decided = self._decided(key)
-        views = RunViews.of(self._record).of_fold(self._folder(key).name)
-        arguments = {**shared, "decided": decided, **vars(key), "views": views.plain()}
-        return Task(name, "ensemble.training.tasks:train_fold", arguments, self._folder(key), decided["threads"])
+        job = self._job(key, shared, RunViews.of(self._record))
+        return Task(name, "ensemble.training.tasks:train_fold", vars(job), self._folder(key), job.decided["threads"])
+
+    def _job(self, key: FoldKey, shared: Mapping[str, Any], views: RunViews) -> FoldJob:
+        """What a worker needs for one fold."""
+        of_fold = views.of_fold(self._folder(key).name).plain()
+        return FoldJob(**shared, **vars(key), decided=self._decided(key), views=of_fold)
 
     def _decided(self, key: FoldKey) -> dict[str, Any]:
         """The run's decisions as one fold sees them: the last folds may have threads of their own, but to predict."""

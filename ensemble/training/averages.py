@@ -1,4 +1,7 @@
-"""Averages of a network's weights over steps (EMA) or epochs (SWA), and the statistics that batch norms then need."""
+"""Averages of a network's weights over steps (EMA) or epochs (SWA), and the statistics that batch norms then need.
+
+`loop.Trainer` decides whether there is one, and when it takes in weights.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-
-from ensemble.recipe.parts import TrainPart
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of all three, and of SyncBatchNorm
 
 Inputs = Callable[[], Iterable[torch.Tensor]]
 """Normalised pixels of all training rows, not augmented, in batches."""
 
-_BATCH_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)
-
-
-def make_average(train: TrainPart, inputs: Inputs | None) -> Average:
-    """The average that a recipe asks for; `inputs` are read for batch norms."""
-    if train.ema is not None:
-        return Ema(train.ema)
-    if train.swa_epochs:
-        return Swa(train.epochs - train.swa_epochs + 1, inputs)
-    return Average()
-
 
 class Average:
-    """No average: the network as it was trained."""
+    """A second set of weights and buffers, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._copy: torch.nn.Module | None = None
+        self._taken = 0
 
     def after_step(self, network: torch.nn.Module) -> None:
         """Take in the weights after an optimiser step."""
@@ -35,31 +30,15 @@ class Average:
         """Take in the weights after an epoch, counted from 1."""
 
     def network(self, trained: torch.nn.Module) -> torch.nn.Module:
-        """What to validate, save and predict with."""
-        return trained
-
-    def state(self) -> dict[str, Any]:
-        """What it remembers."""
-        return {}
-
-    def load(self, trained: torch.nn.Module, state: dict[str, Any]) -> None:
-        """Go on from a `state()`."""
-
-
-class _Copy(Average):
-    """A second set of weights and buffers, made when it is first needed."""
-
-    def __init__(self) -> None:
-        self._copy: torch.nn.Module | None = None
-        self._taken = 0
-
-    def network(self, trained: torch.nn.Module) -> torch.nn.Module:
+        """The network to validate, save and predict with."""
         return trained if self._copy is None else self._copy
 
     def state(self) -> dict[str, Any]:
+        """All that it remembers."""
         return {"taken": self._taken, "network": None if self._copy is None else self._copy.state_dict()}
 
     def load(self, trained: torch.nn.Module, state: dict[str, Any]) -> None:
+        """Go on from a `state()`."""
         self._taken, self._copy = state["taken"], None
         if state["network"] is not None:
             self._copy = _frozen_copy(trained)
@@ -71,34 +50,33 @@ class _Copy(Average):
         if self._copy is None:
             self._copy = _frozen_copy(network)
             return
-        ours, theirs = _tensors(self._copy), _tensors(network)
-        means = [place for place, tensor in enumerate(ours) if tensor.is_floating_point()]
+        pairs = list(zip(_tensors(self._copy), _tensors(network), strict=True))
+        means = [(mine, other) for mine, other in pairs if mine.is_floating_point()]
         with torch.no_grad():
-            torch._foreach_lerp_([ours[place] for place in means], [theirs[place] for place in means], share)
-            for mine, other in zip(ours, theirs, strict=True):
-                if not mine.is_floating_point():
+            # one call for all tensors: a loop over hundreds of small ones takes longer than the arithmetic
+            torch._foreach_lerp_([mine for mine, _ in means], [other for _, other in means], share)
+            for mine, other in pairs:
+                if not mine.is_floating_point():  # such as a batch norm's count of batches
                     mine.copy_(other)
 
 
-class Ema(_Copy):
-    """Exponential moving average over steps, buffers included.
-
-    The decay rises to its value, as (1 + n) / (10 + n) over n steps: else the first weights would weigh for long.
-    """
+class Ema(Average):
+    """Exponential moving average over steps, buffers included."""
 
     def __init__(self, decay: float) -> None:
         super().__init__()
         self._decay = decay
 
     def after_step(self, network: torch.nn.Module) -> None:
+        # The decay rises to its value over the first n steps: else the random first weights would count for long.
         self._take(network, 1 - min(self._decay, (1 + self._taken) / (10 + self._taken)))
 
 
-class Swa(_Copy):
+class Swa(Average):
     """Mean of the weights at the ends of the last epochs.
 
-    The activations of averaged weights spread less than those of any network averaged, so that averaged batch norm
-    statistics would be wrong: they are measured anew, over all training rows, not augmented, as rows to predict are.
+    The activations of averaged weights spread less than those of any of the averaged networks, so averaged batch norm
+    statistics would be wrong. They are measured anew over all training rows, not augmented, as rows to predict are not.
     """
 
     def __init__(self, first_epoch: int, inputs: Inputs | None) -> None:
@@ -114,23 +92,23 @@ class Swa(_Copy):
 
 
 def _measure_batch_norms(network: torch.nn.Module, inputs: Inputs) -> None:
-    """Set running statistics to those over all inputs, each row of the same weight."""
+    """Set running statistics to those over all inputs, each row with the same weight."""
     network.eval()
-    norms = [module for module in network.modules() if isinstance(module, _BATCH_NORMS) and module.track_running_stats]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    seen = 0
+    rows = 0
     with torch.no_grad():
         for pixels in inputs():
-            if len(pixels) == 1 and seen:
-                continue  # one row has no spread
-            seen += len(pixels)
+            if len(pixels) == 1 and rows:
+                continue  # a single row has no spread
+            rows += len(pixels)
             for norm in norms:
-                norm.momentum = len(pixels) / seen
+                norm.momentum = len(pixels) / rows  # so the running mean becomes the mean over all rows
             network(pixels)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

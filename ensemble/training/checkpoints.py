@@ -1,6 +1,6 @@
-"""A fold's checkpoints: handed over as copies, written by a thread, read back and compared, the last good ones kept.
+"""A fold's checkpoints: written by a thread, read back and compared, the last good ones kept.
 
-What the state holds is the business of those who give it; here it is dicts and lists of tensors and plain values.
+What a state holds is decided in `loop`; here it is dicts and lists of tensors and plain values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ensemble.core.files import atomic_path, sha256_file
 from ensemble.core.run import CheckpointFile, find_checkpoints, remove_unfinished
 
 _KEPT = 2  # the newest, and the one to fall back to
-_PLAIN = (torch.Tensor, int, float, str, bool, type(None))
+_LOADABLE = (torch.Tensor, int, float, str, bool, type(None))
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint that verified: its state, on the CPU, and what stands beside it."""
+    """A checkpoint that verified: its state, on the CPU, and the content of its sidecar."""
 
     state: dict[str, Any]
     about: dict[str, Any]
@@ -50,7 +50,7 @@ class Checkpoints:
         self._is_failing = False
 
     def load(self) -> Loaded | None:
-        """The newest checkpoint that verifies; each one that does not is told, and removed. None: there is none."""
+        """The newest checkpoint that verifies, if any; one that does not is removed, with a warning."""
         remove_unfinished(self._folder)
         for file in find_checkpoints(self._folder, self._about["identity"]):
             about = file.load_about()
@@ -59,15 +59,20 @@ class Checkpoints:
                     state = torch.load(file.path, map_location="cpu", weights_only=True)
                     self._newest = file.step
                     return Loaded(state, about)
-                why = "it is not what was written"
-            except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+                why = "its content has changed since it was written"
+            except (
+                OSError,
+                RuntimeError,
+                EOFError,
+                UnpicklingError,
+            ) as error:  # all that torch.load raises on bad files
                 why = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._warn(f"{file.path.name} does not verify ({why}); going back to the one before")
             file.remove()
         return None
 
     def save(self, step: int, state: Mapping[str, Any], **about: Any) -> None:
-        """Write it soon; nobody may change the state any more. One that still waits gives way to a newer one."""
+        """Write it soon; the state must not change any more. One that still waits is dropped for a newer one."""
         if step == self._newest:
             return
         _check_loadable(state, "state")
@@ -81,7 +86,7 @@ class Checkpoints:
 
     def flush(self) -> None:
         """Wait until all is written, or has failed."""
-        thread = self._thread
+        thread = self._thread  # read once: the thread itself sets it to None when it ends
         if thread is not None:
             thread.join()
 
@@ -109,62 +114,49 @@ class Checkpoints:
             self._write(job)
 
     def _write(self, job: _Job) -> None:
-        """Write one, and only then let go of the oldest; a full disk leaves those before it as they were."""
+        """Write one, and only then remove the oldest; a full disk leaves those before it as they were."""
         file = CheckpointFile(self._folder, job.step)
         try:
             with atomic_path(file.path) as temporary:
                 written = _save(job.state, temporary)
-                if sha256_file(temporary) != written:
-                    raise OSError("what was read back is not what was written")
+                if sha256_file(temporary) != written:  # a disk may lose bytes without an error
+                    raise OSError("the file read back differs from what was written")
             file.close(job.about, written)
-        except (OSError, RuntimeError) as error:  # torch makes its own error of a failed write
+        except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
             file.remove()
             if not self._is_failing:
                 why = error.__context__ if isinstance(error.__context__, OSError) else error
                 self._warn(f"the checkpoint of step {job.step} could not be written ({why}); training goes on")
-            self._is_failing = True
+            self._is_failing = True  # one warning for a disk that stays full, not one a checkpoint
             return
         self._is_failing = False
         for old in find_checkpoints(self._folder, self._about["identity"])[_KEPT:]:
             old.remove()
 
 
-def snapshot(value: Any) -> Any:
-    """A copy in memory that later steps do not change: tensors on the CPU, in dicts and lists; plain values as is."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: snapshot(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(snapshot(inner) for inner in value)
-    return value
-
-
 def _check_loadable(value: Any, where: str) -> None:
-    """Refuse, loudly and before anything relies on it, what `weights_only` would not load again."""
+    """Refuse, before anything relies on it, what `weights_only` would not load again."""
     if type(value) is dict:
         for key, inner in value.items():
             _check_loadable(inner, f"{where}.{key}")
     elif type(value) in (list, tuple):
         for place, inner in enumerate(value):
             _check_loadable(inner, f"{where}[{place}]")
-    elif type(value) not in _PLAIN:
+    elif type(value) not in _LOADABLE:
         raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint can't hold")
 
 
 class _Hashing:
-    """A file that hashes what is written to it, on the way."""
+    """A file that hashes what is written to it: so no second pass is needed for the hash."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self.sha256 = stream, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
-        """Pass on, and hash."""
         self.sha256.update(data)
         return self._stream.write(data)
 
     def flush(self) -> None:
-        """As of a file."""
         self._stream.flush()
 
 
@@ -172,5 +164,5 @@ def _save(state: Any, path: Path) -> str:
     """Write with torch; the hash of what was written."""
     with path.open("wb") as stream:
         hashing = _Hashing(stream)
-        torch.save(state, hashing)  # type: ignore[arg-type] # it needs no more than these
+        torch.save(state, hashing)  # type: ignore[arg-type] # it calls no more than write and flush
     return hashing.sha256.hexdigest()

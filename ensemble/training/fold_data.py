@@ -1,4 +1,7 @@
-"""A fold's rows, as positions in the cached images, and the batches made of them as the recipe says."""
+"""A fold's rows, as positions in the cached images, and the batches made of them as the recipe says.
+
+Which fold a row is in stands in the fold plan already (`data/folds`); here rows are only looked up and taken apart.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ensemble.core.foldplan import FoldPlan
 from ensemble.core.labels import Labels, class_counts, has_class
 from ensemble.core.randomness import derive_seed
 from ensemble.data.folds import SplitRows
-from ensemble.data.folds import split_rows as share_out
+from ensemble.data.folds import split_rows as deal_folds
 from ensemble.errors import InputError
 from ensemble.images.augment import check_augment, make_augment
 from ensemble.images.batches import Positions, SeedParts, TrainingFeed, TrainingRows
@@ -32,9 +35,9 @@ class FoldRows:
     labels: Labels
     """The official ones: rows are validated by them."""
     train_labels: Labels
-    """What rows are trained to be: sampling and loss go by them."""
+    """The ones to learn: sampling and loss go by them."""
     inner: Positions | None = None
-    """Rows taken from the training rows, on which an epoch is chosen; None where they were not asked for."""
+    """Rows taken from the training rows, on which an epoch is chosen; None without `train.select: inner`."""
 
     def class_shares(self, classes: int) -> npt.NDArray[np.float64]:
         """Of the training rows, by their official labels; of sets, how many rows have each class."""
@@ -52,42 +55,46 @@ def split_rows(
 ) -> FoldRows:
     """A fold's rows without those `dropped`; `other_labels`: ids to train on by another label than the plan's."""
     position = {row_id: row for row, row_id in enumerate(images.ids)}
-    left_out = set(dropped)
-    kept = np.array([row for row, row_id in enumerate(plan.ids) if row_id not in left_out], dtype=np.int64)
+    is_dropped = set(dropped).__contains__
+    kept = np.array([row for row, row_id in enumerate(plan.ids) if not is_dropped(row_id)], dtype=np.int64)
     rows = np.array([position[plan.ids[row]] for row in kept], dtype=np.int64)
-    of_plan = plan.labels_as(classes)
-    labels = np.empty((len(images.ids), *of_plan.shape[1:]), dtype=of_plan.dtype)
-    labels[rows] = of_plan[kept]
+    plan_labels = plan.labels_as(classes)
+    labels = np.empty((len(images.ids), *plan_labels.shape[1:]), dtype=plan_labels.dtype)
+    labels[rows] = plan_labels[kept]
+    train_labels = labels.copy()
+    for row_id, label in (other_labels or {}).items():
+        if row_id in position:  # not one that was dropped
+            train_labels[position[row_id]] = label
     held_out = plan.folds[kept, parts.repeat] == parts.fold
-    return FoldRows(rows[~held_out], rows[held_out], labels, _relabelled(labels, position, other_labels or {}))
+    return FoldRows(rows[~held_out], rows[held_out], labels, train_labels)
 
 
 def with_inner_split(rows: FoldRows, plan: FoldPlan, images: Images, share: float, parts: SeedParts) -> FoldRows:
-    """A `share` of the training rows kept apart, a function of seed, repeat and fold: groups whole, classes alike.
-
-    Train-only rows, and those of a group with such rows, stay in training: they are not what a score is about. So does
-    whatever holds the last rows of a class.
-    """
+    """A `share` of the training rows kept apart, a function of seed, repeat and fold: groups whole, classes alike."""
     place = {row_id: row for row, row_id in enumerate(plan.ids)}
-    of_plan = np.array([place[images.ids[row]] for row in rows.training], dtype=np.int64)
-    groups = np.arange(len(of_plan))
+    plan_rows = np.array([place[images.ids[row]] for row in rows.training], dtype=np.int64)
+    groups = np.arange(len(plan_rows))
     if plan.groups is not None:
-        groups = np.unique(np.array(plan.groups, dtype=object)[of_plan], return_inverse=True)[1].astype(np.int64)
+        groups = np.unique(np.array(plan.groups, dtype=object)[plan_rows], return_inverse=True)[1].astype(np.int64)
     labels = rows.labels[rows.training]
-    held = np.bincount(groups, plan.folds[of_plan, parts.repeat] < 0)[groups] > 0
-    inner = np.zeros(len(of_plan), dtype=np.bool_)
-    if len(np.unique(groups[~held])) > 1:
-        numbers = np.unique(groups[~held], return_inverse=True)[1].astype(np.int64)
+    # Train-only rows, and those of a group with such rows, stay in training: no score is about them.
+    is_train_only = np.bincount(groups, plan.folds[plan_rows, parts.repeat] < 0)[groups] > 0
+    inner = np.zeros(len(plan_rows), dtype=np.bool_)
+    if len(np.unique(groups[~is_train_only])) > 1:
+        numbers = np.unique(groups[~is_train_only], return_inverse=True)[1].astype(np.int64)
         seed = derive_seed("inner", parts.seed, parts.repeat, parts.fold)
-        inner[~held] = share_out(SplitRows(labels[~held], numbers), "holdout", 2, share, seed, 0) == 0
+        inner[~is_train_only] = (
+            deal_folds(SplitRows(labels[~is_train_only], numbers), "holdout", 2, share, seed, 0) == 0
+        )
+    # So does every group that holds the last rows of a class: a class without training rows can't be learned.
     classes = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
     lost = (class_counts(labels[inner], classes) > 0) & (class_counts(labels[~inner], classes) == 0)
     for label in np.flatnonzero(lost).tolist():
         inner &= ~np.isin(groups, groups[has_class(labels, label)])
     if not inner.any():
         raise InputError(
-            f"train.inner_share: {share:g} of fold {parts.fold}'s {len(labels)} training rows is no row that could be "
-            "spared; raise it, or use train.select: last"
+            f"train.inner_share: {share:g} of fold {parts.fold}'s {len(labels)} training rows leaves no row for the "
+            "inner split; raise it, or use train.select: last"
         )
     return dataclasses.replace(rows, training=rows.training[~inner], inner=rows.training[inner])
 
@@ -95,23 +102,14 @@ def with_inner_split(rows: FoldRows, plan: FoldPlan, images: Images, share: floa
 def with_share(rows: FoldRows, share: float, parts: SeedParts) -> FoldRows:
     """A share of the training rows, of each class alike and at least one, a function of seed, repeat and fold."""
     labels = rows.labels[rows.training]
-    if labels.ndim > 1:  # sets of classes have no one class to be alike in
+    if labels.ndim > 1:  # sets have no single class to be taken alike by
         labels = np.zeros(len(labels), dtype=np.int64)
     random = np.random.default_rng(derive_seed("share", parts.seed, parts.repeat, parts.fold))
     order = np.lexsort((random.random(len(labels)), labels))
     counts = np.bincount(labels)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each row within its class
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each row in its shuffled class
     kept = place < np.maximum(1, np.round(share * counts))[labels[order]]
     return dataclasses.replace(rows, training=rows.training[np.sort(order[kept])])
-
-
-def _relabelled(labels: Labels, position: Mapping[str, int], other_labels: Mapping[str, int]) -> Labels:
-    """Every row's label, with those put in its place that training wants."""
-    changed = labels.copy()
-    for row_id, label in other_labels.items():
-        if row_id in position:
-            changed[position[row_id]] = label
-    return changed
 
 
 def check_feed(recipe: Recipe) -> None:
@@ -127,7 +125,7 @@ def make_feed(
     parts: SeedParts,
     workers: int,
 ) -> TrainingFeed:
-    """The feed of a fold's training rows, sampled by what they are trained to be."""
+    """The feed of a fold's training rows, sampled by the labels to learn."""
     size = image_size(recipe)
     return TrainingFeed(
         images,
@@ -143,14 +141,14 @@ def make_feed(
 
 
 def stored_shape(recipe: Recipe) -> StoredShape:
-    """What is kept of each image."""
+    """The size and form in which each image is cached."""
     stored = stored_size(image_size(recipe), recipe.image.cache_size, recipe.augment)
     return StoredShape(stored, is_square=not recipe.image.keep_aspect)
 
 
 def image_size(recipe: Recipe) -> int:
-    """Side in pixels of what the network sees; a resolved recipe has a number."""
+    """Side in pixels of what the network sees."""
     size = recipe.image.size
-    if not isinstance(size, int):
-        raise TypeError("image.size is resolved before a run starts")
+    if not isinstance(size, int):  # `auto` is replaced by a number when a run's recipe is resolved
+        raise TypeError(f"image.size: {size}, but a fold needs a resolved recipe, with a number")
     return size

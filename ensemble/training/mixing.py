@@ -1,12 +1,12 @@
 """Rows of a batch mixed with each other: mixup, cutmix, or either, each row by its own share.
 
-A pure function of pixels, labels and a seed, whatever the device; any number of rows will do. A row's partner is the
-one before it: batches come shuffled. timm's needs even batches, and mixes whole batches by one share.
+A pure function of pixels, labels and a seed, whatever the device, for any number of rows. timm has a mixup too, but it
+needs even batches, and mixes all rows of a batch by one share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,25 +14,8 @@ import numpy.typing as npt
 import torch
 
 from ensemble.recipe.parts import MixPart
-from ensemble.recipe.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
-
-
-Mixing = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-"""(pixels, labels, seed) to (pixels, targets)."""
-
-
-def make_mixing(recipe: Recipe, classes: int, epoch_now: Callable[[], int]) -> Mixing | None:
-    """The recipe's mixing, which leaves the last epochs' batches alone; `epoch_now` counts from 1."""
-    if recipe.mix.kind == "none":
-        return None
-    mixer, last = Mixer(recipe.mix, classes), recipe.train.epochs - recipe.mix.last_epochs_off
-
-    def mix(pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return mixer(pixels, labels, seed) if epoch_now() <= last else (pixels, labels)
-
-    return mix
 
 
 @dataclass(frozen=True)
@@ -41,34 +24,37 @@ class Mixer:
 
     part: MixPart
     classes: int
+    epochs: float = math.inf
+    """Of the training; the recipe may leave the last ones alone."""
 
-    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, pixels: torch.Tensor, labels: torch.Tensor, seed: int, epoch: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows, channels, height, width) and labels, (rows,) or soft (rows, classes), to mixed ones and soft targets.
 
         Each row of pixels is `share` of itself and the rest of its partner, in light or in area, and so is its target.
         """
+        if epoch > self.epochs - self.part.last_epochs_off:
+            return pixels, labels
         height, width = pixels.shape[-2:]
         share, boxes = self._draw(len(pixels), height, width, np.random.Generator(np.random.PCG64(seed)))
-        partner = pixels.roll(1, dims=0)
-        in_light = np.where(boxes[:, 0] < boxes[:, 1], 1.0, share)  # a row that is cut keeps its own light
+        partner = pixels.roll(1, dims=0)  # the row before: batches come shuffled, so it is any row
+        in_light = np.where(boxes[:, 0] < boxes[:, 1], 1.0, share)  # outside of its box a cut row stays as it is
         light = torch.from_numpy(in_light).to(pixels).view(-1, 1, 1, 1)
         mixed = pixels * light + partner * (1 - light)
         if (boxes[:, 0] < boxes[:, 1]).any():
             mixed = torch.where(_inside(boxes, height, width, pixels.device), partner, mixed)
-        return mixed, self._mix_targets(labels, torch.from_numpy(share).to(pixels.device, torch.float32))
-
-    def _mix_targets(self, labels: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """(rows, classes): what the shares make of the labels."""
         if labels.ndim == 1:
             labels = torch.nn.functional.one_hot(labels, self.classes)
-        targets = labels.to(torch.float32)
-        return targets * share[:, None] + targets.roll(1, dims=0) * (1 - share[:, None])
+        targets, own = labels.to(torch.float32), torch.from_numpy(share).to(pixels.device, torch.float32)[:, None]
+        return mixed, targets * own + targets.roll(1, dims=0) * (1 - own)
 
     def _draw(
         self, rows: int, height: int, width: int, random: np.random.Generator
     ) -> tuple[Floats, npt.NDArray[np.int64]]:
         """Each row's share of itself, and its box (top, bottom, left, right) where it is cut, else an empty one."""
         part = self.part
+        # The same draws in the same order, whatever the recipe mixes: the seed's stream is part of a run's result.
         light = random.beta(part.mixup_alpha, part.mixup_alpha, rows)
         area = random.beta(part.cutmix_alpha, part.cutmix_alpha, rows)
         centre_y, centre_x = random.integers(height, size=rows), random.integers(width, size=rows)
@@ -77,7 +63,7 @@ class Mixer:
         boxes = _boxes(np.sqrt(1 - area), centre_y, centre_x, height, width)
         boxes[~(is_mixed & by_cutmix)] = 0
         cut = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (height * width)
-        return np.where(is_mixed & ~by_cutmix, light, 1 - cut), boxes
+        return np.where(is_mixed & ~by_cutmix, light, 1 - cut), boxes  # the true area, since edges cut boxes off
 
 
 def _boxes(

@@ -1,12 +1,16 @@
-"""The worker's task for images nobody has seen yet: from a run's folder alone to a probability file and a table."""
+"""The worker's task for new images: from a run's folder alone to a probability file and a table.
+
+How images become probabilities is in `inference/stream`; the command, and the places of files, are in `runs/predict`.
+"""
 
 from __future__ import annotations
 
 import csv
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +26,14 @@ from ensemble.data.new_images import find_new_images
 from ensemble.data.table import Rows
 from ensemble.errors import InputError
 from ensemble.images.decode import StoredShape
-from ensemble.inference.forward import Normalizer, check_views, make_view_plan, make_views
+from ensemble.inference.forward import Normalizer, check_views, make_view_plan
 from ensemble.inference.stream import Models, predict_files
 from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.training.networks import count_parameters, load_network
 
-_SHOWN = 10
-_TELL_S = 0.5
+_SHOWN = 10  # bad images that a message names; the file bad_images.csv has all of them
+_REPORT_S = 0.5  # between two lines of progress: often enough to be watched
+_COLUMNS = ("class", "probability")
 
 
 def predict_images(
@@ -50,24 +55,47 @@ def predict_images(
     """Predict the images that `sources` name with the networks in `folds`; fill `out`, which the caller puts in place.
 
     Bad images end it, all of them listed, unless `bad_images` is `prior`: then they get the class shares of the rows
-    that the networks were trained on. `threads` a batch: those of the run, for its bytes.
+    that the networks were trained on. `threads` for each batch are the run's, so that its bytes come out again.
     """
     rows = find_new_images(sources, None if box is None else BoxSpec.model_validate(box))
     models, classes, prior = load_models([Path(fold) for fold in folds], ViewChoice.of(views), precision)
-    place = Path(out)
+    place, is_error = Path(out), bad_images != "prior"
     clock = time.monotonic()
-    bad = _predict(models, rows, classes, prior, place, bad_images, top, report, batch, threads)
+    bad: dict[int, str] = {}
+    stream = predict_files(
+        models,
+        rows,
+        len(classes),
+        beat=report.beat,
+        batch=batch,
+        decode_only=lambda: bool(bad) and is_error,  # the outcome is an error: only list what else is bad
+        torch_threads=threads,
+    )
+    with _Tables(place, rows, classes, top, sets=models.plan.activation == "sigmoid") as tables:
+        reported = 0.0
+        for block in stream:
+            bad.update(block.bad)
+            block.probs[[row - block.start for row in block.bad]] = prior
+            tables.add(block.start, block.probs)
+            done = block.start + len(block.probs)
+            if time.monotonic() - reported > _REPORT_S or done == len(rows.ids):
+                reported = time.monotonic()
+                report({"event": "predicting", "done": done, "total": len(rows.ids)})
+    if bad and is_error:
+        raise _bad_images_error(rows, bad)
+    if bad:
+        _save_bad_images(place, rows, bad)
     seconds = (time.monotonic() - clock) * 1000 / len(rows.ids)
     parameters = sum(count_parameters(network) for network in models.networks)
     cost = {"seconds_per_1000_images": round(seconds, 4), "parameters": parameters}
-    rows_file = place / "rows.npy"
+    rows_file = place / "rows.npy"  # mapped: millions of rows need not fit into memory
     predictions = Predictions(
         ids=rows.ids,
         classes=tuple(classes),
         probs=map_matrix(rows_file),
         kind="test",
         sidecar={**about, "cost": cost, **({"prior_rows": len(bad)} if bad else {})},
-        activation=models.looks.activation,
+        activation=models.plan.activation,
     )
     save_predictions(place / "probs", predictions, written=rows_file)
     return {"rows": len(rows.ids), "bad": len(bad), "cost": cost, "folds": len(folds), "precision": precision}
@@ -76,7 +104,7 @@ def predict_images(
 def load_models(
     folds: Sequence[Path], choice: ViewChoice, precision: str
 ) -> tuple[Models, list[str], npt.NDArray[np.float64]]:
-    """The networks with all that they need, their classes, and the class shares of what they were trained on."""
+    """The networks with all that they need, their classes, and the class shares of their training rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks, records = [], []
     for fold in folds:
@@ -88,10 +116,10 @@ def load_models(
         if (record["identity"], record["classes"]) != (first["identity"], first["classes"]):
             raise InputError(f"{fold}: its network is of another run than that of {folds[0]}")
     if "stored" not in first:
-        raise InputError(f"{folds[0]}: trained by an ens that did not say how images were kept; train the run again")
+        raise InputError(f"{folds[0]}: trained by an ens that did not record how images were kept; train the run again")
     image, size = first["image"], first["network"]["image_size"]
-    check_views(networks[0].cpu().float(), make_views(choice.views, size), size, choice.text)
-    networks[0] = _at(networks[0], precision).to(device)
+    check_views(networks[0].cpu().float(), choice, size)
+    networks[0] = _at(networks[0], precision).to(device)  # back from the check, which is on the CPU in float32
     models = Models(
         networks,
         make_view_plan(choice, size, first.get("activation", "softmax")),
@@ -100,12 +128,13 @@ def load_models(
         Normalizer(image["mean"], image["std"], device),
         precision,
     )
+    # folds train on different rows, so their shares differ a little
     prior = np.mean([record["class_shares"] for record in records], axis=0)
     return models, list(first["classes"]), prior
 
 
 def _at(network: torch.nn.Module, precision: str) -> torch.nn.Module:
-    """The network with its large weights in that precision already, which autocast would convert at every batch."""
+    """The network, its large weights converted once; autocast would convert them at every batch."""
     if precision == "bf16":
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
@@ -113,73 +142,51 @@ def _at(network: torch.nn.Module, precision: str) -> torch.nn.Module:
     return network
 
 
-def _predict(
-    models: Models,
-    rows: Rows,
-    classes: Sequence[str],
-    prior: npt.NDArray[np.float64],
-    place: Path,
-    bad_images: str,
-    top: int,
-    report: Report,
-    batch: int | None,
-    threads: int,
-) -> dict[int, str]:
-    """Stream every row to `rows.npy` and `predictions.csv`; give back the bad ones."""
-    bad: dict[int, str] = {}
-    total, told = len(rows.ids), 0.0
-    with (
-        RowsFile(place / "rows.npy", total, len(classes)) as file,
-        (place / "predictions.csv").open("w", encoding="utf-8", newline="") as table,
-    ):
-        sets = models.looks.activation == "sigmoid"
-        _write_header(table, top, sets=sets)
-        is_lost = lambda: bool(bad) and bad_images != "prior"  # noqa: E731
-        stream = predict_files(
-            models, rows, len(classes), beat=report.beat, batch=batch, only_look=is_lost, torch_threads=threads
-        )
-        for block in stream:
-            bad.update(block.bad)
-            block.probs[[row - block.start for row in block.bad]] = prior
-            file.add(block.probs)
-            ids = rows.ids[block.start : block.start + len(block.probs)]
-            _write_rows(table, ids, block.probs, classes, top, sets=sets)
-            if time.monotonic() - told > _TELL_S or block.start + len(block.probs) == total:
-                told = time.monotonic()
-                report({"event": "predicting", "done": block.start + len(block.probs), "total": total})
-    if is_lost():
-        lines = [f"  {rows.folder / rows.paths[row]}: {why}" for row, why in bad.items()]
-        more = [f"  … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise InputError(
-            f"{len(bad)} of {total} images can't be used; mend them, or pass --bad-images prior to give them the class "
-            "shares of the training rows",
-            *lines[:_SHOWN],
-            *more,
-        )
-    if bad:
-        with (place / "bad_images.csv").open("w", encoding="utf-8", newline="") as table:
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(["id", "image", "why"])
-            writer.writerows([rows.ids[row], rows.paths[row], why] for row, why in bad.items())
-    return bad
+def _bad_images_error(rows: Rows, bad: Mapping[int, str]) -> InputError:
+    lines = [f"  {rows.folder / rows.paths[row]}: {why}" for row, why in bad.items()]
+    more = [f"  … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return InputError(
+        f"{len(bad)} of {len(rows.ids)} images can't be used; repair them, or pass --bad-images prior to give them the "
+        "class shares of the training rows",
+        *lines[:_SHOWN],
+        *more,
+    )
 
 
-def _write_header(table: TextIO, top: int, *, sets: bool) -> None:
-    names = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _COLUMNS]
-    csv.writer(table, lineterminator="\n").writerow(["id", *["classes"] * sets, *names])
+def _save_bad_images(place: Path, rows: Rows, bad: Mapping[int, str]) -> None:
+    with (place / "bad_images.csv").open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["id", "image", "why"])
+        writer.writerows([rows.ids[row], rows.paths[row], why] for row, why in bad.items())
 
 
-_COLUMNS = ("class", "probability")
+class _Tables:
+    """`rows.npy` and `predictions.csv`, written as rows come. A context manager."""
 
+    def __init__(self, place: Path, rows: Rows, classes: Sequence[str], top: int, *, sets: bool) -> None:
+        """`top`: how many of the likeliest classes stand in the table; with `sets`, each row's set before them."""
+        self._ids, self._classes, self._top, self._sets = rows.ids, classes, top, sets
+        self._open = ExitStack()
+        self._file = self._open.enter_context(RowsFile(place / "rows.npy", len(rows.ids), len(classes)))
+        table = self._open.enter_context((place / "predictions.csv").open("w", encoding="utf-8", newline=""))
+        self._writer = csv.writer(table, lineterminator="\n")
+        names = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _COLUMNS]
+        self._writer.writerow(["id", *["classes"] * sets, *names])
 
-def _write_rows(
-    table: TextIO, ids: Sequence[str], probs: npt.NDArray[np.float32], classes: Sequence[str], top: int, *, sets: bool
-) -> None:
-    """The likeliest classes of each row, equals by the order of classes; before them the row's set, if it has one."""
-    order = np.argsort(-probs, axis=1, kind="stable")[:, :top]
-    values = np.take_along_axis(probs, order, axis=1)
-    writer = csv.writer(table, lineterminator="\n")
-    found = [[text] for text in spelled(decide_sets(probs), classes)] if sets else [[]] * len(probs)
-    for row_id, own, labels, shares in zip(ids, found, order.tolist(), values.tolist(), strict=True):
-        cells = [cell for label, share in zip(labels, shares, strict=True) for cell in (classes[label], f"{share:.6f}")]
-        writer.writerow([row_id, *own, *cells])
+    def add(self, start: int, probs: npt.NDArray[np.float32]) -> None:
+        """The next rows: the likeliest classes of each, equals by the order of classes."""
+        self._file.add(probs)
+        order = np.argsort(-probs, axis=1, kind="stable")[:, : self._top]
+        values = np.take_along_axis(probs, order, axis=1)
+        ids, classes = self._ids[start : start + len(probs)], self._classes
+        chosen = [[text] for text in spelled(decide_sets(probs), classes)] if self._sets else [[]] * len(probs)
+        for row_id, own, labels, shares in zip(ids, chosen, order.tolist(), values.tolist(), strict=True):
+            likeliest = zip(labels, shares, strict=True)
+            cells = [cell for label, share in likeliest for cell in (classes[label], f"{share:.6f}")]
+            self._writer.writerow([row_id, *own, *cells])
+
+    def __enter__(self) -> _Tables:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)

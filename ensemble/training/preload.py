@@ -1,4 +1,4 @@
-"""Imported by the server of workers alone: does once what each worker would otherwise do anew after its fork."""
+"""Imported by the server of workers only: compiles once what each worker would otherwise load anew after its fork."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _ROW = np.zeros(1, np.int64)
 _PIXELS = np.zeros((1, 1, 3), np.uint8)
 _FLOATS = np.zeros((1, 3), np.float32)
 
-next_numbers(np.zeros(1, np.uint64), _ROW)  # the compiler's own set-up takes far longer than what is computed here
+# Called once with tiny arrays: numba's own set-up takes far longer than what is computed here.
+next_numbers(np.zeros(1, np.uint64), _ROW)
 move_pixels(_PIXELS, _ROW, np.ones((1, 2), np.int64), np.ones((1, 2), np.int64), _PIXELS.copy())
 normalise(_PIXELS[0], _FLOATS[0], _FLOATS[0], _FLOATS.copy())

@@ -1,7 +1,7 @@
-"""Which weights a network starts from: asked once, before any fold; and files of weights put into networks that
-may differ.
+"""The weights that a network starts from: chosen once, before any fold, and put into networks that may differ.
 
-What was decided is recorded with the hash of the file, and every fold of the run starts from these very bytes.
+The choice is recorded with the hash of the file, and every fold of the run starts from these very bytes. How a network
+is built and saved is in `networks`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,89 @@ from ensemble.training.timm_import import timm
 
 Tensors = dict[str, torch.Tensor]
 
+# what wrappers put before a network's names: those of `networks`, DataParallel, torch.compile, Lightning and others
 _PREFIXES = ("", "body.", "body.body.", "module.", "_orig_mod.", "model.", "backbone.", "network.", "net.")
-_LEAST_SHARE = 0.5
-_SHOWN = 3
+_LEAST_SHARE = 0.5  # of tensors that must fit: with fewer, the file is most likely of another network
+_SHOWN = 3  # names of tensors in a message: enough to see which spelling they have
+_PATIENCE_S = 4.0  # for a server's answer; a machine without a network waits so long before it trains from scratch
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a model on the Hugging Face hub, the better one first
+
+
+@dataclass(frozen=True)
+class PretrainedChoice:
+    """Whether to start from timm's weights, and why."""
+
+    use: bool
+    reason: str
+
+
+def choose_pretrained(name: str, pretrained: bool | str) -> PretrainedChoice:
+    """Decide on `model.pretrained`; `true` where no weights can be reached is refused."""
+    if pretrained is False:
+        return PretrainedChoice(False, "the recipe asks for training from scratch")
+    if is_code_name(name):
+        if pretrained is True:
+            raise InputError(f"model.pretrained: true, but {name} is a network of your own; name a file of weights")
+        return PretrainedChoice(False, "a network of your own, trained from scratch")
+    obstacle = _obstacle(name)
+    if obstacle is None:
+        return PretrainedChoice(True, "the weights are cached, or can be downloaded")
+    if pretrained is True:
+        raise InputError(
+            f"model.pretrained: true, but {obstacle}; "
+            "download the weights once while the network is up (they are then cached), or use auto or false"
+        )
+    return PretrainedChoice(False, f"trained from scratch: {obstacle}")
+
+
+def decide_weights(model: ModelPart, file: Path | None) -> dict[str, Any]:
+    """What `run.json` records: `pretrained`, why, and the file with its hash, which is downloaded if need be."""
+    if file is not None:
+        weights = {"path": str(file), "sha256": sha256_file(file), "of": "file"}
+        return {"pretrained": True, "pretrained_why": f"the weights of {file.name}", "weights": weights}
+    choice = choose_pretrained(model.name, model.pretrained)
+    decided: dict[str, Any] = {"pretrained": choice.use, "pretrained_why": choice.reason, "weights": None}
+    if choice.use:
+        try:
+            path = _fetch(model.name)
+        except Exception as error:  # huggingface_hub, requests and the operating system raise their own
+            why = (
+                f"the weights of {model.name} can't be downloaded: {type(error).__name__}: {str(error).splitlines()[0]}"
+            )
+            if model.pretrained is True:
+                raise InputError(f"model.pretrained: true, but {why}") from error
+            return {"pretrained": False, "pretrained_why": f"trained from scratch: {why}", "weights": None}
+        if path is not None:
+            decided["weights"] = {"path": str(path), "sha256": sha256_file(path), "of": "timm"}
+    return decided
+
+
+def start_network(spec: NetworkSpec, decided: Mapping[str, Any], codes: Codes) -> tuple[torch.nn.Module, str]:
+    """A new network with the weights that were decided on, and a line about them; a changed file is refused."""
+    weights = decided.get("weights")
+    if weights is None:
+        return build_network(spec, pretrained=decided["pretrained"], codes=codes), str(decided["pretrained_why"])
+    path = Path(weights["path"])
+    if not path.is_file() and weights["of"] == "timm":  # the run was moved, or the cache emptied
+        path = _fetch(spec.name) or path
+    if not path.is_file() or sha256_file(path) != weights["sha256"]:
+        raise EnsError(f"{path}: not the weights that the run was started with; restore the file, or pass --fresh")
+    if weights["of"] == "timm":
+        return build_network(spec, pretrained=True, file=str(path)), f"weights of timm: {path.name}"
+    network = build_network(spec, pretrained=False, codes=codes)
+    return network, f"weights of {path.name}: {load_weights(network, path).line}"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of a network's tensors: how many there are, which took no weights from the file, and why."""
+    """How a file fitted a network: its number of tensors, and those that took no weights from it, with reasons."""
 
     tensors: int
     left: tuple[str, ...]
 
     @property
     def line(self) -> str:
-        """For a person."""
+        """For messages."""
         taken = self.tensors - len(self.left)
         shown = "; ".join(self.left[:_SHOWN]) + ("; …" if len(self.left) > _SHOWN else "")
         return f"{taken} of {self.tensors} tensors" + (f"; started anew: {shown}" if self.left else "")
@@ -50,26 +118,27 @@ class Fit:
 def load_weights(network: torch.nn.Module, path: Path) -> Fit:
     """Put a file's weights into a network, in place; refused where fewer than half of the tensors fit.
 
-    A first layer for three channels is adapted to one by summing. A classifier of other size, and whatever else does
+    A first layer for three channels is adapted to one by summing. A classifier of another size, and all else that does
     not fit, keeps its random weights.
     """
     body = body_of(network)
     wanted = body.state_dict()
-    found = _matching(_read(path), wanted, body)
+    content = _matching(_read(path), wanted, body)
     taken: Tensors = {}
     left: list[str] = []
     for name, tensor in wanted.items():
-        weight = found.get(name)
+        weight = content.get(name)
         if weight is not None and weight.shape != tensor.shape:
             weight = _adapted(weight, tensor)
         if weight is None:
-            shape = f" is {_shape(found[name])} in the file, {_shape(tensor)} here" if name in found else " is missing"
-            left.append(name + shape)
+            is_there = name in content
+            shapes = f"is {_shape(content[name])} in the file, {_shape(tensor)} here" if is_there else "is missing"
+            left.append(f"{name} {shapes}")
         else:
             taken[name] = weight
     fit = Fit(len(wanted), tuple(left))
     if len(taken) < _LEAST_SHARE * len(wanted):
-        strangers = [name for name in found if name not in wanted]
+        strangers = [name for name in content if name not in wanted]
         held = f"; the file holds {', '.join(strangers[:_SHOWN])}, …" if strangers else ""
         raise InputError(f"model.pretrained: {path} does not fit {type(body).__name__}: {fit.line}{held}")
     body.load_state_dict({**wanted, **taken})
@@ -80,7 +149,7 @@ def _read(path: Path) -> Tensors:
     """The file's tensors by name; a pickle is read as tensors and numbers alone, and can't run anything."""
     try:
         content = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # of pickle, zipfile, safetensors, torch: each has its own
+    except Exception as error:  # pickle, zipfile, safetensors and torch raise their own
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"model.pretrained: {path} is no file of weights: {first[:120]}") from error
     return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
@@ -98,7 +167,7 @@ def _matching(content: Tensors, wanted: Mapping[str, torch.Tensor], body: torch.
         try:
             converted = convert(dict(best), body)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            return best  # made for spellings that this file is not in
+            return best  # timm's converters expect spellings that this file may not be in
         if len(converted.keys() & wanted.keys()) >= len(best.keys() & wanted.keys()):
             return dict(converted)
     return best
@@ -116,75 +185,8 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
-_PATIENCE_S = 4.0
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class PretrainedChoice:
-    """What was decided, and why."""
-
-    use: bool
-    reason: str
-
-
-def choose_pretrained(name: str, wish: bool | str) -> PretrainedChoice:
-    """Decide on `model.pretrained`; `true` without weights in reach is refused."""
-    if wish is False:
-        return PretrainedChoice(False, "the recipe asks for training from scratch")
-    if is_code_name(name):
-        if wish is True:
-            raise InputError(f"model.pretrained: true, but {name} is a network of your own; name a file of weights")
-        return PretrainedChoice(False, "a network of one's own, which the recipe asks to train from scratch")
-    obstacle = _obstacle(name)
-    if obstacle is None:
-        return PretrainedChoice(True, "the weights are cached, or can be had")
-    if wish is True:
-        raise InputError(
-            f"model.pretrained: true, but {obstacle}; "
-            "fetch the weights once on a machine that can (they are then cached), or say auto or false"
-        )
-    return PretrainedChoice(False, f"trained from scratch: {obstacle}")
-
-
-def decide_weights(model: ModelPart, file: Path | None) -> dict[str, Any]:
-    """What `run.json` records: `pretrained`, why, and the file with its hash, which is fetched if need be."""
-    if file is not None:
-        weights = {"path": str(file), "sha256": sha256_file(file), "of": "file"}
-        return {"pretrained": True, "pretrained_why": f"the weights of {file.name}", "weights": weights}
-    choice = choose_pretrained(model.name, model.pretrained)
-    decided: dict[str, Any] = {"pretrained": choice.use, "pretrained_why": choice.reason, "weights": None}
-    if choice.use:
-        try:
-            path = _fetch(model.name)
-        except Exception as error:  # of huggingface_hub, requests, the operating system
-            why = f"the weights of {model.name} can't be fetched: {type(error).__name__}: {str(error).splitlines()[0]}"
-            if model.pretrained is True:
-                raise InputError(f"model.pretrained: true, but {why}") from error
-            return {"pretrained": False, "pretrained_why": f"trained from scratch: {why}", "weights": None}
-        if path is not None:
-            decided["weights"] = {"path": str(path), "sha256": sha256_file(path), "of": "timm"}
-    return decided
-
-
-def start_network(spec: NetworkSpec, decided: Mapping[str, Any], codes: Codes) -> tuple[torch.nn.Module, str]:
-    """A new network with the weights that were decided on, and a line about them; other bytes are refused."""
-    weights = decided.get("weights")
-    if weights is None:
-        return build_network(spec, pretrained=decided["pretrained"], codes=codes), str(decided["pretrained_why"])
-    path = Path(weights["path"])
-    if not path.is_file() and weights["of"] == "timm":  # the run was moved, or the cache emptied
-        path = _fetch(spec.name) or path
-    if not path.is_file() or sha256_file(path) != weights["sha256"]:
-        raise EnsError(f"{path}: not the weights that the run was started with; --fresh starts it anew")
-    if weights["of"] == "timm":
-        return build_network(spec, pretrained=True, file=str(path)), f"weights of timm: {path.name}"
-    network = build_network(spec, pretrained=False, codes=codes)
-    return network, f"weights of {path.name}: {load_weights(network, path).line}"
-
-
 def _fetch(name: str) -> Path | None:
-    """The file of timm's weights on this machine, downloaded if need be; None for the few that come in another way."""
+    """The file of timm's weights on this machine, downloaded if need be; None for the few with their own loader."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -202,45 +204,35 @@ def _fetch(name: str) -> Path | None:
 
 
 def _obstacle(name: str) -> str | None:
-    """Why the weights can't be had; None when they can."""
+    """Why the weights can't be used; None when they can."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         return f"timm has no weights for {name}"
-    if cfg.hf_hub_id and _is_cached(cfg.hf_hub_id):
+    if cfg.hf_hub_id and any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str) for file in _WEIGHT_FILES):
         return None
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return f"the weights of {name} are not cached, and HF_HUB_OFFLINE is set"
-    host = _hub_host() if cfg.hf_hub_id else urlsplit(str(cfg.url or "")).hostname
+    host = urlsplit(constants.ENDPOINT if cfg.hf_hub_id else str(cfg.url or "")).hostname
     if host is None or not _answers(host):
-        return f"the weights of {name} are not cached, and {host or 'their place'} does not answer"
+        return f"the weights of {name} are not cached, and {host or 'their server'} does not answer"
     return None
 
 
-def _is_cached(hub_id: str) -> bool:
-    """Whether a weights file of this hub model lies in the local cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return any(isinstance(try_to_load_from_cache(hub_id, name), str) for name in _WEIGHT_FILES)
-
-
-def _hub_host() -> str | None:
-    from huggingface_hub import constants
-
-    return urlsplit(constants.ENDPOINT).hostname
-
-
 def _answers(host: str) -> bool:
-    """Whether a connection opens in time; a name server that does not answer is waited for no longer than that."""
+    """Whether a connection opens in time."""
     opened = threading.Event()
 
-    def knock() -> None:
+    def connect() -> None:
         try:
             socket.create_connection((host, 443), timeout=_PATIENCE_S).close()
         except OSError:
             return
         opened.set()
 
-    knocker = threading.Thread(target=knock, daemon=True)
-    knocker.start()
-    knocker.join(_PATIENCE_S)
+    # In a thread: the timeout of a connection does not include the name server's, which can take half a minute.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
     return opened.is_set()

@@ -1,9 +1,4 @@
-"""Makes torchvision, and so timm, importable beside a torch that it was not built for. Take timm from here.
-
-A torchvision wheel built for CUDA can't load its operators beside a CPU build of torch; its import then dies with
-`operator torchvision::nms does not exist` (pytorch/vision issues 8985, 9077, 9085). Declaring the two operators that
-the import asks for is enough for all that timm needs; the compiled operators themselves, such as NMS, stay unusable.
-"""
+"""timm, importable also beside a torch that the installed torchvision was not built for. Import timm only from here."""
 
 from __future__ import annotations
 
@@ -13,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"  # of nms and of qnms, its quantised twin
 _library: torch.library.Library | None = None  # the declarations live as long as this object
 
 
 def _compiled_operators_load() -> bool:
-    """Whether torchvision's own library can be loaded; what its import tries, without importing it."""
+    """Whether torchvision's own library can be loaded: its import tries the same, and this does not import it."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return False
@@ -32,8 +27,11 @@ def _compiled_operators_load() -> bool:
     return True
 
 
-def _cure() -> str:
-    """Declare what is missing; say in a word what was found."""
+def _declare_missing_operators() -> str:
+    """Declare the operators that torchvision's import needs, where its own can't be loaded; the `STATE`."""
+    # A torchvision wheel built for CUDA can't load its operators beside a CPU build of torch; its import, and timm's,
+    # then fails with `operator torchvision::nms does not exist` (pytorch/vision issues 8985, 9077, 9085): it registers
+    # shape rules for these two. Declaring them is enough for all that timm needs; calling NMS stays impossible.
     global _library
     if importlib.util.find_spec("torchvision") is None:
         return "missing"
@@ -45,9 +43,9 @@ def _cure() -> str:
     return "cured"
 
 
-STATE = _cure()
+STATE = _declare_missing_operators()
 """`whole`: its operators load; `cured`: declared by this module; `missing`: torchvision is not installed."""
 
 timm = importlib.import_module("timm")
 importlib.import_module("timm.optim")
-"""timm itself; imported here, and at once, so that a server of workers has it before the first fold."""
+"""timm itself; imported with this module, so that a server of workers has it before the first fold."""

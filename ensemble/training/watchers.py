@@ -1,4 +1,4 @@
-"""TensorBoard and wandb, told of each epoch. Neither is imported unless asked for, and neither can stop a fold."""
+"""TensorBoard and wandb, shown each epoch. Neither is imported unless it is used, and neither can stop a fold."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Row = Mapping[str, Any]
 
 
 class Watcher(Protocol):
-    """One place that wants to know."""
+    """One place that shows epochs."""
 
-    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, epoch: int, values: Mapping[str, float]) -> None:
         """An epoch's values by name."""
 
     def close(self) -> None:
-        """No more comes."""
+        """The training is over."""
 
 
 class Watchers:
-    """All that were asked for by name. One that fails is told by `warn`, once, and left out from then on."""
+    """All those named. One that fails is reported by `warn`, once, and left out from then on."""
 
     def __init__(
         self, names: Sequence[str], folder: Path, about: Mapping[str, Any], config: Row, warn: Callable[[str], None]
@@ -33,7 +33,7 @@ class Watchers:
         for name in names:
             self._try(name, lambda name=name: self._open.update({name: _KINDS[name](folder, about, config)}))  # type: ignore[misc]
 
-    def tell(self, row: Row) -> None:
+    def show(self, row: Row) -> None:
         """A row of the history."""
         groups = {"lr": "train/lr", "train_loss": "train/loss"}
         values = {
@@ -41,11 +41,11 @@ class Watchers:
             for name, value in row.items()
             if name != "epoch" and value is not None
         }
-        for name, watcher in list(self._open.items()):
-            self._try(name, lambda watcher=watcher: watcher.tell(row["epoch"], values))  # type: ignore[misc]
+        for name, watcher in list(self._open.items()):  # a copy: one that fails is taken out
+            self._try(name, lambda watcher=watcher: watcher.show(row["epoch"], values))  # type: ignore[misc]
 
     def close(self) -> None:
-        """End all."""
+        """Close all of them."""
         for name, watcher in list(self._open.items()):
             self._try(name, watcher.close)
         self._open.clear()
@@ -53,7 +53,7 @@ class Watchers:
     def _try(self, name: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except Exception as error:  # whatever a third party raises: a training is not lost for a picture of it
+        except Exception as error:  # third parties raise anything, and a training must not be lost for a picture of it
             self._open.pop(name, None)
             self._warn(f"{name}: {type(error).__name__}: {error}; training goes on without it")
 
@@ -65,20 +65,20 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()  # of an attempt that was stopped: all its epochs are told again
+            old.unlink()  # of an attempt that was stopped: all its epochs are shown again
         self._writer = SummaryWriter(str(folder))
 
-    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+        self._writer.flush()  # so that an epoch shows at once
 
     def close(self) -> None:
         self._writer.close()
 
 
 class _Wandb:
-    """A run of wandb a fold, grouped by the run's name; a fold that goes on goes on there too."""
+    """A wandb run for each fold, grouped by the run's name; a fold that goes on continues its wandb run."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], config: Row) -> None:
         import wandb
@@ -88,12 +88,12 @@ class _Wandb:
             group=str(about["run"]),
             name=f"{about['run']}/{folder.name}",
             id=sha256_text(f"{about['identity']}/{about['run']}/{folder.name}")[:16],
-            resume="allow",
+            resume="allow",  # with the same id: a fold that goes on adds to its curves
             config=dict(config),
             dir=str(folder),
         )
 
-    def tell(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, epoch: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=epoch)
 
     def close(self) -> None:

@@ -41,15 +41,15 @@ def images(rows: int = 6) -> torch.Tensor:
     return torch.randn(rows, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def predicted(looks: ViewPlan, rows: torch.Tensor | None = None) -> np.ndarray[Any, Any]:
-    return predict_batch([network()], images() if rows is None else rows, looks)[0]
+def predicted(plan: ViewPlan, rows: torch.Tensor | None = None) -> np.ndarray[Any, Any]:
+    return predict_batch([network()], images() if rows is None else rows, plan)[0]
 
 
 def merged(scores: torch.Tensor, **how: Any) -> torch.Tensor:
     """(views, rows, classes) scores, merged."""
     merger = Merger(ViewPlan(PLAIN_VIEWS.views, **how))
-    for one in scores:
-        merger.add(one)
+    for of_view in scores:
+        merger.add(of_view)
     return merger.probs()
 
 
@@ -58,8 +58,8 @@ def test_a_policy_has_as_many_different_views_as_it_says(policy: str) -> None:
     views = make_views(policy, SIZE)
     seen = [view(images()) for view in views]
     assert len(views) == view_count(policy) == len({view.key for view in views})
-    assert len({(tuple(one.shape), tuple(one.flatten().tolist())) for one in seen}) == len(views)
-    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in seen)
+    assert len({(tuple(image.shape), tuple(image.flatten().tolist())) for image in seen}) == len(views)
+    assert all(image.is_contiguous(memory_format=torch.channels_last) for image in seen)
     if policy != "fivecrop":
         assert torch.equal(seen[0], images())
 
@@ -87,15 +87,15 @@ def test_views_and_their_mean_are_those_of_ttach(policy: str, alias: Any) -> Non
 def test_ttachs_geometric_mean_of_scores_is_no_number_and_that_of_many_views_is_zero() -> None:
     scores = torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     theirs = ttach.base.Merger("gmean", n=4)
-    for one in scores:
-        theirs.append(one)
+    for of_view in scores:
+        theirs.append(of_view)
     assert torch.isnan(theirs.result).any()
     assert torch.isfinite(merged(scores, merge="gmean")).all()
 
     many = (10 * scores[0]).float().expand(200, 3, 5)
     underflown = ttach.base.Merger("gmean", n=200)
-    for one in many:
-        underflown.append(torch.softmax(one, dim=1))
+    for of_view in many:
+        underflown.append(torch.softmax(of_view, dim=1))
     assert (underflown.result == 0).any()
     ours = merged(many, merge="gmean")
     assert torch.allclose(ours, torch.softmax(many[0].double(), dim=1), atol=1e-6)
@@ -145,19 +145,19 @@ def test_no_views_is_plain_prediction() -> None:
 
 def test_a_view_commutes_with_its_image() -> None:
     """Mirrored images have the predictions of the others, where mirroring is among the views."""
-    looks = make_view_plan(ViewChoice("d4"), SIZE)
-    assert np.allclose(predicted(looks), predicted(looks, images().flip(3)), atol=1e-6)
-    assert np.allclose(predicted(looks), predicted(looks, torch.rot90(images(), 1, (2, 3))), atol=1e-6)
+    plan = make_view_plan(ViewChoice("d4"), SIZE)
+    assert np.allclose(predicted(plan), predicted(plan, images().flip(3)), atol=1e-6)
+    assert np.allclose(predicted(plan), predicted(plan, torch.rot90(images(), 1, (2, 3))), atol=1e-6)
 
 
 def test_views_commute_with_folds() -> None:
     """Mean over folds of the mean over views: the same either way; and networks do not disturb each other."""
-    looks = make_view_plan(ViewChoice("flips"), SIZE)
-    both = predict_batch([network(0), network(1)], images(), looks)
-    alone = [predict_batch([network(seed)], images(), looks)[0] for seed in (0, 1)]
-    assert all(np.array_equal(one, other) for one, other in zip(both, alone, strict=True))
+    plan = make_view_plan(ViewChoice("flips"), SIZE)
+    both = predict_batch([network(0), network(1)], images(), plan)
+    alone = [predict_batch([network(seed)], images(), plan)[0] for seed in (0, 1)]
+    assert all(np.array_equal(joint, single) for joint, single in zip(both, alone, strict=True))
     by_view = [
-        np.mean(predict_batch([network(0), network(1)], view(images()), PLAIN_VIEWS), axis=0) for view in looks.views
+        np.mean(predict_batch([network(0), network(1)], view(images()), PLAIN_VIEWS), axis=0) for view in plan.views
     ]
     assert np.allclose(np.mean(both, axis=0), np.mean(by_view, axis=0), atol=1e-12)
 
@@ -168,12 +168,10 @@ def test_neither_batches_nor_order_change_a_row(batch_size: int, order: list[int
     pixels = np.random.default_rng(0).integers(0, 255, (20, SIZE, SIZE, 3), dtype=np.uint8)
     cached = DecodedImages(tuple(map(str, range(20))), pixels)
     normalizer = Normalizer([0.5] * 3, [0.5] * 3, torch.device("cpu"))
-    looks = make_view_plan(ViewChoice("hflip"), SIZE)
+    plan = make_view_plan(ViewChoice("hflip"), SIZE)
 
     def predict(rows: list[int], batch: int) -> np.ndarray[Any, Any]:
-        return predict_rows(
-            network(), cached, np.array(rows), size=SIZE, normalizer=normalizer, looks=looks, batch_size=batch
-        )
+        return predict_rows(network(), cached, np.array(rows), plan, normalizer, size=SIZE, batch_size=batch)
 
     assert np.allclose(predict(order, batch_size), predict(list(range(20)), 20)[order], atol=1e-6)
 
@@ -213,9 +211,9 @@ def test_views_that_make_no_sense_are_refused(tta: Any, message: str) -> None:
 
 def test_views_of_a_size_that_the_network_does_not_take_are_refused() -> None:
     vit = timm.create_model("test_vit", num_classes=3, img_size=SIZE)
-    check_views(vit, make_views("fivecrop", SIZE), SIZE, "fivecrop")
-    with pytest.raises(InputError, match="tta: scales shows images of 28 x 28, and the network takes 32 x 32 alone"):
-        check_views(vit, make_views("scales", SIZE), SIZE, "scales")
+    check_views(vit, ViewChoice("fivecrop"), SIZE)
+    with pytest.raises(InputError, match="tta: scales shows images of 28 x 28, and the network takes only 32 x 32"):
+        check_views(vit, ViewChoice("scales"), SIZE)
     with pytest.raises(InputError, match="FiveCrops cuts out 64 pixels of images of 32"):
         make_views([{"FiveCrops": {"crop_height": 64, "crop_width": 16}}], SIZE)
 

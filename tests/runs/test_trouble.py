@@ -14,8 +14,7 @@ import torch
 
 from ensemble import load_predictions
 from ensemble.core.run import find_checkpoints
-from ensemble.training.fold import FoldTraining
-from ensemble.training.loop import Trainer
+from ensemble.training.loop import FoldTraining, Trainer
 from tests.support import Ens, Fingerprint
 
 HERE = ("train", "--recipe", "tiny", "--engine", "inline", "--folds", "0")
@@ -34,8 +33,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Let a fold fail after so many steps, its checkpoints written."""
     after_step = FoldTraining.after_step
 
-    def fail(self: FoldTraining, trainer: Any, done: int) -> None:
-        after_step(self, trainer, done)
+    def fail(self: FoldTraining, done: int) -> None:
+        after_step(self, done)
         if done == steps:
             self._checkpoints.flush()
             raise RuntimeError("the end")

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from ensemble.core.run import CheckpointFile, empty_but_checkpoints, find_checkpoints
-from ensemble.training.checkpoints import Checkpoints, snapshot
+from ensemble.training.checkpoints import Checkpoints
+from ensemble.training.loop import snapshot
 
 ABOUT = {"identity": "abc", "fold": 1}
 
@@ -34,21 +35,21 @@ def written(folder: Path, *steps: int, identity: str = "abc") -> list[str]:
 
 def loaded(folder: Path) -> tuple[float | None, list[str]]:
     warnings: list[str] = []
-    found = Checkpoints(folder, ABOUT, warnings.append).load()
-    return (None if found is None else float(found.state["network"]["weight"][0])), warnings
+    checkpoint = Checkpoints(folder, ABOUT, warnings.append).load()
+    return (None if checkpoint is None else float(checkpoint.state["network"]["weight"][0])), warnings
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, ABOUT, print) as checkpoints:
         checkpoints.save(3, state_of(0.1), epoch=2)
-    found = Checkpoints(tmp_path, ABOUT, print).load()
-    assert found is not None
-    assert torch.equal(found.state["network"]["weight"], torch.full((50,), 0.1))
-    assert found.state["history"] == [{"epoch": 1, "loss": 0.1 + 0.2}]
-    assert (found.about["epoch"], found.about["step"], found.about["fold"]) == (2, 3, 1)
+    checkpoint = Checkpoints(tmp_path, ABOUT, print).load()
+    assert checkpoint is not None
+    assert torch.equal(checkpoint.state["network"]["weight"], torch.full((50,), 0.1))
+    assert checkpoint.state["history"] == [{"epoch": 1, "loss": 0.1 + 0.2}]
+    assert (checkpoint.about["epoch"], checkpoint.about["step"], checkpoint.about["fold"]) == (2, 3, 1)
 
 
-def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+def test_a_state_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     with (
         Checkpoints(tmp_path, ABOUT, print) as checkpoints,
         pytest.raises(TypeError, match=r"state\.a\[1\] is a float64"),
@@ -57,7 +58,7 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_copy_does_not_change_with_what_it_was_taken_of() -> None:
+def test_a_snapshot_does_not_change_with_its_tensors() -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     copy = snapshot({"a": [weight, (weight, 1.5)], "b": None})
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_the_last_two_are_kept_and_older_ones_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "no sidecar", "broken sidecar"])
-def test_one_that_does_not_verify_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
     written(tmp_path, 1, 2)
     victim = CheckpointFile(tmp_path, 2)
     content = victim.path.read_bytes()
@@ -112,8 +113,8 @@ def test_one_that_does_not_verify_falls_back_to_the_one_before(tmp_path: Path, d
         victim.sidecar_path.write_text("{")
     number, warnings = loaded(tmp_path)
     assert number == 1
-    told = damage in ("flip", "cut", "gone")  # without its sidecar it was never finished
-    assert [("checkpoint-000000002.pt does not verify" in line) for line in warnings] == [True] * told
+    warned = damage in ("flip", "cut", "gone")  # without its sidecar it was never finished
+    assert [("checkpoint-000000002.pt does not verify" in line) for line in warnings] == [True] * warned
 
 
 def test_a_state_whose_writer_was_killed_before_its_sidecar_is_not_left_behind(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def _fill_the_disk(folder: Path, warnings: Any) -> None:
         checkpoints.save(4, state_of(4.0))
 
 
-def test_a_disk_without_room_leaves_the_last_checkpoint_whole_and_is_told_once(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_whole_and_warns_once(tmp_path: Path) -> None:
     written(tmp_path, 1)
     context = multiprocessing.get_context("fork")
     warnings: Any = context.Queue()

@@ -10,8 +10,15 @@ from pydantic import ValidationError
 
 from ensemble.errors import InputError
 from ensemble.recipe.recipe import Recipe
-from ensemble.training.loop import decay_groups, make_optimizer, set_rate
-from ensemble.training.networks import NetworkSpec, build_network, check_freezing, parameter_groups, set_frozen
+from ensemble.training.loop import make_optimizer, set_rate
+from ensemble.training.networks import (
+    NetworkSpec,
+    build_network,
+    check_freezing,
+    decay_groups,
+    parameter_groups,
+    set_frozen,
+)
 
 NETS = pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 
@@ -46,12 +53,12 @@ class Own(torch.nn.Module):
 
 
 @NETS
-def test_without_a_wish_the_groups_are_those_of_decay_alone(name: str) -> None:
+def test_by_default_the_groups_are_those_of_decay_only(name: str) -> None:
     network = network_of(name)
     groups = parameter_groups(network, recipe_of(name, {"weight_decay": 0.3}))
     plain = decay_groups(network, 0.3)
-    assert [[id(one) for one in group["params"]] for group in groups] == [
-        [id(one) for one in group["params"]] for group in plain
+    assert [[id(weight) for weight in group["params"]] for group in groups] == [
+        [id(weight) for weight in group["params"]] for group in plain
     ]
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     assert {group["lr_scale"] for group in groups} == {1.0}
@@ -69,7 +76,7 @@ def test_a_frozen_backbone_leaves_the_classifier_alone_to_train(name: str) -> No
 
 
 def id_in(module: torch.nn.Module, network: torch.nn.Module, key: str) -> bool:
-    return any(one is network.get_parameter(key) for one in module.parameters())
+    return any(weight is network.get_parameter(key) for weight in module.parameters())
 
 
 @NETS
@@ -121,19 +128,19 @@ def test_frozen_weights_do_not_move_even_with_weight_decay() -> None:
 def test_rates_fall_from_the_classifier_to_the_images(name: str) -> None:
     network, recipe = network_of(name), recipe_of(name, layer_decay=0.5, head_lr=4.0)
     groups = parameter_groups(network, recipe)
-    scale_of = {id(one): group["lr_scale"] for group in groups for one in group["params"]}
-    order = [scale_of[id(one)] for _, one in network.named_parameters()]
+    scale_of = {id(weight): group["lr_scale"] for group in groups for weight in group["params"]}
+    order = [scale_of[id(weight)] for _, weight in network.named_parameters()]
     assert max(order) == 4.0
     assert min(order) < 0.2
     assert len(scale_of) == len(order)
-    head = {scale_of[id(one)] for one in network.get_classifier().parameters()}  # type: ignore[operator]
+    head = {scale_of[id(weight)] for weight in network.get_classifier().parameters()}  # type: ignore[operator]
     assert head == {4.0}
     optimizer = make_optimizer(groups, recipe.train)
     set_rate(optimizer, 0.1)
     assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(0.4)
 
 
-def test_a_network_of_one_s_own_has_its_children_as_layers() -> None:
+def test_an_own_network_has_its_children_as_layers() -> None:
     network, recipe = (
         Own(),
         recipe_of("net:Own", freeze="backbone", freeze_epochs=1, unfreeze="gradual", layer_decay=0.5),

@@ -81,6 +81,6 @@ def test_the_last_rows_of_a_class_are_trained_on() -> None:
         assert 2 in rows.labels[rows.training]
 
 
-def test_a_share_that_spares_no_row_is_refused() -> None:
+def test_an_inner_share_without_a_row_is_refused() -> None:
     with pytest.raises(InputError, match=r"train\.inner_share: 0\.01 of fold 0's 90 .*select: last"):
         inner_of(groups=("one",) * ROWS, share=0.01)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ensemble.errors import InputError
 from ensemble.images.batches import Batch, plain_batches
 from ensemble.recipe.parts import TrainPart
-from ensemble.training.averages import Ema, make_average
+from ensemble.training.averages import Ema
 from ensemble.training.device import check_bf16_gradients, check_compile, choose_precision, set_determinism
-from ensemble.training.loop import Hooks, LossError, Trainer, _cuts
-from ensemble.training.networks import NetworkSpec, build_network
+from ensemble.training.loop import LossError, Trainer, TrainerParts, _cuts
+from ensemble.training.networks import NetworkSpec, build_network, decay_groups
 from tests.training.trainers import (
     BATCH,
     BATCHES,
@@ -28,7 +28,7 @@ from tests.training.trainers import (
     images,
     make_network,
     make_trainer,
-    mixer,
+    mixing,
     train_on,
 )
 
@@ -42,12 +42,12 @@ def without_norm(**options: Any) -> Trainer:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 100])
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"hooks": Hooks(mixer=mixer), "clip_norm": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"hooks": {"mixing": mixing}, "clip_norm": 0.3}])
 def test_smaller_parts_of_a_batch_give_the_same_steps(micro_batch: int, options: dict[str, Any]) -> None:
     whole, cut = without_norm(**options), without_norm(micro_batch=micro_batch, **options)
-    expected, found = train_on(whole), train_on(cut)
+    expected, history = train_on(whole), train_on(cut)
     assert cut.steps_done == whole.steps_done
-    assert np.allclose(found, expected, atol=1e-5)
+    assert np.allclose(history, expected, atol=1e-5)
     assert torch.allclose(weights(cut), weights(whole), atol=1e-4)
 
 
@@ -67,16 +67,17 @@ def test_accumulated_batches_step_as_one_large_batch_would() -> None:
                 )
 
     accumulated, joined = without_norm(accumulate=3), without_norm()
-    joined = Trainer(
-        make_network(norm=False, drop=0.0),
-        TrainPart(epochs=3, lr=0.02),
+    network, train = make_network(norm=False, drop=0.0), TrainPart(epochs=3, lr=0.02)
+    parts = TrainerParts(
         feed=Joined(),
         labels=torch.from_numpy(LABELS),
         loss=joined._loss,
+        groups=decay_groups(network, train.weight_decay),
         normalizer=NORMALIZER,
         precision="fp32",
         seed_of=joined._seed_of,
     )
+    joined = Trainer(network, train, parts)
     assert accumulated.steps_per_epoch == joined.steps_per_epoch == 2
     assert np.allclose(train_on(accumulated), train_on(joined), atol=1e-5)
     assert torch.allclose(weights(accumulated), weights(joined), atol=1e-4)
@@ -92,7 +93,7 @@ def test_a_batch_is_cut_evenly_and_whole(rows: int, most: int | None) -> None:
         assert sizes.max() <= max(most, 3)
 
 
-def test_an_epoch_tells_the_mean_loss_over_rows_and_its_last_rate() -> None:
+def test_an_epoch_gives_the_mean_loss_over_rows_and_its_last_rate() -> None:
     seen: list[tuple[float, int]] = []
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -127,18 +128,21 @@ def test_dropout_is_drawn_anew_every_step_and_epoch() -> None:
 
 def test_mixing_is_seeded_by_epoch_and_batch_and_done_on_whole_batches() -> None:
     calls: list[tuple[int, int]] = []
+    epochs: list[int] = []
 
-    def watched(pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def watched(pixels: torch.Tensor, labels: torch.Tensor, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append((len(pixels), seed))
-        return mixer(pixels, labels, seed)
+        epochs.append(epoch)
+        return mixing(pixels, labels, seed, epoch)
 
-    train_on(make_trainer(hooks=Hooks(mixer=watched), accumulate=2, micro_batch=2))
+    train_on(make_trainer(hooks={"mixing": watched}, accumulate=2, micro_batch=2))
     assert [rows for rows, _ in calls] == [5, 5, 5, 5, 2] * 3
     assert len({seed for _, seed in calls}) == 15
+    assert epochs == [1] * 5 + [2] * 5 + [3] * 5
 
 
 def test_layers_are_frozen_for_an_epoch_after_the_network_is_put_into_training_mode() -> None:
-    trainer = make_trainer(hooks=Hooks(set_frozen=freeze_first_epoch), weight_decay=0.5)
+    trainer = make_trainer(hooks={"set_frozen": freeze_first_epoch}, weight_decay=0.5)
     first, norm = list(trainer.network)[:2]  # type: ignore[call-overload]
     before, mean = first.weight.clone(), norm.running_mean.clone()
     trainer.run_epoch()
@@ -172,20 +176,20 @@ def test_the_mean_over_epochs_is_the_mean_and_its_batch_norms_are_measured_over_
     while not trainer.is_done:
         trainer.run_epoch()
         ends.append(weights(trainer))
-    found = trainer.evaluation_network()
-    mean = torch.cat([parameter.flatten() for parameter in found.parameters()])
+    averaged = trainer.evaluation_network()
+    mean = torch.cat([parameter.flatten() for parameter in averaged.parameters()])
     assert torch.allclose(mean, (ends[1] + ends[2]) / 2, atol=1e-6)
     batches = [NORMALIZER(batch.pixels).clone() for batch in plain_batches(images(), np.arange(ROWS), BATCH, SIZE)]
-    after_conv = found[0](torch.cat(batches))  # type: ignore[index]
-    assert torch.allclose(found[1].running_mean, after_conv.mean(dim=(0, 2, 3)), atol=1e-4)  # type: ignore[index]
+    after_conv = averaged[0](torch.cat(batches))  # type: ignore[index]
+    assert torch.allclose(averaged[1].running_mean, after_conv.mean(dim=(0, 2, 3)), atol=1e-4)  # type: ignore[index]
 
 
 def test_before_the_last_epochs_and_without_averages_the_network_itself_is_evaluated() -> None:
     trainer = make_trainer(swa_epochs=1)
     trainer.run_epoch()
     assert trainer.evaluation_network() is trainer.network
-    plain = make_average(TrainPart(), None)
-    assert plain.network(trainer.network) is trainer.network
+    plain = make_trainer()
+    assert plain.evaluation_network() is plain.network
 
 
 def test_infinite_and_undefined_losses_name_the_step_the_rate_and_the_rows() -> None:
@@ -225,7 +229,7 @@ def test_an_overflow_in_fp16_leaves_the_step_out_and_lowers_the_scale() -> None:
     assert trainer.state()["precision"]["scale"] < scale
 
 
-def test_colours_lie_innermost_or_outermost_as_the_recipe_says() -> None:
+def test_channels_lie_last_or_first_in_memory_as_the_recipe_says() -> None:
     for channels_last in (True, False):
         seen: list[bool] = []
         network = make_network()
@@ -239,7 +243,7 @@ def test_colours_lie_innermost_or_outermost_as_the_recipe_says() -> None:
         assert set(seen) == {channels_last}
 
 
-def test_torch_that_cannot_compile_is_told_before_any_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_cannot_compile_is_refused_before_any_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Any) -> Any:
         raise RuntimeError("\nno C++ compiler\nlong story")
 
@@ -248,7 +252,7 @@ def test_torch_that_cannot_compile_is_told_before_any_fold(monkeypatch: pytest.M
         check_compile("cpu")
 
 
-def test_determinism_is_set_and_taken_back() -> None:
+def test_determinism_is_set_and_unset() -> None:
     try:
         set_determinism(True)
         assert torch.are_deterministic_algorithms_enabled()

@@ -144,9 +144,9 @@ def test_the_mean_weight_of_training_rows_is_one_and_a_class_without_rows_has_no
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.99999999])
 def test_effective_numbers_go_from_all_alike_to_balanced(beta: float) -> None:
     counts = np.array([500, 40, 3])
-    found = class_weights(LossPart(weights="effective", beta=beta), ClassFacts(("a", "b", "c"), counts))
+    weights = class_weights(LossPart(weights="effective", beta=beta), ClassFacts(("a", "b", "c"), counts))
     raw = (1 - beta) / (1 - beta**counts)
-    assert found == pytest.approx(raw * counts.sum() / (raw @ counts), rel=1e-6)
+    assert weights == pytest.approx(raw * counts.sum() / (raw @ counts), rel=1e-6)
 
 
 def test_a_rare_class_counts_more_in_a_batch_of_its_own_rows() -> None:
@@ -167,7 +167,7 @@ def test_only_what_adds_up_over_rows_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", PARTS)
-def test_half_precision_logits_are_reckoned_with_in_float32(name: str, dtype: torch.dtype) -> None:
+def test_losses_of_half_precision_logits_are_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     loss = make_loss(PARTS[name], FACTS)
     logits = (_logits(scale=8.0)).to(dtype)
     value = loss(logits, LABELS)
@@ -185,7 +185,7 @@ def test_certain_rows_have_finite_losses_and_gradients(name: str, right: bool) -
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_logit_that_is_no_number_is_not_hidden(name: str) -> None:
+def test_a_nan_logit_is_not_hidden(name: str) -> None:
     logits = _logits()
     logits[3, 1] = torch.nan
     assert torch.isnan(make_loss(PARTS[name], FACTS)(logits, LABELS))
@@ -209,7 +209,7 @@ def test_bce_takes_rows_of_several_classes_or_none() -> None:
     assert float(make_loss(LossPart(name="bce"), FACTS)(_logits(2), targets)) == pytest.approx(float(expected))
 
 
-def test_ones_own_loss_is_told_the_facts_and_may_be_one_of_several() -> None:
+def test_an_own_loss_gets_the_class_facts_and_may_be_one_of_several() -> None:
     def counts_of_labels(logits: torch.Tensor, targets: torch.Tensor, facts: ClassFacts) -> torch.Tensor:
         return logits.sum() * 0 + float(facts.counts[targets.numpy()].sum())
 
@@ -219,7 +219,7 @@ def test_ones_own_loss_is_told_the_facts_and_may_be_one_of_several() -> None:
     assert float(loss(_logits(2), LABELS[:2])) == pytest.approx(120.0 + float(without(_logits(2), LABELS[:2])))
 
 
-def test_ones_own_loss_that_gives_no_scalar_is_refused() -> None:
+def test_an_own_loss_that_gives_no_scalar_is_refused() -> None:
     loss = make_loss(LossPart(name="mine:rows"), FACTS, {"mine:rows": lambda logits, targets, facts: logits.sum(dim=1)})
     with pytest.raises(EnsError, match=r"mine:rows gave a tensor of shape \(7,\), but must give a scalar"):
         loss(_logits(), LABELS)

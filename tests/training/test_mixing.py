@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.recipe.parts import MixPart
-from ensemble.recipe.recipe import Recipe
-from ensemble.training.mixing import Mixer, make_mixing
+from ensemble.training.mixing import Mixer
 
 CLASSES = 5
 
@@ -77,9 +76,9 @@ def test_the_same_seed_mixes_alike_and_another_otherwise_and_inputs_stay() -> No
     pixels, labels = torch.rand(8, 3, 6, 6), torch.arange(8) % CLASSES
     before = pixels.clone()
     mixer = Mixer(MixPart(kind="both"), CLASSES)
-    one, again, other = mixer(pixels, labels, 3), mixer(pixels, labels, 3), mixer(pixels, labels, 4)
-    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
-    assert not torch.equal(one[0], other[0])
+    first, again, other = mixer(pixels, labels, 3), mixer(pixels, labels, 3), mixer(pixels, labels, 4)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
     assert torch.equal(pixels, before)
 
 
@@ -115,15 +114,10 @@ def test_memory_stays_channels_last() -> None:
 
 
 def test_the_last_epochs_see_rows_as_they_are() -> None:
-    values = {"data": "digits", "model": {"name": "x"}, "train": {"epochs": 5}}
-    recipe = Recipe.model_validate({**values, "mix": {"kind": "mixup", "last_epochs_off": 2}})
-    epoch = 0
-    mixing = make_mixing(recipe, 3, lambda: epoch)
-    assert mixing is not None
+    mixer = Mixer(MixPart(kind="mixup", last_epochs_off=2), 3, epochs=5)
     pixels, labels = torch.rand(4, 1, 4, 4), torch.arange(4) % 3
     mixed = []
     for epoch in range(1, 6):
-        changed, targets = mixing(pixels, labels, epoch)
+        changed, targets = mixer(pixels, labels, epoch, epoch)
         mixed.append((targets.ndim == 2, not torch.equal(changed, pixels)))
     assert mixed == [(True, True)] * 3 + [(False, False)] * 2
-    assert make_mixing(Recipe.model_validate(values), 3, lambda: 1) is None

@@ -31,7 +31,7 @@ from ensemble.training.pretrained import decide_weights, load_weights, start_net
 
 def spec_of(classes: int = 3, parts: tuple[int, ...] = (), **model: Any) -> NetworkSpec:
     plain = {"data": "digits", "model": {"name": "test_resnet", "pretrained": False, **model}}
-    return NetworkSpec.asked(Recipe.model_validate(plain), classes, parts, 16)
+    return NetworkSpec.of_recipe(Recipe.model_validate(plain), classes, parts, 16)
 
 
 class Given(torch.nn.Module):
@@ -71,7 +71,7 @@ def test_a_network_with_heads_has_a_column_for_each_class_of_each_part() -> None
     network = build_network(spec, pretrained=False)
     check_network(network, spec)
     assert body_of(network).get_classifier().out_features == 8  # type: ignore[operator]
-    one_head = NetworkSpec.asked(
+    one_head = NetworkSpec.of_recipe(
         Recipe.model_validate({"data": "d", "model": {"name": "test_resnet"}}), 18, (3, 2, 3), 16
     )
     assert one_head.parts == ()
@@ -130,7 +130,7 @@ def test_a_grey_network_is_given_the_mean_of_the_normalised_colours() -> None:
         ("resnet5O", {}, "did you mean"),
     ],
 )
-def test_what_a_model_can_not_do_is_told_by_the_key(name: str, model: dict[str, Any], message: str) -> None:
+def test_an_impossible_model_is_refused_by_the_key_at_fault(name: str, model: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_network(spec_of(**{"name": name, **model}), pretrained=False)
 
@@ -140,7 +140,7 @@ def test_what_a_model_can_not_do_is_told_by_the_key(name: str, model: dict[str, 
     [
         (torch.zeros(2, 4), r"gives \(2, 4\) for 2 images, but must give scores of shape \(2, 3\)"),
         ((torch.zeros(2, 3),), "gives tuple for 2 images"),
-        (torch.full((2, 3), torch.nan), "no finite numbers"),
+        (torch.full((2, 3), torch.nan), "gives NaN or infinite scores"),
     ],
     ids=["shape", "tuple", "nan"],
 )

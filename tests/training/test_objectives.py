@@ -40,7 +40,7 @@ def hard_only(logits, targets, facts):
 
 
 def _words(*sets: str) -> list[str]:
-    return [word for one in ("train.epochs=1", *sets) for word in ("--set", one)]
+    return [word for words in ("train.epochs=1", *sets) for word in ("--set", words)]
 
 
 def test_a_loss_and_a_metric_of_ones_own_train_score_rank_and_are_not_blended(
@@ -76,7 +76,7 @@ def test_a_loss_and_a_metric_of_ones_own_train_score_rank_and_are_not_blended(
     ],
     ids=["no number", "no scalar", "no soft targets", "no class"],
 )
-def test_what_cannot_be_trained_by_is_refused_before_any_fold(
+def test_an_unusable_loss_is_refused_before_any_fold(
     workspace: Path, ens: Callable[..., Any], sets: tuple[str, ...], message: str
 ) -> None:
     (workspace / "recipes" / "ens_test_mine.py").write_text(MINE)
@@ -86,7 +86,7 @@ def test_what_cannot_be_trained_by_is_refused_before_any_fold(
     assert not (workspace / "outputs" / "tiny" / "fold-0").exists()
 
 
-def test_unknown_classes_of_all_keys_are_told_together() -> None:
+def test_unknown_classes_of_all_keys_are_reported_together() -> None:
     values = {"data": "d", "model": {"name": "x"}, "loss": {"weights": {"cats": 2.0}}}
     recipe = Recipe.model_validate({**values, "sampling": {"kind": "weighted", "weights": {"dogs": 2.0}}})
     with pytest.raises(InputError) as caught:
@@ -98,10 +98,10 @@ def test_mixing_trains_to_other_weights_and_to_the_same_ones_again(
     workspace: Path, ens: Callable[..., Any], fingerprint: Callable[[Path], dict[str, str]]
 ) -> None:
     """17 rows a batch: the last batch of 24 rows is odd."""
-    for name, kind in (("one", "both"), ("again", "both"), ("plain", "none")):
+    for name, kind in (("first", "both"), ("again", "both"), ("plain", "none")):
         sets = _words(f"mix={kind}", "train.batch_size=17", "folds.scheme=holdout")
         answer = ens("train", "--recipe", "tiny", "--name", name, "--engine", "inline", *sets)
         assert answer.code == 0, answer.err
-    one, again, plain = (fingerprint(workspace / "outputs" / name) for name in ("one", "again", "plain"))
-    assert one == again
-    assert all(one[name] != plain[name] for name in one if name.endswith("safetensors"))
+    first, again, plain = (fingerprint(workspace / "outputs" / name) for name in ("first", "again", "plain"))
+    assert first == again
+    assert all(first[name] != plain[name] for name in first if name.endswith("safetensors"))

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from ensemble.recipe.parts import Optimizer, TrainPart
-from ensemble.training.loop import decay_groups, make_optimizer, set_rate
-from ensemble.training.networks import NetworkSpec, build_network
+from ensemble.training.loop import make_optimizer, set_rate
+from ensemble.training.networks import NetworkSpec, build_network, decay_groups
 from tests.training.trainers import make_network, make_trainer, train_on
 
 NAMES = get_args(Optimizer)

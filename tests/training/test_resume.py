@@ -11,19 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.training.loop import Hooks, LossError, Trainer
+from ensemble.training.loop import LossError, Trainer
 from tests.training.trainers import (
     BATCHES,
     EPOCHS,
     fingerprint,
     freeze_first_epoch,
     make_trainer,
-    mixer,
+    mixing,
     through_a_file,
     train_on,
 )
 
-MIXED = {"mixer": mixer}
+MIXED = {"mixing": mixing}
 THAWED = {"set_frozen": freeze_first_epoch}
 CASES: dict[str, dict[str, Any]] = {
     "as it comes": {},
@@ -52,9 +52,8 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-def trainer_of(case: str, **hooks: Any) -> Trainer:
-    options = {**CASES[case]}
-    return make_trainer(hooks=Hooks(**options.pop("hooks", {}), **hooks), **options)
+def trainer_of(case: str) -> Trainer:
+    return make_trainer(**CASES[case])
 
 
 @cache
@@ -73,10 +72,10 @@ def state_after(case: str, steps: int) -> tuple[dict[str, Any], list[Any]]:
             saved.append(trainer.state())
             raise Killed
 
-    trainer = trainer_of(case, after_step=after_step)
+    trainer = trainer_of(case)
     with pytest.raises(Killed):
         while True:
-            result = trainer.run_epoch()
+            result = trainer.run_epoch(after_step)
             history.append((result.epoch, result.loss, result.lr, result.rows))
     return saved[0], history
 
@@ -139,8 +138,8 @@ def test_every_piece_of_the_state_is_needed(piece: str) -> None:
     else:
         state[piece] = fresh[piece]
     trainer.load(through_a_file(state))
-    found = (history + train_on(trainer), fingerprint(trainer))
-    assert found != uninterrupted(case)
+    end = (history + train_on(trainer), fingerprint(trainer))
+    assert end != uninterrupted(case)
 
 
 def test_a_state_is_a_copy_that_later_steps_do_not_change() -> None:
@@ -156,9 +155,9 @@ def test_a_state_is_a_copy_that_later_steps_do_not_change() -> None:
 
 
 def test_asking_for_the_state_changes_nothing() -> None:
-    asked = trainer_of("ema, accumulation, mixing", after_step=lambda steps: (asked.state(), None)[1])
-    assert train_on(asked) == uninterrupted("ema, accumulation, mixing")[0]
-    assert fingerprint(asked) == uninterrupted("ema, accumulation, mixing")[1]
+    trainer = trainer_of("ema, accumulation, mixing")
+    assert train_on(trainer, lambda steps: (trainer.state(), None)[1]) == uninterrupted("ema, accumulation, mixing")[0]
+    assert fingerprint(trainer) == uninterrupted("ema, accumulation, mixing")[1]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -176,15 +175,15 @@ def test_another_training_before_it_in_the_same_process_changes_nothing() -> Non
     assert (train_on(trainer), fingerprint(trainer)) == expected
 
 
-def test_a_state_is_never_taken_of_a_loss_that_is_no_number() -> None:
+def test_no_state_is_taken_after_a_nan_loss() -> None:
     """Losses wait on their device for some steps, but not when a checkpoint is made."""
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return logits.sum() * (float("nan") if trainer.step == 2 else 1.0)
 
-    trainer = make_trainer(loss=loss, hooks=Hooks(after_step=lambda steps: (trainer.state(), None)[1]))
+    trainer = make_trainer(loss=loss)
     with pytest.raises(LossError, match="the loss is nan at step 2 of epoch 1") as caught:
-        trainer.run_epoch()
+        trainer.run_epoch(lambda steps: (trainer.state(), None)[1])
     assert (caught.value.epoch, caught.value.step) == (1, 2)
     assert len(caught.value.rows) == 5
     assert caught.value.lr > 0

@@ -31,12 +31,12 @@ def rates(**train: Any) -> list[float]:
 def torch_rates(make: Any, steps: int = 40) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     reference = make(optimizer)
-    found = []
+    values = []
     for _ in range(steps):
-        found.append(reference.get_last_lr()[0])
+        values.append(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
-    return found
+    return values
 
 
 @given(
@@ -46,19 +46,19 @@ def torch_rates(make: Any, steps: int = 40) -> list[float]:
     epochs=st.integers(4, 9),
 )
 def test_no_rate_is_above_the_recipes_or_below_zero(kind: str, warmup: float, final: float, epochs: int) -> None:
-    found = rates(schedule=kind, warmup_epochs=warmup, final_lr=final, epochs=epochs)
-    assert max(found) <= 0.1 + 1e-12
-    assert min(found) > 0
-    assert max(found) > 0.09
+    values = rates(schedule=kind, warmup_epochs=warmup, final_lr=final, epochs=epochs)
+    assert max(values) <= 0.1 + 1e-12
+    assert min(values) > 0
+    assert max(values) > 0.09
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "step"])
 @pytest.mark.parametrize("final", [0.0, 0.2])
 def test_after_the_warm_up_no_rate_rises_and_none_falls_below_the_final_one(kind: str, final: float) -> None:
-    found = rates(schedule=kind, warmup_epochs=0.5, final_lr=final, step_epochs=1.0)
-    assert found[:5] == pytest.approx([0.1 * (step + 1) / 6 for step in range(5)])
-    assert all(earlier >= later for earlier, later in pairwise(found[5:]))
-    assert min(found[5:]) >= 0.1 * final - 1e-12
+    values = rates(schedule=kind, warmup_epochs=0.5, final_lr=final, step_epochs=1.0)
+    assert values[:5] == pytest.approx([0.1 * (step + 1) / 6 for step in range(5)])
+    assert all(earlier >= later for earlier, later in pairwise(values[5:]))
+    assert min(values[5:]) >= 0.1 * final - 1e-12
 
 
 def test_cosine_linear_and_step_are_those_of_torch() -> None:
@@ -88,7 +88,7 @@ def test_plateau_is_that_of_torch(losses: list[float], patience: int) -> None:
             assert made.rate(epoch * PER_EPOCH) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
-def test_a_schedule_as_it_was_and_will_stay() -> None:
+def test_the_rates_of_each_schedule_stay_what_they_were() -> None:
     """Golden values: a change of a schedule changes the results of runs that were asked for alike."""
     chosen = (0, 3, 9, 10, 11, 25, 39)
 

@@ -52,7 +52,7 @@ def test_equal_metrics_are_decided_by_log_loss_then_by_the_earlier_epoch() -> No
     assert chosen.epoch == 2
 
 
-def test_a_metric_without_a_value_is_no_reason_to_stop_hearing() -> None:
+def test_a_metric_without_a_value_does_not_end_the_comparison() -> None:
     chosen = selection("roc_auc", select="best")
     hear(chosen, [None, None], "roc_auc")
     assert chosen.epoch == 2
@@ -79,11 +79,11 @@ def test_patience_without_a_score_to_look_at_is_refused_with_what_to_do() -> Non
 def test_a_selection_goes_on_from_its_state_as_if_nothing_had_happened(values: list[float | None], cut: int) -> None:
     whole, first, second = (selection(select="best", patience=2) for _ in range(3))
     for epoch, value in enumerate(values, 1):
-        told = whole.note(epoch, {"accuracy": value, "log_loss": value})
+        is_taken = whole.note(epoch, {"accuracy": value, "log_loss": value})
         if epoch <= cut:
             first.note(epoch, {"accuracy": value, "log_loss": value})
         else:
             if epoch == cut + 1:
                 second.load(json.loads(json.dumps(first.state())))
-            assert second.note(epoch, {"accuracy": value, "log_loss": value}) == told
+            assert second.note(epoch, {"accuracy": value, "log_loss": value}) == is_taken
             assert (second.epoch, second.is_over, second.why) == (whole.epoch, whole.is_over, whole.why)

@@ -7,13 +7,13 @@ import sys
 
 TRAP = """
 import torch
-asked = []
+calls = []
 for name in ("device_count", "is_available", "init", "_lazy_init", "mem_get_info", "get_device_properties"):
-    setattr(torch.cuda, name, lambda *rest, name=name: asked.append(name) or 0)
+    setattr(torch.cuda, name, lambda *rest, name=name: calls.append(name) or 0)
 import ensemble.engine.worker
 import ensemble.training.tasks
 assert not torch.cuda.is_initialized()
-print(asked)
+print(calls)
 """
 
 

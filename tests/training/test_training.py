@@ -60,10 +60,10 @@ def test_other_architectures_take_the_image_size_of_the_recipe(name: str) -> Non
 
 def test_normalisation_is_that_of_the_definition() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
-    found = Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], torch.device("cpu"))(pixels)
+    normalised = Normalizer([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], torch.device("cpu"))(pixels)
     expected = (pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
-    assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert np.allclose(normalised.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_normalising_leaves_torchs_threads_as_they_were() -> None:
@@ -108,7 +108,7 @@ def test_the_last_of_five_folds_does_not_depend_on_those_before_it(
 ) -> None:
     """All folds one after the other in one process, or the last alone."""
     words = ["train", "--recipe", "tiny", "--engine", "inline", "--set", "folds.k=5"]
-    words += [word for one in sets for word in ("--set", one)]
+    words += [word for value in sets for word in ("--set", value)]
     assert ens(*words, "--name", "all").code == 0
     assert ens(*words, "--name", "last", "--folds", "4").code == 0
     alone = fingerprint(workspace / "outputs" / "last" / "fold-4")
@@ -116,9 +116,7 @@ def test_the_last_of_five_folds_does_not_depend_on_those_before_it(
     assert "model.safetensors" in alone
 
 
-def test_a_loss_that_is_no_number_fails_the_fold_and_leaves_no_probabilities(
-    workspace: Path, ens: Callable[..., Any]
-) -> None:
+def test_a_nan_loss_fails_the_fold_and_leaves_no_probabilities(workspace: Path, ens: Callable[..., Any]) -> None:
     answer = ens("train", "--recipe", "tiny", "--set", "train.lr=1e30", "--json")
     record = answer.document
     assert answer.code == 3
@@ -171,7 +169,7 @@ def test_a_pipeline_that_fails_is_refused_before_any_fold(workspace: Path, ens: 
 
 def test_samplers_and_larger_stored_images_train_through(workspace: Path, ens: Callable[..., Any]) -> None:
     sets = ("augment=medium", "sampling={kind: oversample, ratio: 0.5}", "train.drop_last=true", "train.epochs=1")
-    answer = ens("train", "--recipe", "tiny", *(word for one in sets for word in ("--set", one)))
+    answer = ens("train", "--recipe", "tiny", *(word for value in sets for word in ("--set", value)))
     assert answer.code == 0, answer.err
     assert list((workspace / "outputs" / "cache").glob("pixels-19-*"))
     assert ens("train", "--recipe", "tiny", "--set", "sampling={kind: weighted, weights: {gren: 2.0}}").code == 2

@@ -39,9 +39,9 @@ def test_half_as_many_at_a_time_until_there_is_but_one() -> None:
     assert "out of memory with one image at a time (no room)" in str(end)
 
 
-def test_a_signal_is_noted_and_comes_again_when_the_state_is_saved() -> None:
+def test_a_signal_is_noted_and_raised_again_when_the_state_is_saved() -> None:
     with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
-        assert not stop
+        assert stop.signal is None
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -52,7 +52,7 @@ def test_a_second_signal_does_not_wait() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        assert stop
+        assert stop.signal is not None
         stop.signal = None  # heard
 
 
@@ -81,7 +81,7 @@ def test_a_worker_dies_of_the_signal_after_it_has_saved() -> None:
         "from ensemble.training.device import stop_requests\n"
         "with stop_requests() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('saved', bool(stop), flush=True)\n"
+        "    print('saved', stop.signal is not None, flush=True)\n"
         "print('never')\n"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)

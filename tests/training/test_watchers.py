@@ -19,19 +19,19 @@ ROW = {"epoch": 2, "lr": 0.1, "train_loss": 0.5, "macro_f1": 0.25, "roc_auc": No
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A stand-in for the package; what it was told."""
-    told: list[Any] = []
-    run = SimpleNamespace(log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end"))
+    """A stand-in for the package; the calls of it."""
+    calls: list[Any] = []
+    run = SimpleNamespace(log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("end"))
     module: Any = ModuleType("wandb")
-    module.init = lambda **words: (told.append(words), run)[1]
+    module.init = lambda **words: (calls.append(words), run)[1]
     monkeypatch.setitem(sys.modules, "wandb", module)
-    return told
+    return calls
 
 
 def test_folds_are_sub_runs_of_a_group_named_after_the_run(wandb: list[Any], tmp_path: Path) -> None:
     for fold in ("fold-0", "fold-1"):
         watchers = Watchers(["wandb"], tmp_path / fold, ABOUT, {"seed": 3}, print)
-        watchers.tell(ROW)
+        watchers.show(ROW)
         watchers.close()
     first, values, end, second, *_ = wandb
     assert (first["project"], first["group"], first["name"]) == ("mask", "r50", "r50/fold-0")
@@ -42,24 +42,24 @@ def test_folds_are_sub_runs_of_a_group_named_after_the_run(wandb: list[Any], tmp
     assert end == "end"
 
 
-def test_one_that_fails_is_told_once_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_that_fails_is_reported_once_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("wandb")
     module.init = lambda **words: 1 / 0
     monkeypatch.setitem(sys.modules, "wandb", module)
     warnings: list[str] = []
     watchers = Watchers(["wandb"], tmp_path, ABOUT, {}, warnings.append)
-    watchers.tell(ROW)
+    watchers.show(ROW)
     watchers.close()
     assert warnings == ["wandb: ZeroDivisionError: division by zero; training goes on without it"]
 
 
-def test_tensorboard_reads_what_it_was_told_also_after_a_second_start(tmp_path: Path) -> None:
+def test_tensorboard_reads_what_it_was_shown_also_after_a_second_start(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_multiplexer", reason="an extra")
     for last in (1, 2):
         for fold in ("fold-0", "fold-1"):
             watchers = Watchers(["tensorboard"], tmp_path / "r50" / fold, ABOUT, {}, pytest.fail)
             for epoch in range(1, last + 1):
-                watchers.tell({**ROW, "epoch": epoch})
+                watchers.show({**ROW, "epoch": epoch})
             watchers.close()
     events = reader.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     events.Reload()
@@ -68,9 +68,9 @@ def test_tensorboard_reads_what_it_was_told_also_after_a_second_start(tmp_path: 
     assert [(event.step, event.value) for event in scalars] == [(1, 0.25), (2, 0.25)]
 
 
-def test_names_and_missing_packages_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_and_missing_packages_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as caught:
         check_watchers(split_watchers("tensorboard, mlflow"))
-    assert "pip install 'ens[tensorboard]'" in told.value.messages[0]
-    assert "--log mlflow: unknown; the names are tensorboard, wandb" in told.value.messages[1]
+    assert "pip install 'ens[tensorboard]'" in caught.value.messages[0]
+    assert "--log mlflow: unknown; the names are tensorboard, wandb" in caught.value.messages[1]

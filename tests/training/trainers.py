@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows, plain
 from ensemble.images.cache import DecodedImages
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import SamplingPart, TrainPart
-from ensemble.training.loop import Hooks, Trainer
+from ensemble.training.loop import Trainer, TrainerParts
+from ensemble.training.networks import decay_groups
 
 ROWS, SIZE, CLASSES, BATCH = 22, 8, 3, 5
 EPOCHS, BATCHES = 3, 5  # 22 rows: four batches of five, and one of two
@@ -57,7 +58,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, targets)
 
 
-def mixer(pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def mixing(pixels: torch.Tensor, labels: torch.Tensor, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A mixup of a kind: a function of its arguments."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
@@ -77,34 +78,35 @@ def make_trainer(
     network: torch.nn.Module | None = None,
     *,
     precision: str = "fp32",
-    hooks: Hooks | None = None,
+    hooks: Mapping[str, Any] | None = None,
     workers: int = 0,
     micro_batch: int | None = None,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy,
     **train: Any,
 ) -> Trainer:
-    """A trainer at its start; the keys of `train` are the recipe's."""
+    """A trainer at its start; the keys of `train` are the recipe's, those of `hooks` `mixing` and `set_frozen`."""
     part = TrainPart.model_validate({"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, **train})
-    return Trainer(
-        make_network() if network is None else network,
-        part,
+    network = make_network() if network is None else network
+    parts = TrainerParts(
         feed=make_feed(workers),
         labels=torch.from_numpy(LABELS),
         loss=loss,
+        groups=decay_groups(network, part.weight_decay),
         normalizer=NORMALIZER,
         precision=precision,
         seed_of=lambda purpose, *where: derive_seed(purpose, PARTS.seed, PARTS.repeat, PARTS.fold, *where),
-        hooks=hooks,
         plain=lambda: plain_batches(images(), np.arange(ROWS), BATCH, SIZE),
         micro_batch=micro_batch,
+        **(hooks or {}),
     )
+    return Trainer(network, part, parts)
 
 
-def train_on(trainer: Trainer) -> list[tuple[int, float, float, int]]:
+def train_on(trainer: Trainer, after_step: Callable[[int], None] | None = None) -> list[tuple[int, float, float, int]]:
     """Train to the end; what a history would hold of each epoch that ended."""
     history = []
     while not trainer.is_done:
-        result = trainer.run_epoch()
+        result = trainer.run_epoch(after_step)
         trainer.evaluation_network().eval()(torch.zeros(1, 3, SIZE, SIZE))  # as a validation does
         history.append((result.epoch, result.loss, result.lr, result.rows))
     return history

@@ -30,9 +30,8 @@ from ensemble.images.cache import DecodedImages
 from ensemble.images.packed_file import MappedFile
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import SamplingPart, TrainPart
-from ensemble.training.device import Precision
-from ensemble.training.loop import Schedule, Trainer, decay_groups, make_optimizer, set_rate
-from ensemble.training.networks import NetworkSpec, build_network
+from ensemble.training.loop import Precision, Schedule, Trainer, TrainerParts, make_optimizer, set_rate
+from ensemble.training.networks import NetworkSpec, build_network, decay_groups
 
 CLASSES = 10
 CPU = torch.device("cpu")
@@ -124,16 +123,17 @@ def _bare(options: argparse.Namespace, train: TrainPart, feed: TrainingFeed, pre
 
 
 def _trainer(options: argparse.Namespace, train: TrainPart, feed: TrainingFeed, precision: str) -> Trainer:
-    return Trainer(
-        _network(options),
-        train,
+    network = _network(options)
+    parts = TrainerParts(
         feed=feed,
         labels=torch.arange(options.rows) % CLASSES,
         loss=functional.cross_entropy,
+        groups=decay_groups(network, train.weight_decay),
         normalizer=NORMALIZER,
         precision=precision,
         seed_of=derive_seed,
     )
+    return Trainer(network, train, parts)
 
 
 def _network(options: argparse.Namespace) -> torch.nn.Module:

@@ -36,7 +36,7 @@ from ensemble.images.cache import build_pixels
 from ensemble.runs.request import make_request
 from ensemble.training import fold as fold_work
 from ensemble.training import tasks as fold_task
-from ensemble.training.fold import FoldTraining
+from ensemble.training.loop import FoldTraining
 
 __all__ = ["CASES", "main"]
 
@@ -227,22 +227,22 @@ def _interfere(folder: Path, workers: int, kill_at: int | None, drop: str | None
     after_step, begin, make_feed = training.after_step, training.begin, work.make_feed
     steps = 0
 
-    def counted(self: FoldTraining, trainer: Any, done: int) -> None:
+    def counted(self: FoldTraining, done: int) -> None:
         nonlocal steps
         steps += 1
-        after_step(self, trainer, done)
+        after_step(self, done)
         if steps == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if kill_at is None:
             (folder / "steps.json").write_text(str(steps))
 
-    def forgetful(self: FoldTraining, trainer: Any, machine: Any, loaded: Any) -> None:
+    def forgetful(self: FoldTraining, machine: Any, loaded: Any, started: float) -> None:
         if loaded is not None:
             with (folder / "taken_up.txt").open("a") as stream:
                 stream.write(f"{loaded.about['step']} ")
             if drop is not None:
-                _forget(loaded.state, drop, trainer.state(), self.selection.state())
-        begin(self, trainer, machine, loaded)
+                _forget(loaded.state, drop, self.trainer.state(), self.selection.state())
+        begin(self, machine, loaded, started)
 
     def fed(*parts: Any) -> Any:
         return make_feed(*parts[:-1], workers)
