@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from ensemble.errors import InputError
 from ensemble.recipe.recipe import SearchDimension
+from ensemble.tuning import choices
 from ensemble.tuning.samplers import SAMPLERS, Known, Proposer, require_sampler
 from ensemble.tuning.space import cube_point, distributions_of, from_cube, grid_of, ordered, params_of, values_of
 from ensemble.tuning.study import Trial
@@ -119,6 +122,17 @@ def test_a_point_of_the_cube_is_a_value_of_the_space_and_back(key: str, share: f
     assert distributions_of(SPACE)[key]._contains(param)
     back: Any = from_cube(SPACE[key], min(cube_point(SPACE[key], param), 1 - 1e-9))
     assert back == pytest.approx(param)
+
+
+@pytest.mark.parametrize("table", [choices.SAMPLERS, choices.POLICIES], ids=["samplers", "policies"])
+def test_every_sampler_and_policy_stands_in_the_help_and_the_docs(
+    table: Mapping[str, str], ens: Callable[..., Any]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    shown = " ".join(ens("tune", "--help").out.split())
+    for name, about in table.items():
+        assert f"| `{name}` | {about} |" in page
+        assert f"{name}: {about}" in shown
 
 
 def test_a_sampler_without_its_package_is_refused_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import inspect
 import json
 import os
 import shutil
@@ -15,9 +16,12 @@ import optuna
 import pytest
 
 from ensemble.engine.task import TaskEvent
+from ensemble.errors import InputError
 from ensemble.recipe.load import load_recipe
 from ensemble.training import fold as fold_work
 from ensemble.tuning.stopping import POLICIES
+from ensemble.tuning.tune import TuneOptions
+from ensemble.tuning.tune import tune as tune_function
 
 Ens = Callable[..., Any]
 OTHERS = ["tpe", "gp", "random", "grid", "qmc", "cmaes" if importlib.util.find_spec("cmaes") else "tpe"]
@@ -31,6 +35,23 @@ def tune(ens: Ens, *more: str, recipe: str = "tiny") -> Any:
 
 def trials_of(study: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(study.glob("trial-*/trial.json"))]
+
+
+def test_the_function_takes_the_options_with_their_defaults() -> None:
+    function, options = (inspect.signature(place).parameters for place in (tune_function, TuneOptions))
+    assert list(function) == list(options)
+    for name in function.keys() - {"on_event"}:
+        assert function[name].default == options[name].default, name
+
+
+def test_all_that_is_wrong_with_the_options_is_one_error() -> None:
+    with pytest.raises(InputError) as raised:
+        tune_function(trials=1, more=1, sampler="best", policy="hope")
+    assert raised.value.messages == (
+        "--trials N or --more N: give one of them, the trials in all or those to add",
+        "--sampler best: not one of tpe, gp, cmaes, random, grid, qmc",
+        "--policy hope: not one of race, forgiving, median, hyperband, wilcoxon, none",
+    )
 
 
 @pytest.mark.parametrize(("policy", "sampler"), list(zip(POLICIES, OTHERS, strict=True)))
