@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from ensemble.tuning.choices import POLICIES, SAMPLERS, described
+from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
 
 def fold_list(text: str) -> list[int]:
@@ -149,13 +149,13 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
         "--sampler",
         choices=list(SAMPLERS),
         default="tpe",
-        help=f"how values are proposed (default: tpe). {described(SAMPLERS)}",
+        help=f"how values are proposed (default: tpe). {SAMPLERS_HELP}",
     )
     option(
         "--policy",
         choices=list(POLICIES),
         default="race",
-        help=f"what stops before its last fold (default: race). {described(POLICIES)}",
+        help=f"what stops before its last fold (default: race). {POLICIES_HELP}",
     )
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")

@@ -87,15 +87,16 @@ def _lines(study: Study, arguments: argparse.Namespace) -> list[str]:
         lines.append(f"importance: {shares}")
     if best is None:
         return lines
-    name, data = f"{study.path.name}-best", record["asked"]["data"]
-    place = (f" --data {shlex.quote(data)}" if data else "") + here(arguments)
+    data = record["asked"]["data"]
+    train = ["ens", "train", "--recipe", str(study.best_recipe), "--name", f"{study.path.name}-best"]
+    train += ["--data", data] if data else []
     return [
         *lines,
         f"best: trial {best['number']}, {record['metric']} {best['value']:.4f}{_at_budget(record)}, "
         f"the best of {len(study.trials)} on these very folds, so a little optimistic",
         *_other_scores(record),
         f"recipe: {study.best_recipe}",
-        f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}{place}",
+        f"next: {shlex.join(train)}{here(arguments)}",
     ]
 
 

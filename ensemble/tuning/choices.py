@@ -6,8 +6,6 @@ To add a sampler, write `propose_NAME` in `samplers.py` and give it a line here;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 SAMPLERS = {
     "tpe": "Optuna's TPE",
     "gp": "Optuna's Gaussian process, for few, costly trials, since a proposal takes seconds",
@@ -27,7 +25,6 @@ POLICIES = {
 }
 """Each with what it stops."""
 
-
-def described(choices: Mapping[str, str]) -> str:
-    """The choices with their descriptions, in one line of help."""
-    return "; ".join(f"{name}: {about}" for name, about in choices.items())
+SAMPLERS_HELP, POLICIES_HELP = (
+    "; ".join(f"{name}: {about}" for name, about in choices.items()) for choices in (SAMPLERS, POLICIES)
+)

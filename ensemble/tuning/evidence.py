@@ -11,8 +11,8 @@ share one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,20 @@ _Rows = tuple[tuple[str, ...], Labels, Probs]
 """Ids, labels and probabilities."""
 
 
-class RowEvidence:
-    """Compares trials by the metric of a study."""
+def _load(folder: Path) -> _Rows:
+    """The rows of a finished fold, whose files have been verified."""
+    part = load_predictions(folder / "oof", verify_hashes=False)
+    return part.ids, np.asarray(part.labels), part.probs
 
-    def __init__(self, metric: str, scorer: Metric, plan: FoldPlan) -> None:
-        self._metric, self._scorer = metric, scorer
-        self._group_of = dict(zip(plan.ids, plan.groups, strict=True)) if plan.groups is not None else None
-        self._load = lru_cache(_OPEN)(_load)
+
+@dataclass(frozen=True)
+class RowEvidence:
+    """Compares trials by the metric of a study; `plan` has the groups of its rows."""
+
+    metric: str
+    scorer: Metric
+    plan: FoldPlan
+    _load: Callable[[Path], _Rows] = field(default_factory=lambda: lru_cache(_OPEN)(_load))
 
     def compare(self, first: Sequence[FoldPart], second: Sequence[FoldPart]) -> Comparison:
         """The first trial's rows in these folds against the second's, wherever among all of its folds they are."""
@@ -72,28 +79,34 @@ class RowEvidence:
         labels = np.concatenate([rows[1] for rows, _ in pairs])
         mine = np.concatenate([rows[2] for rows, _ in pairs])
         others = np.concatenate([probs for _, probs in pairs])
-        groups = None if self._group_of is None else np.array([self._group_of[row] for row in ids], dtype=object)
+        group_of = self._group_of
+        groups = None if group_of is None else np.array([group_of[row] for row in ids], dtype=object)
         blocks = blocks_of(len(ids), groups)
-        if self._metric in _MEANS:
+        if self.metric in _MEANS:
             return compare_gains(self._row_scores(labels, mine) - self._row_scores(labels, others), blocks)
-        sign = 1 if self._scorer.greater_is_better else -1
-        return compare_scores(self._scorer.scorer(labels, mine), self._scorer.scorer(labels, others), blocks, sign)
+        sign = 1 if self.scorer.greater_is_better else -1
+        return compare_scores(self.scorer.scorer(labels, mine), self.scorer.scorer(labels, others), blocks, sign)
 
     def score(self, parts: Sequence[FoldPart]) -> float | None:
         """The metric on the rows of some folds; None where it has no value."""
-        value = self.scorer(parts)(np.ones(sum(self.counts(parts))))
+        value = self.weighted(parts)(np.ones(sum(self.counts(parts))))
         return None if np.isnan(value) else float(value)
 
-    def scorer(self, parts: Sequence[FoldPart]) -> Scorer:
+    def weighted(self, parts: Sequence[FoldPart]) -> Scorer:
         """The metric on the rows of some folds, one after the other, as a function of row weights."""
         rows = [self._load(part.folder) for part in parts]
-        return self._scorer.scorer(
+        return self.scorer.scorer(
             np.concatenate([labels for _, labels, _ in rows]), np.concatenate([probs for _, _, probs in rows])
         )
 
     def counts(self, parts: Sequence[FoldPart]) -> list[int]:
         """How many rows each fold has."""
         return [len(self._load(part.folder)[0]) for part in parts]
+
+    @cached_property
+    def _group_of(self) -> dict[str, Any] | None:
+        """Each row's group."""
+        return None if self.plan.groups is None else dict(zip(self.plan.ids, self.plan.groups, strict=True))
 
     def _pair(self, part: FoldPart, same: FoldPart | None, second: Sequence[FoldPart]) -> tuple[_Rows, Probs]:
         """A fold's rows, and what the other trial gave to each of them."""
@@ -111,18 +124,12 @@ class RowEvidence:
 
     def _row_scores(self, labels: Labels, probs: Probs) -> Floats:
         """Each row's part of a score that is a mean over rows; more is better."""
-        if self._metric == "accuracy" and are_sets(labels):
+        if self.metric == "accuracy" and are_sets(labels):
             return np.asarray((decide_sets(probs) == labels).all(axis=1), dtype=np.float64)
-        if self._metric == "accuracy":
+        if self.metric == "accuracy":
             return np.asarray(decide(probs) == labels, dtype=np.float64)
         logs = np.log(np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0))
         return np.asarray(logs.mean(axis=1), dtype=np.float64)
-
-
-def _load(folder: Path) -> _Rows:
-    """The rows of a finished fold, whose files have been verified."""
-    part = load_predictions(folder / "oof", verify_hashes=False)
-    return part.ids, np.asarray(part.labels), part.probs
 
 
 def blocks_of(rows: int, groups: NDArray[Any] | None = None) -> NDArray[np.int64]:

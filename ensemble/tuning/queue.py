@@ -282,7 +282,8 @@ class FoldQueue:
                 self._end(trial, state="stopped", reason=reason, estimate=self._estimate(trial, scores[:done]))
                 return
         error = trial.error()
-        stop_on_full_disk(f"trial {trial.trial.number}", error)
+        if error is not None:
+            stop_on_full_disk(f"trial {trial.trial.number}", error)
         if trial.early_end is not None:
             self._end_early(trial, trial.early_end)
         elif error is not None:

@@ -33,6 +33,7 @@ def importance_of(space: Space, trials: Sequence[Trial], *, greater_is_better: b
     common = [key for key in space if all(key in trial.params for trial in valued)]
     if len(valued) < _ENOUGH or not common or len({trial.known_value for trial in valued}) < 2:
         return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if greater_is_better else "minimize")
     distributions = distributions_of(space)
     study.add_trials([frozen_trial(trial.params, trial.known_value, distributions) for trial in valued])
@@ -73,7 +74,7 @@ def _scores_elsewhere(rows: RowEvidence, parts: Sequence[FoldPart], sign: int) -
     elsewhere = []
     for repeat in sorted({part.key.repeat for part in parts}):
         same = [part for part in parts if part.key.repeat == repeat]
-        scorer, fold_of = rows.scorer(same), np.repeat(np.arange(len(same)), rows.counts(same))
+        scorer, fold_of = rows.weighted(same), np.repeat(np.arange(len(same)), rows.counts(same))
         scores = [sign * scorer((fold_of != fold).astype(np.float64)) for fold in range(len(same))]
         elsewhere += [-np.inf if np.isnan(score) else float(score) for score in scores]  # no value: never picked
     return elsewhere
@@ -123,5 +124,6 @@ def _train(facts: StudyFacts, request: RunRequest, name: str, label: str) -> dic
         return {"value": None, "error": error.messages[0]}
     scores = record["scores"]["oof"]
     failure = next((state["error"] for state in record["fold_states"] if state["error"]), None)
-    stop_on_full_disk(folder.name, failure)
+    if failure is not None:
+        stop_on_full_disk(folder.name, failure)
     return {"value": scores[facts.metric] if scores is not None else None, "error": failure}

@@ -155,11 +155,11 @@ def save_trials_table(path: Path, trials: Sequence[Trial]) -> None:
 
 def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, policy: str) -> dict[str, Any]:
     """The record in `study.json`, or that of a study without trials. One with other settings is refused."""
+    record = load_study(path)
     recipe, runs = request.resolved.recipe, request.identity
     search = {key: value.model_dump(mode="json", exclude_defaults=True) for key, value in recipe.search.items()}
     course = {"search": search, "sampler": sampler, "sampler_seed": seed, "policy": policy}
     identity = {**runs.plain(), **course, _RUNS: runs.sha256}
-    record = load_study(path)
     if record is None:
         most = recipe.budget.folds
         folds = {} if most is None or most >= request.plan.k else {"folds": most}

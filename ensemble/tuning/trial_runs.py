@@ -6,7 +6,7 @@ What depends on the machine is decided by a worker, which builds the network for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ class StudyFacts:
     request: RunRequest
     workplace: Workplace
     policy: str
-    findings: Sequence[Finding]
     allow_code: bool
     on_event: OnEvent
     metric: str
@@ -69,14 +68,15 @@ class StudyFacts:
         return [FoldPart(run.fold_path(key, plan.repeats), key) for key in keys]
 
 
+@dataclass(frozen=True)
 class Opener:
-    """Opens the runs of a study's trials."""
+    """Opens the runs of a study's trials. What several of them share is found once, and kept here."""
 
-    def __init__(self, facts: StudyFacts) -> None:
-        self.facts = facts
-        self._decided: dict[str, dict[str, Any]] = {}  # by `_preparation_key`
-        self._decoded: dict[Any, Path] = {}  # images that trials share, filled by the runs themselves
-        self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}  # by fold plan
+    facts: StudyFacts
+    audited: dict[str, Sequence[Finding]]
+    """What the audit found, by the hash of the fold plan."""
+    _decided: dict[str, dict[str, Any]] = field(default_factory=dict)  # by `_preparation_key`
+    _decoded: dict[Any, Path] = field(default_factory=dict)  # decoded images, filled by the runs themselves
 
     def try_out(self, points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         """What is wrong with each point, as trials have it or at full cost; nothing is written, decisions are kept."""
@@ -104,7 +104,7 @@ class Opener:
                 works.setdefault(key, work)
         found = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
         outcomes = {key: found[work.run.name] for key, work in works.items()}
-        self._decided |= {key: found for key, found in outcomes.items() if not isinstance(found, EnsError)}
+        self._decided.update({key: found for key, found in outcomes.items() if not isinstance(found, EnsError)})
         for number, cost, key in keys:
             outcome = outcomes.get(key)
             if isinstance(outcome, EnsError):
@@ -132,10 +132,10 @@ class Opener:
         resolved = with_values(like.resolved, {**values_in_recipe(like.resolved.recipe, values), **budget})
         request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
         require_allowed(request.code, facts.allow_code)
-        if request.plan.sha256 not in self._audited:
-            self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
+        if request.plan.sha256 not in self.audited:
+            self.audited[request.plan.sha256] = checked_request(request, facts.on_event)
         folds = sorted({key.fold for key in facts.keys(request.plan.k)})
-        findings = self._audited[request.plan.sha256]
+        findings = self.audited[request.plan.sha256]
         return RunWork(request, run, folds=folds, findings=findings, decoded=self._decoded, on_event=tell)
 
     def _prepare(self, work: RunWork) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def run_study(options: TuneOptions) -> Study:
     check_run_name(name, "--study")
     request = request_for(asked, resolved, load_rows(resolved, outputs, options.on_event, keep_pixels=True), outputs)
     path = outputs / "studies" / name
+    is_new = not trial_folders(path)
     record = open_study(path, request, sampler=options.sampler, seed=options.seed, policy=options.policy)
     start = own_values(resolved.recipe)
     points = parse_points(options.points, space, start)
@@ -161,15 +163,14 @@ def run_study(options: TuneOptions) -> Study:
         request=request,
         workplace=Workplace(options.engine, options.workers, options.gpus, options.per_gpu, options.hang_timeout_s),
         policy=options.policy,
-        findings=checked_request(request, options.on_event),
         allow_code=options.allow_code,
         on_event=options.on_event,
         metric=record["metric"],
         greater_is_better=record["greater_is_better"],
         start=start,
     )
-    opener = Opener(facts)
-    if not trial_folders(path):
+    opener = Opener(facts, {request.plan.sha256: checked_request(request, options.on_event)})
+    if is_new:
         check_space(space, start, opener.try_out, resolved.origins)
     with folder_lock(path):
         sweep_temporaries(path)
@@ -187,20 +188,22 @@ class _StudyWork:
         self.trials = len(before) + options.more if options.more is not None else options.trials or 0
         self.deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
         record["wanted"] = {"trials": self.trials, "search": list(options.search)}
-        greater = facts.greater_is_better
-        self.proposer = Proposer(
-            self.space,
-            facts.start,
-            sampler=options.sampler,
-            seed=options.seed,
-            greater_is_better=greater,
-            earlier=[(known["params"], known["value"]) for known in record["warm"]],
-        )
         self.mirror: Mirror | None = None
         if options.storage is not None:
-            self.mirror = Mirror(
-                options.storage, facts.path.name, self.space, greater_is_better=greater, warn=self.warn
-            )
+            name, greater = facts.path.name, facts.greater_is_better
+            self.mirror = Mirror(options.storage, name, self.space, greater_is_better=greater, warn=self.warn)
+
+    @cached_property
+    def proposer(self) -> Proposer:
+        """Made for the first proposal: a study that only ends needs none."""
+        return Proposer(
+            self.space,
+            self.facts.start,
+            sampler=self.options.sampler,
+            seed=self.options.seed,
+            greater_is_better=self.facts.greater_is_better,
+            earlier=[(trial["params"], trial["value"]) for trial in self.record["warm"]],
+        )
 
     def run(self) -> Study:
         """Finish what was begun, add trials until a limit is met, then close. Interrupted, it says what is known."""
@@ -208,7 +211,15 @@ class _StudyWork:
         self.record["ended"] = None
         queue = FoldQueue(self.opener, self.before, self.propose, self.ended)
         try:
-            self._search(queue)
+            try:
+                queue.take_up()
+                if decided := queue.decided():
+                    workplace, k = self.facts.workplace, self.facts.request.plan.k
+                    slots = workplace.slots(max(1, self.trials) * k, hungriest(decided))
+                    run_source(queue, workplace.engine, slots, workplace.limits)
+            finally:  # also when interrupted: what is known is written
+                queue.close()
+                self._close(queue.known())
             self._judge(queue.known())
         except KeyboardInterrupt as stop:
             record = {**self.record, "ended": self.record["ended"] or "interrupted"}
@@ -244,18 +255,6 @@ class _StudyWork:
     def warn(self, line: str) -> None:
         """Something that a person should know, but that ends nothing."""
         self.facts.on_event({"event": "finding", "line": f"warning: {line}"})
-
-    def _search(self, queue: FoldQueue) -> None:
-        """Trials until there shall be no more."""
-        try:
-            queue.take_up()
-            if decided := queue.decided():
-                workplace = self.facts.workplace
-                slots = workplace.slots(max(1, self.trials) * self.facts.request.plan.k, hungriest(decided))
-                run_source(queue, workplace.engine, slots, workplace.limits)
-        finally:  # also when interrupted: what is known is written
-            queue.close()
-            self._close(queue.known())
 
     def _judge(self, trials: Sequence[Trial]) -> None:
         """What the best one is worth: at full cost, on other folds, or from the trials alone."""
