@@ -46,7 +46,7 @@ class TrialWork:
         self._waiting: deque[Task] = deque()
         self._floors: dict[str, Floors] = {}
         self.epochs: int = work.record["recipe"]["train"]["epochs"]
-        self.at_work: dict[str, None] = {}
+        self.at_work: dict[str, None] = {}  # names of tasks; a dict, to keep their order
         self.notes: list[FoldNote] = []
         self.compared: dict[tuple[int, range], Comparison] = {}
         """With which trial, on which of its folds."""
@@ -181,13 +181,14 @@ class FoldQueue:
         self._opener, self._facts, self._propose, self._ended = opener, facts, propose, ended
         self._sign = 1 if facts.greater_is_better else -1
         self.trials = {trial.number: trial for trial in trials}
+        # What policies see of the trials that are over; made once, as a verdict reads all of them.
         self._courses = {trial.number: course_of(trial, self._sign) for trial in trials if trial.state != "running"}
         self._rows = RowEvidence(facts.metric, facts.request.metrics[facts.metric], facts.request.plan)
         self._in_flight: dict[int, TrialWork] = {}
         self._owner: dict[str, TrialWork] = {}
         self._withdrawn: list[str] = []
         self._leaving: list[TrialWork] = []
-        self._has_more = True
+        self._has_more = True  # until `propose` has none; it is not called again after that
 
     def decided(self) -> list[dict[str, Any]]:
         """What has been decided for the trials under way."""
@@ -276,6 +277,7 @@ class FoldQueue:
         if trial.trial.state != "running":
             return
         scores, k = trial.fold_scores(), len(trial.keys)
+        # One fold as a rule; several where the run was begun by an earlier command. Each gets the verdict it had then.
         for done in range(len(trial.notes) + 1, len(scores) + 1):
             reason = self._judge(trial, scores[:done])
             if reason is not None and done < k:
@@ -284,7 +286,7 @@ class FoldQueue:
         error = trial.error()
         if error is not None:
             stop_on_full_disk(f"trial {trial.trial.number}", error)
-        if trial.early_end is not None:
+        if trial.early_end is not None:  # the verdict stands, also where another of its folds has failed
             self._end_early(trial, trial.early_end)
         elif error is not None:
             self._end(trial, state="failed", error=error)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -30,10 +31,7 @@ _INSIDE = 1e-9  # of a step: how far a value may be off through rounding
 
 def value_at(plain: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key."""
-    value: Any = plain
-    for part in key.split("."):
-        value = value[part]
-    return value
+    return reduce(getitem, key.split("."), plain)
 
 
 def own_values(recipe: Recipe) -> dict[str, Any]:
@@ -194,10 +192,8 @@ class _Range(NamedTuple):
     low: float
     high: float
     is_whole: bool
-    step: float | None
-    """None where every number between the ends may be tried; 1 between whole ones."""
-    size: int
-    """How many values there are; 0 without a step."""
+    step: float | None  # None where every number between the ends may be tried; 1 between whole ones
+    size: int  # how many values there are; 0 without a step
 
 
 def _range(dimension: SearchDimension) -> _Range:
@@ -285,24 +281,15 @@ def _levels(dimension: SearchDimension, points: int) -> list[Any]:
     return list(dict.fromkeys(ends))
 
 
-@dataclass(frozen=True)
-class _Value:
-    """One parameter of one key."""
-
-    key: str
-    param: Any
+_Value = tuple[str, Any]
+"""A key, and a parameter of it."""
 
 
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
     """The parameters of a trial that could be, and what is wrong with it."""
 
-    params: Mapping[str, Any]
+    params: dict[str, Any]
     wrong: tuple[str, ...]
-
-    def has(self, value: _Value) -> bool:
-        """Whether a value is one of its parameters."""
-        return value.key in self.params and bool(self.params[value.key] == value.param)
 
 
 def check_space(space: Space, start: Mapping[str, Any], try_out: TryOut, origins: Mapping[str, str]) -> None:
@@ -316,17 +303,17 @@ def check_space(space: Space, start: Mapping[str, Any], try_out: TryOut, origins
     def try_points(held: Sequence[Sequence[_Value]]) -> list[_Point]:
         points = [_point(space, start, values) for values in held]
         wrong = try_out([values_of(space, point) for point in points]) if points else []
-        return [_Point(point, texts) for point, texts in zip(points, wrong, strict=True)]
+        return list(map(_Point, points, wrong))
 
-    def show(value: _Value, text: str) -> str:
-        shown = show_value(values_of(space, {value.key: value.param})[value.key])
-        return f"{origins.get(f'search.{value.key}', 'search')}: search.{value.key} tries {shown}: {text}"
+    def show(key: str, param: Any, text: str) -> str:
+        place, shown = origins.get(f"search.{key}", "search"), show_value(_value(space[key], param))
+        return f"{place}: search.{key} tries {shown}: {text}"
 
-    values = [_Value(key, param) for key in ordered(space) for param in _ends_of(space[key])]
+    values = [(key, param) for key in ordered(space) for param in _ends_of(space[key])]
     base, *singles = try_points([[], *([value] for value in values)])
     others = [value for value, single in zip(values, singles, strict=True) if not (base.wrong and single.wrong)]
     stuck = [value for value in values if _has_no_way(value, [base, *singles])]
-    pairs = [[value, other] for value in stuck for other in others if other.key != value.key]
+    pairs = [[value, other] for value in stuck for other in others if other[0] != value[0]]
     tried = [base, *singles, *try_points(pairs)]
     stuck = [value for value in stuck if _has_no_way(value, tried)]
     if not stuck:
@@ -334,33 +321,34 @@ def check_space(space: Space, start: Mapping[str, Any], try_out: TryOut, origins
     lines: list[str] = []
     if not others:  # wrong whatever is chosen; what changes with a key is that key's fault, the rest the recipe's
         for text in base.wrong:
-            mending = [value.key for value, single in zip(values, singles, strict=True) if text not in single.wrong]
+            mending = [key for (key, _), single in zip(values, singles, strict=True) if text not in single.wrong]
             key = next((key for key in mending if key in base.params), None)
-            lines.append(text if key is None else show(_Value(key, base.params[key]), text))
-    told: dict[str, list[_Value]] = {}
+            lines.append(text if key is None else show(key, base.params[key], text))
+    blamed: dict[str, list[_Value]] = {}
     for value in stuck:
-        having = [point for point in tried if point.has(value)]
+        having = [point for point in tried if value in point.params.items()]
         # With a wrong recipe the first points have its faults as well; the last has a value that mends it.
         point = having[-1 if base.wrong and others else 0]
         for text in point.wrong:
-            is_known = not others and text in base.wrong
-            if not is_known and not any(map(point.has, told.get(text, ()))):  # else of what its key depends on
-                told.setdefault(text, []).append(value)
-                lines.append(show(value, text))
+            if not others and text in base.wrong:
+                continue
+            if point.params.items().isdisjoint(blamed.get(text, ())):  # else a key that this one depends on is at fault
+                blamed.setdefault(text, []).append(value)
+                lines.append(show(*value, text))
     raise InputError(*dict.fromkeys(lines))
 
 
 def _has_no_way(value: _Value, tried: Sequence[_Point]) -> bool:
     """Whether every point that has a value is wrong; a value that no trial has is right."""
-    having = [point for point in tried if point.has(value)]
+    having = [point for point in tried if value in point.params.items()]
     return bool(having) and all(point.wrong for point in having)
 
 
 def _point(space: Space, start: Mapping[str, Any], held: Sequence[_Value]) -> dict[str, Any]:
     """The parameters of a trial that has some values, and else, where the space allows it, those of the recipe."""
     wanted: dict[str, Any] = {}
-    for value in reversed(held):  # what the first one needs wins
-        wanted |= {**_needed(space, value.key), value.key: value.param}
+    for key, param in reversed(held):  # what the first one needs wins
+        wanted |= {**_needed(space, key), key: param}
 
     def suggest(key: str) -> Any:
         param = wanted.get(key, _param_of(space[key], start.get(key)))

@@ -108,6 +108,7 @@ def trial_folder(study: Path, number: int) -> Path:
 
 def trial_folders(study: Path) -> list[Path]:
     """The folders of all trials that have begun, by number."""
+    # by number: trial-10 comes after trial-9
     return sorted((path.parent for path in study.glob("trial-*/trial.json")), key=lambda path: natural_key(path.name))
 
 
@@ -126,7 +127,7 @@ def load_trials(study: Path) -> list[Trial]:
                 raise ValueError("its format is not this version's")
             notes = [{**note, "curve": tuple(note.get("curve", ()))} for note in fields.pop("folds", ())]
             trials.append(Trial(**fields, folds=tuple(FoldNote(**note) for note in notes)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # cut short, or edited by hand
             raise InputError(f"{path}: can't be read ({error}); delete its folder to make it anew") from error
     return sorted(trials, key=lambda trial: trial.number)
 
@@ -141,15 +142,12 @@ def best_trial(trials: Sequence[Trial], *, greater_is_better: bool) -> Trial | N
 def save_trials_table(path: Path, trials: Sequence[Trial]) -> None:
     """`trials.csv`: a row a trial, for a spreadsheet. Not by pandas, which takes 0.36 s to import and is no shorter."""
     keys = sorted({key for trial in trials for key in trial.values})
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     facts = ["source", "error", "reason", "seconds", "started", "finished"]
-    writer.writerow(["number", "state", "value", "estimate", "folds", *keys, *facts])
-    for trial in trials:
-        values = [trial.values.get(key, "") for key in keys]
-        what = [trial.number, trial.state, trial.value, trial.estimate, f"{trial.trained:g}", *values, trial.source]
-        why = [trial.error or "", trial.reason or "", trial.seconds]
-        writer.writerow([*what, *why, trial.started, trial.finished])
+    columns = ["number", "state", "value", "estimate", "folds", *keys, *facts]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**vars(trial), **trial.values, "folds": f"{trial.trained:g}"} for trial in trials)
     save_text(path, buffer.getvalue())
 
 
@@ -177,12 +175,7 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
             "warm": [],
             "best": None,
             "budget": recipe.cheap_values | folds,
-            "full": None,
-            "honest": None,
-            "nested": None,
-            "importance": None,
-            "folds": None,
-            "ended": None,
+            **dict.fromkeys(("full", "honest", "nested", "importance", "folds", "ended")),
             "started": now(),
             "finished": None,
         }
@@ -216,7 +209,7 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
         known = record["best"] or {}
         changed = (known.get("number"), known.get("value")) != (best.number, best.value)
         record["best"] = {"number": best.number, "value": best.value, "values": dict(best.values)}
-        if changed or not (path / "best.yaml").exists():
+        if changed or not (path / "best.yaml").exists():  # else it is left as it is, edited or not
             description = f"{resolved.name}, tuned: trial {best.number} of study {path.name}."
             values = values_in_recipe(resolved.recipe, best.values)
             save_recipe_with(resolved, values, path / "best.yaml", description=description)

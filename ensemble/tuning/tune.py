@@ -147,7 +147,7 @@ def run_study(options: TuneOptions) -> Study:
     if options.storage is not None:
         check_storage(options.storage)
     require_allowed(find_code(resolved), options.allow_code)
-    name = options.study or resolved.name
+    name = options.study or resolved.name  # checked before the rows are read, which takes long
     check_run_name(name, "--study")
     request = request_for(asked, resolved, load_rows(resolved, outputs, options.on_event, keep_pixels=True), outputs)
     path = outputs / "studies" / name
@@ -187,6 +187,7 @@ class _StudyWork:
         self.resolved, self.space = facts.request.resolved, facts.request.resolved.recipe.space
         self.trials = len(before) + options.more if options.more is not None else options.trials or 0
         self.deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
+        # What `ens status` needs to name the command that goes on.
         record["wanted"] = {"trials": self.trials, "search": list(options.search)}
         self.mirror: Mirror | None = None
         if options.storage is not None:
@@ -301,7 +302,7 @@ class _StudyWork:
         if points:
             return dict(points[0]), "point"
         params: dict[str, Any] | None = None
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):  # each with a seed of its own, so that it is another draw
             params = self.proposer.propose(number, trials, attempt)
             if params is None or self._is_recipe(params):
                 break
