@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable
 
 from ensemble.engine import ENGINES
+from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
 
 def fold_list(text: str) -> list[int]:
@@ -147,15 +148,15 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     )
     option(
         "--sampler",
-        choices=["tpe", "gp", "cmaes", "random", "grid", "qmc"],
+        choices=list(SAMPLERS),
         default="tpe",
-        help="how values are proposed (default: tpe)",
+        help=f"how values are proposed (default: tpe). {SAMPLERS_HELP}",
     )
     option(
         "--policy",
-        choices=["race", "forgiving", "median", "hyperband", "wilcoxon", "none"],
+        choices=list(POLICIES),
         default="race",
-        help="when a trial stops before its last fold (default: race, when it can hardly win any more)",
+        help=f"what stops before its last fold (default: race). {POLICIES_HELP}",
     )
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")

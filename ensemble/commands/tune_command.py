@@ -4,64 +4,36 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here
 from ensemble.commands.progress import progress
-from ensemble.core.metrics import is_greater_better
 from ensemble.errors import Interrupted, PartialFailure
 from ensemble.tuning.study import Study, StudyInterrupted, Trial
-from ensemble.tuning.tune import tune
+from ensemble.tuning.tune import TuneOptions, run_study
 
-_SHOWN = 15
+_SHOWN = 15  # trials in the table: what fits on a screen; trials.csv has all
+
+_RENAMED = {"search": "searches", "timeout_s": "timeout", "hang_timeout_s": "hang_timeout"}
+"""Options that the command line calls otherwise than `TuneOptions`."""
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Tune, and tell what came out; interrupted, what is known."""
+    """Tune, and show what came out; interrupted, what is known."""
+    names = [field.name for field in fields(TuneOptions) if field.name not in ("with_rescore", "on_event")]
+    options: dict[str, Any] = {name: getattr(arguments, _RENAMED.get(name, name)) for name in names}
     try:
-        study = _tuned(arguments)
+        with progress(arguments) as on_event:
+            study = run_study(TuneOptions(**options, with_rescore=not arguments.no_rescore, on_event=on_event))
     except StudyInterrupted as stop:
-        told = "interrupted; the same command continues"
-        document = {**_document(stop.study), "error": [told], "exit_code": Interrupted.exit_code}
-        return Outcome(document, [_table(stop.study), *_told(stop.study, arguments), told], Interrupted.exit_code)
+        line = "interrupted; the same command continues"
+        document = {**_document(stop.study), "error": [line], "exit_code": Interrupted.exit_code}
+        return Outcome(document, [_table(stop.study), *_lines(stop.study, arguments), line], Interrupted.exit_code)
     if study.record["best"] is None:
-        lines = ["no trial finished: see the errors in the table"]
-        return Outcome(_document(study), [_table(study), *lines], PartialFailure.exit_code)
-    return Outcome(_document(study), [_table(study), *_told(study, arguments)])
-
-
-def _tuned(arguments: argparse.Namespace) -> Study:
-    """The study that the options ask for."""
-    with progress(arguments) as on_event:
-        return tune(
-            arguments.recipe,
-            trials=arguments.trials,
-            more=arguments.more,
-            study=arguments.study,
-            sets=arguments.sets,
-            search=arguments.searches,
-            data=arguments.data,
-            timeout_s=arguments.timeout,
-            patience=arguments.patience,
-            sampler=arguments.sampler,
-            policy=arguments.policy,
-            seed=arguments.seed,
-            points=arguments.points,
-            warm_from=arguments.warm_from,
-            with_rescore=not arguments.no_rescore,
-            nested=arguments.nested,
-            storage=arguments.storage,
-            engine=arguments.engine,
-            workers=arguments.workers,
-            allow_code=arguments.allow_code,
-            gpus=arguments.gpus,
-            per_gpu=arguments.per_gpu,
-            hang_timeout_s=arguments.hang_timeout,
-            outputs=arguments.outputs,
-            folder=arguments.folder,
-            on_event=on_event,
-        )
+        line = "no trial finished: see the errors in the table"
+        return Outcome(_document(study), [_table(study), line], PartialFailure.exit_code)
+    return Outcome(_document(study), [_table(study), *_lines(study, arguments)])
 
 
 def _document(study: Study) -> dict[str, Any]:
@@ -69,92 +41,12 @@ def _document(study: Study) -> dict[str, Any]:
     return {**study.record, "path": str(study.path), "trials": [asdict(trial) for trial in study.trials]}
 
 
-def _told(study: Study, arguments: argparse.Namespace) -> list[str]:
-    """What came of the trials, and, where one is complete, the best and what to do with it."""
-    best = study.record["best"]
-    if best is None:
-        return _course(study)
-    name = f"{study.path.name}-best"
-    data = study.record["asked"]["data"]
-    place = (f" --data {shlex.quote(data)}" if data else "") + here(arguments)
-    return [
-        *_course(study),
-        f"best: trial {best['number']}, {study.record['metric']} {best['value']:.4f}{_at_budget(study.record)}, "
-        f"the best of {len(study.trials)} on these very folds, so a little optimistic",
-        *_full(study.record),
-        *_honest(study.record),
-        *_nested(study.record),
-        f"recipe: {study.best_recipe}",
-        f"next: ens train --recipe {shlex.quote(str(study.best_recipe))} --name {shlex.quote(name)}{place}",
-    ]
-
-
-def _course(study: Study) -> list[str]:
-    """How many folds were trained, why the study ended, and which keys mattered."""
-    record = study.record
-    folds = record["folds"]
-    lines = []
-    if folds["without_stopping"]:
-        share = folds["trained"] / folds["without_stopping"]
-        lines.append(
-            f"folds: {folds['trained']:g} trained of {folds['without_stopping']} ({share:.0%}), "
-            f"in {folds['seconds']:.0f} s of training; ended: {record['ended'] or 'nothing left to do'}"
-        )
-    if record["importance"]:
-        shares = ", ".join(f"{key} {share:.0%}" for key, share in record["importance"].items())
-        lines.append(f"importance: {shares}")
-    return lines
-
-
-def _at_budget(record: dict[str, Any]) -> str:
-    """What made trials cheap."""
-    budget = ", ".join(f"{key} {value}" for key, value in record["budget"].items())
-    return f" at {budget}" if budget else ""
-
-
-def _full(record: dict[str, Any]) -> list[str]:
-    """The winner of cheap trials trained as the recipe says."""
-    full = record["full"]
-    if full is None:
-        return []
-    if full["value"] is None:
-        return [f"full: trial {full['number']} failed: {full['error']}"]
-    return [f"full: trial {full['number']}, {record['metric']} {full['value']:.4f} at full cost, on the same folds"]
-
-
-def _nested(record: dict[str, Any]) -> list[str]:
-    """The score of picking the best, from the trials alone."""
-    nested = record["nested"]
-    if nested is None:
-        return []
-    if nested["value"] is None:
-        return [f"nested: no score: {nested['error']}"]
-    picked = ", ".join(map(str, nested["picked"]))
-    return [
-        f"nested: {record['metric']} {nested['value']:.4f}{_at_budget(record)}, each fold by the trial that was best "
-        f"on the others ({picked}): the honest number"
-    ]
-
-
-def _honest(record: dict[str, Any]) -> list[str]:
-    """The winner's score on folds that it was not picked on."""
-    honest = record["honest"]
-    if honest is None:
-        return []
-    if honest["value"] is None:
-        return [f"again: trial {honest['number']} failed: {honest['error']}"]
-    where = "on other folds, with another seed" if honest["other_folds"] else "with another seed"
-    return [f"again: trial {honest['number']}, {record['metric']} {honest['value']:.4f} {where}: the honest number"]
-
-
 def _table(study: Study) -> ShownTable:
     """The best trials first."""
-    metric = study.record["metric"]
-    sign = -1 if is_greater_better(metric, study.record) else 1
-    ranked = sorted(study.trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))[
-        :_SHOWN
-    ]
-    keys = sorted({key for trial in ranked for key in trial.values})
+    metric, sign = study.record["metric"], -1 if study.record["greater_is_better"] else 1
+    ranked = sorted(study.trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))
+    shown = ranked[:_SHOWN]
+    keys = sorted({key for trial in shown for key in trial.values})
     rows = [
         [
             str(trial.number),
@@ -163,11 +55,10 @@ def _table(study: Study) -> ShownTable:
             *(_short(trial.values[key]) if key in trial.values else "-" for key in keys),
             trial.error or trial.state,
         ]
-        for trial in ranked
+        for trial in shown
     ]
-    return ShownTable(
-        ["trial", metric, "folds", *keys, "state"], rows, f"study {study.path.name}: {len(study.trials)} trials"
-    )
+    title = f"study {study.path.name}: {len(study.trials)} trials"
+    return ShownTable(["trial", metric, "folds", *keys, "state"], rows, title)
 
 
 def _score(trial: Trial) -> str:
@@ -179,3 +70,60 @@ def _score(trial: Trial) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _lines(study: Study, arguments: argparse.Namespace) -> list[str]:
+    """What came of the trials, and, where one is complete, the best and what to do with it."""
+    record, best, folds = study.record, study.record["best"], study.record["folds"]
+    lines = []
+    if folds["without_stopping"]:
+        share = folds["trained"] / folds["without_stopping"]
+        lines.append(
+            f"folds: {folds['trained']:g} trained of {folds['without_stopping']} ({share:.0%}), "
+            f"in {folds['seconds']:.0f} s of training; ended: {record['ended'] or 'nothing left to do'}"
+        )
+    if record["importance"]:
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in record["importance"].items())
+        lines.append(f"importance: {shares}")
+    if best is None:
+        return lines
+    data = record["asked"]["data"]
+    train = ["ens", "train", "--recipe", str(study.best_recipe), "--name", f"{study.path.name}-best"]
+    train += ["--data", data] if data else []
+    return [
+        *lines,
+        f"best: trial {best['number']}, {record['metric']} {best['value']:.4f}{_at_budget(record)}, "
+        f"the best of {len(study.trials)} on these very folds, so a little optimistic",
+        *_other_scores(record),
+        f"recipe: {study.best_recipe}",
+        f"next: {shlex.join(train)}{here(arguments)}",
+    ]
+
+
+def _other_scores(record: dict[str, Any]) -> list[str]:
+    """The winner at full cost, on folds that it was not picked on, and the score of picking it; as far as there are."""
+    full, honest, nested = record["full"], record["honest"], record["nested"]
+    metric, lines = record["metric"], []
+    if full is not None and full["value"] is None:
+        lines.append(f"full: trial {full['number']} failed: {full['error']}")
+    elif full is not None:
+        lines.append(f"full: trial {full['number']}, {metric} {full['value']:.4f} at full cost, on the same folds")
+    if honest is not None and honest["value"] is None:
+        lines.append(f"again: trial {honest['number']} failed: {honest['error']}")
+    elif honest is not None:
+        where = "on other folds, with another seed" if honest["other_folds"] else "with another seed"
+        lines.append(f"again: trial {honest['number']}, {metric} {honest['value']:.4f} {where}: the honest number")
+    if nested is not None and nested["value"] is None:
+        lines.append(f"nested: no score: {nested['error']}")
+    elif nested is not None:
+        lines.append(
+            f"nested: {metric} {nested['value']:.4f}{_at_budget(record)}, each fold by the trial that was best "
+            f"on the others ({', '.join(map(str, nested['picked']))}): the honest number"
+        )
+    return lines
+
+
+def _at_budget(record: dict[str, Any]) -> str:
+    """What made trials cheap."""
+    budget = ", ".join(f"{key} {value}" for key, value in record["budget"].items())
+    return f" at {budget}" if budget else ""

@@ -1,18 +1,18 @@
-"""How two models compare on the very same rows, read from the parts that their folds have written.
+"""How two trials compare on the very same rows, read from the predictions that their folds have written.
 
-The rows are dealt into blocks, a group never into two, and the difference is taken again without each block: the
+Rows are dealt into blocks, a group never into two, and the difference is taken again without each block: the
 jackknife. It needs nothing of a metric but that it can be scored with row weights, so macro F1 is compared as log-loss
-is. What differs between two trainings of the same recipe is not in it; see `policies`.
+is. What another training of the same recipe would change is not in it: `stopping.py` adds that.
 
 Rows are joined by id, never by position, so that trials on different fold plans are compared as well as those that
-share one. Only the parts of a few folds are open at a time.
+share one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,15 @@ from ensemble.core.labels import Labels, are_sets, likelihoods
 from ensemble.core.metrics import Metric
 from ensemble.core.predictions import load_predictions
 from ensemble.core.run import FoldKey
-from ensemble.core.scorers import Scorer, decide, decide_sets
-
-_BLOCKS = 64
+from ensemble.core.scorers import SMALLEST_PROBABILITY, Scorer, decide, decide_sets
 
 Floats = NDArray[np.float64]
+Probs = NDArray[np.floating[Any]]
+"""(rows, classes)"""
+
+_BLOCKS = 64  # a metric is scored once a block: more take time, fewer make the variance itself uncertain
+_OPEN = 64  # folds' predictions kept in memory: two trials of a dozen folds, and the incumbent's for the next ones
+_MEANS = ("accuracy", "log_loss")  # each row adds its own part, so the jackknife is a sum and needs no scoring again
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,94 @@ class Comparison:
     difference: float
     variance: float
     """Of the difference, by which rows happened to be drawn."""
+
+
+@dataclass(frozen=True)
+class FoldPart:
+    """Where one fold's out-of-fold rows lie; rows of different repeats are different."""
+
+    folder: Path
+    key: FoldKey
+
+
+_Rows = tuple[tuple[str, ...], Labels, Probs]
+"""Ids, labels and probabilities."""
+
+
+def _load(folder: Path) -> _Rows:
+    """The rows of a finished fold, whose files have been verified."""
+    part = load_predictions(folder / "oof", verify_hashes=False)
+    return part.ids, np.asarray(part.labels), part.probs
+
+
+@dataclass(frozen=True)
+class RowEvidence:
+    """Compares trials by the metric of a study; `plan` has the groups of its rows."""
+
+    metric: str
+    scorer: Metric
+    plan: FoldPlan
+    _load: Callable[[Path], _Rows] = field(default_factory=lambda: lru_cache(_OPEN)(_load))
+
+    def compare(self, first: Sequence[FoldPart], second: Sequence[FoldPart]) -> Comparison:
+        """The first trial's rows in these folds against the second's, wherever among all of its folds they are."""
+        by_key = {part.key: part for part in second}
+        pairs = [self._pair(part, by_key.get(part.key), second) for part in first]
+        ids = [row_id for rows, _ in pairs for row_id in rows[0]]
+        labels = np.concatenate([rows[1] for rows, _ in pairs])
+        mine = np.concatenate([rows[2] for rows, _ in pairs])
+        others = np.concatenate([probs for _, probs in pairs])
+        group_of = self._group_of
+        groups = None if group_of is None else np.array([group_of[row] for row in ids], dtype=object)
+        blocks = blocks_of(len(ids), groups)
+        if self.metric in _MEANS:
+            return compare_gains(self._row_scores(labels, mine) - self._row_scores(labels, others), blocks)
+        sign = 1 if self.scorer.greater_is_better else -1
+        return compare_scores(self.scorer.scorer(labels, mine), self.scorer.scorer(labels, others), blocks, sign)
+
+    def score(self, parts: Sequence[FoldPart]) -> float | None:
+        """The metric on the rows of some folds; None where it has no value."""
+        value = self.weighted(parts)(np.ones(sum(self.counts(parts))))
+        return None if np.isnan(value) else float(value)
+
+    def weighted(self, parts: Sequence[FoldPart]) -> Scorer:
+        """The metric on the rows of some folds, one after the other, as a function of row weights."""
+        rows = [self._load(part.folder) for part in parts]
+        return self.scorer.scorer(
+            np.concatenate([labels for _, labels, _ in rows]), np.concatenate([probs for _, _, probs in rows])
+        )
+
+    def counts(self, parts: Sequence[FoldPart]) -> list[int]:
+        """How many rows each fold has."""
+        return [len(self._load(part.folder)[0]) for part in parts]
+
+    @cached_property
+    def _group_of(self) -> dict[str, Any] | None:
+        """Each row's group."""
+        return None if self.plan.groups is None else dict(zip(self.plan.ids, self.plan.groups, strict=True))
+
+    def _pair(self, part: FoldPart, same: FoldPart | None, second: Sequence[FoldPart]) -> tuple[_Rows, Probs]:
+        """A fold's rows, and what the other trial gave to each of them."""
+        mine = self._load(part.folder)
+        if same is not None:
+            other = self._load(same.folder)
+            if other[0] == mine[0]:  # the usual case, one fold plan: no row need be looked up
+                return mine, other[2]
+        by_id: dict[str, Probs] = {}
+        for candidate in second:
+            if candidate.key.repeat == part.key.repeat:
+                ids, _, probs = self._load(candidate.folder)
+                by_id.update(zip(ids, probs, strict=True))
+        return mine, np.stack([by_id[row_id] for row_id in mine[0]])
+
+    def _row_scores(self, labels: Labels, probs: Probs) -> Floats:
+        """Each row's part of a score that is a mean over rows; more is better."""
+        if self.metric == "accuracy" and are_sets(labels):
+            return np.asarray((decide_sets(probs) == labels).all(axis=1), dtype=np.float64)
+        if self.metric == "accuracy":
+            return np.asarray(decide(probs) == labels, dtype=np.float64)
+        logs = np.log(np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0))
+        return np.asarray(logs.mean(axis=1), dtype=np.float64)
 
 
 def blocks_of(rows: int, groups: NDArray[Any] | None = None) -> NDArray[np.int64]:
@@ -52,9 +144,9 @@ def compare_gains(gains: Floats, blocks: NDArray[np.int64]) -> Comparison:
     sums, counts = np.bincount(blocks, gains), np.bincount(blocks)
     kept = counts > 0
     total, rows = float(gains.sum()), len(gains)
-    if kept.sum() < 2:
+    if kept.sum() < 2:  # nothing to leave out
         return Comparison(total / max(1, rows), 0.0)
-    return Comparison(total / rows, _variance((total - sums[kept]) / (rows - counts[kept])))
+    return Comparison(total / rows, _jackknife((total - sums[kept]) / (rows - counts[kept])))
 
 
 def compare_scores(
@@ -72,100 +164,10 @@ def compare_scores(
         weights[blocks == block] = 0.0
         without.append(difference(weights))
         weights[blocks == block] = 1.0
-    known = np.array(without)[~np.isnan(without)]
-    return Comparison(whole, _variance(known) if len(known) > 1 else 0.0)
+    known = np.array(without)[~np.isnan(without)]  # a class may lie in one block alone, and have no score without it
+    return Comparison(whole, _jackknife(known) if len(known) > 1 else 0.0)
 
 
-def _variance(without: Floats) -> float:
-    """The jackknife's variance from what each block's absence leaves."""
+def _jackknife(without: Floats) -> float:
+    """The variance of a score, from what it is without each block."""
     return float((len(without) - 1) / len(without) * np.square(without - without.mean()).sum())
-
-
-_MEANS = ("accuracy", "log_loss")
-_SMALLEST = float(np.finfo(np.float64).eps)
-_OPEN = 64
-
-
-@dataclass(frozen=True)
-class FoldPart:
-    """Where one fold's out-of-fold rows lie; rows of different repeats are different."""
-
-    folder: Path
-    key: FoldKey
-
-
-class RowEvidence:
-    """Compares trials by the metric of a study."""
-
-    def __init__(self, metric: str, scorer: Metric, plan: FoldPlan) -> None:
-        self._metric, self._scorer = metric, scorer
-        self._group_of = dict(zip(plan.ids, plan.groups, strict=True)) if plan.groups is not None else None
-        self._load = lru_cache(_OPEN)(_load)
-
-    def compare(self, first: Sequence[FoldPart], second: Sequence[FoldPart]) -> Comparison:
-        """The first trial's rows in these folds against the second's, wherever among all of its folds they are."""
-        by_key = {part.key: part for part in second}
-        pairs = [self._pair(part, by_key.get(part.key), second) for part in first]
-        ids = [row_id for found, _ in pairs for row_id in found[0]]
-        labels = np.concatenate([found[1] for found, _ in pairs])
-        mine = np.concatenate([found[2] for found, _ in pairs])
-        others = np.concatenate([probs for _, probs in pairs])
-        blocks = blocks_of(len(ids), self._groups(ids))
-        if self._metric in _MEANS:
-            return compare_gains(self._row_scores(labels, mine) - self._row_scores(labels, others), blocks)
-        sign = 1 if self._scorer.greater_is_better else -1
-        scorers = self._scorer.scorer(labels, mine), self._scorer.scorer(labels, others)
-        return compare_scores(*scorers, blocks, sign)
-
-    def score(self, parts: Sequence[FoldPart]) -> float | None:
-        """The metric on the rows of some folds; None where it has no value."""
-        value = self.scorer(parts)(np.ones(sum(self.counts(parts))))
-        return None if np.isnan(value) else float(value)
-
-    def scorer(self, parts: Sequence[FoldPart]) -> Scorer:
-        """The metric on the rows of some folds, one after the other, as a function of row weights."""
-        found = [self._load(part.folder) for part in parts]
-        return self._scorer.scorer(np.concatenate([one[1] for one in found]), np.concatenate([one[2] for one in found]))
-
-    def counts(self, parts: Sequence[FoldPart]) -> list[int]:
-        """How many rows each fold has."""
-        return [len(self._load(part.folder)[0]) for part in parts]
-
-    def _pair(
-        self, part: FoldPart, same: FoldPart | None, second: Sequence[FoldPart]
-    ) -> tuple[_Rows, NDArray[np.floating[Any]]]:
-        """A fold's rows, and what the other trial gave to each of them."""
-        mine = self._load(part.folder)
-        if same is not None:
-            other = self._load(same.folder)
-            if other[0] == mine[0]:
-                return mine, other[2]
-        found: dict[str, NDArray[np.floating[Any]]] = {}
-        for one in second:
-            if one.key.repeat == part.key.repeat:
-                ids, _, probs = self._load(one.folder)
-                found.update(zip(ids, probs, strict=True))
-        return mine, np.stack([found[row_id] for row_id in mine[0]])
-
-    def _row_scores(self, labels: Labels, probs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Each row's part of a score that is a mean over rows; more is better."""
-        if self._metric == "accuracy" and are_sets(labels):
-            return np.asarray((decide_sets(probs) == labels).all(axis=1), dtype=np.float64)
-        if self._metric == "accuracy":
-            return np.asarray(decide(probs) == labels, dtype=np.float64)
-        logs = np.log(np.clip(likelihoods(probs, labels), _SMALLEST, 1.0))
-        return np.asarray(logs.mean(axis=1), dtype=np.float64)
-
-    def _groups(self, ids: Sequence[str]) -> NDArray[Any] | None:
-        if self._group_of is None:
-            return None
-        return np.array([self._group_of[row_id] for row_id in ids], dtype=object)
-
-
-_Rows = tuple[tuple[str, ...], Labels, NDArray[np.floating[Any]]]
-
-
-def _load(folder: Path) -> _Rows:
-    """Ids, labels and probabilities of a finished fold, whose files have been verified."""
-    part = load_predictions(folder / "oof", verify_hashes=False)
-    return part.ids, np.asarray(part.labels), part.probs

@@ -1,7 +1,5 @@
-"""What a study says at its end: which keys mattered, what its winner is worth elsewhere, what picking is worth.
-
-Each fold is scored by the trial that was best on all the others. So no row has a say in who answers for it, as it has
-in the winner's own score. What stays is that the sampler has looked at all folds when it made its proposals.
+"""What a study says at its end: which keys mattered, what its winner is worth at full cost and elsewhere, and what
+picking the best of its trials is worth.
 """
 
 from __future__ import annotations
@@ -23,106 +21,95 @@ from ensemble.runs.work import RunWork
 from ensemble.tuning.evidence import FoldPart, RowEvidence
 from ensemble.tuning.samplers import frozen_trial
 from ensemble.tuning.space import Space, distributions_of, values_in_recipe
-from ensemble.tuning.study import Trial, best_trial, trial_folder
+from ensemble.tuning.study import Trial, best_trial
 from ensemble.tuning.trial_runs import StudyFacts
 
-
-def nested_score(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """The score and which trial answered for each fold; None where no trial is complete.
-
-    Trials on another number of folds than the recipe's can't be picked.
-    """
-    best = best_trial(trials, greater_is_better=facts.sign > 0)
-    if best is None:
-        return None
-    request = facts.request
-    keys = facts.keys(request.plan.k)
-    if len({key.fold for key in keys}) < 2:
-        return {"number": best.number, "value": None, "picked": [], "error": "there is but one fold to score on"}
-    rows = RowEvidence(facts.metric, request.metrics[facts.metric], request.plan)
-    candidates = [
-        trial
-        for trial in trials
-        if trial.value is not None and trial.values.get("folds.k", request.plan.k) == request.plan.k
-    ]
-    if not candidates:
-        return {"number": best.number, "value": None, "picked": [], "error": "all complete trials have other folds"}
-    parts = {
-        trial.number: [
-            FoldPart(RunFolder(trial_folder(facts.path, trial.number)).fold_path(key, request.plan.repeats), key)
-            for key in keys
-        ]
-        for trial in candidates
-    }
-    elsewhere = np.array([_elsewhere(rows, parts[trial.number], facts.sign) for trial in candidates])
-    places = elsewhere.argmax(axis=0).tolist()  # of equals the first
-    picked = [candidates[place].number for place in places]
-    value = rows.score([parts[number][fold] for fold, number in enumerate(picked)])
-    return {"number": best.number, "value": value, "picked": picked, "error": None}
-
-
-def _elsewhere(rows: RowEvidence, parts: Sequence[FoldPart], sign: int) -> list[float]:
-    """For each fold a trial's score on the other folds of the same repeat; more is better."""
-    found = []
-    for repeat in sorted({part.key.repeat for part in parts}):
-        same = [part for part in parts if part.key.repeat == repeat]
-        scorer, fold = rows.scorer(same), np.repeat(np.arange(len(same)), rows.counts(same))
-        scores = [sign * scorer((fold != one).astype(np.float64)) for one in range(len(same))]
-        found += [-np.inf if np.isnan(score) else float(score) for score in scores]
-    return found
-
-
-_ENOUGH = 8
+_ENOUGH = 8  # trials before importance is shown: it sets the best tenth apart, and of fewer that is chance
 
 
 def importance_of(space: Space, trials: Sequence[Trial], *, greater_is_better: bool) -> dict[str, float] | None:
-    """Each key's share of what set good trials apart from the others, by PED-ANOVA; None where too few tell."""
-    told = [trial for trial in trials if trial.told is not None]
-    common = [key for key in space if all(key in trial.params for trial in told)]
-    if len(told) < _ENOUGH or not common or len({trial.told for trial in told}) < 2:
+    """Each key's share of what set good trials apart from the others, by PED-ANOVA; None for too few trials."""
+    valued = [trial for trial in trials if trial.known_value is not None]
+    common = [key for key in space if all(key in trial.params for trial in valued)]
+    if len(valued) < _ENOUGH or not common or len({trial.known_value for trial in valued}) < 2:
         return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if greater_is_better else "minimize")
     distributions = distributions_of(space)
-    study.add_trials([frozen_trial(trial.params, trial.told, distributions) for trial in told])
+    study.add_trials([frozen_trial(trial.params, trial.known_value, distributions) for trial in valued])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the evaluator is new
-        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=common)
-    return {key: round(float(share), 4) for key, share in found.items()}
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=common)
+    return {key: round(float(share), 4) for key, share in shares.items()}
 
 
-def confirm(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None:
+def nested_score(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """The score where each fold is answered for by the trial that was best on all the others; None without a winner.
+
+    So no row has a say in who answers for it, as it has in the winner's own score. What stays is that the sampler has
+    looked at all folds when it made its proposals. Trials on another number of folds than the recipe's can't be picked.
+    """
+    best = best_trial(trials, greater_is_better=facts.greater_is_better)
+    if best is None:
+        return None
+    nothing: dict[str, Any] = {"number": best.number, "value": None, "picked": []}
+    request, k = facts.request, facts.request.plan.k
+    if len({key.fold for key in facts.keys(k)}) < 2:
+        return {**nothing, "error": "there is but one fold to score on"}
+    candidates = [trial for trial in trials if trial.value is not None and trial.values.get("folds.k", k) == k]
+    if not candidates:
+        return {**nothing, "error": "all complete trials have other folds"}
+    rows = RowEvidence(facts.metric, request.metrics[facts.metric], request.plan)
+    sign = 1 if facts.greater_is_better else -1
+    parts = [facts.parts_of(trial) for trial in candidates]
+    elsewhere = np.array([_scores_elsewhere(rows, folds, sign) for folds in parts])
+    places = elsewhere.argmax(axis=0).tolist()  # of equals the first
+    value = rows.score([parts[place][fold] for fold, place in enumerate(places)])
+    picked = [candidates[place].number for place in places]
+    return {"number": best.number, "value": value, "picked": picked, "error": None}
+
+
+def _scores_elsewhere(rows: RowEvidence, parts: Sequence[FoldPart], sign: int) -> list[float]:
+    """For each fold a trial's score on the other folds of the same repeat; more is better."""
+    elsewhere = []
+    for repeat in sorted({part.key.repeat for part in parts}):
+        same = [part for part in parts if part.key.repeat == repeat]
+        scorer, fold_of = rows.weighted(same), np.repeat(np.arange(len(same)), rows.counts(same))
+        scores = [sign * scorer((fold_of != fold).astype(np.float64)) for fold in range(len(same))]
+        elsewhere += [-np.inf if np.isnan(score) else float(score) for score in scores]  # no value: never picked
+    return elsewhere
+
+
+def confirm(facts: StudyFacts, best: Trial) -> dict[str, Any]:
     """Train the winner of cheap trials as the recipe says, on the folds of the study."""
-    best = best_trial(trials, greater_is_better=facts.sign > 0)
-    if best is None:
-        return None
-    request = _request(facts, best.values)
+    request = _full_request(facts, best.values)
     facts.on_event({"event": "rescoring", "number": best.number, "how": "at full cost"})
-    return {"number": best.number, **_trained(facts, request, f"full-{best.number}", f"trial {best.number} in full ")}
+    outcome = _train(facts, request, f"full-{best.number}", f"trial {best.number} in full ")
+    return {"number": best.number, **outcome}
 
 
-def rescore(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] | None:
+def rescore(facts: StudyFacts, best: Trial) -> dict[str, Any]:
     """Train the winner again with another seed, on other folds of the same rows: a score that it was not picked by."""
-    best = best_trial(trials, greater_is_better=facts.sign > 0)
-    if best is None:
-        return None
     recipe = facts.request.resolved.recipe
-    seeds = {"seed": _next(recipe.seed), "folds.seed": _next(recipe.folds.seed)}
-    request = _request(facts, {**best.values, **seeds})
+    largest = 2**31 - 1  # that a recipe allows
+    before = {"seed": recipe.seed, "folds.seed": recipe.folds.seed}
+    seeds = {key: seed + 1 if seed < largest else 0 for key, seed in before.items()}
+    request = _full_request(facts, {**best.values, **seeds})
     is_other = request.plan.sha256 != facts.request.plan.sha256
     how = "on other folds, with another seed" if is_other else "with another seed; the folds are given"
     facts.on_event({"event": "rescoring", "number": best.number, "how": how})
-    found = _trained(facts, request, f"again-{best.number}", f"trial {best.number} again ")
-    return {"number": best.number, **found, "other_folds": is_other, **seeds}
+    outcome = _train(facts, request, f"again-{best.number}", f"trial {best.number} again ")
+    return {"number": best.number, **outcome, "other_folds": is_other, **seeds}
 
 
-def _request(facts: StudyFacts, values: Mapping[str, Any]) -> RunRequest:
+def _full_request(facts: StudyFacts, values: Mapping[str, Any]) -> RunRequest:
     """The recipe with some values, at its full cost."""
-    source = facts.request.resolved
-    resolved = with_values(source, values_in_recipe(source.recipe, values))
-    return request_for(facts.request.asked, resolved, facts.request.table, facts.request.outputs)
+    source = facts.request
+    resolved = with_values(source.resolved, values_in_recipe(source.resolved.recipe, values))
+    return request_for(source.asked, resolved, source.table, source.outputs)
 
 
-def _trained(facts: StudyFacts, request: RunRequest, name: str, label: str) -> dict[str, Any]:
+def _train(facts: StudyFacts, request: RunRequest, name: str, label: str) -> dict[str, Any]:
     """A run in the study's folder: its score, or what went wrong."""
     folder = RunFolder(facts.path / name, f"{facts.path.name}/{name}")
 
@@ -130,15 +117,13 @@ def _trained(facts: StudyFacts, request: RunRequest, name: str, label: str) -> d
         facts.on_event({**event, "label": label})
 
     try:
+        # The findings were shown before the first trial.
         work = RunWork(request, folder, findings=checked_request(request, lambda event: None), on_event=listen)
         record = work.run_alone(facts.workplace, listen)
     except InputError as error:
         return {"value": None, "error": error.messages[0]}
     scores = record["scores"]["oof"]
     failure = next((state["error"] for state in record["fold_states"] if state["error"]), None)
-    stop_on_full_disk(folder.name, failure)
+    if failure is not None:
+        stop_on_full_disk(folder.name, failure)
     return {"value": scores[facts.metric] if scores is not None else None, "error": failure}
-
-
-def _next(seed: int) -> int:
-    return seed + 1 if seed < 2**31 - 1 else 0

@@ -1,13 +1,11 @@
-"""Samplers, and the next trial's values: functions of what is known, the trial's number and a seed; a copy for a
-dashboard.
+"""Samplers: the next trial's parameters as a function of the finished trials, the trial's number and a seed. Besides
+them `Mirror`, which copies trials to an Optuna storage for its dashboard.
 
-`tpe`, `gp` and `random` are Optuna's. `grid`, `qmc` and `cmaes` are made here from a point of the unit cube: Optuna's
-keep a state of their own, which would have to outlive a killed command, and its CMA-ES keeps it as a pickle.
+`tpe`, `gp` and `random` are Optuna's. `grid`, `qmc` and `cmaes` are made here, from points of the unit cube: Optuna's
+keep a state of their own, which would have to outlive a killed command, and its CMA-ES keeps that as a pickle.
 
-The study that Optuna's samplers look at is made from the ledger, and kept in memory between proposals: trials are added
-to it as they end. So a proposal costs the same however often the command was started, and is the same as well.
-
-Losing it, or a failure to write it, loses nothing: what is missing there is added from the ledger at the next start.
+Optuna's study is made from the trials on disk and kept in memory between proposals; trials are added as they end. So a
+proposal does not depend on how often the command was started. Names and descriptions stand in `choices.py`.
 """
 
 from __future__ import annotations
@@ -27,22 +25,29 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ensemble.core.randomness import derive_seed
 from ensemble.errors import InputError
+from ensemble.tuning import choices
 from ensemble.tuning.space import Space, cube_point, distributions_of, draw, from_cube, grid_of, ordered
 from ensemble.tuning.study import Trial
 
-_GRID_POINTS = 5
-_STEP = 0.3  # CMA-ES starts with this share of the cube's sides
+Points = Sequence[tuple[Mapping[str, Any], float]]
+"""Parameters, each with the value that came of them."""
+
+_GRID_POINTS = 5  # of a range without steps: both ends, the middle, and one between each
+_STEP = 0.3  # CMA-ES begins with this share of the cube's sides: less stays near the middle, more hits the walls
+_INSIDE = 1.0 - 1e-12  # the cube is open at 1: `from_cube` wants shares below it
+_ATTRIBUTE = "ens_trial"  # in the mirror: our trial's number, which is not Optuna's
 
 
 @dataclass(frozen=True)
 class Known:
     """What a sampler may look at. In `study` are all trials, the larger value the better; `points` are those in order
-    of their number that have a value, with it. `start`: the recipe's own values."""
+    of their number that have a value, with it. `start`: the recipe's own values. `seed`: the study's."""
 
     study: optuna.Study
-    points: Sequence[tuple[Mapping[str, Any], float]]
+    points: Points
     space: Space
     start: Mapping[str, Any]
+    seed: int = 0
 
 
 Sampler = Callable[[int, int, Known], "dict[str, Any] | None"]
@@ -60,10 +65,62 @@ def require_sampler(name: str, space: Space) -> None:
             raise InputError("--sampler cmaes: needs at least two keys to search; tpe works with one")
 
 
+class Proposer:
+    """Proposes parameters of trials by their number."""
+
+    def __init__(
+        self,
+        space: Space,
+        start: Mapping[str, Any],
+        *,
+        sampler: str,
+        seed: int,
+        greater_is_better: bool,
+        earlier: Points = (),
+    ) -> None:
+        """`earlier`: what another study has found, its values in the metric's own direction."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._start, self._sampler, self._seed = space, start, SAMPLERS[sampler], seed
+        self._sign = 1.0 if greater_is_better else -1.0
+        self._study = optuna.create_study(direction="maximize")
+        self._distributions = distributions_of(space)
+        self._points: dict[int, tuple[Mapping[str, Any], float]] = {}
+        self._seen: set[int] = set()
+        for place, (params, value) in enumerate(earlier):
+            self._add(place - len(earlier), params, value)  # numbers below 0: before every trial of this study
+
+    def propose(self, number: int, trials: Sequence[Trial], attempt: int = 0) -> dict[str, Any] | None:
+        """Parameters of trial `number`, or None when there are no more; `attempt` counts those that made no recipe."""
+        for trial in trials:
+            if trial.state != "running" and trial.number not in self._seen:
+                self._add(trial.number, trial.params, trial.known_value)
+        running = [trial for trial in trials if trial.state == "running"]
+        begun = len(self._study.get_trials(deepcopy=False))
+        for trial in running:
+            self._study.add_trial(frozen_trial(trial.params, None, self._distributions, TrialState.RUNNING))
+        try:
+            points = [self._points[place] for place in sorted(self._points)]
+            known = Known(self._study, points, self._space, self._start, self._seed)
+            return self._sampler(number, derive_seed("sampler", self._seed, number, attempt), known)
+        finally:
+            for place in range(begun, begun + len(running)):
+                # Optuna can't take a trial back; failed ones don't count, and the real end is added later.
+                self._study.tell(place, state=TrialState.FAIL)
+
+    def _add(self, number: int, params: Mapping[str, Any], value: float | None) -> None:
+        """Let the samplers know how a trial has ended."""
+        self._seen.add(number)
+        value = None if value is None else self._sign * value
+        self._study.add_trial(frozen_trial(params, value, self._distributions))
+        if value is not None:
+            self._points[number] = (params, value)
+
+
 class _Tpe(TPESampler):
-    """Optuna's, told which keys every trial has. It would ask a thousand trials, each time anew: half of its time."""
+    """Optuna's, with the keys that all trials have given to it: finding them in 1,000 trials takes half of its time."""
 
     def __init__(self, seed: int, known: Known) -> None:
+        # constant_liar: trials under way count as bad ones, or several workers would be sent to the same place
         super().__init__(seed=seed, constant_liar=True)
         is_common = bool(known.points) and all(len(params) == len(known.space) for params, _ in known.points)
         self._known = distributions_of(known.space) if is_common else None
@@ -82,146 +139,86 @@ def _of_optuna(make: Callable[[int, Known], BaseSampler]) -> Sampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             known.study.sampler = make(seed, known)
-            is_flat = not any(dimension.when for dimension in known.space.values())
             distributions = distributions_of(known.space)
+            # Keys with conditions must be asked for one after the other; all at once is faster, and joint.
+            is_flat = not any(dimension.when for dimension in known.space.values())
             trial = known.study.ask(distributions if is_flat else None)
 
             def suggest(key: str) -> Any:
-                distribution = distributions[key]
-                if isinstance(distribution, CategoricalDistribution):
-                    return trial.suggest_categorical(key, distribution.choices)
-                if isinstance(distribution, IntDistribution):
-                    ends = distribution.low, distribution.high
-                    return trial.suggest_int(key, *ends, step=distribution.step, log=distribution.log)
-                if not isinstance(distribution, FloatDistribution):
-                    raise TypeError(f"{distribution} is of no kind that a recipe can ask for")
-                return trial.suggest_float(
-                    key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-                )
+                return _suggest(trial, key, distributions[key])
 
             params = dict(trial.params) if is_flat else draw(known.space, known.start, suggest)
-            # Whatever becomes of the trial is told from the ledger; Optuna's own entry shall not count.
-            known.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            # What becomes of the trial is added from its file; Optuna's own entry must not count.
+            known.study.tell(trial, state=TrialState.FAIL)
         return {key: params[key] for key in known.space if key in params}
 
     return propose
 
 
-def _grid(number: int, seed: int, known: Known) -> dict[str, Any] | None:
-    """Every combination once, in an order that mixes well; ranges without a step in five values."""
+def _suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
+    """One key's value from Optuna's trial."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    if not isinstance(distribution, IntDistribution | FloatDistribution):
+        raise TypeError(f"{distribution} is of no kind that a recipe can ask for")
+    suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+propose_tpe = _of_optuna(_Tpe)
+propose_gp = _of_optuna(lambda seed, known: GPSampler(seed=seed, deterministic_objective=False))  # scores are noisy
+propose_random = _of_optuna(lambda seed, known: RandomSampler(seed=seed))
+
+
+def propose_grid(number: int, seed: int, known: Known) -> dict[str, Any] | None:
+    """Every combination once, in a random order, so that a study cut short has seen all of the space."""
     grid = grid_of(known.space, known.start, _GRID_POINTS)
-    order = np.random.default_rng(derive_seed("grid", _seed_of_study(known))).permutation(len(grid))
+    order = np.random.default_rng(derive_seed("grid", known.seed)).permutation(len(grid))
     seen = [dict(trial.params) for trial in known.study.trials if trial.params]
     return next((grid[place] for place in order if grid[place] not in seen), None)
 
 
-def _qmc(number: int, seed: int, known: Known) -> dict[str, Any]:
+def propose_qmc(number: int, seed: int, known: Known) -> dict[str, Any]:
     """The next point of a scrambled Sobol sequence, which covers the space more evenly than chance."""
-    from scipy.stats.qmc import Sobol
+    from scipy.stats.qmc import Sobol  # slow to import
 
     keys = ordered(known.space)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a number of points that is no power of two is less even
-        sequence = Sobol(len(keys), rng=np.random.default_rng(derive_seed("qmc", _seed_of_study(known))))
-        point = sequence.fast_forward(number).random(1)[0] if number else sequence.random(1)[0]
-    shares = dict(zip(keys, point.tolist(), strict=True))
-    return draw(known.space, known.start, lambda key: from_cube(known.space[key], shares[key]))
+        sequence = Sobol(len(keys), rng=np.random.default_rng(derive_seed("qmc", known.seed)))
+        if number:  # fast_forward(0) is an error
+            sequence.fast_forward(number)
+        point = sequence.random(1)[0]
+    return _from_point(known, keys, point)
 
 
-def _cmaes(number: int, seed: int, known: Known) -> dict[str, Any]:
-    """CMA-ES, its generations told again from the ledger, so that it has no state to lose."""
+def propose_cmaes(number: int, seed: int, known: Known) -> dict[str, Any]:
+    """CMA-ES, its generations told again from the trials, so that it has no state to lose."""
     import cmaes
 
     keys = ordered(known.space)
     bounds = np.array([[0.0, 1.0]] * len(keys))
     optimizer = cmaes.CMA(mean=np.full(len(keys), 0.5), sigma=_STEP, bounds=bounds, seed=seed)
     size = optimizer.population_size
-    whole = len(known.points) // size * size
-    for begin in range(0, whole, size):
+    for begin in range(0, len(known.points) // size * size, size):
         generation = known.points[begin : begin + size]
-        optimizer.tell([(_vector(known.space, keys, params), -value) for params, value in generation])
-    shares = dict(zip(keys, np.clip(optimizer.ask(), 0.0, 1.0 - 1e-12).tolist(), strict=True))
+        optimizer.tell([(_to_point(known.space, keys, params), -value) for params, value in generation])
+    return _from_point(known, keys, np.clip(optimizer.ask(), 0.0, _INSIDE))
+
+
+def _from_point(known: Known, keys: Sequence[str], point: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
+    """Parameters at a point of the cube, whose sides are `keys`."""
+    shares = dict(zip(keys, point.tolist(), strict=True))
     return draw(known.space, known.start, lambda key: from_cube(known.space[key], shares[key]))
 
 
-def _seed_of_study(known: Known) -> int:
-    """The seed that all trials of a study share."""
-    return int(known.study.user_attrs.get("seed", 0))
-
-
-def _vector(space: Space, keys: Sequence[str], params: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Parameters as a point of the cube; those that are not there in the middle."""
+def _to_point(space: Space, keys: Sequence[str], params: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Parameters as a point of the cube; keys that a condition leaves out lie in the middle."""
     return np.array([cube_point(space[key], params[key]) if key in params else 0.5 for key in keys])
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "tpe": _of_optuna(_Tpe),
-    "gp": _of_optuna(lambda seed, known: GPSampler(seed=seed, deterministic_objective=False)),
-    "cmaes": _cmaes,
-    "random": _of_optuna(lambda seed, known: RandomSampler(seed=seed)),
-    "grid": _grid,
-    "qmc": _qmc,
-}
+SAMPLERS: dict[str, Sampler] = {name: globals()[f"propose_{name}"] for name in choices.SAMPLERS}
 """Every sampler by its name on the command line."""
-
-
-class Proposer:
-    """Proposes parameters of trials by their number."""
-
-    def __init__(
-        self,
-        space: Space,
-        start: Mapping[str, Any],
-        *,
-        sampler: str,
-        seed: int,
-        greater_is_better: bool,
-        earlier: Sequence[tuple[Mapping[str, Any], float]] = (),
-    ) -> None:
-        """`earlier`: parameters and values that another study has found, in the metric's own direction."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._start, self._sampler, self._seed = space, start, sampler, seed
-        self._sign = 1.0 if greater_is_better else -1.0
-        self._distributions = distributions_of(space)
-        self._ended = self._new_study()
-        self._points: dict[int, tuple[Mapping[str, Any], float]] = {}
-        for place, (params, value) in enumerate(earlier):
-            self._ended.add_trial(self._frozen(params, self._sign * value))
-            self._points[place - len(earlier)] = (params, self._sign * value)
-        self._seen: set[int] = set()
-
-    def propose(self, number: int, trials: Sequence[Trial], attempt: int = 0) -> dict[str, Any] | None:
-        """Parameters of trial `number`, or None when there are no more; `attempt` counts those that made no recipe."""
-        for trial in trials:
-            if trial.state != "running" and trial.number not in self._seen:
-                self._add(trial)
-        running = [trial for trial in trials if trial.state == "running"]
-        begun = len(self._ended.get_trials(deepcopy=False))
-        for trial in running:
-            self._ended.add_trial(self._frozen(trial.params, None, TrialState.RUNNING))
-        try:
-            points = [self._points[place] for place in sorted(self._points)]
-            known = Known(self._ended, points, self._space, self._start)
-            return SAMPLERS[self._sampler](number, derive_seed("sampler", self._seed, number, attempt), known)
-        finally:
-            for place in range(begun, begun + len(running)):
-                self._ended.tell(place, state=TrialState.FAIL)  # a sampler looks away; the trial's end is added later
-
-    def _add(self, trial: Trial) -> None:
-        """Let the samplers know how a trial has ended."""
-        self._seen.add(trial.number)
-        value = None if trial.told is None else self._sign * trial.told
-        self._ended.add_trial(self._frozen(trial.params, value))
-        if value is not None:
-            self._points[trial.number] = (trial.params, value)
-
-    def _frozen(self, params: Mapping[str, Any], value: float | None, state: TrialState | None = None) -> FrozenTrial:
-        return frozen_trial(params, value, self._distributions, state)
-
-    def _new_study(self) -> optuna.Study:
-        study = optuna.create_study(direction="maximize")
-        study.set_user_attr("seed", self._seed)
-        return study
 
 
 def frozen_trial(
@@ -242,9 +239,6 @@ def frozen_trial(
     )
 
 
-_NUMBER = "ens_trial"
-
-
 def check_storage(url: str) -> None:
     """Refuse what is no URL of a database, or of one whose driver is missing; whether it answers is seen later."""
     from sqlalchemy.engine import make_url  # a quarter of a second, for those who want it
@@ -261,7 +255,8 @@ def check_storage(url: str) -> None:
 
 
 class Mirror:
-    """Copies trials that have ended; after the first failure it says so, and is silent."""
+    """Copies trials that have ended to an Optuna storage, which is never read for a proposal: losing it loses nothing,
+    and what is missing there is added at the next start. After the first failure it warns, and stops copying."""
 
     def __init__(
         self, url: str, name: str, space: Space, *, greater_is_better: bool, warn: Callable[[str], None]
@@ -270,7 +265,7 @@ class Mirror:
         self._direction = StudyDirection.MAXIMIZE if greater_is_better else StudyDirection.MINIMIZE
         self._distributions = distributions_of(space)
         self._study: optuna.Study | None = None
-        self._there: set[int] = set()
+        self._copied: set[int] = set()
         self._is_broken = False
 
     def copy(self, trials: Sequence[Trial]) -> None:
@@ -278,22 +273,13 @@ class Mirror:
         if self._is_broken:
             return
         try:
-            study = self._study or self._open()
+            study = self._study = self._study or self._open()
             for trial in trials:
-                if trial.state != "running" and trial.number not in self._there:
-                    study.add_trial(
-                        frozen_trial(
-                            trial.params,
-                            trial.told,
-                            self._distributions,
-                            about={
-                                _NUMBER: trial.number,
-                                "state": trial.state,
-                                "why": trial.reason or trial.error or "",
-                            },
-                        )
-                    )
-                    self._there.add(trial.number)
+                if trial.state != "running" and trial.number not in self._copied:
+                    why = trial.reason or trial.error or ""
+                    about = {_ATTRIBUTE: trial.number, "state": trial.state, "why": why}
+                    study.add_trial(frozen_trial(trial.params, trial.known_value, self._distributions, about=about))
+                    self._copied.add(trial.number)
         except Exception as error:  # whatever a database or its driver throws
             self._is_broken = True
             first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -301,9 +287,9 @@ class Mirror:
 
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
+        study = optuna.create_study(
             storage=self._url, study_name=self._name, direction=self._direction, load_if_exists=True
         )
-        found = [trial.user_attrs.get(_NUMBER) for trial in self._study.get_trials(deepcopy=False)]
-        self._there = {number for number in found if isinstance(number, int)}
-        return self._study
+        numbers = [trial.user_attrs.get(_ATTRIBUTE) for trial in study.get_trials(deepcopy=False)]
+        self._copied = {number for number in numbers if isinstance(number, int)}
+        return study

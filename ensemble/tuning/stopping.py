@@ -1,8 +1,8 @@
-"""When a trial stops: before its last fold by a policy, or before a fold's last epoch by a floor. numpy only.
+"""When a trial stops: before its last fold by a policy, or before a fold's last epoch by a floor.
 
 A policy sees the trial's finished folds, the courses of all other trials, and can have the trial compared with another
-on the rows that both have validated. It answers with the reason to stop, or None. Scores are turned so that more is
-better.
+on the rows that both have validated. It returns the reason to stop, or None. Scores are turned so that more is better.
+Names and descriptions of policies stand in `choices.py`.
 
 `race`, the default, asks: were this trial finished, would it beat the incumbent, the best finished trial? What is known
 is the difference D on the folds that it has, paired row by row. What is unknown are the other folds, and the final
@@ -16,15 +16,16 @@ beyond what their rows explain. The trial stops when its chance to win is below 
 folds would turn the verdict round, and not that of a test repeated on ever more rows, looking again after each fold
 needs no other correction: what is left to turn it round shrinks with every fold.
 
-Said before the fold begins, as a list of numbers that its worker compares its own scores with. Scores are turned so
-that more is better; numpy only.
+Floors stop a trial within a fold. They are computed before the fold begins, a score for each epoch that its worker
+compares its own with, so that no verdict depends on which worker is faster. The trial's curve, its score after each
+epoch, is set beside the incumbent's in the same fold, at the same share of the training. How far behind it will be in
+the end is foreseen from how far behind it is: D = b * d + e, where b and the size of e, which grows with d, are learnt
+for each epoch from the folds that earlier trials have trained to their end. What is foreseen goes into the same
+question as `race` asks after a fold, and its doubt is added to what the rows and the other folds leave open. While few
+trials are known, b and e are a guess by which only what is far behind towards the end is stopped.
 
-The trial's curve, its score after each epoch, is set beside the incumbent's in the same fold, at the same share of the
-training. How far behind it will be in the end is foreseen from how far behind it is: D = b * d + e, where b and the
-size of e, which grows with d, are learnt for each epoch from the folds that earlier trials have trained to their end.
-What is foreseen of the fold goes into the same question as `race` asks after a fold (see `policies`), and its doubt is
-added to what the rows and the other folds leave open. While few trials are known, b and e are a guess by which only
-what is far behind towards the end is stopped.
+The constants were chosen by replaying recorded trainings (tools/bench/tune.py, table `digits`); a second table,
+`faces`, was recorded afterwards to check them. docs/tuning.md has the results.
 """
 
 from __future__ import annotations
@@ -37,26 +38,37 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.pruners import WilcoxonPruner
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ensemble.tuning.evidence import Comparison
+from ensemble.tuning import choices
+from ensemble.tuning.evidence import Comparison, Floats
 
+LEAST_CHANCE = 0.05
+"""A trial whose chance to win is less than this stops."""
+# Stopping wherever the gain to be expected is small saves more (35 % of the folds instead of 44 % on `faces`), but
+# misses the best of `digits` by accuracy in 42 % of searches instead of 35 %; so only what can hardly win stops.
 
-def is_pruned_by_wilcoxon(folds: Sequence[float], best: Sequence[float]) -> bool:
-    """Whether WilcoxonPruner, at its defaults, stops a trial with these fold scores beside the best one's."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    study.add_trial(_trial(best, TrialState.COMPLETE))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of what it was built to be given
-        return bool(WilcoxonPruner().prune(study, _trial(folds, TrialState.RUNNING)))
+AT_EPOCHS = frozenset({"race"})
+"""The policies that stop a trial within a fold as well, by `floors_of`."""
 
+# What `race` allows for another training of the same recipe, as a multiple of the variance by rows: see `noise_of`.
+_NOISE_GUESS = 1.0  # as much as the rows, until there is something to measure it on
+_NOISE_WEIGHT = 16.0  # degrees of freedom that the guess is worth: four finished trials of five folds weigh as much
+_LEAST_NOISE, _LARGEST_NOISE = 0.5, 4.0  # a few lucky folds must not make it too sure, nor a wild one blind
+_LOOKED_BACK = 30  # trials: enough to measure on, and later ones are more like the next; also bounds a verdict's time
+_FLOOR = 0.1  # of the spread between folds: rows that all agree are not certainty
 
-def _trial(folds: Sequence[float], state: TrialState) -> optuna.trial.FrozenTrial:
-    value = sum(folds) / len(folds) if state == TrialState.COMPLETE else None
-    return create_trial(state=state, value=value, intermediate_values=dict(enumerate(folds)))
+# The other policies.
+_STARTUP = 5  # finished trials before `median` stops any, as Optuna's MedianPruner has it
+_REDUCTION = 3  # `hyperband` keeps a third at each rung, as Hyperband's authors do: rungs of 1 and 3 folds of five
+
+# Floors.
+_FEWEST = 4  # folds of earlier trials to learn from, before anything stops within a fold
+_GUESS_WEIGHT = 4.0  # folds that the guesses of slope and doubt are worth: as many as are needed to begin
+_DOUBT_GUESS = 0.5  # of a gap: half of it may be caught up, until it has been seen how much is
+_LEAST_SAVED = 0.5  # of a fold: for less a trial is not left unfinished, since finished ones can be blended
+_Z = statistics.NormalDist().inv_cdf(1 - LEAST_CHANCE)  # standard deviations behind at which the chance is the least
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,9 @@ class Course:
     folds: tuple[float, ...]
     total: float | None = None
     pairs: tuple[Comparison, ...] = ()
-    """Each fold alone against one and the same incumbent; what `noise_of` learns from."""
+    """Each fold alone against one and the same incumbent: `noise_of` learns from them."""
     curves: tuple[tuple[float, ...], ...] = ()
-    """The scores of each finished fold after each of its epochs; what `floors` learns from."""
+    """The scores of each finished fold after each of its epochs: `floors_of` learns from them."""
 
     @property
     def mean(self) -> float:
@@ -82,16 +94,6 @@ Compare = Callable[[int, int, range], Comparison]
 
 Policy = Callable[[Course, Sequence[Course], int, Compare], str | None]
 """From the trial, the other trials, the number of folds and a way to compare: why to stop, or None."""
-
-LEAST_CHANCE = 0.05
-"""A trial whose chance to win is less than this stops."""
-_NOISE_GUESS = 1.0
-_GUESS_WEIGHT = 16.0  # as many degrees of freedom as the guess is worth: four finished trials weigh as much
-_LEAST_NOISE, _LARGEST_NOISE = 0.5, 4.0
-_LOOKED_BACK = 30
-_FLOOR = 0.1  # of the spread between folds: rows that all agree are not certainty
-_STARTUP = 5
-_REDUCTION = 3
 
 
 def incumbent_of(others: Sequence[Course]) -> Course | None:
@@ -110,14 +112,14 @@ def race(trial: Course, others: Sequence[Course], k: int, compare: Compare) -> s
     best, done = incumbent_of(others), len(trial.folds)
     if best is None or not 0 < done < k:
         return None
-    found = compare(trial.number, best.number, range(done))
-    if math.isnan(found.difference):
+    paired = compare(trial.number, best.number, range(done))
+    if math.isnan(paired.difference):  # the metric has no value on these rows, which says nothing of the others
         return None
-    chance = chance_to_win(found.difference, unseen_variance(found.variance, done, k, noise_of(others), best))
+    chance = chance_to_win(paired.difference, unseen_variance(paired.variance, done, k, noise_of(others), best))
     if chance >= LEAST_CHANCE:
         return None
     return (
-        f"behind trial {best.number} by {-found.difference:.4g} on the rows of {_folds(done)}; "
+        f"behind trial {best.number} by {-paired.difference:.4g} on the rows of {_folds(done)}; "
         f"the chance that all {k} turn that round is {chance:.1%}"
     )
 
@@ -153,26 +155,32 @@ def hyperband(trial: Course, others: Sequence[Course], k: int, compare: Compare)
 
 
 def wilcoxon(trial: Course, others: Sequence[Course], k: int, compare: Compare) -> str | None:
-    """Optuna's pruner of that name at its defaults, over the scores of whole folds."""
-
+    """Stop what Optuna's WilcoxonPruner, at its defaults, prunes by the scores of whole folds."""
     best = incumbent_of(others)
-    if best is None or not is_pruned_by_wilcoxon(trial.folds, best.folds):
+    if best is None:
         return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(_as_optuna(best, TrialState.COMPLETE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental, and was given fewer steps than the best trial has
+        if not WilcoxonPruner().prune(study, _as_optuna(trial, TrialState.RUNNING)):
+            return None
     return f"its {_folds(len(trial.folds))} are worse than those of trial {best.number} by Wilcoxon's test"
 
 
-POLICIES: dict[str, Policy] = {
-    "race": race,
-    "forgiving": forgiving,
-    "median": median,
-    "hyperband": hyperband,
-    "wilcoxon": wilcoxon,
-    "none": none,
-}
-"""Every policy by its name on the command line."""
+def _as_optuna(course: Course, state: TrialState) -> FrozenTrial:
+    """A trial with its folds as steps; a complete one needs a value."""
+    value = course.mean if state == TrialState.COMPLETE else None
+    return create_trial(state=state, value=value, intermediate_values=dict(enumerate(course.folds)))
 
-AT_EPOCHS = frozenset({"race"})
-"""The policies that stop a trial within a fold as well: see `floors`."""
+
+def _folds(count: int) -> str:
+    return f"{count} fold{'s' if count > 1 else ''}"
+
+
+POLICIES: dict[str, Policy] = {name: globals()[name] for name in choices.POLICIES}
+"""Every policy by its name on the command line."""
 
 
 def chance_to_win(difference: float, variance: float) -> float:
@@ -184,39 +192,21 @@ def chance_to_win(difference: float, variance: float) -> float:
 
 def unseen_variance(by_rows: float, done: int, k: int, noise: float, best: Course) -> float:
     """How far the difference can still move after `done` of k folds; `by_rows` is its variance by their rows."""
-    return (1 - done / k) * (by_rows * (1 + noise) + (_FLOOR * spread_of(best)) ** 2 / done)
-
-
-def spread_of(course: Course) -> float:
-    """The standard deviation between a trial's folds."""
-    return statistics.stdev(course.folds) if len(course.folds) > 1 else 0.0
+    spread = statistics.stdev(best.folds) if len(best.folds) > 1 else 0.0
+    return (1 - done / k) * (by_rows * (1 + noise) + (_FLOOR * spread) ** 2 / done)
 
 
 def noise_of(others: Sequence[Course]) -> float:
     """The variance between trainings as a multiple of that between rows, from the last trials with several folds."""
-    total, weight = _NOISE_GUESS * _GUESS_WEIGHT, _GUESS_WEIGHT
-    for other in [other for other in others if len(other.pairs) > 1][-_LOOKED_BACK:]:
-        by_rows = statistics.fmean(pair.variance for pair in other.pairs)
-        between = statistics.variance(pair.difference for pair in other.pairs)
+    total, weight = _NOISE_GUESS * _NOISE_WEIGHT, _NOISE_WEIGHT
+    for pairs in [other.pairs for other in others if len(other.pairs) > 1][-_LOOKED_BACK:]:
+        by_rows = statistics.fmean(pair.variance for pair in pairs)
+        between = statistics.variance(pair.difference for pair in pairs)
         if by_rows > 0 and math.isfinite(between):
-            freedom = len(other.pairs) - 1
-            total += freedom * (between / by_rows - 1)
+            freedom = len(pairs) - 1
+            total += freedom * (between / by_rows - 1)  # what is beyond the rows' own part
             weight += freedom
     return min(_LARGEST_NOISE, max(_LEAST_NOISE, total / weight))
-
-
-def _folds(count: int) -> str:
-    return f"{count} fold{'s' if count > 1 else ''}"
-
-
-_FEWEST = 4
-_SLOPE_GUESS_WEIGHT = 4.0
-_DOUBT_GUESS = 0.5
-_LEAST_SAVED = 0.5  # of a fold: for less a trial is not left unfinished, since finished ones can be blended
-_Z = statistics.NormalDist().inv_cdf(1 - LEAST_CHANCE)
-
-Curve = Sequence[float]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -242,9 +232,9 @@ class Floors:
 
 
 def floors_of(
-    others: Sequence[Course], k: int, fold: int, epochs: int, done: int, found: Comparison | None
+    others: Sequence[Course], k: int, fold: int, epochs: int, done: int, paired: Comparison | None
 ) -> Floors | None:
-    """The floors of a trial's next fold, after `done` folds on which it compares with the incumbent as `found`.
+    """The floors of a trial's next fold, after `done` folds on which it compares with the incumbent as `paired`.
 
     `others` have folds of the same rows. None where too little is known.
     """
@@ -255,21 +245,22 @@ def floors_of(
         (curve, reference)
         for other in others
         if other.number != best.number
-        for curve, reference in zip(other.curves, best.curves, strict=False)
+        for curve, reference in zip(other.curves, best.curves, strict=False)  # stopped trials have fewer
         if curve and reference
     ]
     variances = [pair.variance for other in others for pair in other.pairs if math.isfinite(pair.variance)]
     mine = best.curves[fold]
-    if len(known) < _FEWEST or not variances or not mine or (found is not None and math.isnan(found.difference)):
+    if len(known) < _FEWEST or not variances or not mine or (paired is not None and math.isnan(paired.difference)):
         return None
     of_fold = statistics.fmean(variances)
-    before = 0.0 if found is None else found.difference * done
-    variance = (of_fold if found is None else found.variance * done) / (done + 1)
+    before = 0.0 if paired is None else paired.difference * done
+    # Before there is a paired fold, what folds of earlier trials had is taken for this one's.
+    variance = (of_fold if paired is None else paired.variance * done) / (done + 1)
     rest = unseen_variance(variance, done + 1, k, noise_of(others), best)
     finals = np.array([curve[-1] - reference[-1] for curve, reference in known])
     scores: list[float | None] = []
     references, slopes = [], []
-    for epoch in range(1, epochs):
+    for epoch in range(1, epochs):  # after the last there is nothing to save
         share = epoch / epochs
         behind = np.array([at(curve, share) - at(reference, share) for curve, reference in known])
         slope, doubt = _foresight(behind, finals, share, math.sqrt(of_fold))
@@ -282,7 +273,7 @@ def floors_of(
     return Floors(best.number, tuple(scores), tuple(references), tuple(slopes), before, done + 1)
 
 
-def at(curve: Curve, share: float) -> float:
+def at(curve: Sequence[float], share: float) -> float:
     """A curve's score after a share of its epochs, between two of them in proportion."""
     place = share * len(curve) - 1
     low = min(max(0, math.floor(place)), len(curve) - 1)
@@ -291,24 +282,27 @@ def at(curve: Curve, share: float) -> float:
 
 
 def _foresight(behind: Floats, finals: Floats, share: float, scale: float) -> tuple[float, float]:
-    """Slope and doubt: D = slope * d + e, where e has the standard deviation doubt * (|d| + scale)."""
+    """Slope and doubt: D = slope * d + e, where e has the standard deviation doubt * (|d| + scale).
+
+    Least squares, with `_GUESS_WEIGHT` folds more for which the gap at the end is `share` of what it is now.
+    """
     weights = 1 / np.square(np.abs(behind) + scale) if scale > 0 else np.ones(len(behind))
     slope = float(
-        ((weights * behind * finals).sum() + _SLOPE_GUESS_WEIGHT * share)
-        / ((weights * behind * behind).sum() + _SLOPE_GUESS_WEIGHT)
+        ((weights * behind * finals).sum() + _GUESS_WEIGHT * share)
+        / ((weights * behind * behind).sum() + _GUESS_WEIGHT)
     )
     missed = float((weights * np.square(finals - slope * behind)).sum())
-    return slope, math.sqrt((missed + _SLOPE_GUESS_WEIGHT * _DOUBT_GUESS**2) / (len(behind) + _SLOPE_GUESS_WEIGHT))
+    return slope, math.sqrt((missed + _GUESS_WEIGHT * _DOUBT_GUESS**2) / (len(behind) + _GUESS_WEIGHT))
 
 
 def _least_gap(slope: float, doubt: float, scale: float, before: float, rest: float) -> float | None:
     """The gap x from which on (slope * x - before)^2 > z^2 * (rest + doubt^2 * (x + scale)^2); None if there is none.
 
-    That is: as far behind, the chance to win is below `LEAST_CHANCE`.
+    A trial as far behind has a chance to win below `LEAST_CHANCE`. The larger root of a quadratic equation.
     """
     doubt2, rest2 = (_Z * doubt) ** 2, _Z**2 * rest
     square = slope**2 - doubt2
-    if slope <= 0 or square <= 0:
+    if slope <= 0 or square <= 0:  # the doubt grows faster than the gap: however far behind, it may catch up
         return None
     linear = slope * before + doubt2 * scale
     constant = before**2 - rest2 - doubt2 * scale**2

@@ -1,10 +1,12 @@
-"""How values become a run: put into the recipe, checked, prepared once for all that are alike; a trial's is locked."""
+"""How a trial's values become a run: put into the recipe, checked, and prepared, once for all trials that are alike.
+
+What depends on the machine is decided by a worker, which builds the network for it: too slow to repeat for each trial.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from ensemble.runs.checks import checked_request
 from ensemble.runs.request import OnEvent, RunRequest, fold_keys, request_for
 from ensemble.runs.work import RunWork, try_runs
 from ensemble.runs.workplace import Workplace
-from ensemble.tuning.space import mentioned_keys, values_in_recipe
-from ensemble.tuning.study import Trial, trial_folder, values_in
+from ensemble.tuning.evidence import FoldPart
+from ensemble.tuning.space import values_in_recipe
+from ensemble.tuning.study import Trial, trial_folder
 
 PREPARED_ALIKE = (
     *("seed", "sampling.ratio", "sampling.share", "model.drop_rate", "model.drop_path_rate", "model.layer_decay"),
@@ -30,7 +33,8 @@ PREPARED_ALIKE = (
     *("train.warmup_epochs", "train.warmup_steps", "train.clip_norm", "train.ema", "train.swa_epochs"),
     *("train.inner_share", "train.patience"),
 )
-"""Keys of which only whether they are null matters for what is decided before a run's first fold."""
+"""Keys of which only whether they are null matters for what a worker decides before a run's first fold. A key is added
+here only if the test of `PREPARED_ALIKE` shows that it changes no decision."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,13 @@ class StudyFacts:
     request: RunRequest
     workplace: Workplace
     policy: str
-    findings: Sequence[Finding]
     allow_code: bool
     on_event: OnEvent
+    metric: str
+    """The score that decides."""
+    greater_is_better: bool
+    start: Mapping[str, Any]
+    """The recipe's own values of the keys that are searched, and of those that conditions name."""
 
     def keys(self, k: int) -> list[FoldKey]:
         """The folds that a trial trains on a plan of k."""
@@ -51,31 +59,23 @@ class StudyFacts:
         every = fold_keys(k, recipe.folds.repeats)
         return [key for key in every if recipe.budget.folds is None or key.fold < recipe.budget.folds]
 
-    @cached_property
-    def start(self) -> dict[str, Any]:
-        """The recipe's own values of the keys that are searched, and of those that conditions name."""
-        resolved = self.request.resolved
-        return values_in(resolved, mentioned_keys(resolved.recipe.space))
-
-    @property
-    def metric(self) -> str:
-        """The score that decides."""
-        return self.request.resolved.recipe.metric or "accuracy"
-
-    @property
-    def sign(self) -> int:
-        """1 where more is better, else -1."""
-        return 1 if self.request.greater_is_better else -1
+    def parts_of(self, trial: Trial) -> list[FoldPart]:
+        """Where the rows of each fold of a complete trial lie; its plan may be one of its own."""
+        plan = self.request.plan
+        run = RunFolder(trial_folder(self.path, trial.number))
+        keys = self.keys(trial.values.get("folds.k", plan.k))
+        return [FoldPart(run.fold_path(key, plan.repeats), key) for key in keys]
 
 
+@dataclass(frozen=True)
 class Opener:
-    """Opens the runs of a study's trials."""
+    """Opens the runs of a study's trials. What several of them share is found once, and kept here."""
 
-    def __init__(self, facts: StudyFacts) -> None:
-        self.facts = facts
-        self._decided: dict[str, dict[str, Any]] = {}
-        self._decoded: dict[Any, Path] = {}
-        self._audited: dict[str, Sequence[Finding]] = {facts.request.plan.sha256: facts.findings}
+    facts: StudyFacts
+    audited: dict[str, Sequence[Finding]]
+    """What the audit found, by the hash of the fold plan."""
+    _decided: dict[str, dict[str, Any]] = field(default_factory=dict)  # by `_preparation_key`
+    _decoded: dict[Any, Path] = field(default_factory=dict)  # decoded images, filled by the runs themselves
 
     def try_out(self, points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         """What is wrong with each point, as trials have it or at full cost; nothing is written, decisions are kept."""
@@ -91,7 +91,7 @@ class Opener:
             )
 
         for (number, values), (cost, budget) in product(enumerate(points), costs.items()):
-            name = f"point-{len(keys)}"
+            name = f"point-{len(keys)}"  # of a folder that is never made
             try:
                 work = self._work(values, budget, RunFolder(self.facts.path / name, name), lambda event: None)
             except InputError as refused:
@@ -103,7 +103,7 @@ class Opener:
                 works.setdefault(key, work)
         found = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
         outcomes = {key: found[work.run.name] for key, work in works.items()}
-        self._decided |= {key: found for key, found in outcomes.items() if not isinstance(found, EnsError)}
+        self._decided.update({key: found for key, found in outcomes.items() if not isinstance(found, EnsError)})
         for number, cost, key in keys:
             outcome = outcomes.get(key)
             if isinstance(outcome, EnsError):
@@ -126,10 +126,10 @@ class Opener:
         resolved = with_values(like.resolved, {**values_in_recipe(like.resolved.recipe, values), **budget})
         request = request_for(like.asked, resolved, like.table, like.outputs, like=like)
         require_allowed(request.code, facts.allow_code)
-        if request.plan.sha256 not in self._audited:
-            self._audited[request.plan.sha256] = checked_request(request, facts.on_event)
+        if request.plan.sha256 not in self.audited:
+            self.audited[request.plan.sha256] = checked_request(request, facts.on_event)
         folds = sorted({key.fold for key in facts.keys(request.plan.k)})
-        findings = self._audited[request.plan.sha256]
+        findings = self.audited[request.plan.sha256]
         return RunWork(request, run, folds=folds, findings=findings, decoded=self._decoded, on_event=tell)
 
     def _prepare(self, work: RunWork) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Opener:
 
 
 def _preparation_key(resolved: ResolvedRecipe) -> str:
-    """The recipe without what changes nothing of the preparation."""
+    """The recipe without what changes nothing of the preparation: runs with the same key are prepared once."""
     plain: dict[str, Any] = resolved.recipe.plain()
     left = {key: value for key, value in plain.items() if key not in ("search", "description")}
     for dotted in PREPARED_ALIKE:

@@ -1,10 +1,15 @@
-"""`tune`: trials whose folds are bought one at a time, each trial a run of its own; ends with a recipe of the best."""
+"""`tune`: trials whose folds are bought one at a time, each trial a run of its own; ends with a recipe of the best.
+
+Here stands what a study can be asked for, and when it proposes, ends and closes. What is trained next, and when a trial
+stops, is the queue's.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,86 +18,74 @@ from ensemble.core.locks import folder_lock
 from ensemble.core.run import check_run_name, now
 from ensemble.engine.scheduler import run_source
 from ensemble.errors import InputError, PartialFailure
-from ensemble.recipe.load import ResolvedRecipe, with_values
+from ensemble.recipe.load import with_values
 from ensemble.recipe.own_code import find_code, require_allowed
-from ensemble.recipe.yaml import YamlError, parse_value
 from ensemble.runs.checks import checked_request
-from ensemble.runs.request import OnEvent, RunRequest, load_rows, read_recipe, request_for
+from ensemble.runs.request import OnEvent, load_rows, read_recipe, request_for
 from ensemble.runs.workplace import Auto, Workplace
+from ensemble.tuning.choices import POLICIES, SAMPLERS
 from ensemble.tuning.queue import FoldQueue
 from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
-from ensemble.tuning.samplers import SAMPLERS, Mirror, Proposer, check_storage, require_sampler
-from ensemble.tuning.space import check_space, mentioned_keys, params_of, values_in_recipe, values_of
-from ensemble.tuning.stopping import POLICIES
+from ensemble.tuning.samplers import Mirror, Proposer, check_storage, require_sampler
+from ensemble.tuning.space import check_space, own_values, params_of, parse_points, values_in_recipe, values_of
 from ensemble.tuning.study import (
     Study,
     StudyInterrupted,
     Trial,
     best_trial,
     close_study,
-    load_study,
     load_trials,
-    new_study,
+    open_study,
     save_trial,
-    study_identity,
     trial_folders,
-    values_in,
     warm_trials,
 )
 from ensemble.tuning.trial_runs import Opener, StudyFacts
 
-
-def parse_points(texts: Sequence[str], resolved: ResolvedRecipe) -> list[dict[str, Any]]:
-    """Parameters of each point; everything wrong with any is one error."""
-    space = resolved.recipe.space
-    own = values_in(resolved, mentioned_keys(space))
-    problems: list[str] = []
-    points = []
-    for text in texts:
-        values: dict[str, Any] = {}
-        for pair in _split(text):
-            key, equals, value = pair.partition("=")
-            key = key.strip()
-            if not equals or key not in space:
-                problems.append(f"--point {text}: {key or pair} is not searched; searched are {', '.join(space)}")
-                continue
-            try:
-                values[key] = parse_value(value.strip(), f"--point {text}")
-            except YamlError as error:
-                problems += error.messages
-        params = params_of(space, {**own, **values})
-        if params is None and not problems:
-            problems.append(f"--point {text}: lies outside of the search space")
-        elif params is not None:
-            points.append(params)
-    if problems:
-        raise InputError(*problems)
-    return points
-
-
-def _split(text: str) -> list[str]:
-    """At commas outside of brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "[{(") - (letter in "]})")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part for part in parts if part.strip()]
-
-
-_FIRST_FAILURES = 3
-_ATTEMPTS = 25
+_FIRST_FAILURES = 3  # so many at the start are no bad luck with values, but a recipe or a machine that can't work
+_ATTEMPTS = 25  # draws of values that make no recipe together, before the last one becomes a failed trial
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """When no new trial is begun any more."""
+class TuneOptions:
+    """What a study is asked for, by the command line as by `tune`, which explains it. Made only if it makes sense."""
 
-    trials: int
-    deadline: float | None
-    patience: int | None
+    recipe: str | None = None
+    trials: int | None = None
+    more: int | None = None
+    study: str | None = None
+    sets: Sequence[str] = ()
+    search: Sequence[str] = ()
+    data: str | None = None
+    timeout_s: float | None = None
+    patience: int | None = None
+    sampler: str = "tpe"
+    policy: str = "race"
+    seed: int = 0
+    points: Sequence[str] = ()
+    warm_from: Sequence[str] = ()
+    with_rescore: bool = True
+    nested: bool = False
+    storage: str | None = None
+    engine: str = "local"
+    workers: int | None = None
+    allow_code: bool = False
+    gpus: Sequence[str] | Auto = "auto"
+    per_gpu: int | Auto | None = None
+    hang_timeout_s: float | None = None
+    outputs: Path | str = "outputs"
+    folder: Path | str = "."
+    on_event: OnEvent = lambda event: None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.trials is None) == (self.more is None):
+            problems.append("--trials N or --more N: give one of them, the trials in all or those to add")
+        for option, name, choices in (("--sampler", self.sampler, SAMPLERS), ("--policy", self.policy, POLICIES)):
+            if name not in choices:
+                problems.append(f"{option} {name}: not one of {', '.join(choices)}")
+        if problems:
+            raise InputError(*problems)
 
 
 def tune(
@@ -128,123 +121,123 @@ def tune(
 
     `search` adds dimensions to the recipe's, as `train.lr={low: 1e-4, high: 1e-2, log: true}`; `points` are values to
     try first, as `train.lr=1e-3,augment=light`; `warm_from` names studies whose trials the sampler shall know.
-    `nested`: an honest score from what the trials have said, instead of training the best one again.
+    `nested`: an honest score from the trials that there are, instead of training the best one again.
     """
-    if (trials is None) == (more is None):
-        raise InputError("--trials N or --more N: give one of them, the trials in all or those to add")
-    _check_names(sampler, policy)
-    outputs = Path(outputs)
-    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, searches=search, data=data)
+    return run_study(TuneOptions(**locals()))  # the keywords, which a test holds equal to the options
+
+
+def run_study(options: TuneOptions) -> Study:
+    """Read and check all that a study needs, then lock it and work on it; nothing is written before it is right."""
+    outputs = Path(options.outputs)
+    asked, resolved = read_recipe(
+        options.recipe,
+        folder=Path(options.folder),
+        outputs=outputs,
+        sets=options.sets,
+        searches=options.search,
+        data=options.data,
+    )
     space = resolved.recipe.space
     if not space:
         raise InputError(
             f"{resolved.path}: has no search space; add one, such as "
             "`search: {train.lr: {low: 1e-4, high: 1e-2, log: true}}`"
         )
-    require_sampler(sampler, space)
-    if storage is not None:
-        check_storage(storage)
-    require_allowed(find_code(resolved), allow_code)
-    name = study or resolved.name
+    require_sampler(options.sampler, space)
+    if options.storage is not None:
+        check_storage(options.storage)
+    require_allowed(find_code(resolved), options.allow_code)
+    name = options.study or resolved.name  # checked before the rows are read, which takes long
     check_run_name(name, "--study")
-    request = request_for(asked, resolved, load_rows(resolved, outputs, on_event, keep_pixels=True), outputs)
+    request = request_for(asked, resolved, load_rows(resolved, outputs, options.on_event, keep_pixels=True), outputs)
     path = outputs / "studies" / name
-    identity = study_identity(request, sampler, seed, policy)
-    record = load_study(path, identity) or new_study(path, request, identity)
-    _add_points(record, parse_points(points, resolved))
-    for other in warm_from:
-        record["warm"] = record["warm"] or warm_trials(outputs / "studies" / other, request)
-    findings = checked_request(request, on_event)
-    workplace = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
-    opener = Opener(StudyFacts(path, request, workplace, policy, findings, allow_code, on_event))
-    if not trial_folders(path):
-        check_space(space, opener.facts.start, opener.try_out, resolved.origins)
+    is_new = not trial_folders(path)
+    record = open_study(path, request, sampler=options.sampler, seed=options.seed, policy=options.policy)
+    start = own_values(resolved.recipe)
+    points = parse_points(options.points, space, start)
+    record["points"] += [point for point in points if point not in record["points"]]  # the same command adds none
+    for other in options.warm_from:
+        record["warm"] = record["warm"] or warm_trials(outputs / "studies" / other, space, start, record["metric"])
+    facts = StudyFacts(
+        path=path,
+        request=request,
+        workplace=Workplace(options.engine, options.workers, options.gpus, options.per_gpu, options.hang_timeout_s),
+        policy=options.policy,
+        allow_code=options.allow_code,
+        on_event=options.on_event,
+        metric=record["metric"],
+        greater_is_better=record["greater_is_better"],
+        start=start,
+    )
+    opener = Opener(facts, {request.plan.sha256: checked_request(request, options.on_event)})
+    if is_new:
+        check_space(space, start, opener.try_out, resolved.origins)
     with folder_lock(path):
         sweep_temporaries(path)
-        before = load_trials(path)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        limits = _Limits(len(before) + more if more is not None else trials or 0, deadline, patience)
-        record["wanted"] = {"trials": limits.trials, "search": list(search)}
-        return _StudyWork(opener, record, limits, sampler, seed, storage).run(
-            before, with_rescore=with_rescore and not nested, nested=nested
-        )
+        return _StudyWork(options, opener, record, load_trials(path)).run()
 
 
 class _StudyWork:
     """One study while it is worked on."""
 
-    def __init__(
-        self, opener: Opener, record: dict[str, Any], limits: _Limits, sampler: str, seed: int, storage: str | None
-    ) -> None:
+    def __init__(self, options: TuneOptions, opener: Opener, record: dict[str, Any], before: Sequence[Trial]) -> None:
+        """`before`: the trials of earlier commands."""
         facts = opener.facts
-        self.opener, self.facts, self.record, self.limits = opener, facts, record, limits
-        request: RunRequest = facts.request
-        self.resolved, self.space = request.resolved, request.resolved.recipe.space
-        greater = facts.sign > 0
-        self.proposer = Proposer(
-            self.space,
-            facts.start,
-            sampler=sampler,
-            seed=seed,
-            greater_is_better=greater,
-            earlier=[(known["params"], known["value"]) for known in record["warm"]],
-        )
+        self.options, self.opener, self.facts, self.record, self.before = options, opener, facts, record, before
+        self.resolved, self.space = facts.request.resolved, facts.request.resolved.recipe.space
+        self.trials = len(before) + options.more if options.more is not None else options.trials or 0
+        self.deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
+        # What `ens status` needs to name the command that goes on.
+        record["wanted"] = {"trials": self.trials, "search": list(options.search)}
         self.mirror: Mirror | None = None
-        if storage is not None:
-            self.mirror = Mirror(storage, facts.path.name, self.space, greater_is_better=greater, warn=self.warn)
+        if options.storage is not None:
+            name, greater = facts.path.name, facts.greater_is_better
+            self.mirror = Mirror(options.storage, name, self.space, greater_is_better=greater, warn=self.warn)
 
-    def run(self, before: Sequence[Trial], *, with_rescore: bool, nested: bool) -> Study:
-        """Finish what was begun, add trials until a limit is met, then close. Interrupted, it tells what is known."""
+    @cached_property
+    def proposer(self) -> Proposer:
+        """Made for the first proposal: a study that only ends needs none."""
+        return Proposer(
+            self.space,
+            self.facts.start,
+            sampler=self.options.sampler,
+            seed=self.options.seed,
+            greater_is_better=self.facts.greater_is_better,
+            earlier=[(trial["params"], trial["value"]) for trial in self.record["warm"]],
+        )
+
+    def run(self) -> Study:
+        """Finish what was begun, add trials until a limit is met, then close. Interrupted, it says what is known."""
         save_json(self.facts.path / "study.json", self.record)
         self.record["ended"] = None
-        queue = FoldQueue(self.opener, before, self.propose, self.ended)
+        queue = FoldQueue(self.opener, self.before, self.propose, self.ended)
         try:
-            self._search(queue)
-            self._judge(queue.known, with_rescore=with_rescore, nested=nested)
+            try:
+                queue.take_up()
+                if decided := queue.decided():
+                    workplace, k = self.facts.workplace, self.facts.request.plan.k
+                    slots = workplace.slots(max(1, self.trials) * k, *decided)
+                    run_source(queue, workplace.engine, slots, workplace.limits)
+            finally:  # also when interrupted: what is known is written
+                queue.close()
+                self._close(queue.known())
+            self._judge(queue.known())
         except KeyboardInterrupt as stop:
             record = {**self.record, "ended": self.record["ended"] or "interrupted"}
-            raise StudyInterrupted(Study(self.facts.path, record, tuple(queue.known))) from stop
-        return Study(self.facts.path, self.record, tuple(queue.known))
-
-    def _search(self, queue: FoldQueue) -> None:
-        """Trials until there shall be no more."""
-        try:
-            queue.take_up()
-            if queue.decided:
-                tasks = max(1, self.limits.trials) * self.facts.request.plan.k
-                slots = self.facts.workplace.slots(tasks, *queue.decided)
-                run_source(queue, self.facts.workplace.engine, slots, self.facts.workplace.limits)
-        finally:  # also when interrupted: what is known is written
-            queue.close()
-            self.close(queue.known)
-
-    def _judge(self, trials: Sequence[Trial], *, with_rescore: bool, nested: bool) -> None:
-        """What the best one is worth: at full cost, on other folds, or from the trials alone."""
-        is_late = self.limits.deadline is not None and time.monotonic() >= self.limits.deadline
-        if nested or self.record["nested"] is not None:
-            self.record["nested"] = nested_score(self.facts, trials)
-            self.close(trials)
-        if not is_late and self.record["best"] is not None:
-            if self.record["budget"] and self.record["full"] is None:
-                self.record["full"] = confirm(self.facts, trials)
-                self.close(trials)
-            if with_rescore and self.record["honest"] is None:
-                self.record["honest"] = rescore(self.facts, trials)
-                self.close(trials)
+            raise StudyInterrupted(Study(self.facts.path, record, tuple(queue.known()))) from stop
+        return Study(self.facts.path, self.record, tuple(queue.known()))
 
     def propose(self, trials: Sequence[Trial]) -> Trial | None:
         """The next trial, written down before anything is trained; None when there shall be no more."""
         known = sorted(trials, key=lambda trial: trial.number)
-        why = self._why_no_more(known)
-        if why is not None:
-            self.record["ended"] = why
+        self.record["ended"] = self._why_no_more(known)
+        if self.record["ended"] is not None:
             return None
         number = known[-1].number + 1 if known else 0
-        found = self._values(number, known)
-        if found is None:
+        params, source = self._params(number, known)
+        if params is None:
             self.record["ended"] = "every combination has been tried"
             return None
-        params, source = found
         trial = Trial(number, params, values_of(self.space, params), started=now(), source=source)
         save_trial(self.facts.path, trial)
         return trial
@@ -260,45 +253,60 @@ class _StudyWork:
                 f"the last one: {over[-1].error}",
             )
 
-    def close(self, trials: Sequence[Trial]) -> None:
+    def warn(self, line: str) -> None:
+        """Something that a person should know, but that ends nothing."""
+        self.facts.on_event({"event": "finding", "line": f"warning: {line}"})
+
+    def _judge(self, trials: Sequence[Trial]) -> None:
+        """What the best one is worth: at full cost, on other folds, or from the trials alone."""
+        record, options = self.record, self.options
+        is_late = self.deadline is not None and time.monotonic() >= self.deadline
+        if options.nested or record["nested"] is not None:
+            record["nested"] = nested_score(self.facts, trials)
+            self._close(trials)
+        best = best_trial(trials, greater_is_better=self.facts.greater_is_better)
+        if is_late or best is None:
+            return
+        if record["budget"] and record["full"] is None:
+            record["full"] = confirm(self.facts, best)
+            self._close(trials)
+        if options.with_rescore and not options.nested and record["honest"] is None:
+            record["honest"] = rescore(self.facts, best)
+            self._close(trials)
+
+    def _close(self, trials: Sequence[Trial]) -> None:
         """Write what is known."""
-        greater = self.facts.sign > 0
+        greater = self.facts.greater_is_better
         self.record["importance"] = importance_of(self.space, trials, greater_is_better=greater)
         close_study(self.facts.path, self.record, self.resolved, trials)
         if self.mirror is not None:
             self.mirror.copy(trials)
 
-    def warn(self, line: str) -> None:
-        """Something that a person should know, but that ends nothing."""
-        self.facts.on_event({"event": "finding", "line": f"warning: {line}"})
-
     def _why_no_more(self, trials: Sequence[Trial]) -> str | None:
-        limits = self.limits
-        if len(trials) >= limits.trials:
+        if len(trials) >= self.trials:
             return f"{len(trials)} trials"
-        if limits.deadline is not None and time.monotonic() >= limits.deadline:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
             return "the time is up"
-        best = best_trial(trials, greater_is_better=self.facts.sign > 0)
-        if limits.patience is not None and best is not None:
+        patience, greater = self.options.patience, self.facts.greater_is_better
+        if patience is not None and (best := best_trial(trials, greater_is_better=greater)) is not None:
             since = sum(trial.number > best.number and trial.state != "running" for trial in trials)
-            if since >= limits.patience:
+            if since >= patience:
                 return f"no gain in {since} trials"
         return None
 
-    def _values(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any], str] | None:
+    def _params(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any] | None, str]:
         """Parameters and where they come from: the recipe as it stands, points that were asked for, the sampler."""
-        first = params_of(self.space, self.facts.start)
-        if number == 0 and first is not None:
+        if number == 0 and (first := params_of(self.space, self.facts.start)) is not None:
             return first, "recipe"
-        asked = self.record["points"][sum(trial.source == "point" for trial in trials) :]
-        if asked:
-            return dict(asked[0]), "point"
+        points = self.record["points"][sum(trial.source == "point" for trial in trials) :]
+        if points:
+            return dict(points[0]), "point"
         params: dict[str, Any] | None = None
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):  # each with a seed of its own, so that it is another draw
             params = self.proposer.propose(number, trials, attempt)
             if params is None or self._is_recipe(params):
                 break
-        return None if params is None else (params, "sampler")
+        return params, "sampler"
 
     def _is_recipe(self, params: dict[str, Any]) -> bool:
         """Whether the values make a recipe; each alone does, but two may not go together."""
@@ -308,14 +316,3 @@ class _StudyWork:
         except InputError:
             return False
         return True
-
-
-def _check_names(sampler: str, policy: str) -> None:
-    for option, word, table in (("--sampler", sampler, SAMPLERS), ("--policy", policy, POLICIES)):
-        if word not in table:
-            raise InputError(f"{option} {word}: not one of {', '.join(table)}")
-
-
-def _add_points(record: dict[str, Any], points: Sequence[dict[str, Any]]) -> None:
-    """Points that were asked for earlier stay; the same one again is not another."""
-    record["points"] += [point for point in points if point not in record["points"]]

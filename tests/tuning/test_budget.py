@@ -28,8 +28,8 @@ def test_trials_are_cheap_and_the_winner_is_trained_as_the_recipe_says(workspace
     for trial in document["trials"]:
         record = json.loads((study / f"trial-{trial['number']}/run.json").read_text())
         recipe = record["recipe"]
-        asked = recipe["train"]["epochs"], recipe["image"]["size"], recipe["sampling"]["share"]
-        assert asked == (1, 8, 0.5)
+        cost = recipe["train"]["epochs"], recipe["image"]["size"], recipe["sampling"]["share"]
+        assert cost == (1, 8, 0.5)
         assert [state["state"] for state in record["fold_states"]] == ["complete", "complete", "missing"]
         assert "train.epochs" not in trial["values"]
         assert (trial["state"], trial["of_folds"], len(trial["folds"])) == ("complete", 2, 2)
@@ -68,7 +68,7 @@ def test_a_recipe_that_works_at_one_cost_alone_is_refused_before_the_first_trial
     assert not (workspace / "outputs" / "studies").exists()
 
 
-def test_both_numbers_are_shown_to_a_person(workspace: Path, ens: Ens) -> None:
+def test_the_score_at_the_budget_and_that_at_full_cost_are_both_printed(workspace: Path, ens: Ens) -> None:
     words = ("tune", "--recipe", "tiny", "--trials", "1", "--no-rescore", "--set", "search.budget.epochs=1")
     out = ens(*words).out
     assert "at train.epochs 1, the best of 1" in out
@@ -76,7 +76,7 @@ def test_both_numbers_are_shown_to_a_person(workspace: Path, ens: Ens) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("search.budget={epoch: 3}", "did you mean search.budget.epochs"),
         ("search.budget.epochs=0", "search.budget.epochs is 0, but must be at least 1"),
@@ -85,14 +85,14 @@ def test_both_numbers_are_shown_to_a_person(workspace: Path, ens: Ens) -> None:
         ("search.budget.image_size=32.5", "search.budget.image_size is 32.5"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(workspace: Path, ens: Ens, text: str, told: str) -> None:
+def test_a_budget_that_makes_no_sense_is_refused(workspace: Path, ens: Ens, text: str, message: str) -> None:
     answer = tune(ens, "--set", text)
     assert answer.code == 2
-    assert told in answer.err
+    assert message in answer.err
     assert not (workspace / "outputs/studies").exists()
 
 
-def test_what_the_budget_holds_can_not_be_searched_too(workspace: Path) -> None:
+def test_a_key_of_the_budget_can_not_be_searched_too(workspace: Path) -> None:
     sets = ["search.budget.epochs=3", "search.train.epochs=[3, 4]", "search.budget.folds=1", "search.folds.k=[2, 3]"]
     with pytest.raises(InputError) as caught:
         load_recipe("tiny", folder=workspace, sets=sets)
@@ -135,6 +135,6 @@ def test_nested_scores_each_fold_by_the_best_of_the_others(workspace: Path, ens:
             for trial in (0, 1)
         ]
         assert nested["picked"][fold] == int(np.argmax(scores))
-    told = np.concatenate([parts[number, fold] for fold, number in enumerate(nested["picked"])])
+    probs = np.concatenate([parts[number, fold] for fold, number in enumerate(nested["picked"])])
     truth = np.concatenate([labels[fold] for fold in range(3)])
-    assert nested["value"] == pytest.approx(f1_score(truth, told, average="macro"))
+    assert nested["value"] == pytest.approx(f1_score(truth, probs, average="macro"))

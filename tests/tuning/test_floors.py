@@ -37,8 +37,8 @@ BEST = course(0, 0.95, K)
 OTHERS = [BEST, *(course(number, 0.95 - number / 20) for number in range(1, 9))]
 
 
-def floors(others: list[Course] = OTHERS, done: int = 0, found: Comparison | None = None) -> Floors:
-    known = floors_of(others, K, done, EPOCHS, done, found)
+def floors(others: list[Course] = OTHERS, done: int = 0, paired: Comparison | None = None) -> Floors:
+    known = floors_of(others, K, done, EPOCHS, done, paired)
     assert known is not None
     return known
 
@@ -51,19 +51,19 @@ def test_nothing_stops_before_there_is_something_to_learn_from() -> None:
 
 
 def test_a_floor_lies_below_the_incumbent_and_comes_nearer_to_it_with_every_epoch() -> None:
-    found = floors()
+    known = floors()
     gaps = [
-        reference - score for score, reference in zip(found.scores, found.reference, strict=True) if score is not None
+        reference - score for score, reference in zip(known.scores, known.reference, strict=True) if score is not None
     ]
-    assert len(found.scores) == EPOCHS - 1
+    assert len(known.scores) == EPOCHS - 1
     assert gaps
     assert all(gap > 0 for gap in gaps)
-    at_end = [score for score in found.scores[-3:] if score is not None]
+    at_end = [score for score in known.scores[-3:] if score is not None]
     assert at_end == sorted(at_end)
 
 
 def test_a_trial_that_is_nearly_finished_is_finished() -> None:
-    last = floors(done=K - 1, found=Comparison(-0.3, 0.005**2)).scores
+    last = floors(done=K - 1, paired=Comparison(-0.3, 0.005**2)).scores
     assert all(score is not None for score in last[EPOCHS // 4 : EPOCHS // 2])
     assert not any(score is not None for score in last[EPOCHS // 2 :])
 
@@ -74,16 +74,16 @@ def test_curves_that_cross_late_keep_trials_alive() -> None:
     for number in range(1, 30):
         wild = random.permutation(curve(0.95 - number / 100)).tolist()
         wild[-1] = 0.95 - number / 100
-        one = course(number, wild[-1])
-        crossing.append(Course(number, one.folds, None, one.pairs, (tuple(wild),)))
+        calm = course(number, wild[-1])
+        crossing.append(Course(number, calm.folds, None, calm.pairs, (tuple(wild),)))
     loose, tight = floors([BEST, *crossing]), floors()
-    for calm, wild_score in zip(tight.scores, loose.scores, strict=True):
-        assert wild_score is None or (calm is not None and wild_score <= calm)
+    for calm_score, wild_score in zip(tight.scores, loose.scores, strict=True):
+        assert wild_score is None or (calm_score is not None and wild_score <= calm_score)
 
 
 def test_a_trial_that_was_ahead_on_its_first_folds_is_given_more_room() -> None:
-    behind = floors(done=2, found=Comparison(-0.01, 0.005**2)).scores[-1]
-    ahead = floors(done=2, found=Comparison(0.01, 0.005**2)).scores[-1]
+    behind = floors(done=2, paired=Comparison(-0.01, 0.005**2)).scores[-1]
+    ahead = floors(done=2, paired=Comparison(0.01, 0.005**2)).scores[-1]
     assert behind is not None
     assert ahead is None or ahead < behind
 
@@ -118,24 +118,24 @@ def test_a_share_of_a_curve_lies_between_its_epochs() -> None:
     assert at((1.0, 2.0), 1.0) == 2.0
 
 
-def never(fold_to_stop: int) -> Callable[..., Floors | None]:
-    """Floors that no score reaches, for one fold of all trials but the first."""
+def unreachable_floors(fold_to_stop: int) -> Callable[..., Floors | None]:
+    """Floors that no score reaches, in one fold of every trial but the first."""
 
-    def asked(others: Any, k: int, fold: int, epochs: int, done: int, found: Comparison | None) -> Floors | None:
+    def make_floors(others: Any, k: int, fold: int, epochs: int, done: int, paired: Comparison | None) -> Floors | None:
         if not others or fold != fold_to_stop:
             return None
         rest = (epochs - 2) * (None,)
-        before = 0.0 if found is None else found.difference * done
+        before = 0.0 if paired is None else paired.difference * done
         return Floors(0, (2.0, *rest), (0.9,) * (epochs - 1), (0.5,) * (epochs - 1), before, done + 1)
 
-    return asked
+    return make_floors
 
 
 @pytest.mark.parametrize("fold", [0, 1])
 def test_a_trial_below_a_floor_ends_there_with_an_estimate_and_does_so_again_after_a_kill(
     workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch, fold: int
 ) -> None:
-    monkeypatch.setattr(fold_queue, "floors_of", never(fold))
+    monkeypatch.setattr(fold_queue, "floors_of", unreachable_floors(fold))
     words = ("tune", "--recipe", "tiny", "--trials", "2", "--workers", "1", "--no-rescore", "--json")
     lenient = ("--set", "search.train.lr={low: 2.9e-3, high: 3.1e-3}", "--set", "search.augment=[light]")
     answer = ens(*words, *lenient)
@@ -156,11 +156,11 @@ def test_a_trial_below_a_floor_ends_there_with_an_estimate_and_does_so_again_aft
     running |= {"state": "running", "folds": [], "part": 0.0, "estimate": None, "reason": None, "of_folds": None}
     path.write_text(json.dumps(running))
     again = ens(*words, *lenient).document["trials"][1]
-    told = ("state", "folds", "part", "estimate", "reason", "values")
-    assert {key: again[key] for key in told} == {key: trial[key] for key in told}
+    kept = ("state", "folds", "part", "estimate", "reason", "values")
+    assert {key: again[key] for key in kept} == {key: trial[key] for key in kept}
 
 
-def test_a_finished_fold_leaves_its_curve(workspace: Path, ens: Ens) -> None:
+def test_the_curve_of_a_finished_fold_is_kept_in_its_trial(workspace: Path, ens: Ens) -> None:
     answer = ens("tune", "--recipe", "tiny", "--trials", "1", "--no-rescore", "--json")
     assert answer.code == 0, answer.err
     place = workspace / "outputs/studies/tiny/trial-0"

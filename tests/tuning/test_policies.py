@@ -44,7 +44,7 @@ def test_a_better_trial_is_never_stopped(name: str) -> None:
         assert POLICIES[name](Course(9, (0.95,) * done), others, K, fixed(0.05, 0.01)) is None
 
 
-def test_race_stops_the_more_readily_the_surer_the_rows_are() -> None:
+def test_race_stops_the_same_difference_only_where_the_rows_are_sure_of_it() -> None:
     trial = Course(1, (0.88,))
     assert POLICIES["race"](trial, [GOOD], K, fixed(-0.02, 0.03)) is None
     reason = POLICIES["race"](trial, [GOOD], K, fixed(-0.02, 0.004))
@@ -133,11 +133,11 @@ def macro_f1_pair(random: np.random.Generator) -> tuple[Callable[..., float], Ca
     )
 
 
-def test_the_jackknife_of_macro_f1_is_what_fresh_draws_show() -> None:
-    told, seen = [], []
+def test_the_jackknife_of_macro_f1_gives_the_variance_that_fresh_rows_show() -> None:
+    variances, differences = [], []
     for seed in range(40):
         first, second, rows = macro_f1_pair(np.random.default_rng(seed))
-        found = compare_scores(first, second, blocks_of(rows), 1)
-        told.append(found.variance)
-        seen.append(found.difference)
-    assert math.sqrt(np.mean(told)) == pytest.approx(np.std(seen), rel=0.35)
+        paired = compare_scores(first, second, blocks_of(rows), 1)
+        variances.append(paired.variance)
+        differences.append(paired.difference)
+    assert math.sqrt(np.mean(variances)) == pytest.approx(np.std(differences), rel=0.35)

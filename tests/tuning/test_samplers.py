@@ -1,8 +1,10 @@
-"""Every sampler keeps to the space, its conditions and its seed, and knows nothing but the ledger."""
+"""Every sampler keeps to the space, its conditions and its seed, and knows nothing but the trials."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from ensemble.errors import InputError
 from ensemble.recipe.recipe import SearchDimension
+from ensemble.tuning import choices
 from ensemble.tuning.samplers import SAMPLERS, Known, Proposer, require_sampler
 from ensemble.tuning.space import cube_point, distributions_of, from_cube, grid_of, ordered, params_of, values_of
 from ensemble.tuning.study import Trial
@@ -43,9 +46,9 @@ def proposer(sampler: str, seed: int = 0) -> Proposer:
 
 def history(count: int, sampler: str, seed: int = 0) -> list[Trial]:
     """Trials with made-up values; every fourth failed, every third was stopped."""
-    asked, trials = proposer(sampler, seed), []
+    proposals, trials = proposer(sampler, seed), []
     for number in range(count):
-        params = asked.propose(number, trials)
+        params = proposals.propose(number, trials)
         assert params is not None
         values = values_of(SPACE, params)
         score = values["train.lr"] + values["train.epochs"] / 10
@@ -59,7 +62,7 @@ def history(count: int, sampler: str, seed: int = 0) -> list[Trial]:
 
 
 @names
-def test_a_proposal_is_a_function_of_the_ledger(sampler: str) -> None:
+def test_a_proposal_depends_on_the_trials_and_the_seed_alone(sampler: str) -> None:
     trials = history(6, sampler)
     again = history(6, sampler)
     assert trials == again
@@ -79,9 +82,9 @@ def test_every_proposal_lies_in_the_space_and_keeps_its_conditions(sampler: str)
 def test_trials_under_way_are_looked_at_and_not_counted(sampler: str) -> None:
     trials = history(4, sampler)
     running = Trial(4, trials[0].params, trials[0].values)
-    asked = proposer(sampler)
-    assert asked.propose(5, [*trials, running]) is not None
-    assert asked.propose(5, trials) == proposer(sampler).propose(5, trials)
+    proposals = proposer(sampler)
+    assert proposals.propose(5, [*trials, running]) is not None
+    assert proposals.propose(5, trials) == proposer(sampler).propose(5, trials)
 
 
 def test_tpe_proposes_what_optuna_itself_would() -> None:
@@ -100,8 +103,8 @@ def test_tpe_proposes_what_optuna_itself_would() -> None:
 
 def test_a_grid_tries_each_combination_once_and_ends() -> None:
     space = {key: SPACE[key] for key in ("train.epochs", "train.optimizer", "train.nesterov")}
-    asked, trials = Proposer(space, START, sampler="grid", seed=0, greater_is_better=True), []
-    while (params := asked.propose(len(trials), trials)) is not None:
+    proposals, trials = Proposer(space, START, sampler="grid", seed=0, greater_is_better=True), []
+    while (params := proposals.propose(len(trials), trials)) is not None:
         trials.append(Trial(len(trials), params, values_of(space, params), "complete", 0.5))
     tried = [tuple(sorted(trial.values.items())) for trial in trials]
     assert len(tried) == len(set(tried)) == 4 * (1 + 2) == len(grid_of(space, START, 5))
@@ -121,7 +124,20 @@ def test_a_point_of_the_cube_is_a_value_of_the_space_and_back(key: str, share: f
     assert back == pytest.approx(param)
 
 
-def test_a_sampler_without_its_package_is_refused_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("table", [choices.SAMPLERS, choices.POLICIES], ids=["samplers", "policies"])
+def test_every_sampler_and_policy_stands_in_the_help_and_the_docs(
+    table: Mapping[str, str], ens: Callable[..., Any]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    shown = " ".join(ens("tune", "--help").out.split())
+    for name, about in table.items():
+        assert f"| `{name}` | {about} |" in page
+        assert f"{name}: {about}" in shown
+
+
+def test_a_sampler_without_its_package_is_refused_and_the_way_to_get_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"cmaes.*pip install"):
         require_sampler("cmaes", SPACE)
@@ -129,7 +145,7 @@ def test_a_sampler_without_its_package_is_refused_with_the_way_to_get_it(monkeyp
         require_sampler("gp", SPACE)
 
 
-def test_what_another_study_found_is_known_to_the_sampler() -> None:
+def test_the_sampler_learns_from_the_trials_of_another_study() -> None:
     earlier = [
         ({**history(1, "tpe")[0].params, "train.lr": 0.05 + place / 1000}, 1.0 - place / 100) for place in range(30)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import inspect
 import json
 import os
 import shutil
@@ -14,9 +15,12 @@ import optuna
 import pytest
 
 from ensemble.engine.task import TaskEvent
+from ensemble.errors import InputError
 from ensemble.recipe.load import load_recipe
 from ensemble.training import fold as fold_work
 from ensemble.tuning.stopping import POLICIES
+from ensemble.tuning.tune import TuneOptions
+from ensemble.tuning.tune import tune as tune_function
 from tests.support import Ens
 
 OTHERS = ["tpe", "gp", "random", "grid", "qmc", "cmaes" if importlib.util.find_spec("cmaes") else "tpe"]
@@ -30,6 +34,23 @@ def tune(ens: Ens, *more: str, recipe: str = "tiny") -> Any:
 
 def trials_of(study: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(study.glob("trial-*/trial.json"))]
+
+
+def test_the_function_takes_the_options_with_their_defaults() -> None:
+    function, options = (inspect.signature(place).parameters for place in (tune_function, TuneOptions))
+    assert list(function) == list(options)
+    for name in function.keys() - {"on_event"}:
+        assert function[name].default == options[name].default, name
+
+
+def test_all_that_is_wrong_with_the_options_is_one_error() -> None:
+    with pytest.raises(InputError) as raised:
+        tune_function(trials=1, more=1, sampler="best", policy="hope")
+    assert raised.value.messages == (
+        "--trials N or --more N: give one of them, the trials in all or those to add",
+        "--sampler best: not one of tpe, gp, cmaes, random, grid, qmc",
+        "--policy hope: not one of race, forgiving, median, hyperband, wilcoxon, none",
+    )
 
 
 @pytest.mark.parametrize(("policy", "sampler"), list(zip(POLICIES, OTHERS, strict=True)))
@@ -76,7 +97,7 @@ def test_race_stops_a_hopeless_trial_after_one_fold_and_says_why(workspace: Path
     assert ens("blend", str(workspace / "outputs/studies/tiny")).out == blended.out.replace("blend-1", "blend-2")
 
 
-def test_the_winner_is_trained_again_on_other_folds_and_both_numbers_are_told(workspace: Path, ens: Ens) -> None:
+def test_the_winner_is_trained_again_on_other_folds_and_both_scores_are_kept(workspace: Path, ens: Ens) -> None:
     answer = tune(ens, "--trials", "2")
     assert answer.code == 0, answer.err
     best, honest = answer.document["best"], answer.document["honest"]
@@ -117,10 +138,10 @@ def test_a_key_whose_condition_does_not_hold_is_left_out_whatever_the_recipe_say
     )
     assert answer.code == 0, answer.err
     study = workspace / "outputs/studies/tiny"
-    told = [json.loads((study / f"trial-{number}/run.json").read_text())["recipe"]["train"] for number in (0, 1)]
-    assert [(train["optimizer"], train["momentum"]) for train in told] == [("sgd", 0.8), ("adamw", None)]
+    trained = [json.loads((study / f"trial-{number}/run.json").read_text())["recipe"]["train"] for number in (0, 1)]
+    assert [(train["optimizer"], train["momentum"]) for train in trained] == [("sgd", 0.8), ("adamw", None)]
     best = load_recipe(str(study / "best.yaml"), folder=workspace).recipe.train
-    expected = told[answer.document["best"]["number"]]
+    expected = trained[answer.document["best"]["number"]]
     assert (best.optimizer, best.momentum) == (expected["optimizer"], expected["momentum"])
 
 
@@ -204,7 +225,9 @@ def test_a_mirror_is_filled_again_after_it_was_lost_and_a_broken_one_stops_nothi
         (("--study", "a/b"), "--study 'a/b': a name is letters"),
     ],
 )
-def test_a_place_that_can_not_be_is_refused(workspace: Path, ens: Ens, words: tuple[str, str], text: str) -> None:
+def test_an_impossible_storage_or_study_name_is_refused(
+    workspace: Path, ens: Ens, words: tuple[str, str], text: str
+) -> None:
     answer = tune(ens, "--trials", "1", *words)
     assert answer.code == 2
     assert text in answer.err
@@ -231,12 +254,12 @@ def test_a_full_disk_ends_the_command_and_fails_no_trial(
     assert stopped.document["error"][0].startswith("trial 1: ")
     assert "No space left on device" in stopped.document["error"][0]
     assert [trial["state"] for trial in trials_of(workspace / "outputs/studies/tiny")] == ["complete", "running"]
-    told = ("number", "state", "value", "values")
+    kept = ("number", "state", "value", "values")
     continued = tune(ens, *words).document["trials"]
-    assert [[trial[key] for key in told] for trial in continued] == [[trial[key] for key in told] for trial in whole]
+    assert [[trial[key] for key in kept] for trial in continued] == [[trial[key] for key in kept] for trial in whole]
 
 
-def test_a_winner_that_can_not_be_trained_again_for_want_of_space_is_tried_again(
+def test_a_winner_that_a_full_disk_kept_from_a_second_training_gets_it_later(
     workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(ens, "--trials", "1", "--no-rescore")
@@ -278,8 +301,8 @@ def test_an_interrupted_study_writes_what_it_knows(workspace: Path, ens: Ens, mo
     assert [trial["state"] for trial in stopped.document["trials"]] == ["complete", "running"]
     shown = ens("tune", "--recipe", "tiny", "--set", "train.epochs=1", "--engine", "inline", *words)
     assert shown.code == 130
-    for told in ("study tiny: 2 trials", "best: trial 0", "ended: interrupted", "the same command continues"):
-        assert told in shown.out
+    for line in ("study tiny: 2 trials", "best: trial 0", "ended: interrupted", "the same command continues"):
+        assert line in shown.out
     study = workspace / "outputs" / "studies" / "tiny"
     assert (study / "best.yaml").exists()
     assert [trial["state"] for trial in trials_of(study)] == ["complete", "running"]

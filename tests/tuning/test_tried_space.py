@@ -32,7 +32,7 @@ SPACE = {
 START = {"model.name": "small", "image.size": 32, "train.lr": 1e-3, "train.optimizer": "adamw", "train.momentum": None}
 
 
-def told(wrong: Callable[[Values], str], start: Values = START, space: Values = SPACE) -> list[str]:
+def refusals(wrong: Callable[[Values], str], start: Values = START, space: Values = SPACE) -> list[str]:
     """What is refused, where `wrong` gives what is wrong with values."""
     tried: list[Values] = []
 
@@ -50,50 +50,52 @@ def told(wrong: Callable[[Values], str], start: Values = START, space: Values = 
     return []
 
 
-def test_where_all_is_right_every_choice_and_both_ends_have_been_tried() -> None:
-    assert told(lambda values: "") == []
+def test_every_choice_and_both_ends_of_each_range_are_tried() -> None:
+    assert refusals(lambda values: "") == []
 
 
-def test_a_value_that_no_trial_can_have_is_told_with_its_place() -> None:
-    assert told(lambda values: "no such model" if values["model.name"] == "large" else "") == [
+def test_a_value_that_no_trial_can_have_is_refused_with_its_file_and_line() -> None:
+    assert refusals(lambda values: "no such model" if values["model.name"] == "large" else "") == [
         "recipes/a.yaml:7: search.model.name tries 'large': no such model"
     ]
 
 
-def test_of_a_conditional_key_a_wrong_end_is_told() -> None:
-    assert told(lambda values: "too much" if values.get("train.momentum", 0) > 0.8 else "") == [
+def test_a_wrong_end_of_a_conditional_key_is_refused() -> None:
+    assert refusals(lambda values: "too much" if values.get("train.momentum", 0) > 0.8 else "") == [
         "search: search.train.momentum tries 0.9: too much"
     ]
 
 
-def test_a_value_that_wants_another_one_beside_it_is_right() -> None:
+def test_a_value_that_works_beside_one_value_of_another_key_is_allowed() -> None:
     assert (
-        told(lambda values: "wants 224" if (values["model.name"], values["image.size"]) == ("large", 32) else "") == []
+        refusals(lambda values: "wants 224" if (values["model.name"], values["image.size"]) == ("large", 32) else "")
+        == []
     )
     only = lambda values: "wants 224" if values["model.name"] == "large" and values["image.size"] != 224 else ""  # noqa: E731
-    assert told(only) == []
+    assert refusals(only) == []
 
 
-def test_a_fault_whatever_is_chosen_is_told_once_as_the_recipe_s_own() -> None:
-    assert told(lambda values: "model.pretrained: there is no file w.pth") == [
+def test_a_fault_of_every_trial_is_reported_once_as_the_recipe_s_own() -> None:
+    assert refusals(lambda values: "model.pretrained: there is no file w.pth") == [
         "model.pretrained: there is no file w.pth"
     ]
 
 
-def test_of_two_wrong_models_each_is_told_also_where_the_recipe_has_neither() -> None:
+def test_two_wrong_models_are_both_refused_where_the_recipe_has_neither() -> None:
     start = {**START, "model.name": "other"}
-    assert told(lambda values: f"no model {values['model.name']}", start) == [
+    assert refusals(lambda values: f"no model {values['model.name']}", start) == [
         "recipes/a.yaml:7: search.model.name tries 'small': no model small",
         "recipes/a.yaml:7: search.model.name tries 'large': no model large",
     ]
 
 
-def test_a_recipe_that_is_wrong_by_itself_is_no_matter_where_others_are_right() -> None:
-    assert told(lambda values: "small is wrong" if values["image.size"] == 32 else "") == [
+def test_a_recipe_that_is_wrong_by_itself_is_allowed_where_some_trial_is_right() -> None:
+    assert refusals(lambda values: "small is wrong" if values["image.size"] == 32 else "") == [
         "search: search.image.size tries 32: small is wrong"
     ]
     assert (
-        told(lambda values: "not both" if (values["model.name"], values["image.size"]) == ("small", 32) else "") == []
+        refusals(lambda values: "not both" if (values["model.name"], values["image.size"]) == ("small", 32) else "")
+        == []
     )
 
 
@@ -104,7 +106,7 @@ def test_exactly_the_values_that_are_wrong_by_themselves_are_refused(keys: set[s
         dimension = SPACE[key]
         ends = dimension.choices or [dimension.low, dimension.high]
         wrong[key] = data.draw(st.sampled_from([end for end in ends if end != START[key]]))
-    texts = told(lambda values: "; ".join(f"{key} is wrong" for key in wrong if values[key] == wrong[key]))
+    texts = refusals(lambda values: "; ".join(f"{key} is wrong" for key in wrong if values[key] == wrong[key]))
     assert len(texts) == len(wrong)
     for key in wrong:
         assert any(f"search.{key} tries" in text and f"{key} is wrong" in text for text in texts)
@@ -120,12 +122,14 @@ def test_a_model_that_needs_another_image_size_is_searched_together_with_it(work
 
 
 @pytest.mark.parametrize("key", PREPARED_ALIKE)
-def test_what_a_worker_decides_does_not_depend_on(key: str, tmp_path: Path) -> None:
+def test_a_worker_decides_the_same_whatever_the_value_of(key: str, tmp_path: Path) -> None:
     first, second = _two_recipes(key)
     assert value_at(first, key) != value_at(second, key)
     facts: dict[str, Any] = {"classes": 3, "parts": [], "code": {}, "weights": None}
-    one, other = (prepare_run(tmp_path, lambda *_: None, recipe=recipe, **facts) for recipe in (first, second))
-    assert one == other
+    first_decision, second_decision = (
+        prepare_run(tmp_path, lambda *_: None, recipe=recipe, **facts) for recipe in (first, second)
+    )
+    assert first_decision == second_decision
 
 
 def _two_recipes(key: str) -> list[dict[str, Any]]:
@@ -135,11 +139,11 @@ def _two_recipes(key: str) -> list[dict[str, Any]]:
         base: dict[str, Any] = {"data": "digits", "model": {"name": "test_resnet"}, "image": {"size": 16}}
         base |= {"mix": {"kind": "mixup"}, "loss": {"name": "focal"}}
         base |= {"train": {"optimizer": optimizer, "select": select, "epochs": 9}}
-        found = []
+        recipes = []
         for value in (1, 2, 3, 0.25, 0.5, 0.75, 0.999):
             changed = {**base, part: {**base.get(part, {}), name: value}} if part else {**base, name: value}
             with suppress(ValidationError):
-                found.append(Recipe.model_validate(changed).plain())
-        if len(found) > 1:
-            return found[:2]
+                recipes.append(Recipe.model_validate(changed).plain())
+        if len(recipes) > 1:
+            return recipes[:2]
     return pytest.fail(f"{key}: no two values are right")

@@ -40,7 +40,7 @@ def test_the_first_trial_is_the_recipe_as_it_stands() -> None:
     assert values_of(SPACE, params_of(SPACE, START) or {}) == START
 
 
-def test_a_recipe_outside_of_its_space_is_not_forced_in() -> None:
+def test_values_outside_of_the_space_have_no_parameters() -> None:
     assert params_of(SPACE, {**START, "train.lr": 1.0}) is None
     assert params_of(SPACE, {**START, "train.epochs": 3}) is None
     assert params_of(SPACE, {**START, "augment": "heavy"}) is None
@@ -97,7 +97,7 @@ def test_a_study_ends_with_trials_a_table_and_a_recipe_that_trains(workspace: Pa
     assert (workspace / "outputs" / "best" / "probs.npy").read_bytes() == there.read_bytes()
 
 
-def test_trials_are_blend_candidates(workspace: Path, ens: Ens) -> None:
+def test_finished_trials_can_be_blended(workspace: Path, ens: Ens) -> None:
     tune(ens, 2, "--policy", "none")
     members = sorted(map(str, (workspace / "outputs").glob("studies/tiny/trial-*/probs.npy")))
     answer = ens("blend", *members, "--json")
@@ -137,7 +137,7 @@ def test_a_killed_study_goes_on_to_the_same_end(workspace: Path, ens: Ens) -> No
     assert killed["probs"] == whole["probs"]
 
 
-def test_another_question_under_the_same_name_is_refused(workspace: Path, ens: Ens) -> None:
+def test_a_study_with_other_settings_under_the_same_name_is_refused(workspace: Path, ens: Ens) -> None:
     tune(ens, 1)
     before = (workspace / "outputs" / "studies" / "tiny" / "study.json").read_bytes()
     answer = tune(ens, 2, "--set", "seed=5", "--sampler", "random", "--policy", "none")
@@ -157,7 +157,7 @@ def test_a_failed_trial_is_recorded_with_its_reason_and_the_study_goes_on(worksp
     assert answer.document["best"]["values"]["train.lr"] == 3e-3
 
 
-def test_a_space_whose_first_trials_all_fail_stops_with_the_reason(workspace: Path, ens: Ens) -> None:
+def test_a_study_whose_first_three_trials_fail_stops_with_the_reason(workspace: Path, ens: Ens) -> None:
     answer = tune(ens, 10, "--set", "train.lr=1e30", "--set", "search.train.lr={low: 1e29, high: 1e31}")
     assert answer.code == 3
     assert "the first 3 trials all failed" in answer.err

@@ -126,7 +126,7 @@ def _real(trials: list[Trial]) -> tuple[float, float]:
         for trial in trials[1:]:
             params = {**trial.params, "train.lr": 1e-3 + (trial.params["train.lr"] % 0.019), "train.weight_decay": 0.1}
             copy = dataclasses.replace(first, number=trial.number, params=params, state="stopped", value=None)
-            save_trial(path, dataclasses.replace(copy, estimate=trial.told, folds=first.folds[:1]))
+            save_trial(path, dataclasses.replace(copy, estimate=trial.known_value, folds=first.folds[:1]))
         restart = study(place, len(trials))
         for name in ("take_up", "next_task", "follow"):
             timed(FoldQueue, name, 1)
@@ -141,7 +141,7 @@ def _optuna(trials: list[Trial]) -> float:
     """Ask and tell of Optuna's own."""
     distributions = distributions_of(SPACE)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True))
-    study.add_trials([frozen_trial(trial.params, trial.told, distributions) for trial in trials])
+    study.add_trials([frozen_trial(trial.params, trial.known_value, distributions) for trial in trials])
     return _median(lambda: study.tell(study.ask(distributions), 0.5), 15)
 
 
