@@ -23,7 +23,7 @@ EVIDENCE = 0.95
 """A gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %."""
 FEWEST = 10
 """So many rows (or groups) there must be; of two, which both are better, every resample is."""
-Matrix = NDArray[np.floating[Any]]
+Integers = NDArray[np.int64]
 Interval = tuple[float, float] | None
 
 
@@ -102,7 +102,7 @@ def assess(
     value, best_value, uniform = (scorer(np.ones(len(labels))) for scorer in scorers)
     if any(map(math.isnan, (value, uniform, *members))):
         return None
-    blends, singles, means = _resampled(scorers, labelled, resamples)
+    blends, singles, means = resample(scorers, labelled.units, seed=labelled.seed, resamples=resamples)
     return Honest(
         value=value,
         ci95=_interval(blends),
@@ -116,23 +116,37 @@ def assess(
     )
 
 
+def compare(scorer: Scorer, other: Scorer, units: Integers, *, greater_is_better: bool) -> Gain:
+    """By how much `scorer` beats `other`, both scored on the same resamples of `units`, the group number of each row."""
+    sign, everything = 1.0 if greater_is_better else -1.0, np.ones(len(units))
+    scores, others = resample((scorer, other), units)
+    return _gain(sign * (scorer(everything) - other(everything)), sign * (scores - others))
+
+
+def resample(
+    scorers: Sequence[Scorer], units: Integers, *, seed: int = 0, resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Scores (scorers, resamples): each resample draws as many groups as there are, with replacement.
+
+    `units` numbers the group of each row from 0; rows without groups are a group each.
+    """
+    count = int(units.max()) + 1
+    is_row_by_row = np.array_equal(units, np.arange(count))  # then a draw is the rows' weights as it stands
+    random = np.random.default_rng(seed)
+    scores = np.empty((len(scorers), resamples))
+    for number in range(resamples):
+        # A group that is drawn twice weighs 2: rows are never copied, and a scorer prepares its sorting only once.
+        drawn = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
+        weights = drawn if is_row_by_row else drawn[units]
+        scores[:, number] = [scorer(weights) for scorer in scorers]
+    return scores
+
+
 def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
     """The mean over repeats."""
     if len(scorers) == 1:
         return scorers[0]
     return lambda weights: float(np.mean([scorer(weights) for scorer in scorers])) if scorers else math.nan
-
-
-def _resampled(scorers: Sequence[Scorer], labelled: Labelled, resamples: int) -> NDArray[np.float64]:
-    """Scores (scorers, resamples): each resample draws as many groups (or rows) as there are, with replacement."""
-    units = int(labelled.units.max()) + 1
-    random = np.random.default_rng(labelled.seed)
-    scores = np.empty((len(scorers), resamples))
-    for resample in range(resamples):
-        drawn = np.bincount(random.integers(units, size=units), minlength=units).astype(np.float64)
-        weights = drawn if labelled.groups is None else drawn[labelled.units]
-        scores[:, resample] = [scorer(weights) for scorer in scorers]
-    return scores
 
 
 def _gain(value: float, differences: NDArray[np.float64]) -> Gain:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.honest import compare
 from ensemble.blending.simplex import learn_weights
 from ensemble.core.files import RUN_SWAP, save_json, scratch_folder, settle
 from ensemble.core.labels import Labels, are_sets, labels_of_plain, likelihoods
@@ -33,7 +34,6 @@ from ensemble.runs.record import fold_keys
 from ensemble.runs.request import OnEvent, RunRequest
 from ensemble.runs.workplace import Workplace
 
-_RESAMPLES = 1000
 Matrix = NDArray[np.floating[Any]]
 Numbers = NDArray[np.float64]
 
@@ -176,17 +176,7 @@ def _key(rows: HeldOut, scorers: tuple[Scorer, Scorer], weights: Numbers) -> tup
 
 def _gain(rows: HeldOut, one: Scorer, other: Scorer) -> dict[str, Any]:
     """By how much `one` is better, with an interval from resampled rows, both scored on the same ones."""
-    random = np.random.default_rng(0)
-    count = int(rows.units.max()) + 1
-    drawn = np.empty(_RESAMPLES)
-    for number in range(_RESAMPLES):
-        weights = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)[rows.units]
-        drawn[number] = rows.sign * (one(weights) - other(weights))
-    known = drawn[~np.isnan(drawn)]
-    interval = np.quantile(known, (0.025, 0.975)).tolist() if len(known) else None
-    value = rows.sign * (one(_ones(rows)) - other(_ones(rows)))
-    better = float(np.mean((known > 0) + 0.5 * (known == 0))) if len(known) else 0.5
-    return {"value": value + 0.0, "ci95": interval, "p_better": better}
+    return compare(one, other, rows.units, greater_is_better=rows.measure.greater_is_better).plain()
 
 
 def _is_worth_it(gain: Mapping[str, Any], rows: HeldOut, mixed: Matrix, plain: Matrix) -> bool:
