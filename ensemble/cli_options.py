@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import get_args
+
+from ensemble.blending.options import Calibration, LabelForm, Select, When, method_words
+from ensemble.core.complaints import any_of
 
 
 def fold_list(text: str) -> list[int]:
@@ -217,30 +221,26 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
-    option(
-        "--method",
-        default="soft",
-        metavar="M",
-        help="soft (default), hard, geometric, power:P, rank, weighted, optimize, greedy, greedy:BAGS, stack or auto",
-    )
+    default, *others = method_words()
+    option("--method", default=default, metavar="M", help=f"{default} (default), {any_of(others)}")
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
     option("--weights", metavar="RUN=W,…", help="the members' weights, for --method weighted")
     option(
         "--calibrate",
-        choices=["none", "temperature", "vector"],
+        choices=["none", *get_args(Calibration)],
         default="none",
         help="make probabilities as sure as they deserve: by one temperature, or a slope and an offset a class",
     )
     option(
         "--calibrate-when",
-        choices=["before", "after"],
+        choices=[*get_args(When)],
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
     option("--tune-classes", action="store_true", help="learn class multipliers for scores of decisions (macro_f1)")
     option(
         "--select",
-        choices=["useful", "all"],
+        choices=[*get_args(Select)],
         default="useful",
         help="useful: leave out near copies and members that do harm; all: keep them (default: useful)",
     )
@@ -253,7 +253,9 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     option("--name", metavar="B", help="name of the blend's folder (default: from the method and the members)")
     option("--template", metavar="F", help="a sample submission, whose rows, order and columns are followed")
     option(
-        "--labels", choices=["name", "index"], help="answer with class names or numbers (default: the dataset's way)"
+        "--labels",
+        choices=[*get_args(LabelForm)],
+        help="answer with class names or numbers (default: the dataset's way)",
     )
     option("--out", metavar="F", help="write the submission to this file too")
     option("--compare", metavar="OLD.csv", help="tell which rows are answered otherwise than in this submission")

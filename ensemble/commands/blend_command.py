@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.blending.blend import Blend, blend
-from ensemble.blending.options import parse_weights
+from ensemble.blending.blend import Blend, run_blend
+from ensemble.blending.options import BlendOptions, parse_weights
 from ensemble.blending.selection import Point
 from ensemble.blending.submission import Difference
 from ensemble.commands.outcome import Outcome, ShownTable
@@ -27,9 +27,7 @@ _MOST_CHANGES = 10
 def run(arguments: Namespace) -> Outcome:
     """Blend `arguments.probs` and tell what came out."""
     probs, skipped = _without_stopped(arguments.probs)
-    done = blend(
-        probs,
-        outputs=arguments.outputs,
+    options = BlendOptions(
         method=arguments.method,
         metric=arguments.metric,
         name=arguments.name,
@@ -40,14 +38,14 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
-        template=arguments.template,
-        out=arguments.out,
+        outputs=Path(arguments.outputs),
+        template=_path(arguments.template),
+        out=_path(arguments.out),
         labels=arguments.labels,
-        compare=arguments.compare,
+        compare=_path(arguments.compare),
         renormalize=arguments.renormalize,
-        find_dataset=_finder(arguments.folder),
-        draw=draw_frontier,
     )
+    done = run_blend(probs, options, find_dataset=_finder(arguments.folder), draw=draw_frontier)
     paths = {
         "folder": str(done.folder),
         "submission": str(done.submission),
@@ -58,6 +56,10 @@ def run(arguments: Namespace) -> Outcome:
     )
     compared = {} if done.difference is None else {"compared": done.difference.plain()}
     return Outcome({**done.document, "paths": paths, **compared}, [*remarks, *_shown(done)])
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -381,6 +381,6 @@ def test_a_blend_is_called_worse_only_by_a_difference_that_can_be_shown(
 ) -> None:
     done = blend([make_run(seed) for seed in (0, 1)], outputs=tmp_path / "outputs")
     done.document["honest"]["gain_over_best_single"]["value"] = gain
-    monkeypatch.setattr("ensemble.commands.blend_command.blend", lambda *_, **__: done)
+    monkeypatch.setattr("ensemble.commands.blend_command.run_blend", lambda *_, **__: done)
     outcome = run(_arguments([Path("a")], tmp_path))
     assert any("worse than its best member" in str(part) for part in outcome.shown) == told

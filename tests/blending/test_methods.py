@@ -10,7 +10,8 @@ import pytest
 from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned
 from ensemble.blending.combine import soft
 from ensemble.blending.crossfit import Labelled, Method, choice, cross_fit, learn
-from ensemble.blending.methods import METHODS, fixed, make_method, method_problem
+from ensemble.blending.methods import fixed, make_method
+from ensemble.blending.options import METHODS, method_problem
 from ensemble.blending.selection import chosen_first, harmless
 
 SPECS = ["power:2" if name == "power" else name for name in METHODS]
@@ -103,7 +104,7 @@ class TestEveryMethod:
     def test_small_and_odd_data_work(self, method: Method, options: dict[str, Any]) -> None:
         labelled = labelled_rows(**options)
         answers = cross_fit(method, labelled)
-        assert len(answers) == (1 if not method.learns else len(labelled.splits))
+        assert len(answers) == (1 if method.ready is not None else len(labelled.splits))
         for combined in [*answers, learn(method, labelled).answer(labelled.stack)]:
             assert np.isfinite(combined.probs).all()
 
@@ -166,9 +167,9 @@ def test_a_choice_takes_the_simplest_within_a_standard_error_and_the_better_beyo
     third[wrong[:40]] = np.eye(3)[labelled.labels[wrong[:40]]]
     alone = [fixed(name, soft, weights) for name, weights in zip("abc", np.eye(3).tolist(), strict=True)]
     rows = Labelled([first, second, third], labelled.labels, labelled.folds, None, "accuracy")
-    assert learn(choice("of two", alone[:2]), rows).told["chosen"] == "a"
-    assert learn(choice("of two", alone[:2], simplest=False), rows).told["chosen"] == "b"
-    assert learn(choice("of three", alone), rows).told["chosen"] == "c"
+    assert learn(choice("of two", alone[:2]), rows).learned["chosen"] == "a"
+    assert learn(choice("of two", alone[:2], simplest=False), rows).learned["chosen"] == "b"
+    assert learn(choice("of three", alone), rows).learned["chosen"] == "c"
 
 
 def test_a_power_of_one_is_the_mean_and_of_zero_the_geometric_mean() -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from ensemble.blending.blend import blend
 from ensemble.blending.crossfit import Labelled
-from ensemble.blending.methods import METHODS
-from ensemble.blending.options import Wish, parse_cost, parse_weights
+from ensemble.blending.options import METHODS, BlendOptions, parse_cost, parse_weights
 from ensemble.blending.selection import affordable, copies, diversity, frontier, harmless
 from ensemble.blending.verdict import Verdict, judge_rows
 from ensemble.core.metrics import METRICS
@@ -36,7 +35,7 @@ def _rows(noises: list[float], rows: int = 600, metric: str = "accuracy", seed: 
 
 def _judged(labelled: Labelled, method: str = "soft", costs: list[float] | None = None, **wish: Any) -> Verdict:
     names = [f"m{number}" for number in range(len(labelled.stack))]
-    return judge_rows(labelled, names, costs or [None] * len(names), Wish(method, labelled.metric, **wish))
+    return judge_rows(labelled, names, costs or [None] * len(names), BlendOptions(method, labelled.metric, **wish))
 
 
 @pytest.mark.parametrize("method", ["optimize", "greedy", "stack"])
