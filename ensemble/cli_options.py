@@ -7,8 +7,7 @@ import argparse
 from collections.abc import Callable
 from typing import get_args
 
-from ensemble.blending.options import Calibration, LabelForm, Select, When, method_words
-from ensemble.core.complaints import any_of
+from ensemble.blending.options import METHOD_WORDS, Calibration, LabelForm, Select, When
 
 
 def fold_list(text: str) -> list[int]:
@@ -221,8 +220,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
-    default, *others = method_words()
-    option("--method", default=default, metavar="M", help=f"{default} (default), {any_of(others)}")
+    option("--method", default="soft", metavar="M", help=f"one of {', '.join(METHOD_WORDS)} (default: soft)")
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
     option("--weights", metavar="RUN=W,…", help="the members' weights, for --method weighted")
     option(

@@ -11,10 +11,10 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +39,6 @@ from ensemble.errors import InputError
 
 Kind = Literal["test", "oof"]
 Names = tuple[str, ...]
-Content = TypeVar("Content")
 
 _READABLE = (".npy", ".csv")
 _OTHER_FORMATS = (".npz", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".feather", ".xlsx", ".joblib")
@@ -50,17 +49,17 @@ _PATHS = ("source", "path", "original")
 class AdoptOptions:
     """What is known of the files, and where they go; made by the command line and by `adopt` alike."""
 
-    ids: Path | None = None
+    ids: Path | str | None = None
     """The rows' ids, in order."""
-    classes: Path | None = None
+    classes: Path | str | None = None
     """The columns' classes, in order."""
     kind: Kind | None = None
     """None: out-of-fold rows where there are labels or folds, else test rows."""
-    labels: Path | None = None
-    folds: Path | None = None
+    labels: Path | str | None = None
+    folds: Path | str | None = None
     run: str | None = None
     """What the model is called; None: from the file's name."""
-    out: Path | None = None
+    out: Path | str | None = None
     """A stem for one file, a folder for several; None: beside the file."""
     renormalize: bool = False
     multilabel: bool = False
@@ -120,13 +119,13 @@ def adopt(
     can be judged. In a folder, files with `oof` in their name are out-of-fold files, all others test files.
     """
     options = AdoptOptions(
-        ids=None if ids is None else Path(ids),
-        classes=None if classes is None else Path(classes),
+        ids=ids,
+        classes=classes,
         kind=kind,
-        labels=None if labels is None else Path(labels),
-        folds=None if folds is None else Path(folds),
+        labels=labels,
+        folds=folds,
         run=run,
-        out=None if out is None else Path(out),
+        out=out,
         renormalize=renormalize,
         multilabel=multilabel,
     )
@@ -142,7 +141,7 @@ def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adop
         problems.append(
             f"--run {options.run}: {len(sources)} files would have one name; leave it out, and each gets its own"
         )
-    targets = _targets(sources, options.out, problems)
+    targets = _targets(sources, None if options.out is None else Path(options.out), problems)
     plans = []
     for source, target in zip(sources, targets, strict=True):
         with collected(problems):
@@ -173,24 +172,17 @@ def _read_names(options: AdoptOptions) -> _Names:
         problems.append("--renormalize: with --multilabel each class stands for itself, and rows need not sum to 1")
     if options.run is not None and not options.run.strip():
         problems.append("--run: is empty; give a name such as alice")
-    ids = _try_read(read_ids, options.ids, problems)
-    classes = _try_read(read_classes, options.classes, problems)
-    truth = None
-    if options.is_oof:
-        with collected(problems):
-            truth = read_truth(options.labels, options.folds)
+    ids = classes = truth = None
+    with collected(problems):
+        ids = None if options.ids is None else read_ids(Path(options.ids))
+    with collected(problems):
+        classes = None if options.classes is None else read_classes(Path(options.classes))
+    with collected(problems):
+        labels, folds = (None if path is None else Path(path) for path in (options.labels, options.folds))
+        truth = read_truth(labels, folds) if options.is_oof else None
     if problems:
         raise InputError(*problems)
     return _Names(ids, classes, truth, options.renormalize, activation_for(sets=options.multilabel))
-
-
-def _try_read(read: Callable[[Path], Content], path: Path | None, problems: list[str]) -> Content | None:
-    """The content of a file, if one was given."""
-    content = None
-    if path is not None:
-        with collected(problems):
-            content = read(path)
-    return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,15 +267,9 @@ def _is_same(target: ProbabilityPaths, meant: Predictions, foreign: _Foreign) ->
         present = load_predictions(target.npy)
     except InputError as error:
         raise InputError(*(f"{message}; {remedy}" for message in error.messages)) from error
-    same = {
-        "kind": present.kind == meant.kind,
-        "activation": present.activation == meant.activation,
-        "ids": present.ids == meant.ids,
-        "classes": present.classes == meant.classes,
-        "labels": np.array_equal(present.labels, meant.labels),
-        "folds": present.folds == meant.folds,
-        "groups": np.array_equal(present.groups, meant.groups),
-    }
+    here, there = vars(present), vars(meant)
+    same = {key: here[key] == there[key] for key in ("kind", "activation", "ids", "classes")}
+    same |= {key: np.array_equal(here[key], there[key]) for key in ("labels", "folds", "groups")}
     if all(same.values()):
         same["probabilities"] = np.array_equal(present.probs, foreign.probs())
     differing = [key for key, is_same in same.items() if not is_same]
@@ -309,7 +295,7 @@ def _obstacles(source: Path, target: ProbabilityPaths, foreign: _Foreign) -> lis
 def _sources(given: Sequence[Path], options: AdoptOptions, problems: list[str]) -> list[Path]:
     """The files to adopt; a folder stands for what can be read in it, without the files that only name rows."""
     lists = (options.ids, options.classes, options.labels, options.folds)
-    taken = {path.resolve() for path in lists if path is not None}
+    taken = {Path(path).resolve() for path in lists if path is not None}
     sources: list[Path] = []
     for path in given:
         if not path.is_dir():

@@ -96,11 +96,11 @@ def blend(
         select=select,
         max_cost=max_cost,
         force=force,
-        outputs=Path(outputs),
-        template=None if template is None else Path(template),
-        out=None if out is None else Path(out),
+        outputs=outputs,
+        template=template,
+        out=out,
         labels=labels,
-        compare=None if compare is None else Path(compare),
+        compare=compare,
         renormalize=renormalize,
     )
     return run_blend(paths, options, submission=submission, find_dataset=find_dataset, draw=draw)
@@ -118,20 +118,23 @@ def run_blend(
     options.check()
     ingredients = gather(paths, options, submission=submission, find_dataset=find_dataset)
     test, spec = ingredients.test, ingredients.spec
-    folder = options.outputs / "blends" / (options.name or f"{options.method.replace(':', '')}-{len(test.members)}")
-    template = options.template or ingredients.sample
-    expected = _check_outputs(ingredients, options, folder, template)
-    old = None if options.compare is None else read_old(options.compare, expected, test.classes)
+    folder = (
+        Path(options.outputs) / "blends" / (options.name or f"{options.method.replace(':', '')}-{len(test.members)}")
+    )
+    out = None if options.out is None else Path(options.out)
+    template = ingredients.sample if options.template is None else Path(options.template)
+    expected = _check_outputs(ingredients, options, folder, out, template)
+    old = None if options.compare is None else read_old(Path(options.compare), expected, test.classes)
     verdict = judge(ingredients, options)
     combined = verdict.answer(test.stack)
     table = make_submission(test.ids, test.classes, combined, spec, template, options.labels)
     document = describe(ingredients, options, verdict, folder.name)
     predictions = _predictions(ingredients, combined, document)
-    _save(folder, table, predictions, _side_texts(ingredients, verdict, draw), document, options.out)
+    _save(folder, table, predictions, _side_texts(ingredients, verdict, draw), document, out)
     return Blend(
         folder,
         folder / "submission.csv",
-        options.out,
+        out,
         document,
         sample=ingredients.sample if options.template is None else None,
         missing_sample=spec.sample if template is None else None,
@@ -139,7 +142,9 @@ def run_blend(
     )
 
 
-def _check_outputs(ingredients: Ingredients, options: BlendOptions, folder: Path, template: Path | None) -> Submission:
+def _check_outputs(
+    ingredients: Ingredients, options: BlendOptions, folder: Path, out: Path | None, template: Path | None
+) -> Submission:
     """Refuse to write over an input or where something else stands, and a template that doesn't fit.
 
     Gives a submission of the form to come, without answers.
@@ -150,7 +155,6 @@ def _check_outputs(ingredients: Ingredients, options: BlendOptions, folder: Path
     problems = [
         f"{folder}: {parent} is a file, not a folder" for parent in (folder, *folder.parents) if parent.is_file()
     ]
-    out = options.out
     if out is not None:
         inputs = [ProbabilityPaths.of(member.path) for member in ingredients.members]
         taken = {path.resolve() for trio in inputs for path in (trio.npy, trio.ids, trio.json)}

@@ -20,6 +20,7 @@ from ensemble.blending.combine import (
     Matrix,
     Weights,
     decided,
+    in_blocks,
     logs,
     pair_labels,
     pairs,
@@ -112,7 +113,8 @@ def _vector(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
     """Stacking of a single member: a slope and an offset a class."""
     (regression,) = fit_regression(class_features([probs], sets=are_sets(labels)), labels, [_VECTOR_PENALTY])
     learned = {"kind": "vector", "slopes": regression.slopes[0].tolist(), "offsets": regression.offsets.tolist()}
-    return lambda given: regression.answer([given]).probs, learned
+    answer = in_blocks(regression.answer)
+    return lambda given: answer([given], None).probs, learned
 
 
 CALIBRATIONS: dict[str, Callable[[Matrix, Labels], tuple[Calibrator, dict[str, Any]]]] = {

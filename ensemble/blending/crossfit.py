@@ -220,7 +220,8 @@ def cross_fit(method: Method, labelled: Labelled) -> list[Combined]:
         decisions = np.empty(labelled.labels.shape, dtype=np.int64)
         for rest, rows in splits:
             part = Part(labelled.stack, rows, range(len(labelled.stack)))
-            combined = learn(method, rest).answer(part)
+            fitted = learn(method, rest)
+            combined = fitted.combine(part, fitted.weights)
             probs[rows], decisions[rows] = combined.probs, combined.decisions
         answers.append(Combined(probs, decisions))
     return answers

@@ -98,11 +98,12 @@ def gather(
     by_test = {id(member.test): member for member in members}
     members = [by_test[id(predictions)] for predictions in test.members]  # in the order of the aligned stack
     sets = members[0].test.activation == "sigmoid"
+    names = unique_names(members)
     metric = options.metric or _common_metric(members, sets=sets)
     if problem := metric_problem(metric, sets=sets):
         raise InputError(f"--metric {problem}")
     labelled, reason = _labelled(members, test, metric)
-    names, costs = unique_names(members), [(member.test.sidecar.get("cost") or {}).get(_SECONDS) for member in members]
+    costs = [(member.test.sidecar.get("cost") or {}).get(_SECONDS) for member in members]
     oofs = [member.oof for member in members if member.oof is not None]
     spec = submission or (dataset.submission_format if dataset is not None else SubmissionSpec())
     return Ingredients(

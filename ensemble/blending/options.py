@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -54,6 +55,10 @@ METHODS: dict[str, MethodKind] = {
     "stack": MethodKind("a regression on log-probabilities", maker="stack"),
     "auto": MethodKind("the best of these by honest score, the simplest within a standard error", maker="auto"),
 }
+METHOD_WORDS: list[str] = []  # as help shows them: `power:P`, `greedy`, `greedy:BAGS`
+for _name, _kind in METHODS.items():
+    METHOD_WORDS += [] if _kind.needed else [_name]
+    METHOD_WORDS += [f"{_name}:{_kind.argument}"] if _kind.argument else []
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,14 @@ class BlendOptions:
     """`2x`: twice what the best single member takes; `3.5`: seconds per 1000 images."""
     force: bool = False
     """Use what was learned even where no gain over the plain mean is evident."""
-    outputs: Path = Path("outputs")
-    template: Path | None = None
+    outputs: Path | str = "outputs"
+    template: Path | str | None = None
     """A sample submission to follow."""
-    out: Path | None = None
+    out: Path | str | None = None
     """Where the submission is written as well."""
     labels: LabelForm | None = None
     """Class names or numbers in the submission; None: as the dataset says."""
-    compare: Path | None = None
+    compare: Path | str | None = None
     """Another submission, to tell what changed."""
     renormalize: bool = False
 
@@ -108,30 +113,14 @@ class BlendOptions:
                 problems.append(f"--{option} {value}: unknown; known are {any_of(known, 'and')}")
         if self.tune_classes and self.metric is not None and (problem := tune_problem(self.metric)):
             problems.append(f"--tune-classes: {problem}")
-        for check in (self._check_name, self._check_cost):
+        for text, check in ((self.name, check_run_name), (self.max_cost, partial(parse_cost, single=1.0))):
             try:
-                check()
+                if text is not None:
+                    check(text)
             except InputError as error:
                 problems += error.messages
         if problems:
             raise InputError(*problems)
-
-    def _check_name(self) -> None:
-        if self.name is not None:
-            check_run_name(self.name)
-
-    def _check_cost(self) -> None:
-        if self.max_cost is not None:
-            parse_cost(self.max_cost, 1.0)
-
-
-def method_words() -> list[str]:
-    """The words of `--method` as help shows them: `soft`, `power:P`, `greedy`, `greedy:BAGS`."""
-    words = []
-    for name, kind in METHODS.items():
-        words += [] if kind.needed else [name]
-        words += [f"{name}:{kind.argument}"] if kind.argument else []
-    return words
 
 
 def method_problem(spec: str) -> str:

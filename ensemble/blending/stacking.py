@@ -39,7 +39,7 @@ def fit_stack(labelled: Labelled) -> Fitted:
     regression = _path(labelled)[best]
     share = np.abs(regression.slopes).mean(axis=1)  # for people; the slopes are what answers
     learned = {"penalty": STRENGTHS[best], "offsets": regression.offsets.tolist(), "slopes": regression.slopes.tolist()}
-    return Fitted(regression.answer, tuple((share / share.sum()).tolist()), learned, weighs=False)
+    return Fitted(in_blocks(regression.answer), tuple((share / share.sum()).tolist()), learned, weighs=False)
 
 
 def _path(labelled: Labelled) -> list[Regression]:
@@ -65,9 +65,6 @@ class Regression:
 
     def answer(self, stack: Sequence[Matrix], weights: Weights = None) -> Combined:
         """Probabilities and decisions; `weights` are a combiner's and have no influence on a regression."""
-        return in_blocks(self._answer)(stack, None)
-
-    def _answer(self, stack: Sequence[Matrix], weights: Weights) -> Combined:
         scores = np.zeros(stack[0].shape) + self.offsets
         for matrix, slope in zip(stack, self.slopes, strict=True):
             scores += (_log_odds(matrix) if self.sets else logs(matrix)) * slope

@@ -125,8 +125,8 @@ class _Judgement:
     def verdict(self, details: bool) -> Verdict:
         """Everything that is known in the end."""
         labelled, metric, sets = self._labelled, self._all.metric, self._all.sets
-        mean = self._in_budget(make_method("soft", metric, sets=sets))
         named = method_of(self._options, self._names, metric, sets=sets)
+        mean = self._in_budget(make_method("soft", metric, sets=sets))
         method = self._in_budget(self._selected(named))
         otherwise = mean if named.ready is None else self._in_budget(named)
         honest = self._assess(method, mean)

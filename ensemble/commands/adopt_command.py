@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from ensemble.blending.adopt import Adopted, AdoptOptions, adopt_files
 from ensemble.commands.outcome import Outcome, ShownTable, shown_path, shown_score
@@ -12,14 +11,14 @@ from ensemble.commands.outcome import Outcome, ShownTable, shown_path, shown_sco
 
 def run(arguments: Namespace) -> Outcome:
     """Adopt `arguments.files` and show what they are now."""
-    paths = {
-        name: None if getattr(arguments, name) is None else Path(getattr(arguments, name))
-        for name in ("ids", "classes", "labels", "folds", "out")
-    }
     options = AdoptOptions(
-        **paths,
+        ids=arguments.ids,
+        classes=arguments.classes,
         kind=arguments.kind,
+        labels=arguments.labels,
+        folds=arguments.folds,
         run=arguments.run,
+        out=arguments.out,
         renormalize=arguments.renormalize,
         multilabel=arguments.multilabel,
     )

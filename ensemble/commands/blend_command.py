@@ -38,11 +38,11 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
-        outputs=Path(arguments.outputs),
-        template=_path(arguments.template),
-        out=_path(arguments.out),
+        outputs=arguments.outputs,
+        template=arguments.template,
+        out=arguments.out,
         labels=arguments.labels,
-        compare=_path(arguments.compare),
+        compare=arguments.compare,
         renormalize=arguments.renormalize,
     )
     done = run_blend(probs, options, find_dataset=_finder(arguments.folder), draw=draw_frontier)
@@ -56,10 +56,6 @@ def run(arguments: Namespace) -> Outcome:
     )
     compared = {} if done.difference is None else {"compared": done.difference.plain()}
     return Outcome({**done.document, "paths": paths, **compared}, [*remarks, *_shown(done)])
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned
+from ensemble.blending.calibration import CALIBRATIONS, calibrated_after, calibrated_before, class_tuned
 from ensemble.blending.combine import soft
 from ensemble.blending.crossfit import Labelled, Method, choice, cross_fit, learn
 from ensemble.blending.methods import fixed, make_method
-from ensemble.blending.options import METHODS, method_problem
+from ensemble.blending.options import METHOD_WORDS, METHODS, Calibration, method_problem
 from ensemble.blending.selection import chosen_first, harmless
+from ensemble.cli import build_parser
 
 SPECS = ["power:2" if name == "power" else name for name in METHODS]
 WRAPPED = {
@@ -156,6 +158,20 @@ def test_a_better_member_gets_the_weight_and_stacking_mends_a_biased_one() -> No
 )
 def test_words_that_are_no_method_are_refused(spec: str, words: str) -> None:
     assert words in method_problem(spec)
+
+
+def test_help_and_docs_list_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["blend", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(METHOD_WORDS) in shown
+    page = (Path(__file__).parents[2] / "docs" / "blending.md").read_text(encoding="utf-8")
+    for name in METHODS:
+        assert f"| `{name}" in page, name
+
+
+def test_every_calibration_that_can_be_named_exists() -> None:
+    assert set(get_args(Calibration)) == set(CALIBRATIONS)
 
 
 def test_a_choice_takes_the_simplest_within_a_standard_error_and_the_better_beyond() -> None:

@@ -66,7 +66,7 @@ def test_where_members_differ_what_was_learned_is_used(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["hard", "geometric", "power:3", "rank"])
-def test_what_learns_nothing_is_used_as_asked(method: str) -> None:
+def test_a_method_that_learns_nothing_is_used_even_where_it_is_worse(method: str) -> None:
     verdict = _judged(_rows([1.5] * 3, rows=100), method)
     assert (verdict.used, verdict.fallback) == (method, None)
     assert verdict.honest is not None and verdict.honest.optimistic is None
@@ -210,7 +210,7 @@ def test_calibration_helps_log_loss_and_class_multipliers_macro_f1() -> None:
         ({"method": "power:nan"}, "--method power:nan"),
     ],
 )
-def test_wishes_without_meaning_are_refused(
+def test_options_without_meaning_are_refused(
     make_run: MakeRun, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError) as caught:
