@@ -220,7 +220,8 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
-    option("--method", default="soft", metavar="M", help=f"one of {', '.join(METHOD_WORDS)} (default: soft)")
+    default, *others, last = METHOD_WORDS
+    option("--method", default=default, metavar="M", help=f"{default} (default), {', '.join(others)} or {last}")
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
     option("--weights", metavar="RUN=W,…", help="the members' weights, for --method weighted")
     option(

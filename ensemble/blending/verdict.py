@@ -164,7 +164,7 @@ class _Judgement:
             return None
         unpriced = [self._names[member] for member, cost in zip(self._kept, costs, strict=True) if cost is None]
         if unpriced:
-            raise InputError(f"--max-cost: {', '.join(unpriced)} does not say what it costs; leave it out")
+            raise InputError(f"--max-cost: {', '.join(unpriced)} has no cost in its file; leave it out")
         own = [self._all.sign * self._scores[member] for member in self._kept]
         best = int(np.argmax(np.nan_to_num(own, nan=-np.inf)))
         budget = parse_cost(limit, self._costs[best]) * _ROUNDING
@@ -207,7 +207,7 @@ class _Judgement:
         gain = honest.gain_over_uniform
         if honest.units < FEWEST:
             what = "rows" if self._all.groups is None else "groups"
-            return f"no evidence for {name}: {honest.units} {what} can't give any, {FEWEST} are needed"
+            return f"no evidence for {name}: {honest.units} {what} are too few, {FEWEST} are needed"
         return (
             f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self._all.metric}, better in "
             f"{gain.p_better:.1%} of the resamples, {EVIDENCE:.0%} are needed"

@@ -149,7 +149,7 @@ def test_a_handful_of_rows_is_no_evidence() -> None:
     assert harmless(labelled) == [0, 1, 2]
     verdict = _judged(labelled, "optimize")
     assert verdict.used == "soft"
-    assert verdict.fallback == "no evidence for optimize: 3 rows can't give any, 10 are needed"
+    assert verdict.fallback == "no evidence for optimize: 3 rows are too few, 10 are needed"
 
 
 def test_the_frontier_rises_and_its_points_are_honest() -> None:
@@ -226,7 +226,7 @@ def test_what_learns_needs_out_of_fold_rows(make_run: MakeRun, tmp_path: Path, o
 
 
 def test_a_budget_needs_costs(make_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run1 does not say what it costs"):
+    with pytest.raises(InputError, match="run1 has no cost in its file"):
         blend([make_run(0), make_run(1, cost=None)], outputs=tmp_path / "outputs", max_cost="2x")
 
 
