@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import get_args
 
+from ensemble.blending.options import METHOD_WORDS, Calibration, LabelForm, Select, When
 from ensemble.engine import ENGINES
 from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
@@ -215,30 +217,26 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
-    option(
-        "--method",
-        default="soft",
-        metavar="M",
-        help="soft (default), hard, geometric, power:P, rank, weighted, optimize, greedy, greedy:BAGS, stack or auto",
-    )
+    default, *others, last = METHOD_WORDS
+    option("--method", default=default, metavar="M", help=f"{default} (default), {', '.join(others)} or {last}")
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
     option("--weights", metavar="RUN=W,…", help="the members' weights, for --method weighted")
     option(
         "--calibrate",
-        choices=["none", "temperature", "vector"],
+        choices=["none", *get_args(Calibration)],
         default="none",
         help="calibrate probabilities: by one temperature, or by a slope and an offset a class",
     )
     option(
         "--calibrate-when",
-        choices=["before", "after"],
+        choices=[*get_args(When)],
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
     option("--tune-classes", action="store_true", help="learn class multipliers for metrics of decisions, as macro_f1")
     option(
         "--select",
-        choices=["useful", "all"],
+        choices=[*get_args(Select)],
         default="useful",
         help="useful: leave out near copies and members that do harm; all: keep them (default: useful)",
     )
@@ -251,7 +249,9 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     option("--name", metavar="B", help="name of the blend's folder (default: from the method and the members)")
     option("--template", metavar="F", help="a sample submission, whose rows, order and columns are followed")
     option(
-        "--labels", choices=["name", "index"], help="answer with class names or numbers (default: the dataset's way)"
+        "--labels",
+        choices=[*get_args(LabelForm)],
+        help="answer with class names or numbers (default: the dataset's way)",
     )
     option("--out", metavar="F", help="write the submission to this file too")
     option("--compare", metavar="OLD.csv", help="list the rows whose answer differs from this submission")

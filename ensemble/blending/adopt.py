@@ -1,9 +1,8 @@
-"""Probability files out of what teammates send: bare `.npy` matrices and CSV tables get ids, classes and hashes.
+"""Teammates' bare `.npy` matrices and CSV tables become probability files, with ids, classes and hashes.
 
-Reads one such file and looks at every number, with the checks of a probability file of ours. Writes nothing.
-
-Every file is read and checked before anything is written; all that is wrong with any of them is one error. A file that
-has to be changed (float16, rows divided by their sum) is kept beside the new one as `X.npy.original`.
+Every file is read and checked, as a probability file of ours is, before anything is written; all that is wrong with any
+of them is one error. A file that has to be changed (float16, rows divided by their sum) is kept beside the new one as
+`X.npy.original`. Lists of ids and tables of labels are read in `id_files`.
 """
 
 from __future__ import annotations
@@ -12,15 +11,24 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble.blending.id_files import Truth, check_ids, examples, id_column, read_classes, read_ids, read_truth
+from ensemble.blending.combine import Floats, Integers, Matrix
+from ensemble.blending.id_files import (
+    Truth,
+    check_ids,
+    collected,
+    examples,
+    id_column,
+    read_classes,
+    read_ids,
+    read_truth,
+)
 from ensemble.core.labels import Activation, activation_for, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.npy import map_matrix
@@ -29,145 +37,38 @@ from ensemble.core.predictions_check import check_rows, class_problems, parse_id
 from ensemble.core.text import TextTable, read_text_table
 from ensemble.errors import InputError
 
-READABLE = (".npy", ".csv")
+Kind = Literal["test", "oof"]
 Names = tuple[str, ...]
 
+_READABLE = (".npy", ".csv")
+_OTHER_FORMATS = (".npz", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".feather", ".xlsx", ".joblib")
+_PATHS = ("source", "path", "original")
 
-@dataclass(frozen=True, eq=False)
-class Foreign:
-    """A file that passed every check, its numbers still as they lie there."""
 
-    path: Path
-    ids: Names
-    classes: Names
-    raw: NDArray[np.floating[Any]]
-    to_renormalize: NDArray[np.int64]
-    """Rows that must be divided by their sum."""
+@dataclass(frozen=True)
+class AdoptOptions:
+    """What is known of the files, and where they go; made by the command line and by `adopt` alike."""
+
+    ids: Path | str | None = None
+    """The rows' ids, in order."""
+    classes: Path | str | None = None
+    """The columns' classes, in order."""
+    kind: Kind | None = None
+    """None: out-of-fold rows where there are labels or folds, else test rows."""
+    labels: Path | str | None = None
+    folds: Path | str | None = None
+    run: str | None = None
+    """What the model is called; None: from the file's name."""
+    out: Path | str | None = None
+    """A stem for one file, a folder for several; None: beside the file."""
+    renormalize: bool = False
+    multilabel: bool = False
+    """A row may have several classes, and need not sum to 1."""
 
     @property
-    def is_as_stored(self) -> bool:
-        """Whether the file can stay as it is."""
-        return self.path.suffix == ".npy" and self.raw.dtype.itemsize > 2 and not self.to_renormalize.size
-
-    def probs(self) -> NDArray[np.floating[Any]]:
-        """The numbers as a probability file holds them: float16 as float32, rows divided where they must be."""
-        probs = self.raw.astype(np.float32) if self.raw.dtype.itemsize == 2 else self.raw
-        return renormalized_rows(probs, self.to_renormalize) if self.to_renormalize.size else probs
-
-
-def read_foreign(
-    path: Path,
-    ids: Names | None,
-    classes: Names | None,
-    *,
-    renormalize: bool = False,
-    activation: Activation = "softmax",
-) -> Foreign:
-    """Read `path` (rows in the order of `ids`, columns in that of `classes`); all that is wrong is one `InputError`.
-
-    A table names its own rows and columns; then `ids` and `classes`, where given, must be the same ones in any order.
-    """
-    if path.suffix == ".npy":
-        ids, classes, raw = _bare(path, ids, classes)
-    elif path.suffix == ".csv":
-        ids, classes, raw = _table(path, ids, classes)
-    elif not path.exists():
-        raise InputError(f"{path}: no such file")
-    else:
-        raise InputError(f"{path}: neither .npy nor .csv; save the probabilities with numpy.save, or as a CSV table")
-    rows = check_rows(raw, ids, classes, renormalize=renormalize, activation=activation)
-    if rows.problems:
-        sums = check_rows(raw, ids, classes, renormalize=False, activation="sigmoid").problems
-        hint = "; --multilabel is for rows with several classes" if activation == "softmax" and not sums else ""
-        raise InputError(*(f"{path}: {problem}{hint}" for problem in rows.problems))
-    return Foreign(path, ids, classes, raw, rows.to_renormalize)
-
-
-def _bare(path: Path, ids: Names | None, classes: Names | None) -> tuple[Names, Names, NDArray[np.floating[Any]]]:
-    """A matrix, and the names that were given for its rows and columns."""
-    problems: list[str] = []
-    raw = None
-    try:
-        raw = map_matrix(path)
-    except InputError as error:
-        problems += error.messages
-    beside = path.with_name(path.stem + ".ids.txt")
-    if ids is None and beside.is_file():
-        try:
-            ids = parse_ids(beside)
-        except InputError as error:
-            problems += error.messages
-    elif ids is None:
-        problems.append(f"{path}: nothing says whose rows these are; --ids F names a file with one id a line, in order")
-    if classes is None:
-        problems.append(f"{path}: nothing says what its columns are; --classes F names a file with one class a line")
-    if raw is not None and ids is not None:
-        problems += [f"{path}: {problem}" for problem in shape_problems(len(ids), raw.shape[0])]
-    if raw is not None and classes is not None:
-        problems += [f"{path}: {problem}" for problem in class_problems(list(classes), raw.shape[1])]
-    if problems or raw is None or ids is None or classes is None:
-        raise InputError(*problems)
-    return ids, classes, raw
-
-
-def _table(path: Path, ids: Names | None, classes: Names | None) -> tuple[Names, Names, NDArray[np.floating[Any]]]:
-    """A table's ids, classes and numbers; everything as text until the numbers are read."""
-    table = read_text_table(path, "table of probabilities")
-    named = id_column(path, table)
-    own_classes = tuple(name for name in table.header if name != named)
-    own_ids = table.columns[named]
-    problems = check_ids(path, own_ids)
-    problems += [f"{path}: {problem}" for problem in class_problems(list(own_classes), len(own_classes))]
-    if not own_classes:
-        problems.append(f"{path}: one column only, {named!r}; an id and a column of probabilities a class are needed")
-    if ids is not None:
-        problems += _differences(path, "ids", own_ids, ids, "--ids")
-    if classes is not None:
-        problems += _differences(path, "classes", own_classes, classes, "--classes")
-    if problems:
-        raise InputError(*problems)
-    return own_ids, own_classes, _numbers(path, table, own_ids, own_classes)
-
-
-def _numbers(path: Path, table: TextTable, ids: Names, classes: Names) -> NDArray[np.float64]:
-    """The cells as numbers; the first that is none is told for each column."""
-    matrix = np.empty((len(ids), len(classes)))
-    problems = []
-    for column, name in enumerate(classes):
-        cells = table.columns[name]
-        try:
-            matrix[:, column] = cells
-        except ValueError:
-            row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
-            problems.append(
-                f"{path}: column {name!r} holds {cells[row][:40]!r} for id {ids[row]!r}; probabilities are needed"
-            )
-    if problems:
-        raise InputError(*problems[:3], *([f"{path}: so do {len(problems) - 3} more columns"] if problems[3:] else []))
-    return matrix
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _differences(path: Path, what: str, here: Sequence[str], asked: Sequence[str], option: str) -> list[str]:
-    """Whether a table names the same ids or classes as the file given for them."""
-    known, wanted = set(here), set(asked)
-    missing = [name for name in asked if name not in known]
-    unknown = [name for name in here if name not in wanted]
-    parts = [f"{len(names)} {text} ({examples(names)})" for names, text in ((missing, "missing"), (unknown, "unknown"))]
-    parts = [part for part, names in zip(parts, (missing, unknown), strict=True) if names]
-    return [f"{path}: its {what} are not those of {option}: {' and '.join(parts)}"] if parts else []
-
-
-Kind = Literal["test", "oof"]
-_OTHER_FORMATS = (".npz", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".feather", ".xlsx", ".joblib")
-Read = TypeVar("Read")
+    def is_oof(self) -> bool:
+        """Whether these are out-of-fold rows."""
+        return self.kind == "oof" or (self.kind is None and (self.labels is not None or self.folds is not None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +87,7 @@ class Adopted:
     renormalized: int
     """Rows divided by their sum."""
     original: Path | None
-    """Where the file that was given lies, if it had to be changed."""
+    """Where the file lies as it was given, if it had to be changed."""
     scores: dict[str, float | None] | None
     """Of out-of-fold rows."""
     commonest: float | None
@@ -196,20 +97,6 @@ class Adopted:
         """For `--json`."""
         paths = {key: None if path is None else str(path) for key, path in vars(self).items() if key in _PATHS}
         return {**vars(self), **paths}
-
-
-_PATHS = ("source", "path", "original")
-
-
-@dataclass(frozen=True)
-class _AdoptedNames:
-    """What was said about rows and columns; None: not said."""
-
-    ids: tuple[str, ...] | None
-    classes: tuple[str, ...] | None
-    truth: Truth | None
-    renormalize: bool
-    activation: Activation
 
 
 def adopt(
@@ -231,47 +118,82 @@ def adopt(
     `out` is a stem for one file, a folder for several. `labels` and `folds` make out-of-fold files, on which a blend
     can be judged. In a folder, files with `oof` in their name are out-of-fold files, all others test files.
     """
-    kind = kind or ("oof" if labels is not None or folds is not None else "test")
-    named = [None if one is None else Path(one) for one in (ids, classes, labels, folds)]
-    problems: list[str] = []
-    if kind == "test" and (labels is not None or folds is not None):
-        problems.append("--kind test: test rows have neither --labels nor --folds; leave them out, or say --kind oof")
-    if multilabel and renormalize:
-        problems.append("--renormalize: with --multilabel each class stands for itself, and rows need not sum to 1")
-    if run is not None and not run.strip():
-        problems.append("--run: is empty; give a name such as alice")
-    names = _AdoptedNames(
-        ids=_tried(problems, read_ids, named[0]),
-        classes=_tried(problems, read_classes, named[1]),
-        truth=_truth(problems, named[2], named[3]) if kind == "oof" else None,
+    options = AdoptOptions(
+        ids=ids,
+        classes=classes,
+        kind=kind,
+        labels=labels,
+        folds=folds,
+        run=run,
+        out=out,
         renormalize=renormalize,
-        activation=activation_for(sets=multilabel),
+        multilabel=multilabel,
     )
-    if problems:  # every file would complain of the same
-        raise InputError(*problems)
-    sources = _sources([Path(one) for one in files], kind, [one for one in named if one is not None], problems)
-    if run is not None and len(sources) > 1:
-        problems.append(f"--run {run}: {len(sources)} files would have one name; leave it out, and each gets its own")
-    targets = _targets(sources, None if out is None else Path(out), problems)
+    return adopt_files(files, options)
+
+
+def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adopted]:
+    """The same, from one options object, as the command line makes it."""
+    names = _read_names(options)
+    problems: list[str] = []
+    sources = _sources([Path(file) for file in files], options, problems)
+    if options.run is not None and len(sources) > 1:
+        problems.append(
+            f"--run {options.run}: {len(sources)} files would have one name; leave it out, and each gets its own"
+        )
+    targets = _targets(sources, None if options.out is None else Path(options.out), problems)
     plans = []
     for source, target in zip(sources, targets, strict=True):
-        try:
-            plans.append(_plan(source, target, kind, names, run or _name_of(source)))
-        except InputError as error:
-            problems += error.messages
+        with collected(problems):
+            plans.append(_plan(source, target, names, options.run or _model_name(source)))
     if problems:
         raise InputError(*dict.fromkeys(problems))
     return [plan.write() for plan in plans]
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What rows and columns are; None: not given."""
+
+    ids: Names | None
+    classes: Names | None
+    truth: Truth | None
+    """Of out-of-fold rows."""
+    renormalize: bool
+    activation: Activation
+
+
+def _read_names(options: AdoptOptions) -> _Names:
+    """Read the files that name rows and columns; refused here is what every file would suffer from."""
+    problems: list[str] = []
+    if not options.is_oof and (options.labels is not None or options.folds is not None):
+        problems.append("--kind test: test rows have neither --labels nor --folds; leave them out, or say --kind oof")
+    if options.multilabel and options.renormalize:
+        problems.append("--renormalize: with --multilabel each class stands for itself, and rows need not sum to 1")
+    if options.run is not None and not options.run.strip():
+        problems.append("--run: is empty; give a name such as alice")
+    ids = classes = truth = None
+    with collected(problems):
+        ids = None if options.ids is None else read_ids(Path(options.ids))
+    with collected(problems):
+        classes = None if options.classes is None else read_classes(Path(options.classes))
+    with collected(problems):
+        labels, folds = (None if path is None else Path(path) for path in (options.labels, options.folds))
+        truth = read_truth(labels, folds) if options.is_oof else None
+    if problems:
+        raise InputError(*problems)
+    return _Names(ids, classes, truth, options.renormalize, activation_for(sets=options.multilabel))
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """One file that may be adopted, and where to."""
 
-    foreign: Foreign
+    foreign: _Foreign
     target: ProbabilityPaths
     predictions: Predictions
-    """All but the numbers, which are made when they are written: fifty files need not be in memory at once."""
+    """With the numbers as they lie in the file: they are made when they are written, so that fifty files need not be in
+    memory at once."""
     is_there: bool
 
     def write(self) -> Adopted:
@@ -284,9 +206,7 @@ class _Plan:
         if not self.is_there:
             original = self._keep_original()
             sidecar = {**self.predictions.sidecar, **({"scores": scores} if scores is not None else {})}
-            stem = self.target.npy.with_suffix("")
-            values = {**vars(self.predictions), "probs": probs, "sidecar": sidecar}
-            save_predictions(stem, Predictions(**values))
+            save_predictions(self.target.npy.with_suffix(""), replace(self.predictions, probs=probs, sidecar=sidecar))
         return Adopted(
             source=self.foreign.path,
             path=self.target.npy,
@@ -313,56 +233,52 @@ class _Plan:
         return original
 
 
-def _plan(source: Path, target: ProbabilityPaths, kind: Kind, names: _AdoptedNames, run: str) -> _Plan:
-    """Read a file, name its rows, and look at what lies where it shall go."""
-    activation = names.activation
-    foreign = read_foreign(source, names.ids, names.classes, renormalize=names.renormalize, activation=activation)
+def _plan(source: Path, target: ProbabilityPaths, names: _Names, run: str) -> _Plan:
+    """Read a file, name its rows, and check what lies where it goes."""
+    foreign = _read_foreign(source, names)
     labels = folds = groups = None
     sidecar: dict[str, Any] = {"run": run}
     if names.truth is not None:
-        labels, folds, groups = names.truth.of(foreign.ids, foreign.classes, sets=activation == "sigmoid")
+        sets = names.activation == "sigmoid"
+        labels, folds, groups = names.truth.of(foreign.ids, foreign.classes, sets=sets)
         sidecar |= names.truth.sidecar
     predictions = Predictions(
-        foreign.ids, foreign.classes, foreign.raw, kind, labels, folds, groups, sidecar, activation=activation
+        foreign.ids,
+        foreign.classes,
+        foreign.raw,
+        "test" if names.truth is None else "oof",
+        labels,
+        folds,
+        groups,
+        sidecar,
+        activation=names.activation,
     )
     is_there = target.json.exists() and _is_same(target, predictions, foreign)
-    problems = [] if is_there else _in_the_way(source, target, foreign)
+    problems = [] if is_there else _obstacles(source, target, foreign)
     if problems:
         raise InputError(*problems)
     return _Plan(foreign, target, predictions, is_there)
 
 
-def _is_same(target: ProbabilityPaths, meant: Predictions, foreign: Foreign) -> bool:
+def _is_same(target: ProbabilityPaths, meant: Predictions, foreign: _Foreign) -> bool:
     """Whether the probability file is there already; another one in its place is refused."""
     remedy = f"remove {target.json.name} to adopt it anew, or say --out"
     try:
-        found = load_predictions(target.npy)
+        present = load_predictions(target.npy)
     except InputError as error:
         raise InputError(*(f"{message}; {remedy}" for message in error.messages)) from error
-    same = {
-        "kind": found.kind == meant.kind,
-        "activation": found.activation == meant.activation,
-        "ids": found.ids == meant.ids,
-        "classes": found.classes == meant.classes,
-        "labels": _equal(found.labels, meant.labels),
-        "folds": found.folds == meant.folds,
-        "groups": _equal(found.groups, meant.groups),
-    }
+    here, there = vars(present), vars(meant)
+    same = {key: here[key] == there[key] for key in ("kind", "activation", "ids", "classes")}
+    same |= {key: np.array_equal(here[key], there[key]) for key in ("labels", "folds", "groups")}
     if all(same.values()):
-        same["probabilities"] = np.array_equal(found.probs, foreign.probs())
+        same["probabilities"] = np.array_equal(present.probs, foreign.probs())
     differing = [key for key, is_same in same.items() if not is_same]
     if differing:
         raise InputError(f"{target.json}: is there already, with other {', '.join(differing)}; {remedy}")
     return True
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return bool(one is None and other is None) or bool(
-        one is not None and other is not None and np.array_equal(one, other)
-    )
-
-
-def _in_the_way(source: Path, target: ProbabilityPaths, foreign: Foreign) -> list[str]:
+def _obstacles(source: Path, target: ProbabilityPaths, foreign: _Foreign) -> list[str]:
     """Files that would be written over."""
     is_in_place = source.resolve() == target.npy.resolve()
     problems = [f"{parent}: is a file, not a folder" for parent in target.npy.parents if parent.is_file()]
@@ -376,34 +292,38 @@ def _in_the_way(source: Path, target: ProbabilityPaths, foreign: Foreign) -> lis
     return problems
 
 
-def _sources(given: Sequence[Path], kind: Kind, named: Sequence[Path], problems: list[str]) -> list[Path]:
-    """The files meant; a folder stands for what can be read in it, without the files that only name rows."""
+def _sources(given: Sequence[Path], options: AdoptOptions, problems: list[str]) -> list[Path]:
+    """The files to adopt; a folder stands for what can be read in it, without the files that only name rows."""
+    lists = (options.ids, options.classes, options.labels, options.folds)
+    taken = {Path(path).resolve() for path in lists if path is not None}
     sources: list[Path] = []
-    taken = {path.resolve() for path in named}
     for path in given:
         if not path.is_dir():
             sources.append(path)
             continue
-        inside = [one for one in sorted(path.iterdir()) if one.is_file() and one.resolve() not in taken]
+        inside = [file for file in sorted(path.iterdir()) if file.is_file() and file.resolve() not in taken]
         problems += [
-            f"{one}: can't be read; save it again with numpy.save, or as a CSV table, and remove this one"
-            for one in inside
-            if one.suffix in _OTHER_FORMATS
+            f"{file}: can't be read; save it again with numpy.save, or as a CSV table, and remove this one"
+            for file in inside
+            if file.suffix in _OTHER_FORMATS
         ]
-        found = [one for one in inside if one.suffix in READABLE and ("oof" in one.stem) == (kind == "oof")]
-        found = [one for one in found if one.suffix == ".npy" or not _came_of(one)]
-        if not found:
-            wanted = "with oof in its name" if kind == "oof" else "(those with oof in their name are for --kind oof)"
+        readable = [
+            file
+            for file in inside
+            if file.suffix in _READABLE and ("oof" in file.stem) == options.is_oof and not _was_adopted(file)
+        ]
+        if not readable:
+            wanted = "with oof in its name" if options.is_oof else "(those with oof in their name are for --kind oof)"
             problems.append(f"{path}: holds no .npy or .csv file {wanted}")
-        sources += found
+        sources += readable
     doubled = [path for path, count in Counter(path.resolve() for path in sources).items() if count > 1]
     problems += [f"{path}: is named twice; name it once" for path in doubled]
     return sources
 
 
-def _came_of(table: Path) -> bool:
-    """Whether a table was adopted before: what came of it lies beside it."""
-    return not ProbabilityPaths.of(table.with_suffix(".npy")).missing()
+def _was_adopted(path: Path) -> bool:
+    """Whether this is a table whose probability file lies beside it already."""
+    return path.suffix == ".csv" and not ProbabilityPaths.of(path.with_suffix(".npy")).missing()
 
 
 def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> list[ProbabilityPaths]:
@@ -411,7 +331,7 @@ def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> 
     if out is None:
         stems = [source.with_suffix("") for source in sources]
     elif len(sources) == 1 and not out.is_dir():
-        stems = [out.with_suffix("") if out.suffix in READABLE else out]
+        stems = [out.with_suffix("") if out.suffix in _READABLE else out]
     else:
         stems = [out / source.stem for source in sources]
     first: dict[Path, Path] = {}
@@ -424,8 +344,8 @@ def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> 
     ]
 
 
-def _name_of(source: Path) -> str:
-    """What a model is called: its file without `probs` or `oof`, so that both have one name; else its folder."""
+def _model_name(source: Path) -> str:
+    """A model's name: its file's without `probs` or `oof`, so that both files have one name; else its folder's."""
     rest = re.sub(r"probs|oof", "", source.stem).strip("_-. ")
     return rest or source.absolute().parent.name or "adopted"
 
@@ -434,18 +354,116 @@ def _original(npy: Path) -> Path:
     return npy.with_name(npy.name + ".original")
 
 
-def _truth(problems: list[str], labels: Path | None, folds: Path | None) -> Truth | None:
-    try:
-        return read_truth(labels, folds)
-    except InputError as error:
-        problems += error.messages
-        return None
+@dataclass(frozen=True, eq=False)
+class _Foreign:
+    """A file that passed every check, its numbers still as they lie there."""
+
+    path: Path
+    ids: Names
+    classes: Names
+    raw: Matrix
+    to_renormalize: Integers
+    """Rows that must be divided by their sum."""
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether the file can stay as it is."""
+        return self.path.suffix == ".npy" and self.raw.dtype.itemsize > 2 and not self.to_renormalize.size
+
+    def probs(self) -> Matrix:
+        """The numbers as a probability file holds them: float16 as float32, rows divided where they must be."""
+        probs = self.raw.astype(np.float32) if self.raw.dtype.itemsize == 2 else self.raw
+        return renormalized_rows(probs, self.to_renormalize) if self.to_renormalize.size else probs
 
 
-def _tried(problems: list[str], read: Callable[[Path], Read], path: Path | None) -> Read | None:
-    """What `read` makes of a file, if one was given; its complaints are noted."""
+def _read_foreign(path: Path, names: _Names) -> _Foreign:
+    """Read rows in the order of the ids, columns in that of the classes; all that is wrong is one `InputError`.
+
+    A table names its own rows and columns; then ids and classes, where given, must be the same ones in any order.
+    """
+    if path.suffix == ".npy":
+        ids, classes, raw = _read_matrix(path, names)
+    elif path.suffix == ".csv":
+        ids, classes, raw = _read_table(path, names)
+    elif not path.exists():
+        raise InputError(f"{path}: no such file")
+    else:
+        raise InputError(f"{path}: neither .npy nor .csv; save the probabilities with numpy.save, or as a CSV table")
+    rows = check_rows(raw, ids, classes, renormalize=names.renormalize, activation=names.activation)
+    if rows.problems:
+        as_sets = check_rows(raw, ids, classes, renormalize=False, activation="sigmoid").problems
+        hint = (
+            "; --multilabel is for rows with several classes" if names.activation == "softmax" and not as_sets else ""
+        )
+        raise InputError(*(f"{path}: {problem}{hint}" for problem in rows.problems))
+    return _Foreign(path, ids, classes, raw, rows.to_renormalize)
+
+
+def _read_matrix(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
+    """A bare matrix, and the names that were given for its rows and columns."""
+    problems: list[str] = []
+    raw, ids, classes = None, names.ids, names.classes
+    with collected(problems):
+        raw = map_matrix(path)
+    beside = path.with_name(path.stem + ".ids.txt")
+    if ids is None and beside.is_file():
+        with collected(problems):
+            ids = parse_ids(beside)
+    elif ids is None:
+        problems.append(f"{path}: the rows' ids are unknown; --ids F names a file with one id a line, in order")
+    if classes is None:
+        problems.append(f"{path}: the columns' classes are unknown; --classes F names a file with one class a line")
+    if raw is not None and ids is not None:
+        problems += [f"{path}: {problem}" for problem in shape_problems(len(ids), raw.shape[0])]
+    if raw is not None and classes is not None:
+        problems += [f"{path}: {problem}" for problem in class_problems(list(classes), raw.shape[1])]
+    if problems or raw is None or ids is None or classes is None:
+        raise InputError(*problems)
+    return ids, classes, raw
+
+
+def _read_table(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
+    """A table's ids, classes and numbers; everything is text until the numbers are read."""
+    table = read_text_table(path, "table of probabilities")
+    id_name = id_column(path, table)
+    classes = tuple(name for name in table.header if name != id_name)
+    ids = table.columns[id_name]
+    problems = check_ids(path, ids)
+    problems += [f"{path}: {problem}" for problem in class_problems(list(classes), len(classes))]
+    if not classes:
+        problems.append(f"{path}: one column only, {id_name!r}; it needs an id, and a column of probabilities a class")
+    for what, own, given in (("ids", ids, names.ids), ("classes", classes, names.classes)):
+        if given is not None and set(own) != set(given):
+            sides = (("missing", given, set(own)), ("unknown", own, set(given)))
+            lone = [(side, [name for name in here if name not in there]) for side, here, there in sides]
+            parts = [f"{len(alone)} {side} ({examples(alone)})" for side, alone in lone if alone]
+            problems.append(f"{path}: its {what} are not those of --{what}: {' and '.join(parts)}")
+    if problems:
+        raise InputError(*problems)
+    return ids, classes, _numbers(path, table, ids, classes)
+
+
+def _numbers(path: Path, table: TextTable, ids: Names, classes: Names) -> Floats:
+    """The cells as numbers; the first of each column that is none is an error."""
+    matrix = np.empty((len(ids), len(classes)))
+    problems = []
+    for column, name in enumerate(classes):
+        cells = table.columns[name]
+        try:
+            matrix[:, column] = cells
+        except ValueError:
+            row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
+            problems.append(
+                f"{path}: column {name!r} holds {cells[row][:40]!r} for id {ids[row]!r}; probabilities are needed"
+            )
+    if problems:
+        raise InputError(*problems[:3], *([f"{path}: so do {len(problems) - 3} more columns"] if problems[3:] else []))
+    return matrix
+
+
+def _is_number(cell: str) -> bool:
     try:
-        return None if path is None else read(path)
-    except InputError as error:
-        problems += error.messages
-        return None
+        float(cell)
+    except ValueError:
+        return False
+    return True

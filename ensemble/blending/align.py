@@ -1,10 +1,8 @@
-"""Puts members side by side: joined by id and by class name, never by position; matrices brought into order when
-asked for.
-
-Owns how much of mapped files lies in memory at once. Which order is the right one is `align`'s business.
+"""Puts members side by side: joined by id and by class name, never by position.
 
 Owns which members may stand together at all, and the order of what comes out, which depends neither on the order of the
-members nor on that of their rows. Reads and writes no file; how members are combined is `vote`'s.
+members nor on that of their rows. Matrices are brought into that order when they are asked for; `Stack` also owns how
+much of mapped files lies in memory at once. Reads and writes no file; how members are combined is in `combine`.
 """
 
 from __future__ import annotations
@@ -15,81 +13,18 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble.blending.combine import Matrices, Matrix
-from ensemble.core.labels import Activation, Labels
+from ensemble.blending.combine import Integers, Matrices, Matrix
+from ensemble.core.labels import Labels
 from ensemble.core.npy import release_pages
 from ensemble.core.predictions import Predictions
 from ensemble.core.text import JOINER, natural_key
 from ensemble.errors import InputError
 
-Order = NDArray[np.int64] | None  # None: as it is
-_MOST_BYTES = 1 << 28  # of mapped files in memory
-
-
-class Stack(Matrices):
-    """One matrix a member, in order; a view where the order is the member's own. Of 16 bits it becomes one of 32."""
-
-    def __init__(
-        self,
-        matrices: Sequence[Matrix],
-        rows: Sequence[Order],
-        columns: Sequence[Order],
-        room: _Room | None = None,
-    ) -> None:
-        self._parts = list(zip(matrices, rows, columns, strict=True))
-        self._room = room or _Room(matrices)
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def member(self, index: int) -> Matrix:
-        """One member's matrix."""
-        matrix, rows, columns = self._parts[index]
-        self._room.make(matrix)
-        if rows is not None:
-            matrix = matrix[rows]
-        if matrix.dtype.itemsize == 2:
-            matrix = matrix.astype(np.float32)
-        return matrix if columns is None else matrix[:, columns]
-
-    def rows(self, chosen: NDArray[np.int64]) -> Stack:
-        """Some rows of every member, in this order."""
-        parts = [(matrix, chosen if rows is None else rows[chosen], columns) for matrix, rows, columns in self._parts]
-        return self._with(parts)
-
-    def block(self, start: int, stop: int) -> Stack:
-        """Rows `start` to `stop` of every member."""
-        parts: list[tuple[Matrix, Order, Order]] = [
-            (matrix[start:stop], None, columns) if rows is None else (matrix, rows[start:stop], columns)
-            for matrix, rows, columns in self._parts
-        ]
-        return self._with(parts)
-
-    def _with(self, parts: Sequence[tuple[Matrix, Order, Order]]) -> Stack:
-        matrices, rows, columns = zip(*parts, strict=True)
-        return Stack(matrices, rows, columns, self._room)
-
-
-class _Room:
-    """What has been read of mapped files; all of it is let go of when it has become much."""
-
-    def __init__(self, matrices: Sequence[Matrix]) -> None:
-        self._matrices = matrices
-        self._read = 0
-
-    def make(self, matrix: Matrix) -> None:
-        """Before `matrix` is read."""
-        self._read += matrix.nbytes
-        if self._read > _MOST_BYTES:
-            for one in self._matrices:
-                release_pages(one)
-            self._read = matrix.nbytes
-
-
+Order = Integers | None  # None: as it is
 Read = Callable[[Predictions], Labels | None]
 
+_MOST_BYTES = 1 << 28  # of mapped files in memory: a quarter of a gibibyte, which even a laptop has to spare
 _ORIGINS = {
     "dataset": "of different datasets",
     "dataset_sha256": "of different contents of the dataset",
@@ -117,14 +52,9 @@ class Aligned:
     classes_agreed: bool
     """Whether all members had their classes in one order before."""
     labels: Labels | None = None
-    groups: NDArray[np.int64] | None = None
-    folds: NDArray[np.int64] | None = None
+    groups: Integers | None = None
+    folds: Integers | None = None
     """(rows,), or (repeats, rows)."""
-
-    @property
-    def activation(self) -> Activation:
-        """How the members' probabilities hang together; all agree."""
-        return self.members[0].activation
 
 
 def align(
@@ -145,7 +75,8 @@ def align(
     if not members:
         raise InputError("no probability files given; name at least one, such as outputs/*/probs.npy")
     if not keep_order:
-        canonical = sorted(range(len(members)), key=lambda index: _canonical_key(members[index], names[index]))
+        by_run = [(str(member.sidecar.get("run") or ""), member.npy_sha256) for member in members]
+        canonical = sorted(range(len(members)), key=lambda index: (by_run[index], names[index]))
         members, names = [members[index] for index in canonical], [names[index] for index in canonical]
     _refuse(_kind_problems(members, names, kind) + _twin_problems(members, names))
     _refuse(_activation_problems(members, names) or _origin_problems(members, names))
@@ -157,10 +88,6 @@ def align(
     stack = Stack([member.probs for member in members], rows, columns)
     labels, groups, folds = _truth(members, names, rows, common) if kind == "oof" else (None, None, None)
     return Aligned(ids, common, tuple(names), tuple(members), stack, agreed, labels, groups, folds)
-
-
-def _canonical_key(member: Predictions, name: str) -> tuple[str, str, str]:
-    return str(member.sidecar.get("run") or ""), member.npy_sha256, name
 
 
 def _refuse(problems: list[str]) -> None:
@@ -197,7 +124,7 @@ def _twin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list
 def _activation_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
     """Members with one class a row beside members with sets of classes."""
     what = {"softmax": "holds one class a row (softmax)", "sigmoid": "holds a set of classes a row (sigmoid)"}
-    other = [index for index, one in enumerate(members) if one.activation != members[0].activation][:1]
+    other = [index for index, member in enumerate(members) if member.activation != members[0].activation][:1]
     return [
         f"{names[0]} {what[members[0].activation]}, {names[index]} {what[members[index].activation]}; "
         "they can't be blended: adopt or train both alike"
@@ -206,7 +133,7 @@ def _activation_problems(members: Sequence[Predictions], names: Sequence[str]) -
 
 
 def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
-    """Members of another dataset or fold plan than the first that says; what a member does not say is not compared."""
+    """Members of another dataset or fold plan than the first that names one; a member that names none fits any."""
     for key, what in _ORIGINS.items():
         known = [
             (member.sidecar[key], name)
@@ -245,7 +172,7 @@ def _difference(name: str, here: Sequence[str], other_name: str, there: Sequence
     """How many names stand on one side only, and the first of them."""
     parts = []
     for owner, own, other in ((name, here, set(there)), (other_name, there, set(here))):
-        alone = [one for one in own if one not in other]
+        alone = [name for name in own if name not in other]
         if alone:
             parts.append(f"{len(alone)} only in {owner} ({', '.join(map(repr, sorted(alone)[:3]))})")
     return ", ".join(parts)
@@ -276,13 +203,13 @@ def _column_order(own: tuple[str, ...], common: tuple[str, ...]) -> Order:
     return None if _is_identity(order) else order
 
 
-def _is_identity(order: NDArray[np.int64]) -> bool:
+def _is_identity(order: Integers) -> bool:
     return bool(np.array_equal(order, np.arange(len(order))))
 
 
 def _truth(
     members: Sequence[Predictions], names: Sequence[str], rows: Sequence[Order], common: tuple[str, ...]
-) -> tuple[Labels | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
+) -> tuple[Labels | None, Integers | None, Integers | None]:
     """Labels, groups and folds in the common order; members must not contradict one another."""
     index = {name: column for column, name in enumerate(common)}
     ids = tuple(sorted(members[0].ids)) if any(order is not None for order in rows) else members[0].ids
@@ -295,14 +222,14 @@ def _truth(
         return None if member.folds is None else np.array(member.folds, dtype=np.int64)
 
     def in_order(read: Read, own: Callable[[Predictions], Hashable]) -> Iterator[Labels | None]:
-        """One member's after the other; what is said in the same words by many is put in order once."""
-        found: dict[Hashable, Labels | None] = {}
+        """One member's after the other; what files have in common is put in order once."""
+        latest: dict[Hashable, Labels | None] = {}  # of one entry, as these are large
         for member, order in zip(members, rows, strict=True):
             key = (own(member), id(order))
-            if key not in found:
+            if key not in latest:
                 values = read(member)
-                found = {key: values if values is None or order is None else values[..., order]}
-            yield found[key]
+                latest = {key: values if values is None or order is None else values[..., order]}
+            yield latest[key]
 
     def show_set(row: Sequence[int]) -> str:
         return JOINER.join(name for name, has in zip(common, row, strict=True) if has) or "no class"
@@ -337,7 +264,7 @@ def _contradictions(
     ids: Sequence[str],
     show: Callable[[Sequence[int]], str],
 ) -> list[str]:
-    """Members that say something else of a row than the first that says anything."""
+    """Members that contradict the first that has any of these values."""
     known = ((value, name) for value, name in zip(values, names, strict=True) if value is not None)
     first = next(known, None)
     if first is None:
@@ -352,10 +279,68 @@ def _contradictions(
         elif not np.array_equal(here, value):
             different = np.flatnonzero((here != value).reshape(-1, len(ids)).any(axis=0))
             row = int(different[0])
-            both = [np.atleast_2d(one)[:, row].tolist() for one in (here, value)]
-            shown = [show(entries) for entries in both]
+            shown = [show(np.atleast_2d(values)[:, row].tolist()) for values in (here, value)]
             problems.append(
                 f"{first_name} and {name}: different {what} for {different.size} rows; the first is id {ids[row]!r} "
                 f"({shown[0]} and {shown[1]})"
             )
     return problems
+
+
+class Stack(Matrices):
+    """One matrix a member, in order; a view where the order is the member's own. Of 16 bits it becomes one of 32."""
+
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        rows: Sequence[Order],
+        columns: Sequence[Order],
+        room: _Room | None = None,
+    ) -> None:
+        self._parts = list(zip(matrices, rows, columns, strict=True))
+        self._room = room or _Room(matrices)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def member(self, index: int) -> Matrix:
+        matrix, rows, columns = self._parts[index]
+        self._room.make(matrix)
+        if rows is not None:
+            matrix = matrix[rows]
+        if matrix.dtype.itemsize == 2:
+            matrix = matrix.astype(np.float32)
+        return matrix if columns is None else matrix[:, columns]
+
+    def rows(self, chosen: Integers) -> Stack:
+        """Some rows of every member, in this order."""
+        parts = [(matrix, chosen if rows is None else rows[chosen], columns) for matrix, rows, columns in self._parts]
+        return self._with(parts)
+
+    def block(self, start: int, stop: int) -> Stack:
+        """Rows `start` to `stop` of every member."""
+        parts: list[tuple[Matrix, Order, Order]] = [
+            (matrix[start:stop], None, columns) if rows is None else (matrix, rows[start:stop], columns)
+            for matrix, rows, columns in self._parts
+        ]
+        return self._with(parts)
+
+    def _with(self, parts: Sequence[tuple[Matrix, Order, Order]]) -> Stack:
+        matrices, rows, columns = zip(*parts, strict=True)
+        return Stack(matrices, rows, columns, self._room)
+
+
+class _Room:
+    """What has been read of mapped files; all of it is let go of when it has become much."""
+
+    def __init__(self, matrices: Sequence[Matrix]) -> None:
+        self._matrices = matrices
+        self._read = 0
+
+    def make(self, matrix: Matrix) -> None:
+        """Before `matrix` is read."""
+        self._read += matrix.nbytes
+        if self._read > _MOST_BYTES:
+            for mapped in self._matrices:
+                release_pages(mapped)
+            self._read = matrix.nbytes

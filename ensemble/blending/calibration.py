@@ -1,66 +1,179 @@
-"""Probabilities made as sure as they deserve; class multipliers and thresholds, from where decisions score best.
+"""What can be done to a method's answer: probabilities calibrated, decisions tuned by class multipliers or thresholds.
 
-For scores of decisions such as macro F1, whose best decisions are not the largest probabilities. The multiplier of one
-class after the other is put where the score is best, exactly: it only matters at which rows it tips.
-
-The counterpart of `class_multipliers`. A class's threshold lies halfway between two neighbouring probabilities.
+Calibration makes probabilities as sure as they deserve, for log-loss. Multipliers (one class a row) and thresholds
+(sets of classes) leave probabilities alone and move decisions to where scores such as macro F1 are best, which is not
+at the largest probabilities. Both are found exactly: all that matters of them is which rows they tip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, Weights, logs, pair_labels, pairs, softmax, unpaired
+from ensemble.blending.combine import (
+    Combined,
+    Floats,
+    Integers,
+    Matrix,
+    Weights,
+    decided,
+    in_blocks,
+    logs,
+    pair_labels,
+    pairs,
+    softmax,
+    unpaired,
+)
 from ensemble.blending.crossfit import Fitted, Labelled, Method, learn
 from ensemble.blending.stacking import class_features, fit_regression
+from ensemble.core.complaints import any_of
 from ensemble.core.labels import Labels, are_sets
-from ensemble.core.scorers import THRESHOLD, decide, decide_sets
+from ensemble.core.metrics import METRICS, SET_METRICS
+from ensemble.core.scorers import THRESHOLD, decide
 
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Matrix = NDArray[np.floating[Any]]
-_SWEEPS = 3
-_WIDEST = 50.0  # a multiplier lies between one fiftieth and fifty
+Calibrator = Callable[[Matrix], Floats]
+Share = Callable[[Floats, Floats, Floats, int], Floats]
 
-
-def _share_right(right: Array, labelled: Array, decided: Array, rows: int) -> Array:
-    return right / rows
-
-
-def _recall(right: Array, labelled: Array, decided: Array, rows: int) -> Array:
-    return right / np.maximum(labelled, 1)
+_COLDEST, _HOTTEST = 0.05, 20.0  # where all rows are right or all wrong, log-loss has its optimum at 0 or infinity
+_VECTOR_PENALTY = 1e-3  # weak: it only matters to classes with a handful of rows, whose optimum can be infinite
+_SWEEPS = 3  # a class's best multiplier depends on the others', so once is not enough; a sweep sorts all rows per class
+_WIDEST = 50.0  # a multiplier lies between one fiftieth and fifty: more is a class that is always or never decided
+_NO_GAIN = 1e-12  # scores this near are equal; then the decision stays where it is
 
 
-def _f1(right: Array, labelled: Array, decided: Array, rows: int) -> Array:
-    return 2 * right / np.maximum(labelled + decided, 1)
-
-
-Share = Callable[[Array, Array, Array, int], Array]
-TUNABLE: dict[str, Share] = {"accuracy": _share_right, "balanced_accuracy": _recall, "macro_f1": _f1}
-"""What each class adds to the score, up to a factor: rows rightly decided, labelled so, decided so; all rows."""
-
-
-def class_tuned(method: Method) -> Method:
-    """The method, and then the classes' multipliers; probabilities stay, decisions change."""
+def calibrated_after(method: Method, kind: str) -> Method:
+    """The method, and then its answer calibrated; `kind` is a name of `CALIBRATIONS`."""
 
     def fit(labelled: Labelled) -> Fitted:
         inner = learn(method, labelled)
-        multipliers = best_multipliers(inner.answer(labelled.stack).probs, labelled.labels, labelled.metric)
+        calibrate, learned = CALIBRATIONS[kind](inner.answer(labelled.stack).probs, labelled.labels)
+
+        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+            return decided(calibrate(inner.combine(stack, weights).probs), sets=labelled.sets)
+
+        return Fitted(combine, inner.weights, {**inner.learned, "calibration": learned}, inner.weighs)
+
+    return Method(f"{method.name}+{kind}", fit)
+
+
+def calibrated_before(method: Method, kind: str) -> Method:
+    """Each member calibrated, and then the method."""
+
+    def fit(labelled: Labelled) -> Fitted:
+        fits = [CALIBRATIONS[kind](matrix, labelled.labels) for matrix in labelled.stack]
+
+        def calibrated(stack: Sequence[Matrix]) -> list[Matrix]:
+            return [calibrate(matrix) for (calibrate, _), matrix in zip(fits, stack, strict=True)]
+
+        inner = learn(method, labelled.with_stack(calibrated(labelled.stack)))
+
+        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+            return inner.combine(calibrated(stack), weights)
+
+        learned = {**inner.learned, "calibration": [learned for _, learned in fits]}
+        return Fitted(combine, inner.weights, learned, inner.weighs)
+
+    return Method(f"{kind}+{method.name}", fit)
+
+
+def _temperature(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
+    if are_sets(labels):  # one temperature for the yes and no of all classes
+        of_pairs, learned = _temperature(pairs(probs), pair_labels(labels))
+        return lambda given: unpaired(of_pairs(pairs(given)), given.shape[1]), learned
+    temperature = fit_temperature(probs, labels)
+    return lambda given: softmax(logs(given) / temperature), {"kind": "temperature", "temperature": temperature}
+
+
+def fit_temperature(probs: Matrix, labels: Labels) -> float:
+    """The temperature of least log-loss; above 1 where the probabilities are too sure.
+
+    Newton's method on the sharpness, 1 / temperature, in which the log-loss is convex.
+    """
+    scores = logs(probs)
+    row = np.arange(len(labels))
+    sharpness, low, high = 1.0, 1 / _HOTTEST, 1 / _COLDEST
+    for _ in range(60):  # halving alone would take 38 steps from this bracket to the tolerance below
+        mixed = softmax(sharpness * scores)
+        mean = (mixed * scores).sum(axis=1)
+        slope = float((mean - scores[row, labels]).sum())
+        bend = float(((mixed * scores**2).sum(axis=1) - mean**2).sum())
+        low, high = (sharpness, high) if slope < 0 else (low, sharpness)
+        step = sharpness - slope / bend if bend > 0 else high if slope < 0 else low
+        following = step if low < step < high else (low + high) / 2  # a step out of the bracket halves it instead
+        if abs(following - sharpness) <= 1e-10 * sharpness:  # the log-loss is flat here: no digit of it still moves
+            break
+        sharpness = following
+    return 1 / sharpness
+
+
+def _vector(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
+    """Stacking of a single member: a slope and an offset a class."""
+    (regression,) = fit_regression(class_features([probs], sets=are_sets(labels)), labels, [_VECTOR_PENALTY])
+    learned = {"kind": "vector", "slopes": regression.slopes[0].tolist(), "offsets": regression.offsets.tolist()}
+    answer = in_blocks(regression.answer)
+    return lambda given: answer([given], None).probs, learned
+
+
+CALIBRATIONS: dict[str, Callable[[Matrix, Labels], tuple[Calibrator, dict[str, Any]]]] = {
+    "temperature": _temperature,
+    "vector": _vector,
+}
+
+
+def _share_right(right: Floats, labelled: Floats, decided: Floats, rows: int) -> Floats:
+    return right / rows
+
+
+def _recall(right: Floats, labelled: Floats, decided: Floats, rows: int) -> Floats:
+    return right / np.maximum(labelled, 1)
+
+
+def _f1(right: Floats, labelled: Floats, decided: Floats, rows: int) -> Floats:
+    return 2 * right / np.maximum(labelled + decided, 1)
+
+
+TUNABLE: dict[str, Share] = {"accuracy": _share_right, "balanced_accuracy": _recall, "macro_f1": _f1}
+"""What each class adds to the score, up to a factor: rows rightly decided, labelled so, decided so; all rows."""
+SET_TUNABLE = ("macro_f1",)
+"""Of sets of classes, the scores that are a mean over classes of what each class's own decisions make."""
+
+
+def tune_problem(metric: str, *, sets: bool = False) -> str:
+    """Why decisions can't be tuned for a metric; empty when they can."""
+    if metric in (SET_TUNABLE if sets else TUNABLE):
+        return ""
+    if sets:
+        return f"of rows with sets of classes it is for {any_of(list(SET_TUNABLE), 'and')}, not for {metric}"
+    if metric in SET_METRICS and metric not in METRICS:
+        return f"{metric} is no mean over classes; it is for {any_of(list(TUNABLE), 'and')}"
+    return f"{metric} does not look at decisions; it is for {any_of(list(TUNABLE), 'and')}"
+
+
+def class_tuned(method: Method) -> Method:
+    """The method, and then a multiplier (of sets: a threshold) for each class; probabilities stay, decisions change."""
+
+    def fit(labelled: Labelled) -> Fitted:
+        inner = learn(method, labelled)
+        probs = inner.answer(labelled.stack).probs
+        if labelled.sets:
+            tuned = best_thresholds(probs, labelled.labels)
+        else:
+            tuned = best_multipliers(probs, labelled.labels, labelled.metric)
 
         def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
             probs = inner.combine(stack, weights).probs
-            return Combined(probs, decide(probs * multipliers))
+            return Combined(probs, (probs >= tuned).astype(np.int64) if labelled.sets else decide(probs * tuned))
 
-        return Fitted(combine, inner.weights, {**inner.told, "class_multipliers": multipliers.tolist()}, inner.weighs)
+        key = "class_thresholds" if labelled.sets else "class_multipliers"
+        return Fitted(combine, inner.weights, {**inner.learned, key: tuned.tolist()}, inner.weighs)
 
     return Method(f"{method.name}+classes", fit)
 
 
-def best_multipliers(probs: Array, labels: Labels, metric: str) -> Array:
+def best_multipliers(probs: Floats, labels: Labels, metric: str) -> Floats:
     """Multipliers (classes,) whose decisions score best on `labels`; their geometric mean is 1."""
     multipliers = np.ones(probs.shape[1])
     for _ in range(_SWEEPS):
@@ -73,16 +186,16 @@ def best_multipliers(probs: Array, labels: Labels, metric: str) -> Array:
     return np.asarray(multipliers / np.exp(np.log(multipliers).mean()), dtype=np.float64)
 
 
-def _best_for(column: int, scaled: Array, labels: Labels, share: Share) -> float:
+def _best_for(column: int, scaled: Floats, labels: Labels, share: Share) -> float:
     """The factor for one class that scores best; 1 where no other is better.
 
     As the factor grows from zero, rows tip into the class one by one, each out of the class that led it before.
     """
     rows, classes = scaled.shape
     others = scaled.copy()
-    others[:, column] = -1.0
+    others[:, column] = -1.0  # below every probability, so that the class is never its own rival
     rival = others.argmax(axis=1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # a row that gives the class nothing tips at infinity, that is never
         tip = others[np.arange(rows), rival] / scaled[:, column]
     order = np.argsort(tip, kind="stable")
     tip, rival, truth = tip[order], rival[order], labels[order]
@@ -91,14 +204,14 @@ def _best_for(column: int, scaled: Array, labels: Labels, share: Share) -> float
     own = share(right, np.full(rows + 1, labelled[column]), np.arange(rows + 1.0), rows)
     score = own + np.concatenate(([0.0], np.cumsum(_rivals_change(rival, truth, labelled, share))))
     edges = np.concatenate(([1 / _WIDEST], np.clip(tip, 1 / _WIDEST, _WIDEST), [_WIDEST]))
-    score[edges[1:] <= edges[:-1] * (1 + 1e-9)] = -np.inf
+    score[edges[1:] <= edges[:-1] * (1 + 1e-9)] = -np.inf  # rows that tip together leave no room between them
     best, here = int(np.argmax(score)), int(np.searchsorted(tip, 1.0, "right"))
-    if score[best] <= score[here] + 1e-12:
+    if score[best] <= score[here] + _NO_GAIN:
         return 1.0
-    return float(np.sqrt(edges[best] * edges[best + 1]))
+    return float(np.sqrt(edges[best] * edges[best + 1]))  # the middle, on the scale of factors
 
 
-def _rivals_change(rival: Integers, truth: Labels, labelled: Array, share: Share) -> Array:
+def _rivals_change(rival: Integers, truth: Labels, labelled: Floats, share: Share) -> Floats:
     """By how much the share of the class that led a row changes when the row tips; rows in the order of tipping."""
     rows = len(rival)
     by_class = np.argsort(rival, kind="stable")
@@ -115,32 +228,13 @@ def _rivals_change(rival: Integers, truth: Labels, labelled: Array, share: Share
     return changed
 
 
-SET_TUNABLE = ("macro_f1",)
-"""Scores that are a mean over classes of what each class's own decisions make."""
-
-
-def thresholded(method: Method) -> Method:
-    """The method, and then a threshold for each class; probabilities stay, decisions change."""
-
-    def fit(labelled: Labelled) -> Fitted:
-        inner = learn(method, labelled)
-        thresholds = best_thresholds(inner.answer(labelled.stack).probs, labelled.labels)
-
-        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-            probs = inner.combine(stack, weights).probs
-            return Combined(probs, (probs >= thresholds).astype(np.int64))
-
-        return Fitted(combine, inner.weights, {**inner.told, "class_thresholds": thresholds.tolist()}, inner.weighs)
-
-    return Method(f"{method.name}+classes", fit)
-
-
-def best_thresholds(probs: Matrix, labels: Labels) -> NDArray[np.float64]:
+def best_thresholds(probs: Matrix, labels: Labels) -> Floats:
     """(classes,): from which probability on to decide a class, for the best F1; 1/2 where no other is better."""
     return np.array([_best(probs[:, column], labels[:, column] != 0) for column in range(probs.shape[1])])
 
 
 def _best(values: Matrix, truth: NDArray[np.bool_]) -> float:
+    """The threshold of one class, halfway between two neighbouring probabilities."""
     order = np.argsort(-values, kind="stable")
     ordered = values[order].astype(np.float64)
     right, decided = np.cumsum(truth[order]), np.arange(1, len(values) + 1)
@@ -148,88 +242,7 @@ def _best(values: Matrix, truth: NDArray[np.bool_]) -> float:
     f1[:-1][ordered[:-1] == ordered[1:]] = -1.0  # equal probabilities are decided alike
     best = int(np.argmax(f1))
     here = values >= THRESHOLD
-    if f1[best] <= 2 * (here & truth).sum() / max(int(truth.sum() + here.sum()), 1) + 1e-12:
+    if f1[best] <= 2 * (here & truth).sum() / max(int(truth.sum() + here.sum()), 1) + _NO_GAIN:
         return THRESHOLD
     following = ordered[best + 1] if best + 1 < len(ordered) else 0.0
     return float((ordered[best] + following) / 2)
-
-
-Calibration = Literal["temperature", "vector"]
-Calibrator = Callable[[Matrix], NDArray[np.float64]]
-_VECTOR_PENALTY = 1e-3
-_COLDEST, _HOTTEST = 0.05, 20.0
-
-
-def calibrated_after(method: Method, kind: Calibration) -> Method:
-    """The method, and then its answer calibrated."""
-
-    def fit(labelled: Labelled) -> Fitted:
-        inner = learn(method, labelled)
-        calibrate, told = CALIBRATIONS[kind](inner.answer(labelled.stack).probs, labelled.labels)
-
-        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-            probs = calibrate(inner.combine(stack, weights).probs)
-            return Combined(probs, decide_sets(probs) if labelled.sets else decide(probs))
-
-        return Fitted(combine, inner.weights, {**inner.told, "calibration": told}, inner.weighs)
-
-    return Method(f"{method.name}+{kind}", fit)
-
-
-def calibrated_before(method: Method, kind: Calibration) -> Method:
-    """Each member calibrated, and then the method."""
-
-    def fit(labelled: Labelled) -> Fitted:
-        fits = [CALIBRATIONS[kind](matrix, labelled.labels) for matrix in labelled.stack]
-        calibrators = [calibrate for calibrate, _ in fits]
-        inner = learn(method, labelled.with_stack(_apply(calibrators, labelled.stack)))
-
-        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-            return inner.combine(_apply(calibrators, stack), weights)
-
-        return Fitted(combine, inner.weights, {**inner.told, "calibration": [told for _, told in fits]}, inner.weighs)
-
-    return Method(f"{kind}+{method.name}", fit)
-
-
-def fit_temperature(probs: Matrix, labels: Labels) -> float:
-    """The temperature of least log-loss, by Newton's method; above 1 where the probabilities are too sure."""
-    scores = logs(probs)
-    row = np.arange(len(labels))
-    sharpness, low, high = 1.0, 1 / _HOTTEST, 1 / _COLDEST
-    for _ in range(60):
-        mixed = softmax(sharpness * scores)
-        mean = (mixed * scores).sum(axis=1)
-        slope = float((mean - scores[row, labels]).sum())
-        bend = float(((mixed * scores**2).sum(axis=1) - mean**2).sum())
-        low, high = (sharpness, high) if slope < 0 else (low, sharpness)
-        step = sharpness - slope / bend if bend > 0 else high if slope < 0 else low
-        following = step if low < step < high else (low + high) / 2
-        if abs(following - sharpness) <= 1e-10 * sharpness:
-            break
-        sharpness = following
-    return 1 / sharpness
-
-
-def _temperature(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
-    if are_sets(labels):  # one temperature for the yes and no of all classes
-        of_pairs, told = _temperature(pairs(probs), pair_labels(labels))
-        return lambda given: unpaired(of_pairs(pairs(given)), given.shape[1]), told
-    temperature = fit_temperature(probs, labels)
-    return lambda given: softmax(logs(given) / temperature), {"kind": "temperature", "temperature": temperature}
-
-
-def _vector(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
-    (found,) = fit_regression(class_features([probs], sets=are_sets(labels)), labels, [_VECTOR_PENALTY])
-    told = {"kind": "vector", "slopes": found.slopes[0].tolist(), "offsets": found.offsets.tolist()}
-    return lambda given: found.answer([given]).probs, told
-
-
-CALIBRATIONS: dict[str, Callable[[Matrix, Labels], tuple[Calibrator, dict[str, Any]]]] = {
-    "temperature": _temperature,
-    "vector": _vector,
-}
-
-
-def _apply(calibrators: Sequence[Calibrator], stack: Sequence[Matrix]) -> list[Matrix]:
-    return [calibrate(matrix) for calibrate, matrix in zip(calibrators, stack, strict=True)]

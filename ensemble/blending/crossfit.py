@@ -1,10 +1,8 @@
-"""Rows with known labels, and learning from them without cheating: fitted without a fold, answering for that fold.
+"""Learning from labelled out-of-fold rows without cheating: fitted without a fold, answering for that fold.
 
-Rows here are out-of-fold rows. What is learned for one fold is learned from the rows of the others, `without` it. The
-rows and labels of the test set can't get in.
-
-Owns what a method is, and choosing between methods. A choice is itself a method: what it chooses for a fold, it chooses
-without that fold, by scores that are again cross-fitted among the rest.
+Owns what a method is, the rows it learns from, cross-fitting, and the choice between methods. A choice is itself a
+method: what it chooses for a fold, it chooses without that fold, by scores that are again cross-fitted among the rest.
+No row or label of the test set gets in here.
 """
 
 from __future__ import annotations
@@ -15,15 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, Combiner, Matrices, Matrix, block_of
-from ensemble.core.labels import Labels, are_sets, likelihoods
+from ensemble.blending.combine import Combined, Combiner, Floats, Integers, Matrices, Matrix, block_of
+from ensemble.core.labels import Labels, likelihoods
 from ensemble.core.metrics import Metric, metrics_for
+from ensemble.core.scorers import SMALLEST_PROBABILITY
 
-Integers = NDArray[np.int64]
-SMALLEST = float(np.finfo(np.float64).eps)  # where log_loss clips
-_OWN_FOLDS = 5
+_OWN_FOLDS = 5  # of a hold-out: four fifths to learn from, and only five fits
+_BLOCKS = 50  # left out one by one for a jackknife: enough for a standard error to 10 %, a twentieth of a bootstrap
 
 
 class Part(Matrices):
@@ -31,7 +28,7 @@ class Part(Matrices):
 
     def __init__(self, stack: Sequence[Matrix], rows: Integers | None, members: Sequence[int]) -> None:
         self._stack, self._rows, self._members = stack, rows, tuple(members)
-        if isinstance(stack, Part):  # cut once, from the whole
+        if isinstance(stack, Part):  # cut once, from the whole, else each level of cross-fitting would copy again
             self._stack = stack._stack
             self._members = tuple(stack._members[member] for member in members)
             if stack._rows is not None:
@@ -41,7 +38,6 @@ class Part(Matrices):
         return len(self._members)
 
     def member(self, index: int) -> Matrix:
-        """One member's matrix."""
         matrix = self._stack[self._members[index]]
         return matrix if self._rows is None else matrix.take(self._rows, axis=0)
 
@@ -69,7 +65,8 @@ class Labelled:
     """Which folds were taken out and which members are in."""
     memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     """What was learned already; shared by all parts of the same rows."""
-    true: NDArray[np.float64] | None = field(default=None, repr=False)
+    true: Floats | None = field(default=None, repr=False)
+    """`true_class`, where it was cut out of a larger one."""
 
     @property
     def rows(self) -> int:
@@ -84,19 +81,20 @@ class Labelled:
     @property
     def sets(self) -> bool:
         """Whether each row has a set of classes."""
-        return are_sets(self.labels)
+        return self.labels.ndim == 2
 
     @property
     def measure(self) -> Metric:
         """The score that decides."""
-        return self.measure_of(self.metric)
+        return metrics_for(sets=self.sets)[self.metric]
 
-    def measure_of(self, metric: str) -> Metric:
-        """A score by its name."""
-        return metrics_for(sets=self.sets)[metric]
+    @property
+    def sign(self) -> float:
+        """1 where a greater score is better, else -1."""
+        return 1.0 if self.measure.greater_is_better else -1.0
 
     @cached_property
-    def true_class(self) -> NDArray[np.float64]:
+    def true_class(self) -> Floats:
         """(members, rows): what each member gives to the class that is right, at least 2.2e-16.
 
         Of sets, (members, rows x classes): what it gives to each yes and no that is right.
@@ -106,7 +104,7 @@ class Labelled:
         chosen = np.empty((len(self.stack), self.labels.size))
         for index, matrix in enumerate(self.stack):
             chosen[index] = likelihoods(matrix, self.labels).ravel()
-        return np.maximum(chosen, SMALLEST, out=chosen)
+        return np.maximum(chosen, SMALLEST_PROBABILITY, out=chosen)  # where log_loss clips
 
     @cached_property
     def units(self) -> Integers:
@@ -122,8 +120,38 @@ class Labelled:
         Where fewer than two folds are left (a hold-out), groups are dealt into folds of our own: no model has seen any
         of these rows. Empty where even that is impossible.
         """
-        splits = [self._splits_of(repeat) for repeat in range(len(self.folds))]
-        return [split for split in splits if split]
+        splits = []
+        for repeat, folds in enumerate(self.folds):
+            names = np.unique(folds)
+            if len(names) < 2:
+                order = np.random.default_rng(self.seed).permutation(int(self.units.max()) + 1)
+                folds = np.asarray((order % _OWN_FOLDS)[self.units], dtype=np.int64)
+                names = np.unique(folds)
+            if len(names) > 1:
+                splits.append(
+                    [(self._without(repeat, folds, int(name)), np.flatnonzero(folds == name)) for name in names]
+                )
+        return splits
+
+    def _without(self, repeat: int, folds: Integers, fold: int) -> Labelled:
+        """The rows that are not of this fold; remembered, as nested cross-fitting comes by again in another order."""
+        if isinstance(self.key, tuple) and len(self.key) == 4 and self.key[0] == "without":
+            key: Hashable = (*self.key[:3], self.key[3] | {fold})
+        else:
+            key = ("without", self.key, repeat, frozenset({fold}))
+        if key not in self.memo:
+            rows, members = np.flatnonzero(folds != fold), len(self.stack)
+            self.memo[key] = replace(
+                self,
+                stack=Part(self.stack, rows, range(members)),
+                labels=self.labels[rows],
+                folds=folds[None, rows],
+                groups=None if self.groups is None else self.groups[rows],
+                key=key,
+                true=self.true_class.reshape(members, self.rows, -1)[:, rows].reshape(members, -1),
+            )
+        part: Labelled = self.memo[key]
+        return part
 
     def with_members(self, members: Sequence[int]) -> Labelled:
         """The same rows, seen through some members."""
@@ -140,47 +168,6 @@ class Labelled:
         """The same rows with other probabilities; nothing learned before holds for them."""
         return replace(self, stack=stack, key=(), memo={}, true=None)
 
-    def _splits_of(self, repeat: int) -> list[tuple[Labelled, Integers]]:
-        folds = self.folds[repeat]
-        names = np.unique(folds)
-        if len(names) < 2:
-            folds = self._own_folds()
-            names = np.unique(folds)
-        if len(names) < 2:
-            return []
-        return [(self._without(repeat, folds, int(name)), np.flatnonzero(folds == name)) for name in names]
-
-    def _own_folds(self) -> Integers:
-        units = int(self.units.max()) + 1
-        order = np.random.default_rng(self.seed).permutation(units)
-        return np.asarray((order % _OWN_FOLDS)[self.units], dtype=np.int64)
-
-    def _without(self, repeat: int, folds: Integers, fold: int) -> Labelled:
-        rows = np.flatnonzero(folds != fold)
-        key = _without_key(self.key, repeat, fold)
-        if key not in self.memo:
-            self.memo[key] = replace(
-                self,
-                stack=Part(self.stack, rows, range(len(self.stack))),
-                labels=self.labels[rows],
-                folds=folds[None, rows],
-                groups=None if self.groups is None else self.groups[rows],
-                key=key,
-                true=self.true_class.reshape(len(self.stack), self.rows, -1)[:, rows].reshape(len(self.stack), -1),
-            )
-        part: Labelled = self.memo[key]
-        return part
-
-
-def _without_key(key: Hashable, repeat: int, fold: int) -> Hashable:
-    """The same for the same folds, in whatever order they were taken out."""
-    if isinstance(key, tuple) and len(key) == 4 and key[0] == "without":
-        return ("without", key[1], key[2], key[3] | {fold})
-    return ("without", key, repeat, frozenset({fold}))
-
-
-_BLOCKS = 50
-
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -189,7 +176,7 @@ class Fitted:
     combine: Combiner
     weights: tuple[float, ...] | None = None
     """One a member; None: equal ones."""
-    told: dict[str, Any] = field(default_factory=dict)
+    learned: dict[str, Any] = field(default_factory=dict)
     """What it learned, for people and `blend.json`."""
     weighs: bool = True
     """Whether `weights` are all it learned, so that a member can be taken out by its weight."""
@@ -206,12 +193,7 @@ class Method:
     name: str
     fit: Callable[[Labelled], Fitted]
     ready: Fitted | None = None
-    """What it is without having learned anything, if it can do without."""
-
-    @property
-    def learns(self) -> bool:
-        """Whether it looks at labels."""
-        return self.ready is None
+    """What it is without looking at any label; None for a method that learns."""
 
 
 def learn(method: Method, labelled: Labelled) -> Fitted:
@@ -230,67 +212,66 @@ def cross_fit(method: Method, labelled: Labelled) -> list[Combined]:
 
     Empty where rows can't be split.
     """
-    if not method.learns:
-        return [learn(method, labelled).answer(labelled.stack)]
+    if method.ready is not None:
+        return [method.ready.answer(labelled.stack)]
     answers = []
     for splits in labelled.splits:
         probs = np.empty((labelled.rows, labelled.classes))
         decisions = np.empty(labelled.labels.shape, dtype=np.int64)
         for rest, rows in splits:
             part = Part(labelled.stack, rows, range(len(labelled.stack)))
-            combined = learn(method, rest).answer(part)
+            fitted = learn(method, rest)
+            combined = fitted.combine(part, fitted.weights)
             probs[rows], decisions[rows] = combined.probs, combined.decisions
         answers.append(Combined(probs, decisions))
     return answers
 
 
-def choice(name: str, candidates: Sequence[Method], metric: str | None = None, *, simplest: bool = True) -> Method:
+def choice(name: str, candidates: Sequence[Method], *, simplest: bool = True) -> Method:
     """The candidate of the best cross-fitted score; with `simplest`, the first within a standard error of it.
 
-    `metric` decides, else that of the rows. Where no row can be left out, the first candidate is taken.
+    Where no row can be left out, the first candidate is taken.
     """
 
     def fit(labelled: Labelled) -> Fitted:
-        scores = [_block_scores(one, labelled, metric or labelled.metric) for one in candidates]
-        index = _picked(scores, simplest)
+        index = _best_index([_block_errors(candidate, labelled) for candidate in candidates], simplest)
         fitted = learn(candidates[index], labelled)
-        return Fitted(fitted.combine, fitted.weights, {"chosen": candidates[index].name, **fitted.told}, fitted.weighs)
+        learned = {"chosen": candidates[index].name, **fitted.learned}
+        return replace(fitted, learned=learned)
 
     return Method(name, fit)
 
 
-def _block_scores(method: Method, labelled: Labelled, metric: str) -> NDArray[np.float64]:
+def _block_errors(method: Method, labelled: Labelled) -> Floats:
     """Cross-fitted errors (1 + blocks,), lower is better: of all rows, then without each block of whole groups.
 
-    The spread of the latter is the jackknife's, which asks for far fewer scores than a bootstrap.
+    The spread of the latter is the jackknife's, which needs far fewer scores than a bootstrap.
     """
-    measure = labelled.measure_of(metric)
-    sign = -1.0 if measure.greater_is_better else 1.0
-    units = labelled.units
-    count = int(units.max()) + 1
+    count = int(labelled.units.max()) + 1
     blocks = min(_BLOCKS, count)
-    block = (np.random.default_rng(labelled.seed).permutation(count) % blocks)[units]
+    block = (np.random.default_rng(labelled.seed).permutation(count) % blocks)[labelled.units]
+    row_weights = [np.ones(labelled.rows), *((block != number).astype(np.float64) for number in range(blocks))]
     answers = cross_fit(method, labelled)
     if not answers:
         return np.full(1 + blocks, np.nan)
     scores = []
     for combined in answers:
-        score = measure.scorer(labelled.labels, combined.probs, combined.decisions)
-        weights = [np.ones(labelled.rows), *((block != number).astype(np.float64) for number in range(blocks))]
-        scores.append([score(one) for one in weights])
-    return np.asarray(sign * np.mean(scores, axis=0), dtype=np.float64)
+        score = labelled.measure.scorer(labelled.labels, combined.probs, combined.decisions)
+        scores.append([score(weights) for weights in row_weights])
+    return np.asarray(-labelled.sign * np.mean(scores, axis=0), dtype=np.float64)
 
 
-def _picked(scores: Sequence[NDArray[np.float64]], simplest: bool) -> int:
+def _best_index(errors: Sequence[Floats], simplest: bool) -> int:
     """The index of the candidate to take; errors without meaning never win."""
-    errors = np.array([np.inf if np.isnan(one[0]) else one[0] for one in scores])
-    best = int(np.argmin(errors))
-    if not simplest or not np.isfinite(errors[best]):
+    totals = np.array([np.inf if np.isnan(error[0]) else error[0] for error in errors])
+    best = int(np.argmin(totals))
+    if not simplest or not np.isfinite(totals[best]):
         return best
-    for index, one in enumerate(scores[:best]):
-        differences = (one - scores[best])[1:]
+    for index, error in enumerate(errors[:best]):
+        differences = (error - errors[best])[1:]
         known = differences[~np.isnan(differences)]
+        # The jackknife's standard error of the difference, whose blocks overlap in all but one part.
         spread = np.sqrt((len(known) - 1) * np.var(known)) if len(known) > 1 else 0.0
-        if errors[index] - errors[best] <= spread:
+        if totals[index] - totals[best] <= spread:
             return index
     return best

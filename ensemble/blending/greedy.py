@@ -1,13 +1,12 @@
-"""Greedy ensemble selection (Caruana and others, 2004), and the hot loops that score every candidate at once.
-
-Both give the same numbers. Machine code is several times faster, but loading the compiler takes half a second, so small
-problems do without.
-
-Exact: nothing is sampled. What makes it fast is looking only at what a member can change. Log-loss asks for the
-probabilities of the classes that are right; a decision stands wherever no member can overturn it.
+"""Greedy ensemble selection (Caruana and others, 2004), exact and fast: every candidate is scored in every round.
 
 With replacement; the best beginning of the sequence is kept. Ties go to members that are in already, then to the lower
-log-loss, then to the first: a tie must neither enlarge the ensemble nor be decided by a lot.
+log-loss, then to the first: a tie must neither enlarge the ensemble nor be decided by chance.
+
+Nothing is sampled. What makes it fast is looking only at what a member can change: log-loss needs the probabilities of
+the right classes alone, and a decision stands wherever no member can overturn it. The steps of the latter exist twice,
+as whole arrays and as loops in machine code, with the same numbers: loops are several times faster, but loading the
+compiler takes half a second.
 """
 
 from __future__ import annotations
@@ -15,178 +14,130 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.combine import Floats, Integers, Matrix
 from ensemble.blending.crossfit import Labelled
 from ensemble.core.labels import Labels, are_sets, has_class
 from ensemble.core.machine import compiled
 from ensemble.core.scorers import TIE_TOLERANCE
 
-Vector = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Matrix = NDArray[np.floating[Any]]
-
-
-class Open(NamedTuple):
-    """The classes that could still win a row, of the rows that have several; one entry a row and class, in order."""
-
-    settled: NDArray[np.bool_]
-    """(rows,): whether the row is none of these."""
-    rows: Integers
-    starts: Integers
-    """Where each row's entries begin; one more, the end of all."""
-    flat: Integers
-    """Where each entry stands in a flattened matrix."""
-    columns: Integers
-    """The class of each entry."""
-    sums: Vector
-    """What the ensemble gives it."""
-
-
-class Steps(NamedTuple):
-    """What `_DecisionCandidates` is made of."""
-
-    tops: Callable[[Matrix], Integers]
-    """The first largest class of each row."""
-    raise_reach: Callable[[Matrix, Integers, Integers, Vector], None]
-    """Raise (rows, classes) reach, in these rows, to what the member prefers each class by to the row's leader."""
-    opened: Callable[[Vector, Vector, Integers, float], Open]
-    """From sums, reach and leaders: what is at most the tolerance behind if the member that likes it most is added."""
-    winners: Callable[[Matrix, Open, float], Integers]
-    """The class that wins each open row with the member added: the first that is within the tolerance of the most."""
-
-
-def numpy_steps() -> Steps:
-    """Whole arrays at a time."""
-    return Steps(_tops, _raise_reach, _opened, _winners)
-
-
-@cache
-def compiled_steps() -> Steps:
-    """One row after the other, in machine code."""
-    tops, raise_reach = compiled(_loop_tops), compiled(_loop_raise_reach)
-    count_open, fill_open, winners = compiled(_loop_count_open), compiled(_loop_fill_open), compiled(_loop_winners)
-
-    def opened(sums: Vector, reach: Vector, leaders: Integers, tolerance: float) -> Open:
-        counts = count_open(sums, reach, leaders, tolerance)
-        rows = np.flatnonzero(counts)
-        starts = np.concatenate(([0], np.cumsum(counts[rows])))
-        flat = fill_open(sums, reach, leaders, tolerance, rows, starts)
-        return Open(counts == 0, rows, starts, flat, flat % sums.shape[1], sums.ravel()[flat])
-
-    return Steps(tops, raise_reach, opened, lambda matrix, found, tolerance: winners(matrix, *found[1:], tolerance))
-
-
-def _tops(matrix: Matrix) -> Integers:
-    return np.asarray(matrix.argmax(axis=1), dtype=np.int64)
-
-
-def _raise_reach(matrix: Matrix, rows: Integers, leaders: Integers, reach: Vector) -> None:
-    part = matrix[rows].astype(np.float64)
-    own = part[np.arange(len(rows)), leaders[rows]]
-    reach[rows] = np.maximum(reach[rows], part - own[:, None])
-
-
-def _opened(sums: Vector, reach: Vector, leaders: Integers, tolerance: float) -> Open:
-    rows, classes = sums.shape
-    possible = sums + reach
-    possible -= sums[np.arange(rows), leaders][:, None]
-    is_possible = possible >= -2 * tolerance
-    is_open = np.count_nonzero(is_possible, axis=1) > 1
-    open_rows = np.flatnonzero(is_open)
-    where, column = np.nonzero(is_possible[open_rows])
-    starts = np.searchsorted(where, np.arange(len(open_rows) + 1))
-    flat = open_rows[where] * classes + column
-    return Open(~is_open, open_rows, starts, flat, column, sums.ravel()[flat])
-
-
-def _winners(matrix: Matrix, found: Open, tolerance: float) -> Integers:
-    values = matrix.ravel().take(found.flat) + found.sums
-    best = np.maximum.reduceat(values, found.starts[:-1]) - tolerance
-    run = np.repeat(np.arange(len(found.rows)), np.diff(found.starts))
-    leading = np.flatnonzero(values >= best[run])
-    first = np.empty(len(found.rows), dtype=np.int64)
-    first[run[leading[::-1]]] = leading[::-1]  # of several the first stays
-    return found.columns[first]
-
-
-def _loop_tops(matrix: Matrix) -> Integers:
-    found = np.empty(matrix.shape[0], dtype=np.int64)
-    classes = matrix.shape[1]
-    for row in range(matrix.shape[0]):
-        values, column = matrix[row], 0
-        one, two, three, four = values[0], values[0], values[0], values[0]
-        while column + 4 <= classes:  # four at once, as none has to wait for another
-            one, two = max(one, values[column]), max(two, values[column + 1])
-            three, four = max(three, values[column + 2]), max(four, values[column + 3])
-            column += 4
-        while column < classes:
-            one = max(one, values[column])
-            column += 1
-        most, first = max(max(one, two), max(three, four)), 0
-        for column in range(classes - 1, -1, -1):  # from behind, without a jump that depends on the numbers
-            first = column if values[column] >= most else first
-        found[row] = first
-    return found
-
-
-def _loop_raise_reach(matrix: Matrix, rows: Integers, leaders: Integers, reach: Vector) -> None:
-    for place in range(rows.size):
-        values, most = matrix[rows[place]], reach[rows[place]]
-        own = np.float64(values[leaders[rows[place]]])
-        for column in range(values.size):
-            most[column] = max(most[column], np.float64(values[column]) - own)
-
-
-def _loop_count_open(sums: Vector, reach: Vector, leaders: Integers, tolerance: float) -> Integers:
-    counts = np.zeros(sums.shape[0], dtype=np.int64)
-    for row in range(sums.shape[0]):
-        ahead, count = sums[row, leaders[row]], 0
-        for column in range(sums.shape[1]):
-            count += sums[row, column] + reach[row, column] - ahead >= -2 * tolerance
-        if count > 1:
-            counts[row] = count
-    return counts
-
-
-def _loop_fill_open(
-    sums: Vector, reach: Vector, leaders: Integers, tolerance: float, rows: Integers, starts: Integers
-) -> Integers:
-    flat = np.empty(starts[-1], dtype=np.int64)
-    for place in range(rows.size):
-        row, entry = rows[place], starts[place]
-        ahead = sums[row, leaders[row]]
-        for column in range(sums.shape[1]):
-            if sums[row, column] + reach[row, column] - ahead >= -2 * tolerance:
-                flat[entry] = row * sums.shape[1] + column
-                entry += 1
-    return flat
-
-
-def _loop_winners(
-    matrix: Matrix, rows: Integers, starts: Integers, flat: Integers, columns: Integers, sums: Vector, tolerance: float
-) -> Integers:
-    values, mixed, found = matrix.ravel(), np.empty(flat.size), np.empty(rows.size, dtype=np.int64)
-    for entry in range(flat.size):  # in a loop of its own, in which many reads are under way at once
-        mixed[entry] = values[flat[entry]] + sums[entry]
-    for place in range(rows.size):
-        start, stop = starts[place], starts[place + 1]
-        most = mixed[start]
-        for entry in range(start + 1, stop):
-            most = max(most, mixed[entry])
-        entry = start
-        while mixed[entry] < most - tolerance:
-            entry += 1
-        found[place] = columns[entry]
-    return found
-
-
-_BLOCK_ROWS = 1000
+ROUNDS = 25  # weights in steps of 4 %; a longer sequence costs more and mostly follows the luck of these rows
+_DECIMALS = 6  # a gain in the seventh digit is none, and would cost a member
+_ROUNDED_FROM = 1e-4  # errors below this have too few of those digits left to be compared by
+_SAME = 1e-12  # relative: what the order of additions can change
+_BLOCK_ROWS = 1000  # so few rows of all members stay in the processor's cache
 _COMPILED_FROM = 10_000_000  # so many numbers take NumPy a tenth of a second a selection, and there are many
 _FACTORS = 16  # so many probabilities of at least 2.2e-16 have a product that is no denormal number
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Members in the order they were taken, up to the best beginning."""
+
+    order: tuple[int, ...]
+    error: float
+    """Lower is better; of the score where greater is better, its negative."""
+    all_picks: tuple[int, ...]
+    """Also those that came after the best beginning."""
+
+    def weights(self, members: int) -> Floats:
+        """How often each was taken, as shares."""
+        return np.bincount(self.order, minlength=members) / len(self.order)
+
+
+def greedy_weights(labelled: Labelled, *, rounds: int = ROUNDS, bags: int = 0) -> Floats:
+    """Weights (members,) by greedy selection from a sorted start; with `bags`, the mean over random halves.
+
+    Each bag may only choose from its own half of the members, so that one lucky member can't take all.
+    """
+    members = len(labelled.stack)
+    if not bags or members < 3:  # half of two members leaves nothing to choose
+        return pick_greedily(labelled, rounds=rounds, sorted_start=True).weights(members)
+    random = np.random.default_rng([labelled.seed, bags])
+    total = np.zeros(members)
+    for _ in range(bags):
+        half = np.sort(random.permutation(members)[: (members + 1) // 2])
+        total += pick_greedily(labelled, rounds=rounds, sorted_start=True, among=half.tolist()).weights(members)
+    return total / bags
+
+
+def pick_greedily(
+    labelled: Labelled, *, rounds: int = ROUNDS, sorted_start: bool = False, among: Sequence[int] | None = None
+) -> Picks:
+    """Add the member that helps most, `rounds` times.
+
+    `sorted_start` begins with the best members by their own score, as many as do best together.
+    """
+    members = list(range(len(labelled.stack))) if among is None else list(among)
+    search = _Search(labelled, members)
+    if sorted_start:
+        search.start_sorted()
+    for _ in range(rounds if len(members) > 1 else 1 - len(search.order)):
+        search.take_best()
+    return search.picks()
+
+
+class _Search:
+    """An ensemble in the making, and what it was worth after each pick."""
+
+    def __init__(self, labelled: Labelled, members: list[int]) -> None:
+        self._labelled, self._members = labelled, members
+        self._candidates = make_candidates(labelled)
+        self._rounding = False
+        self.order: list[int] = []
+        self._errors: list[float] = []
+
+    def start_sorted(self) -> None:
+        """The best members by their own score, as many as are best together."""
+        own, losses = self._candidates.errors(self._members), self._losses(self._members)
+        ranked = [self._members[index] for index in np.lexsort((losses, own))]
+        labelled, errors = self._labelled, []
+        total = np.zeros((labelled.rows, labelled.classes))
+        for count, member in enumerate(ranked, start=1):
+            total += labelled.stack[member]
+            errors.append(-labelled.sign * labelled.measure(labelled.labels, total / count))
+        for member, error in zip(ranked[: int(np.argmin(errors)) + 1], errors, strict=False):
+            self._take(member, error)
+
+    def take_best(self) -> None:
+        """One round."""
+        errors = self._candidates.errors(self._members)
+        self._rounding = self._rounding or bool(np.abs(errors).min() > _ROUNDED_FROM)
+        errors = errors.round(_DECIMALS) if self._rounding else errors
+        best = np.nanmin(errors) if not np.isnan(errors).all() else np.nan
+        ties = [
+            member for member, error in zip(self._members, errors, strict=True) if not error > best + _SAME * abs(best)
+        ]
+        self._take(self._best_tied(ties), float(best))
+
+    def picks(self) -> Picks:
+        """The best beginning of what was taken."""
+        end = int(np.argmin(self._errors)) + 1
+        return Picks(tuple(self.order[:end]), self._errors[end - 1], tuple(self.order))
+
+    def _take(self, member: int, error: float) -> None:
+        self._candidates.add(member)
+        self.order.append(member)
+        self._errors.append(error)
+
+    def _best_tied(self, ties: list[int]) -> int:
+        if len(ties) > 1:
+            ties = [member for member in ties if member in self.order] or ties
+        if len(ties) > 1:
+            losses = self._losses(ties)
+            ties = [member for member, loss in zip(ties, losses, strict=True) if loss <= losses.min() * (1 + _SAME)]
+        return ties[0]
+
+    def _losses(self, among: Sequence[int]) -> Floats:
+        """The log-loss with each of these added."""
+        candidates = LogLossCandidates(self._labelled.true_class)
+        for member in self.order:
+            candidates.add(member)
+        return candidates.errors(among)
 
 
 class Candidates(Protocol):
@@ -195,7 +146,7 @@ class Candidates(Protocol):
     def add(self, member: int) -> None:
         """Take a member in."""
 
-    def errors(self, among: Sequence[int]) -> Vector:
+    def errors(self, among: Sequence[int]) -> Floats:
         """The error, lower is better, of the ensemble with each of `among` added; the ensemble stays as it is."""
 
 
@@ -213,7 +164,7 @@ def make_candidates(labelled: Labelled) -> Candidates:
 class LogLossCandidates:
     """Log-loss, from (members, rows) probabilities of the right class, all at least 2.2e-16."""
 
-    def __init__(self, true_class: NDArray[np.float64]) -> None:
+    def __init__(self, true_class: Floats) -> None:
         self._true_class = true_class
         self._rows = true_class.shape[1]
         self._sum = np.zeros(self._rows)
@@ -225,30 +176,30 @@ class LogLossCandidates:
         self._sum += self._true_class[member]
         self._count += 1
 
-    def errors(self, among: Sequence[int]) -> Vector:
+    def errors(self, among: Sequence[int]) -> Floats:
         return np.array([self._error(member) for member in among])
 
     def _error(self, member: int) -> float:
-        """The logarithm of products of sixteen is the sum of their logarithms, at a sixteenth of the price."""
         mixed = np.add(self._true_class[member], self._sum, out=self._mixed)
+        # The logarithm of a product of sixteen is the sum of their logarithms, at a sixteenth of the price.
         products = np.multiply.reduce(mixed[: self._even].reshape(_FACTORS, -1), axis=0)
         total = np.log(products, out=products).sum() + np.log(mixed[self._even :]).sum()
         return float(np.log(self._count + 1) - total / self._rows)
 
 
-Counted = Callable[[Vector, Vector, Vector], float]
+Counted = Callable[[Floats, Floats, Floats], float]
 
 
-def _accuracy(right: Vector, labelled: Vector, decided: Vector) -> float:
+def _accuracy(right: Floats, labelled: Floats, decided: Floats) -> float:
     return float(right.sum() / labelled.sum())
 
 
-def _balanced_accuracy(right: Vector, labelled: Vector, decided: Vector) -> float:
+def _balanced_accuracy(right: Floats, labelled: Floats, decided: Floats) -> float:
     present = labelled > 0
     return float(np.mean(right[present] / labelled[present]))
 
 
-def _macro_f1(right: Vector, labelled: Vector, decided: Vector) -> float:
+def _macro_f1(right: Floats, labelled: Floats, decided: Floats) -> float:
     both = labelled + decided
     present = both > 0
     return float(np.mean(2 * right[present] / both[present]))
@@ -286,31 +237,31 @@ class _DecisionCandidates:
         leader = self._steps.tops(self._sum)
         changed = np.flatnonzero(leader != self._leader)
         self._leader[changed] = leader[changed]
-        for start in range(0, len(changed), _BLOCK_ROWS):  # so few rows stay in the processor's cache
+        for start in range(0, len(changed), _BLOCK_ROWS):
             rows = changed[start : start + _BLOCK_ROWS]
             self._reach[rows] = -np.inf
             for matrix in self._matrices:
                 self._steps.raise_reach(matrix, rows, self._leader, self._reach)
 
-    def errors(self, among: Sequence[int]) -> Vector:
+    def errors(self, among: Sequence[int]) -> Floats:
         if not self._count:
             return np.array([self._error(self._steps.tops(self._matrices[member]), self._labels) for member in among])
-        tolerance = TIE_TOLERANCE * (self._count + 1)
-        found = self._steps.opened(self._sum, self._reach, self._leader, tolerance)
-        base = self._counts(self._leader[found.settled], self._labels[found.settled])
-        if not len(found.rows):
+        tolerance = TIE_TOLERANCE * (self._count + 1)  # sums, not means, are compared
+        contest = self._steps.opened(self._sum, self._reach, self._leader, tolerance)
+        base = self._counts(self._leader[contest.settled], self._labels[contest.settled])
+        if not len(contest.rows):
             return np.full(len(among), -self._score(base[0], self._labelled, base[1]))
-        labels = self._labels[found.rows]
-        decided = (self._steps.winners(self._matrices[member], found, tolerance) for member in among)
-        return np.array([self._error(one, labels, base) for one in decided])
+        labels = self._labels[contest.rows]
+        winners = (self._steps.winners(self._matrices[member], contest, tolerance) for member in among)
+        return np.array([self._error(decided, labels, base) for decided in winners])
 
-    def _error(self, decided: Integers, labels: Labels, base: tuple[Vector, Vector] | None = None) -> float:
+    def _error(self, decided: Integers, labels: Labels, base: tuple[Floats, Floats] | None = None) -> float:
         right, counted = self._counts(decided, labels)
         if base is not None:
             right, counted = right + base[0], counted + base[1]
         return -self._score(right, self._labelled, counted)
 
-    def _counts(self, decided: Integers, labels: Labels) -> tuple[Vector, Vector]:
+    def _counts(self, decided: Integers, labels: Labels) -> tuple[Floats, Floats]:
         right = np.bincount(labels[decided == labels], minlength=self._classes)
         return right.astype(np.float64), np.bincount(decided, minlength=self._classes).astype(np.float64)
 
@@ -324,8 +275,8 @@ class _AreaCandidates:
     def __init__(self, stack: Sequence[Matrix], labels: Labels) -> None:
         classes = stack[0].shape[1]
         self._stack = stack
-        asked = [1] if classes == 2 and not are_sets(labels) else range(classes)
-        positives = {column: np.flatnonzero(has_class(labels, column)) for column in asked}
+        scored = [1] if classes == 2 and not are_sets(labels) else range(classes)
+        positives = {column: np.flatnonzero(has_class(labels, column)) for column in scored}
         self._positives = {column: rows for column, rows in positives.items() if 0 < len(rows) < len(labels)}
         self._columns = np.array(list(self._positives), dtype=np.int64)
         self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0
@@ -334,7 +285,7 @@ class _AreaCandidates:
         self._sum += self._stack[member].T[self._columns]
         self._count += 1
 
-    def errors(self, among: Sequence[int]) -> Vector:
+    def errors(self, among: Sequence[int]) -> Floats:
         return np.array([-self._area(self._stack[member]) for member in among])
 
     def _area(self, matrix: Matrix) -> float:
@@ -345,7 +296,7 @@ class _AreaCandidates:
         return float(np.mean(areas))
 
 
-def _area(values: Vector, positives: Integers) -> float:
+def _area(values: Floats, positives: Integers) -> float:
     """How often a positive outranks a negative, ties half: from where the positives stand among all."""
     chosen = np.sort(values[positives])
     ranked = np.sort(values)
@@ -358,130 +309,171 @@ class _AnyCandidates:
     """Any metric, by asking it."""
 
     def __init__(self, labelled: Labelled) -> None:
-        self._stack, self._labels, self._metric = labelled.stack, labelled.labels, labelled.measure
+        self._stack, self._labels = labelled.stack, labelled.labels
+        self._measure, self._sign = labelled.measure, labelled.sign
         self._sum, self._count = np.zeros(self._stack[0].shape), 0
 
     def add(self, member: int) -> None:
         self._sum += self._stack[member]
         self._count += 1
 
-    def errors(self, among: Sequence[int]) -> Vector:
-        sign = -1.0 if self._metric.greater_is_better else 1.0
+    def errors(self, among: Sequence[int]) -> Floats:
         mixtures = ((self._sum + self._stack[member]) / (self._count + 1) for member in among)
-        return np.array([sign * self._metric(self._labels, mixed) for mixed in mixtures])
+        return np.array([-self._sign * self._measure(self._labels, mixed) for mixed in mixtures])
 
 
-ROUNDS = 25
-_DECIMALS = 6  # a gain in the seventh digit is none, and would cost a member
-_SAME = 1e-12
+class OpenRows(NamedTuple):
+    """The classes that could still win a row, of the rows that have several; one entry a row and class, in order."""
+
+    settled: NDArray[np.bool_]
+    """(rows,): whether the row is none of these."""
+    rows: Integers
+    starts: Integers
+    """Where each row's entries begin; one more, the end of all."""
+    flat: Integers
+    """Where each entry stands in a flattened matrix."""
+    columns: Integers
+    """The class of each entry."""
+    sums: Floats
+    """What the ensemble gives it."""
 
 
-@dataclass(frozen=True)
-class Picks:
-    """Members in the order they were taken, up to the best beginning."""
+class Steps(NamedTuple):
+    """What `_DecisionCandidates` is made of."""
 
-    order: tuple[int, ...]
-    error: float
-    """Lower is better; of the score where greater is better, its negative."""
-    all_picks: tuple[int, ...]
-    """Also those that came after the best beginning."""
-
-    def weights(self, members: int) -> NDArray[np.float64]:
-        """How often each was taken, as shares."""
-        return np.bincount(self.order, minlength=members) / len(self.order)
+    tops: Callable[[Matrix], Integers]
+    """The first largest class of each row."""
+    raise_reach: Callable[[Matrix, Integers, Integers, Floats], None]
+    """Raise (rows, classes) reach, in these rows, to what the member prefers each class by to the row's leader."""
+    opened: Callable[[Floats, Floats, Integers, float], OpenRows]
+    """From sums, reach and leaders: what is at most the tolerance behind if the member that likes it most is added."""
+    winners: Callable[[Matrix, OpenRows, float], Integers]
+    """The class that wins each open row with the member added: the first that is within the tolerance of the most."""
 
 
-def greedy_weights(labelled: Labelled, *, rounds: int = ROUNDS, bags: int = 0) -> NDArray[np.float64]:
-    """Weights (members,) by greedy selection from a sorted start; with `bags`, the mean over random halves.
-
-    Each bag may only choose from its own half of the members, so that one lucky member can't take all.
-    """
-    members = len(labelled.stack)
-    if not bags or members < 3:
-        return pick_greedily(labelled, rounds=rounds, sorted_start=True).weights(members)
-    random = np.random.default_rng([labelled.seed, bags])
-    total = np.zeros(members)
-    for _ in range(bags):
-        half = np.sort(random.permutation(members)[: (members + 1) // 2])
-        total += pick_greedily(labelled, rounds=rounds, sorted_start=True, among=half.tolist()).weights(members)
-    return total / bags
+def numpy_steps() -> Steps:
+    """Whole arrays at a time."""
+    return Steps(_tops, _raise_reach, _opened, _winners)
 
 
-def pick_greedily(
-    labelled: Labelled, *, rounds: int = ROUNDS, sorted_start: bool = False, among: Sequence[int] | None = None
-) -> Picks:
-    """Add the member that helps most, `rounds` times.
+@cache
+def compiled_steps() -> Steps:
+    """One row after the other, in machine code; `_loop_*` below, which the compiler must find as plain functions."""
+    tops, raise_reach = compiled(_loop_tops), compiled(_loop_raise_reach)
+    count_open, fill_open, loop_winners = compiled(_loop_count_open), compiled(_loop_fill_open), compiled(_loop_winners)
 
-    `sorted_start` begins with the best members by their own score, as many as do best together.
-    """
-    members = list(range(len(labelled.stack))) if among is None else list(among)
-    search = _Search(labelled, members)
-    if sorted_start:
-        search.start_sorted()
-    for _ in range(rounds if len(members) > 1 else 1 - len(search.order)):
-        search.take_best()
-    return search.picks()
+    def opened(sums: Floats, reach: Floats, leaders: Integers, tolerance: float) -> OpenRows:
+        counts = count_open(sums, reach, leaders, tolerance)
+        rows = np.flatnonzero(counts)
+        starts = np.concatenate(([0], np.cumsum(counts[rows])))
+        flat = fill_open(sums, reach, leaders, tolerance, rows, starts)
+        return OpenRows(counts == 0, rows, starts, flat, flat % sums.shape[1], sums.ravel()[flat])
+
+    def winners(matrix: Matrix, contest: OpenRows, tolerance: float) -> Integers:
+        return loop_winners(matrix, *contest[1:], tolerance)  # machine code takes arrays, not their tuple
+
+    return Steps(tops, raise_reach, opened, winners)
 
 
-class _Search:
-    """An ensemble in the making, and what it was worth after each pick."""
+def _tops(matrix: Matrix) -> Integers:
+    return np.asarray(matrix.argmax(axis=1), dtype=np.int64)
 
-    def __init__(self, labelled: Labelled, members: list[int]) -> None:
-        self._labelled, self._members = labelled, members
-        self._scores: Candidates = make_candidates(labelled)
-        self._rounding = False
-        self.order: list[int] = []
-        self._errors: list[float] = []
 
-    def take_best(self) -> None:
-        """One round."""
-        errors = self._compared(self._scores.errors(self._members))
-        self._rounding = self._rounding or bool(np.abs(errors).min() > 1e-4)
-        errors = self._compared(errors)
-        best = np.nanmin(errors) if not np.isnan(errors).all() else np.nan
-        ties = [
-            member for member, error in zip(self._members, errors, strict=True) if not error > best + _SAME * abs(best)
-        ]
-        self._take(self._among_ties(ties), float(best))
+def _raise_reach(matrix: Matrix, rows: Integers, leaders: Integers, reach: Floats) -> None:
+    part = matrix[rows].astype(np.float64)  # in 32 bits a difference can come out too small, and a class be missed
+    own = part[np.arange(len(rows)), leaders[rows]]
+    reach[rows] = np.maximum(reach[rows], part - own[:, None])
 
-    def start_sorted(self) -> None:
-        """The best members by their own score, as many as are best together."""
-        own = self._compared(self._scores.errors(self._members))
-        losses = self._losses(self._members)
-        ranked = [self._members[index] for index in np.lexsort((losses, own))]
-        measure, errors = self._labelled.measure, []
-        sign = -1.0 if measure.greater_is_better else 1.0
-        total = np.zeros((self._labelled.rows, self._labelled.classes))
-        for count, member in enumerate(ranked, start=1):
-            total += self._labelled.stack[member]
-            errors.append(sign * measure(self._labelled.labels, total / count))
-        for member, error in zip(ranked[: int(np.argmin(errors)) + 1], errors, strict=False):
-            self._take(member, error)
 
-    def picks(self) -> Picks:
-        """The best beginning of what was taken."""
-        end = int(np.argmin(self._errors)) + 1
-        return Picks(tuple(self.order[:end]), self._errors[end - 1], tuple(self.order))
+def _opened(sums: Floats, reach: Floats, leaders: Integers, tolerance: float) -> OpenRows:
+    rows, classes = sums.shape
+    possible = sums + reach
+    possible -= sums[np.arange(rows), leaders][:, None]
+    is_possible = possible >= -2 * tolerance  # twice: once for the tie rule, once for rounding
+    is_open = np.count_nonzero(is_possible, axis=1) > 1
+    open_rows = np.flatnonzero(is_open)
+    where, column = np.nonzero(is_possible[open_rows])
+    starts = np.searchsorted(where, np.arange(len(open_rows) + 1))
+    flat = open_rows[where] * classes + column
+    return OpenRows(~is_open, open_rows, starts, flat, column, sums.ravel()[flat])
 
-    def _take(self, member: int, error: float) -> None:
-        self._scores.add(member)
-        self.order.append(member)
-        self._errors.append(error)
 
-    def _compared(self, errors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return errors.round(_DECIMALS) if self._rounding else errors
+def _winners(matrix: Matrix, contest: OpenRows, tolerance: float) -> Integers:
+    values = matrix.ravel().take(contest.flat) + contest.sums
+    best = np.maximum.reduceat(values, contest.starts[:-1]) - tolerance
+    run = np.repeat(np.arange(len(contest.rows)), np.diff(contest.starts))
+    leading = np.flatnonzero(values >= best[run])
+    first = np.empty(len(contest.rows), dtype=np.int64)
+    first[run[leading[::-1]]] = leading[::-1]  # of several the first stays
+    return contest.columns[first]
 
-    def _among_ties(self, ties: list[int]) -> int:
-        if len(ties) > 1:
-            ties = [member for member in ties if member in self.order] or ties
-        if len(ties) > 1:
-            losses = self._losses(ties)
-            ties = [member for member, loss in zip(ties, losses, strict=True) if loss <= losses.min() * (1 + _SAME)]
-        return ties[0]
 
-    def _losses(self, among: Sequence[int]) -> NDArray[np.float64]:
-        """The log-loss with each of these added."""
-        candidates = LogLossCandidates(self._labelled.true_class)
-        for member in self.order:
-            candidates.add(member)
-        return candidates.errors(among)
+def _loop_tops(matrix: Matrix) -> Integers:
+    tops = np.empty(matrix.shape[0], dtype=np.int64)
+    classes = matrix.shape[1]
+    for row in range(matrix.shape[0]):
+        values, column = matrix[row], 0
+        lane0, lane1, lane2, lane3 = values[0], values[0], values[0], values[0]
+        while column + 4 <= classes:  # four maxima at once: none has to wait for the one before it
+            lane0, lane1 = max(lane0, values[column]), max(lane1, values[column + 1])
+            lane2, lane3 = max(lane2, values[column + 2]), max(lane3, values[column + 3])
+            column += 4
+        while column < classes:
+            lane0 = max(lane0, values[column])
+            column += 1
+        most, first = max(max(lane0, lane1), max(lane2, lane3)), 0
+        for column in range(classes - 1, -1, -1):  # from behind, so that no branch depends on the numbers
+            first = column if values[column] >= most else first
+        tops[row] = first
+    return tops
+
+
+def _loop_raise_reach(matrix: Matrix, rows: Integers, leaders: Integers, reach: Floats) -> None:
+    for place in range(rows.size):
+        values, most = matrix[rows[place]], reach[rows[place]]
+        own = np.float64(values[leaders[rows[place]]])
+        for column in range(values.size):
+            most[column] = max(most[column], np.float64(values[column]) - own)
+
+
+def _loop_count_open(sums: Floats, reach: Floats, leaders: Integers, tolerance: float) -> Integers:
+    counts = np.zeros(sums.shape[0], dtype=np.int64)
+    for row in range(sums.shape[0]):
+        ahead, count = sums[row, leaders[row]], 0
+        for column in range(sums.shape[1]):
+            count += sums[row, column] + reach[row, column] - ahead >= -2 * tolerance
+        if count > 1:
+            counts[row] = count
+    return counts
+
+
+def _loop_fill_open(
+    sums: Floats, reach: Floats, leaders: Integers, tolerance: float, rows: Integers, starts: Integers
+) -> Integers:
+    flat = np.empty(starts[-1], dtype=np.int64)
+    for place in range(rows.size):
+        row, entry = rows[place], starts[place]
+        ahead = sums[row, leaders[row]]
+        for column in range(sums.shape[1]):
+            if sums[row, column] + reach[row, column] - ahead >= -2 * tolerance:
+                flat[entry] = row * sums.shape[1] + column
+                entry += 1
+    return flat
+
+
+def _loop_winners(
+    matrix: Matrix, rows: Integers, starts: Integers, flat: Integers, columns: Integers, sums: Floats, tolerance: float
+) -> Integers:
+    values, mixed, winners = matrix.ravel(), np.empty(flat.size), np.empty(rows.size, dtype=np.int64)
+    for entry in range(flat.size):  # in a loop of its own, in which many reads from memory are under way at once
+        mixed[entry] = values[flat[entry]] + sums[entry]
+    for place in range(rows.size):
+        start, stop = starts[place], starts[place + 1]
+        most = mixed[start]
+        for entry in range(start + 1, stop):
+            most = max(most, mixed[entry])
+        entry = start
+        while mixed[entry] < most - tolerance:
+            entry += 1
+        winners[place] = columns[entry]
+    return winners

@@ -1,7 +1,8 @@
-"""What a blend is worth on rows its members did not train on, and whether the gain is more than luck.
+"""What an answer is worth on rows its models did not train on, and whether a gain is more than luck: the one bootstrap.
 
-Scores cross-fitted answers, and resamples the rows (whole groups where rows have groups) for intervals. Differences are
-paired: both sides are scored on the same resamples. Knows no files, and not how the answers came about.
+Rows are resampled, whole groups where rows have groups. Differences are paired: both sides are scored on the same
+resamples. Blends are assessed here from cross-fitted answers, and a study of views compares its choices. Knows no
+files, and not how the answers came about.
 """
 
 from __future__ import annotations
@@ -12,18 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, mean_of_sets, soft
+from ensemble.blending.combine import Combined, Floats, Integers, soft, soft_of_sets
 from ensemble.blending.crossfit import Labelled
 from ensemble.core.scorers import Scorer
 
-RESAMPLES = 1000
-EVIDENCE = 0.95
-"""A gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %."""
-FEWEST = 10
-"""So many rows (or groups) there must be; of two, which both are better, every resample is."""
-Matrix = NDArray[np.floating[Any]]
+RESAMPLES = 1000  # a share of 95 % is then known to 0.7 points; the ends of an interval lie on 25 resamples each
+EVIDENCE = 0.95  # a gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %
+FEWEST = 10  # rows (or groups) that evidence needs: of two that are both better, every resample is, and proves nothing
 Interval = tuple[float, float] | None
 
 
@@ -87,22 +84,22 @@ def assess(
 ) -> Honest | None:
     """Score cross-fitted `answers`, one a repeat of the fold plan, beside the members and their plain mean.
 
-    `mean` stands in for the plain mean of all members; `optimistic` is what the blend says after it learned from all
+    `mean` stands in for the plain mean of all members; `optimistic` is the answer of the blend that learned from all
     rows. None where the metric has no meaning on these rows.
     """
     measure, labels, stack = labelled.measure, labelled.labels, labelled.stack
-    sign = 1.0 if measure.greater_is_better else -1.0
+    sign = labelled.sign
     members = tuple(measure(labels, matrix) for matrix in stack)
     best = int(np.argmax([sign * value for value in members]))
     blend, plain = (
-        _mean_scorer([measure.scorer(labels, one.probs, one.decisions) for one in several])
-        for several in (answers, mean or [(mean_of_sets if labelled.sets else soft)(stack)])
+        _mean_scorer([measure.scorer(labels, combined.probs, combined.decisions) for combined in repeats])
+        for repeats in (answers, mean or [(soft_of_sets if labelled.sets else soft)(stack)])
     )
     scorers = (blend, measure.scorer(labels, stack[best]), plain)
     value, best_value, uniform = (scorer(np.ones(len(labels))) for scorer in scorers)
     if any(map(math.isnan, (value, uniform, *members))):
         return None
-    blends, singles, means = _resampled(scorers, labelled, resamples)
+    blends, singles, means = resample(scorers, labelled.units, seed=labelled.seed, resamples=resamples)
     return Honest(
         value=value,
         ci95=_interval(blends),
@@ -116,6 +113,30 @@ def assess(
     )
 
 
+def compare(scorer: Scorer, other: Scorer, units: Integers, *, greater_is_better: bool) -> Gain:
+    """By how much `scorer` is better than `other`, both scored on the same resamples; `units` as in `resample`."""
+    sign, everything = 1.0 if greater_is_better else -1.0, np.ones(len(units))
+    scores, others = resample((scorer, other), units)
+    return _gain(sign * (scorer(everything) - other(everything)), sign * (scores - others))
+
+
+def resample(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
+    """Scores (scorers, resamples): each resample draws as many groups as there are, with replacement.
+
+    `units` numbers the group of each row from 0; rows without groups are a group each.
+    """
+    count = int(units.max()) + 1
+    is_row_by_row = np.array_equal(units, np.arange(count))  # then a draw is the rows' weights as it stands
+    random = np.random.default_rng(seed)
+    scores = np.empty((len(scorers), resamples))
+    for number in range(resamples):
+        # A group that is drawn twice weighs 2: rows are never copied, and a scorer prepares its sorting only once.
+        drawn = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
+        weights = drawn if is_row_by_row else drawn[units]
+        scores[:, number] = [scorer(weights) for scorer in scorers]
+    return scores
+
+
 def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
     """The mean over repeats."""
     if len(scorers) == 1:
@@ -123,25 +144,13 @@ def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
     return lambda weights: float(np.mean([scorer(weights) for scorer in scorers])) if scorers else math.nan
 
 
-def _resampled(scorers: Sequence[Scorer], labelled: Labelled, resamples: int) -> NDArray[np.float64]:
-    """Scores (scorers, resamples): each resample draws as many groups (or rows) as there are, with replacement."""
-    units = int(labelled.units.max()) + 1
-    random = np.random.default_rng(labelled.seed)
-    scores = np.empty((len(scorers), resamples))
-    for resample in range(resamples):
-        drawn = np.bincount(random.integers(units, size=units), minlength=units).astype(np.float64)
-        weights = drawn if labelled.groups is None else drawn[labelled.units]
-        scores[:, resample] = [scorer(weights) for scorer in scorers]
-    return scores
-
-
-def _gain(value: float, differences: NDArray[np.float64]) -> Gain:
+def _gain(value: float, differences: Floats) -> Gain:
     known = differences[~np.isnan(differences)]
     better = float(np.mean((known > 0) + 0.5 * (known == 0))) if known.size else 0.5
     return Gain(value + 0.0, _interval(differences + 0.0), better)  # + 0.0: never a gain of -0.0
 
 
-def _interval(values: NDArray[np.float64]) -> Interval:
+def _interval(values: Floats) -> Interval:
     """The middle 95 %; None where no resample could be scored."""
     known = values[~np.isnan(values)]
     if not known.size:

@@ -1,35 +1,36 @@
-"""What names rows and columns from outside: lists of ids and classes, and tables of labels and folds, joined by id.
+"""Files that name rows and columns: lists of ids and classes, and tables of labels and folds, joined by id.
 
-Ids are text from beginning to end. Reads small files; looks at no probabilities.
+Ids are text from beginning to end. Reads small files, never probabilities. A problem is a line of text; readers collect
+all they can before they raise.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ensemble.blending.combine import Integers
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Labels, labels_of_plain
 from ensemble.core.predictions_check import parse_ids
 from ensemble.core.text import JOINER, TextTable, read_text_table
 from ensemble.errors import InputError
 
-Integers = NDArray[np.int64]
-_WHOLE = re.compile(r"-?[0-9]{1,9}")
-_SEPARATORS = (JOINER, ";", ",", " ")
+_WHOLE = re.compile(r"-?[0-9]{1,9}")  # nine digits always fit; no fold or class has a larger number
+_SEPARATORS = (JOINER, ";", ",", " ")  # ours first; the blank last, as names of classes hold it more often
 _FOLD = re.compile(r"fold(_[0-9]+)?")
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What out-of-fold rows need besides their numbers, by id."""
+    """What out-of-fold rows need beside their numbers, by id."""
 
     labels_from: Path
     labels: Mapping[str, str]
@@ -72,10 +73,10 @@ class Truth:
     def _labels(self, names: Sequence[str], classes: Sequence[str]) -> Integers:
         """Positions of the classes; numbers from 0 are read as such where no label is a class's name."""
         position = {name: index for index, name in enumerate(classes)}
-        found = Counter(names)
-        if not found.keys() & position.keys() and all(_WHOLE.fullmatch(name) for name in found):
+        distinct = dict.fromkeys(names)
+        if not distinct.keys() & position.keys() and all(_WHOLE.fullmatch(name) for name in distinct):
             position = {str(index): index for index in range(len(classes))}
-        strangers = [name for name in found if name not in position]
+        strangers = [name for name in distinct if name not in position]
         if strangers:
             raise InputError(
                 f"{self.labels_from}: {len(strangers)} labels are none of the classes ({examples(strangers)}); "
@@ -104,12 +105,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     """The ids in a file: one a line, or the id column of a `.csv`, such as a sample submission."""
     if path.suffix != ".csv":
         return parse_ids(path)
-    table = read_text_table(path, "table of ids")
-    ids = table.columns[id_column(path, table)]
-    problems = check_ids(path, ids)
-    if problems:
-        raise InputError(*problems)
-    return ids
+    return _checked_ids(path, read_text_table(path, "table of ids"))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -117,8 +113,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if path.suffix != ".csv":
         return parse_ids(path, what="class")
     table = read_text_table(path, "table of classes")
-    named = id_column(path, table)
-    return tuple(name for name in table.header if name != named)
+    id_name = id_column(path, table)
+    return tuple(name for name in table.header if name != id_name)
 
 
 def read_truth(labels: Path | None, folds: Path | None) -> Truth:
@@ -129,19 +125,15 @@ def read_truth(labels: Path | None, folds: Path | None) -> Truth:
             "--folds: missing; out-of-fold rows need the fold of each, a table with the columns id and fold"
         )
     parts: dict[str, Any] = {}
-    try:
+    with collected(problems):
         parts = _fold_parts(folds)
         if labels is None and "labels" not in parts:
             problems.append(
                 "--labels: missing; out-of-fold rows need their classes, a table with the columns id and label"
             )
-    except InputError as error:
-        problems += error.messages
     if labels is not None:
-        try:
+        with collected(problems):
             parts["labels"] = _column(labels, read_text_table(labels, "table of labels"), "label")
-        except InputError as error:
-            problems += error.messages
     if problems:
         raise InputError(*problems)
     return Truth(
@@ -153,6 +145,15 @@ def read_truth(labels: Path | None, folds: Path | None) -> Truth:
         sidecar=parts.get("sidecar", {}),
         sets=parts.get("sets", False),
     )
+
+
+@contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """What is refused inside is noted in `problems`, so that the next thing is checked as well."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.messages
 
 
 def id_column(path: Path, table: TextTable) -> str:

@@ -1,28 +1,29 @@
-"""Every method by name, in two literal tables, and what can be wrapped around one. Words in, a `Method` out."""
+"""What each name of `options.METHODS` does, and what can be wrapped around it: from words and a goal to a `Method`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from functools import cache
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ensemble.blending.calibration import calibrated_after
-from ensemble.blending.combine import SET_COMBINERS, Combiner, geometric, hard, power, power_of_sets, rank, soft
+from ensemble.blending import combine
+from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned, tune_problem
+from ensemble.blending.combine import Combiner, class_by_class
 from ensemble.blending.crossfit import Fitted, Labelled, Method, choice
 from ensemble.blending.greedy import greedy_weights
+from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.simplex import least_log_loss
-from ensemble.blending.stacking import stack_method
-from ensemble.core.complaints import any_of
+from ensemble.blending.stacking import fit_stack
+from ensemble.errors import InputError
 
-COMBINERS: dict[str, Combiner] = {"soft": soft, "hard": hard, "geometric": geometric, "rank": rank}
-"""What fits nothing: a stack of matrices, and weights, to one answer a row."""
-
-_MOST_BAGS, _STEEPEST = 1000, 20.0
+COMBINERS: dict[str, Combiner] = {
+    name: getattr(combine, name) for name, kind in METHODS.items() if kind.combiner == name
+}
+"""What learns nothing: a stack of matrices, and weights, to one answer a row."""
+SET_COMBINERS: dict[str, Combiner] = {
+    name: getattr(combine, f"{name}_of_sets", None) or class_by_class(function) for name, function in COMBINERS.items()
+}
+"""Their counterparts for rows with sets of classes."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,31 @@ class Goal:
     sets: bool
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A method as the command line knows it."""
+def method_of(options: BlendOptions, names: Sequence[str], metric: str, *, sets: bool) -> Method:
+    """The method that the options name, with calibration and tuned decisions around it; `names` are the members'."""
+    if options.weights is not None:
+        method = fixed("weighted", combiner("soft", sets=sets), _shares(options.weights, names))
+    else:
+        method = make_method(options.method, metric, sets=sets)
+    if options.calibrate != "none":
+        around = calibrated_before if options.calibrate_when == "before" else calibrated_after
+        method = around(method, options.calibrate)
+    if options.tune_classes:
+        if problem := tune_problem(metric, sets=sets):
+            raise InputError(f"--tune-classes: {problem}")
+        method = class_tuned(method)
+    return method
 
-    job: str
-    make: Callable[[str, Goal], Method]
-    """From what stands after the colon, and what is wanted."""
-    argument: str = ""
-    """What may stand after a colon."""
-    needed: bool = False
-    """Whether it must."""
+
+@cache  # the same object each time, as what a method learned is remembered under it
+def make_method(spec: str, metric: str, *, sets: bool = False) -> Method:
+    """The method of `name` or `name:argument`, for a metric."""
+    name, _, argument = spec.partition(":")
+    kind = METHODS[name]
+    if kind.combiner:
+        return fixed(kind.combiner, combiner(kind.combiner, sets=sets))
+    method: Method = globals()[kind.maker](argument, Goal(metric, sets))
+    return method
 
 
 def combiner(name: str, *, sets: bool) -> Combiner:
@@ -57,102 +72,57 @@ def fixed(name: str, combine: Combiner, weights: Sequence[float] | None = None) 
     return Method(name, lambda _: ready, ready)
 
 
-def plain_mean(labelled: Labelled) -> Method:
-    """The mean of all members."""
-    return fixed("soft", combiner("soft", sets=labelled.sets))
+def power_mean(argument: str, goal: Goal) -> Method:
+    """`power:P`."""
+    mean = combine.power(float(argument))
+    return fixed(f"power:{float(argument):g}", class_by_class(mean) if goal.sets else mean)
 
 
-@cache
-def make_method(spec: str, metric: str, *, sets: bool = False) -> Method:
-    """The method of `name` or `name:argument`, for a metric; the same one each time, so that it learns once."""
-    name, _, argument = spec.partition(":")
-    return METHODS[name].make(argument, Goal(metric, sets))
-
-
-def method_problem(spec: str) -> str:
-    """What is wrong with a method's name or argument; empty when nothing is."""
-    name, colon, argument = spec.partition(":")
-    if name not in METHODS:
-        return f"unknown; known are {any_of(list(METHODS), 'and')}"
-    kind = METHODS[name]
-    if colon and not kind.argument:
-        return f"{name} takes nothing after a colon"
-    if kind.needed and not argument:
-        return f"a number must follow, such as {name}:2"
-    if colon and name == "power" and not (_is_number(argument) and abs(float(argument)) <= _STEEPEST):
-        return f"{argument!r} is not a number from -{_STEEPEST:g} to {_STEEPEST:g}"
-    if colon and name == "greedy" and not (argument.isdecimal() and 1 <= int(argument) <= _MOST_BAGS):
-        return f"{argument!r} is not a number of bags from 1 to {_MOST_BAGS}"
-    return ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _fixed(name: str, argument: str, goal: Goal) -> Method:
-    """One of `COMBINERS`; takes no argument and minds no metric."""
-    return fixed(name, combiner(name, sets=goal.sets))
-
-
-def _power(argument: str, goal: Goal) -> Method:
-    make = power_of_sets if goal.sets else power
-    return fixed(f"power:{float(argument):g}", make(float(argument)))
-
-
-def _optimize(argument: str, goal: Goal) -> Method:
+def least_loss(argument: str, goal: Goal) -> Method:
+    """`optimize`."""
     mean = combiner("soft", sets=goal.sets)
 
     def fit(labelled: Labelled) -> Fitted:
         best = least_log_loss(labelled.true_class)
-        return Fitted(mean, _plain(best.weights), {"duality_gap": best.gap})
+        return Fitted(mean, tuple(best.weights.tolist()), {"duality_gap": best.gap})
 
     return Method("optimize", fit)
 
 
-def _greedy(argument: str, goal: Goal) -> Method:
-    bags, mean = int(argument) if argument else 0, combiner("soft", sets=goal.sets)
+def greedy(argument: str, goal: Goal) -> Method:
+    """`greedy`, or `greedy:BAGS`."""
+    bags, mean = int(argument or 0), combiner("soft", sets=goal.sets)
     name = f"greedy:{bags}" if bags else "greedy"
-    return Method(name, lambda labelled: Fitted(mean, _plain(greedy_weights(labelled, bags=bags))))
+    return Method(name, lambda labelled: Fitted(mean, tuple(greedy_weights(labelled, bags=bags).tolist())))
 
 
-def _stack(argument: str, goal: Goal) -> Method:
-    return stack_method()
+def stack(argument: str, goal: Goal) -> Method:
+    """`stack`."""
+    return Method("stack", fit_stack)
 
 
-def _auto(argument: str, goal: Goal) -> Method:
-    """Candidates from simple to complex, those that can matter to the metric."""
-    metric = goal.metric
-    names = [
-        "soft",
-        *(["hard"] if metric not in ("log_loss", "roc_auc") else []),
-        *(["rank"] if metric == "roc_auc" else []),
-        "geometric",
-    ]
-    candidates = [make_method(name, metric, sets=goal.sets) for name in names]
-    if metric == "log_loss":
-        candidates.append(calibrated_after(candidates[0], "temperature"))
-    candidates += [make_method(name, metric, sets=goal.sets) for name in ("optimize", "greedy", "stack")]
+def auto(argument: str, goal: Goal) -> Method:
+    """`auto`: candidates from simple to complex, those that can matter to the metric."""
+    names = ["soft"]
+    names += ["hard"] if goal.metric not in ("log_loss", "roc_auc") else []  # votes lose what these two look at
+    names += ["rank"] if goal.metric == "roc_auc" else []  # ranks are all that this one looks at
+    names += ["geometric", "optimize", "greedy", "stack"]
+    candidates = [make_method(name, goal.metric, sets=goal.sets) for name in names]
+    if goal.metric == "log_loss":  # behind the combiners, before what learns more than one number
+        candidates.insert(names.index("optimize"), calibrated_after(candidates[0], "temperature"))
     return choice("auto", candidates)
 
 
-METHODS: dict[str, Kind] = {
-    "soft": Kind("the mean of the probabilities", partial(_fixed, "soft")),
-    "hard": Kind("the majority of the votes", partial(_fixed, "hard")),
-    "geometric": Kind("the mean of the logarithms", partial(_fixed, "geometric")),
-    "power": Kind("the power mean of exponent P", _power, "P", needed=True),
-    "rank": Kind("the mean of each class's ranks", partial(_fixed, "rank")),
-    "weighted": Kind("the mean with weights of your own (--weights)", partial(_fixed, "soft")),
-    "optimize": Kind("the weights of least log-loss", _optimize),
-    "greedy": Kind("members picked one by one for the metric, in BAGS random halves", _greedy, "BAGS"),
-    "stack": Kind("a regression on log-probabilities", _stack),
-    "auto": Kind("the best of these by honest score, the simplest within a standard error", _auto),
-}
-"""The words of `--method`."""
-
-
-def _plain(weights: NDArray[Any]) -> tuple[float, ...]:
-    return tuple(np.asarray(weights, dtype=np.float64).tolist())
+def _shares(given: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """The user's weights in the order of the members, as shares."""
+    unknown = [name for name in given if name not in names]
+    missing = [name for name in names if name not in given]
+    problems = [f"--weights: {', '.join(unknown)} is no member; they are {', '.join(names)}"] if unknown else []
+    if missing:
+        problems.append(f"--weights: none for {', '.join(missing)}; {missing[0]}=0 leaves it out")
+    total = sum(given[name] for name in names if name in given)
+    if not problems and not total > 0:
+        problems.append("--weights: one must be above 0")
+    if problems:
+        raise InputError(*problems)
+    return [given[name] / total for name in names]

@@ -1,7 +1,7 @@
 """Which members take part: near copies, members that do harm, what a budget allows; and what more members buy.
 
-Copies are found by what members get wrong. Harm and budgets are weighed inside of each fit, so cross-fitting includes
-them.
+Copies are found by what members get wrong. Harm and budgets are judged inside each fit, by the rows that are learned
+from, so cross-fitting includes them. Arithmetic only; which of these apply is decided in `verdict`.
 """
 
 from __future__ import annotations
@@ -10,70 +10,68 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, Weights, mean_of_sets, soft
+from ensemble.blending.combine import Combined, Floats, Matrix, Weights, soft, soft_of_sets
 from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn
 from ensemble.blending.greedy import LogLossCandidates
 from ensemble.blending.honest import FEWEST
-from ensemble.blending.methods import plain_mean
+from ensemble.blending.methods import make_method
 from ensemble.core.scorers import decide_sets
 
-Array = NDArray[np.float64]
-Matrix = NDArray[np.floating[Any]]
 Choose = Callable[[Labelled], Sequence[int]]
-COPY_CORRELATION, COPY_DISAGREEMENT = 0.99, 0.02
-_MOST_ROWS, _MOST_NUMBERS = 20_000, 100_000_000
-_HARM = 0.05  # how sure we must be, over all members together
+COPY_CORRELATION, COPY_DISAGREEMENT = 0.99, 0.02  # both: members may decide alike and yet differ in how sure they are
+_MOST_ROWS, _MOST_NUMBERS = 20_000, 100_000_000  # a share of rows to 0.4 points, and the errors in 0.4 GB of 32 bits
+_HARM = 0.05  # the chance of leaving out a harmless member, over all members together
+_BUDGETS = 12  # points of the frontier: as many as a picture can show apart
+_ROUNDING = 1 + 1e-9  # a budget that is the exact sum of costs must not fail by the order of adding
 
 
 @dataclass(frozen=True, eq=False)
 class Diversity:
     """How alike members are, each (members, members)."""
 
-    correlation: Array
+    correlation: Floats
     """Of their errors: probabilities less the truth."""
-    disagreement: Array
+    disagreement: Floats
     """Share of rows that two members decide differently."""
-    q_statistic: Array
+    q_statistic: Floats
     """Yule's Q of being right: 1 the same rows, 0 independent, below 0 one makes up for the other."""
 
 
 def diversity(labelled: Labelled) -> Diversity:
     """All three matrices; from 20,000 evenly spaced rows at most, fewer where members or classes are very many."""
-    members = len(labelled.stack)
-    most = max(1, min(labelled.rows, _MOST_ROWS, _MOST_NUMBERS // (members * labelled.classes)))
-    rows = np.linspace(0, labelled.rows - 1, most).astype(np.int64)
+    members, (count, classes), sets = len(labelled.stack), labelled.stack[0].shape, labelled.labels.ndim == 2
+    most = max(1, min(count, _MOST_ROWS, _MOST_NUMBERS // (members * classes)))
+    rows = np.linspace(0, count - 1, most).astype(np.int64)
     labels = labelled.labels[rows]
-    errors = np.empty((members, len(rows) * labelled.classes), dtype=np.float32)
-    decisions = np.empty((members, len(rows), labelled.classes if labelled.sets else 1), dtype=np.int64)
-    truth = labels if labelled.sets else np.eye(labelled.classes, dtype=np.float32)[labels]
+    errors = np.empty((members, len(rows) * classes), dtype=np.float32)
+    decisions = np.empty((members, len(rows), classes if sets else 1), dtype=np.int64)
+    truth = labels if sets else np.eye(classes, dtype=np.float32)[labels]
     for index in range(members):
         matrix = np.array(labelled.stack[index][rows], dtype=np.float32)
-        decisions[index] = decide_sets(matrix) if labelled.sets else matrix.argmax(axis=1)[:, None]
+        decisions[index] = decide_sets(matrix) if sets else matrix.argmax(axis=1)[:, None]
         matrix -= truth
         errors[index] = matrix.ravel()
     products = (errors @ errors.T).astype(np.float64)
     size = np.sqrt(np.diag(products))
-    size[size == 0] = 1.0
+    size[size == 0] = 1.0  # a member without errors: its products are zero, and so is the correlation
     right = (decisions == labels.reshape(len(rows), -1)).all(axis=2).astype(np.float64)
     both, only = right @ right.T, right @ (1 - right).T
     neither = len(rows) - both - only - only.T
     crossed = only * only.T
     return Diversity(
         correlation=np.clip(products / np.outer(size, size), -1, 1),
-        disagreement=np.array([(decisions != one).any(axis=2).mean(axis=1) for one in decisions]),
+        disagreement=np.array([(decisions != own).any(axis=2).mean(axis=1) for own in decisions]),
         q_statistic=_ratio(both * neither - crossed, both * neither + crossed),
     )
 
 
-def copies(found: Diversity, costs: Sequence[float | None]) -> dict[int, int]:
+def copies(alike: Diversity, costs: Sequence[float | None]) -> dict[int, int]:
     """Members that are near copies of another, and of which: of two the dearer goes, else the later."""
     order = sorted(range(len(costs)), key=lambda index: (np.inf if costs[index] is None else costs[index], index))
-    same = (found.correlation >= COPY_CORRELATION) & (found.disagreement <= COPY_DISAGREEMENT)
+    same = (alike.correlation >= COPY_CORRELATION) & (alike.disagreement <= COPY_DISAGREEMENT)
     kept: list[int] = []
     dropped: dict[int, int] = {}
     for index in order:
@@ -89,7 +87,7 @@ def chosen_first(method: Method, choose: Choose) -> Method:
     """`choose` members by the rows that are learned from, then the method on these."""
 
     def fit(labelled: Labelled) -> Fitted:
-        members, mean = list(choose(labelled)), mean_of_sets if labelled.sets else soft
+        members, mean = list(choose(labelled)), soft_of_sets if labelled.sets else soft
         inner = learn(method, labelled.with_members(members))
         if len(members) == len(labelled.stack):
             return inner
@@ -102,7 +100,7 @@ def chosen_first(method: Method, choose: Choose) -> Method:
                 return mean(stack, given)
             return inner.combine(Part(stack, None, members), voting)
 
-        return Fitted(combine, tuple(weights.tolist()), inner.told, inner.weighs)
+        return Fitted(combine, tuple(weights.tolist()), inner.learned, inner.weighs)
 
     return Method(method.name, fit)
 
@@ -133,16 +131,16 @@ def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> lis
     """Members that cost no more than `budget` together and whose plain mean has a low log-loss.
 
     All of them where they fit in. Else two greedy searches, for the most gain and for the most gain a second; the
-    better of what they find.
+    better of the two results.
     """
     if sum(costs) <= budget:
         return list(range(len(costs)))
-    found = [_searched(labelled.true_class, costs, budget, by_second) for by_second in (False, True)]
-    losses = [-np.log(labelled.true_class[members].mean(axis=0)).mean() for members in found]
-    return sorted(found[int(np.argmin(losses))])
+    results = [_search(labelled.true_class, costs, budget, by_second) for by_second in (False, True)]
+    losses = [-np.log(labelled.true_class[members].mean(axis=0)).mean() for members in results]
+    return sorted(results[int(np.argmin(losses))])
 
 
-def _searched(true_class: Array, costs: Sequence[float], budget: float, by_second: bool) -> list[int]:
+def _search(true_class: Floats, costs: Sequence[float], budget: float, by_second: bool) -> list[int]:
     candidates = LogLossCandidates(true_class)
     members: list[int] = []
     best: tuple[float, list[int]] = (np.inf, [])
@@ -152,18 +150,20 @@ def _searched(true_class: Array, costs: Sequence[float], budget: float, by_secon
         if not free:
             return best[1]
         losses = candidates.errors(free)
+        # A cost of nothing would divide by zero: such members come first, by what they gain.
         gains = (loss - losses) / [max(costs[index], 1e-12) if by_second else 1.0 for index in free]
         taken = int(np.argmax(gains) if (gains > 0).any() or not by_second else np.argmin(losses))
         members.append(free[taken])
         candidates.add(free[taken])
         spent += costs[free[taken]]
         loss = float(losses[taken])
-        best = min(best, (loss, list(members)), key=lambda one: one[0])
+        best = min(best, (loss, list(members)), key=lambda state: state[0])
 
 
-def _certainty(labelled: Labelled, total: Array, member: int, count: int) -> float:
+def _certainty(labelled: Labelled, total: Floats, member: int, count: int) -> float:
     """By how many standard errors the plain mean's log-loss falls without a member; whole groups are one draw."""
     own = labelled.true_class[member]
+    # What is left can round to zero where one member alone gives the right class anything.
     gain = np.log(np.maximum(total - own, 1e-300) / (count - 1)) - np.log(total / count)
     drawn = np.bincount(labelled.units, gain.reshape(labelled.rows, -1).sum(axis=1))
     spread = float(np.sqrt(len(drawn)) * drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
@@ -171,19 +171,14 @@ def _certainty(labelled: Labelled, total: Array, member: int, count: int) -> flo
 
 
 def _no_worse(labelled: Labelled, members: Sequence[int], rest: Sequence[int]) -> bool:
-    measure = labelled.measure
-    sign = 1.0 if measure.greater_is_better else -1.0
     with_all, without = (
-        measure(labelled.labels, soft(Part(labelled.stack, None, which)).probs) for which in (members, rest)
+        labelled.measure(labelled.labels, soft(Part(labelled.stack, None, voting)).probs) for voting in (members, rest)
     )
-    return sign * (without - with_all) >= 0 or np.isnan(with_all)
+    return labelled.sign * (without - with_all) >= 0 or np.isnan(with_all)
 
 
-def _ratio(part: Array, whole: Array) -> Array:
+def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
-_BUDGETS = 12
 
 
 @dataclass(frozen=True)
@@ -205,19 +200,22 @@ def within_budget(method: Method, costs: Sequence[float], budget: float) -> Meth
 
 def frontier(labelled: Labelled, costs: Sequence[float]) -> list[Point]:
     """Every member, and the means that budgets between the cheapest member and all of them allow; by cost."""
-    sign, mean = _sign(labelled), plain_mean(labelled)
-    found: dict[tuple[int, ...], float] = {
+    mean = make_method("soft", labelled.metric, sets=labelled.sets)
+    scores: dict[tuple[int, ...], float] = {
         (index,): labelled.measure(labelled.labels, labelled.stack[index]) for index in range(len(costs))
     }
-    for budget in np.geomspace(max(min(costs), 1e-9), max(sum(costs), 1e-9), _BUDGETS) * (1 + 1e-9):
+    for budget in np.geomspace(max(min(costs), 1e-9), max(sum(costs), 1e-9), _BUDGETS) * _ROUNDING:  # no scale from 0
+        method = within_budget(mean, costs, float(budget))
         members = tuple(affordable(labelled, costs, float(budget)))
-        if len(members) > 1 and members not in found:
-            score = mean_score(labelled, cross_fit(within_budget(mean, costs, float(budget)), labelled))
-            found |= {} if score is None else {members: score}
-    ranked = sorted((sum(costs[one] for one in members), -sign * value, members) for members, value in found.items())
+        if len(members) > 1 and members not in scores:
+            score = mean_score(labelled, cross_fit(method, labelled))
+            scores |= {} if score is None else {members: score}
+    ranked = sorted(
+        (sum(costs[index] for index in members), -labelled.sign * value, members) for members, value in scores.items()
+    )
     points, top = [], np.inf
     for cost, error, members in ranked:
-        points.append(Point(members, cost, found[members], error < top))
+        points.append(Point(members, cost, scores[members], error < top))
         top = min(top, error)
     return points
 
@@ -225,41 +223,36 @@ def frontier(labelled: Labelled, costs: Sequence[float]) -> list[Point]:
 def leave_one_out(method: Method, labelled: Labelled) -> list[float] | None:
     """By how much the honest score falls when a member is taken out and the other weights stay in proportion.
 
-    For a method that learns more than weights it is the plain mean's score that is looked at. None for one member.
+    For a method that learns more than weights, the fall of the plain mean's score. None for one member.
     """
     members = len(labelled.stack)
     if not learn(method, labelled).weighs:
-        method = plain_mean(labelled)
+        method = make_method("soft", labelled.metric, sets=labelled.sets)
     full = mean_score(labelled, cross_fit(method, labelled))
     if members < 2 or full is None:
         return None
     falls = []
     for member in range(members):
+
+        def fit(labelled: Labelled, member: int = member) -> Fitted:
+            return _without(learn(method, labelled), member, members)
+
         ready = None if method.ready is None else _without(method.ready, member, members)
-        without = Method(f"{method.name} less {member}", partial(_fit_without, method, member), ready)
-        score = mean_score(labelled, cross_fit(without, labelled))
-        falls.append(0.0 if score is None else _sign(labelled) * (full - score) + 0.0)
+        score = mean_score(labelled, cross_fit(Method(f"{method.name} less {member}", fit, ready), labelled))
+        falls.append(0.0 if score is None else labelled.sign * (full - score) + 0.0)  # + 0.0: never a -0.0
     return falls
 
 
 def mean_score(labelled: Labelled, answers: Sequence[Combined]) -> float | None:
     """The score of cross-fitted answers, the mean over repeats; None where there is none."""
     measure = labelled.measure
-    scores = [measure(labelled.labels, one.probs, decisions=one.decisions) for one in answers]
+    scores = [measure(labelled.labels, combined.probs, decisions=combined.decisions) for combined in answers]
     return float(np.mean(scores)) if scores and not np.isnan(scores).any() else None
 
 
-def _fit_without(method: Method, member: int, labelled: Labelled) -> Fitted:
-    return _without(learn(method, labelled), member, len(labelled.stack))
-
-
 def _without(fitted: Fitted, member: int, count: int) -> Fitted:
-    weights: NDArray[Any] = np.ones(count) if fitted.weights is None else np.array(fitted.weights)
+    weights: Floats = np.ones(count) if fitted.weights is None else np.array(fitted.weights)
     weights[member] = 0
     if not weights.any():  # it was the only one with a say
         weights = (np.arange(count) != member).astype(np.float64)
     return Fitted(fitted.combine, tuple((weights / weights.sum()).tolist()))
-
-
-def _sign(labelled: Labelled) -> float:
-    return 1.0 if labelled.measure.greater_is_better else -1.0

@@ -1,25 +1,32 @@
-"""Weights of least log-loss, of members and of views: convex, on the simplex. Arithmetic only.
+"""Weights of least log-loss on the simplex: of members, exactly, and of views, with a prior. Arithmetic only.
 
 The log-loss of a weighted mean looks at nothing but what each member gives to the class that is right, so the problem
-is `min -mean(log(w @ true_class))`. Newton's steps with the exact Hessian; the bounds are kept by an active set. The
-duality gap says how far from the optimum the answer can be at most.
+is `min -mean(log(w @ true_class))`, which is convex.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_VIEW_STEPS = 1000
-_CLOSE = 1e-7
-_FLOOR = 1e-15
+from ensemble.blending.combine import Floats, Matrix
+
+_VIEW_STEPS = 1000  # expectation maximisation is slow near the optimum, but a step over a dozen views is cheap
+_CLOSE = 1e-7  # weights that move less are done: no merged probability would change in 32 bits
+_FLOOR = 1e-15  # a view that gives the right class nothing would divide by zero where all views do
 _PRIOR = 1.0  # rows that speak for equal weights, for each view: a few rows alone can't silence one
+_GAP = 1e-12  # of log-loss; below it rounding decides
+_STEPS = 100  # a bound that Newton does not come near: each step about doubles the right digits
+_RIDGE = 1e-10  # among weights that are equally good, as for copies, those nearest to equal ones
+_SMALL = 1e-12  # a weight below it is zero: no probability could tell
+_ENTERING = -1e-13  # a member enters where the slope towards it is clearly below zero, not by rounding
+_DESCENT = 1e-4  # of the descent promised (Armijo's rule, with its usual constant)
+_HALVINGS = 40  # 2^-40 of a step is below rounding: if even that gains nothing, this is the optimum
 
 
-def learn_weights(true: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def learn_weights(true: Matrix) -> Floats:
     """Weights (views,) that sum to 1 and maximise the mean log of `weights @ true`, for `true` (views, rows).
 
     Expectation maximisation of a mixture: every step is better than the one before, and the optimum is the only one.
@@ -36,23 +43,20 @@ def learn_weights(true: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return weights
 
 
-Vector = NDArray[np.float64]
-_GAP = 1e-12
-_STEPS = 100
-_RIDGE = 1e-10  # among weights that are equally good, as for copies, those nearest to equal ones
-_SMALL = 1e-12
-
-
 @dataclass(frozen=True, eq=False)
 class Optimum:
     """The weights, and by how much they can miss the least log-loss at most."""
 
-    weights: Vector
+    weights: Floats
     gap: float
 
 
-def least_log_loss(true_class: NDArray[np.float64], gap: float = _GAP) -> Optimum:
-    """Weights (members,) of least log-loss for `true_class` (members, rows), all above 0."""
+def least_log_loss(true_class: Floats, gap: float = _GAP) -> Optimum:
+    """Weights (members,) of least log-loss for `true_class` (members, rows), all above 0.
+
+    Newton's steps with the exact Hessian; the bounds are kept by an active set. The duality gap says how far from the
+    optimum the answer can be at most.
+    """
     members, rows = true_class.shape
     weights = np.full(members, 1 / members)
     if members == 1:
@@ -62,10 +66,10 @@ def least_log_loss(true_class: NDArray[np.float64], gap: float = _GAP) -> Optimu
     for _ in range(_STEPS):
         scaled = true_class / mixed
         slope = -scaled.sum(axis=1) / rows
-        found = float(-slope.min() - 1)  # slope @ weights is always -1
-        if found < best.gap:
-            best = Optimum(weights, max(found, 0.0))
-        if found <= gap:
+        missing = float(-slope.min() - 1)  # the duality gap, as slope @ weights is always -1
+        if missing < best.gap:
+            best = Optimum(weights, max(missing, 0.0))
+        if missing <= gap:
             break
         curvature = scaled @ scaled.T / rows
         target = _least_quadratic(curvature, slope, weights)
@@ -79,34 +83,34 @@ def least_log_loss(true_class: NDArray[np.float64], gap: float = _GAP) -> Optimu
     return best
 
 
-def _step(
-    true_class: NDArray[np.float64], mixed: Vector, target: Vector, descent: float
-) -> tuple[float, Vector] | None:
+def _step(true_class: Floats, mixed: Floats, target: Floats, descent: float) -> tuple[float, Floats] | None:
     """How far to go towards `target`, and what the mixture is there; None where no way down is left."""
     aim = target @ true_class
     length = 1.0
-    for _ in range(40):
+    for _ in range(_HALVINGS):
         trial = mixed + length * (aim - mixed)
         gained = float(np.mean(np.log(trial / mixed)))
-        if gained >= -1e-4 * length * descent and gained > 0:
+        if gained >= -_DESCENT * length * descent and gained > 0:
             return length, trial
         length /= 2
     return None
 
 
-def _least_quadratic(curvature: NDArray[np.float64], slope: Vector, start: Vector) -> Vector:
+def _least_quadratic(curvature: Floats, slope: Floats, start: Floats) -> Floats:
     """The point of the simplex where the quadratic around `start` is least; an active-set method."""
     members = len(start)
     matrix = curvature + _RIDGE * max(1.0, float(np.trace(curvature)) / members) * np.eye(members)
     linear = slope - matrix @ start
     point, free = start.copy(), start > 0
-    for _ in range(10 * members + 20):
+    for _ in range(
+        10 * members + 20
+    ):  # each face is left for a better one, so few are seen; this only rules out a cycle
         aim, level = _on_face(matrix, linear, free)
         if (aim[free] >= -_SMALL).all():
             point = np.maximum(aim, 0.0)
             reduced = np.where(free, np.inf, matrix @ point + linear - level)
             entering = int(np.argmin(reduced))
-            if reduced[entering] >= -1e-13:
+            if reduced[entering] >= _ENTERING:
                 break
             free[entering] = True
         else:  # walk until the first weight reaches zero, and let it go
@@ -120,7 +124,7 @@ def _least_quadratic(curvature: NDArray[np.float64], slope: Vector, start: Vecto
     return np.asarray(point / point.sum(), dtype=np.float64)
 
 
-def _on_face(matrix: NDArray[np.float64], linear: Vector, free: NDArray[np.bool_]) -> tuple[Vector, float]:
+def _on_face(matrix: Floats, linear: Floats, free: NDArray[np.bool_]) -> tuple[Floats, float]:
     """Where the quadratic is least among points whose other weights are zero and that sum to 1, and the multiplier."""
     inverse = np.linalg.solve(matrix[np.ix_(free, free)], np.column_stack([np.ones(free.sum()), -linear[free]]))
     level = (1 - inverse[:, 1].sum()) / inverse[:, 0].sum()

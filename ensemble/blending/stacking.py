@@ -12,57 +12,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, Weights, in_blocks, logs, softmax
-from ensemble.blending.crossfit import SMALLEST, Fitted, Labelled, Method, Part
+from ensemble.blending.combine import Combined, Floats, Matrix, Weights, decided, in_blocks, logs, softmax
+from ensemble.blending.crossfit import Fitted, Labelled, Part
 from ensemble.core.labels import Labels, are_sets, likelihoods
-from ensemble.core.scorers import decide, decide_sets
+from ensemble.core.scorers import SMALLEST_PROBABILITY
 
-Matrix = NDArray[np.floating[Any]]
-Array = NDArray[np.float64]
 Narrow = NDArray[np.float32]
-STRENGTHS = (3.0, 0.3, 0.03, 0.003)
-_STEPS, _TOLERANCE, _SLOPE = 60, 1e-7, 1e-5
-_CURVATURE_ROWS = 2000
+STRENGTHS = (3.0, 0.3, 0.03, 0.003)  # from nearly the geometric mean to nearly free, a factor of ten apart
+_STEPS, _TOLERANCE, _SLOPE = 60, 1e-7, 1e-5  # L-BFGS is stopped at what features of 32 bits can resolve
+_CURVATURE_ROWS = 2000  # decides how fast the answer is found, not what it is; each row costs members squared
 
 
-def stack_method() -> Method:
+def fit_stack(labelled: Labelled) -> Fitted:
     """Stacking at the strength of penalty that does best on left-out folds, by log-loss."""
-    return Method("stack", _fit_stack)
+    losses = np.zeros(len(STRENGTHS))
+    for splits in labelled.splits:
+        for rest, rows in splits:
+            held_out = Part(labelled.stack, rows, range(len(labelled.stack)))
+            features, labels = class_features(held_out, sets=labelled.sets), labelled.labels[rows]
+            losses += [-np.log(regression.true_class(features, labels)).sum() for regression in _path(rest)]
+    best = int(np.argmin(losses))
+    regression = _path(labelled)[best]
+    share = np.abs(regression.slopes).mean(axis=1)  # for people; the slopes are what answers
+    learned = {"penalty": STRENGTHS[best], "offsets": regression.offsets.tolist(), "slopes": regression.slopes.tolist()}
+    return Fitted(in_blocks(regression.answer), tuple((share / share.sum()).tolist()), learned, weighs=False)
+
+
+def _path(labelled: Labelled) -> list[Regression]:
+    """The regressions of all strengths; remembered, as neighbouring choices ask for the same."""
+    key = ("stack", labelled.key)
+    if key not in labelled.memo:
+        features = class_features(labelled.stack, sets=labelled.sets)
+        labelled.memo[key] = fit_regression(features, labelled.labels, STRENGTHS)
+    regressions: list[Regression] = labelled.memo[key]
+    return regressions
 
 
 @dataclass(frozen=True, eq=False)
 class Regression:
     """What was fitted."""
 
-    slopes: Array
+    slopes: Floats
     """(members, classes)."""
-    offsets: Array
+    offsets: Floats
     """(classes,)."""
     sets: bool = False
     """Whether each row has a set of classes."""
 
-    def answer(self, stack: Sequence[Matrix]) -> Combined:
-        """Probabilities and decisions."""
-        return in_blocks(self._answer)(stack, None)
-
-    def _answer(self, stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+    def answer(self, stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+        """Probabilities and decisions; `weights` are a combiner's and have no influence on a regression."""
         scores = np.zeros(stack[0].shape) + self.offsets
         for matrix, slope in zip(stack, self.slopes, strict=True):
             scores += (_log_odds(matrix) if self.sets else logs(matrix)) * slope
         probs = self._probs(scores)
-        return Combined(probs, decide_sets(probs) if self.sets else decide(probs))
+        return decided(probs, sets=self.sets)
 
-    def true_class(self, features: Narrow, labels: Labels) -> Array:
+    def true_class(self, features: Narrow, labels: Labels) -> Floats:
         """What each row's right class, or each right yes and no, gets; at least 2.2e-16."""
         scores = np.matmul(self.slopes.T[:, None, :], features)[:, 0, :] + self.offsets[:, None]
-        return np.maximum(likelihoods(self._probs(scores.T), labels).ravel(), SMALLEST)
+        return np.maximum(likelihoods(self._probs(scores.T), labels).ravel(), SMALLEST_PROBABILITY)
 
-    def _probs(self, scores: Array) -> Array:
+    def _probs(self, scores: Floats) -> Floats:
         return _sigmoid(scores) if self.sets else softmax(scores)
 
 
@@ -72,12 +86,12 @@ def fit_regression(features: Narrow, labels: Labels, strengths: Sequence[float])
     L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
     penalty starts where the stronger one ended.
     """
-    from scipy.optimize import minimize  # a fifth of a second, which only those who stack shall wait
+    from scipy.optimize import minimize  # takes a fifth of a second, so only stacking waits for it
 
     classes, members, _ = features.shape
     curvature = _curvature(features, sets=are_sets(labels))
     step = np.zeros((classes, members + 1))
-    found = []
+    regressions = []
     for strength in strengths:
         lower = np.linalg.cholesky(curvature + strength / classes * np.eye(members + 1))
         kind = _SetsProblem if are_sets(labels) else _Problem
@@ -86,24 +100,24 @@ def fit_regression(features: Narrow, labels: Labels, strengths: Sequence[float])
         options = {"maxiter": _STEPS, "ftol": _TOLERANCE, "gtol": _SLOPE}
         step = problem.step(minimize(problem.value, start, jac=True, method="L-BFGS-B", options=options).x)
         slopes = (1 / members + step[:, :members]).T
-        found.append(Regression(slopes, step[:, members].copy(), are_sets(labels)))
-    return found
+        regressions.append(Regression(slopes, step[:, members].copy(), are_sets(labels)))
+    return regressions
 
 
 class _Problem:
     """Log-loss and penalty as a function of round coordinates."""
 
-    def __init__(self, features: Narrow, labels: Labels, strength: float, roots: Array) -> None:
+    def __init__(self, features: Narrow, labels: Labels, strength: float, roots: Floats) -> None:
         self._features, self._labels, self._strength, self._roots = features, labels, strength, roots
         self._row = np.arange(features.shape[2])
 
-    def step(self, coordinates: Array) -> Array:
+    def step(self, coordinates: Floats) -> Floats:
         """(classes, members + 1): what the coordinates add to equal slopes and offsets of zero."""
         classes, members, _ = self._features.shape
         return np.asarray(np.matmul(self._roots, coordinates.reshape(classes, members + 1, 1))[:, :, 0])
 
-    def value(self, coordinates: Array) -> tuple[float, Array]:
-        """What is to be least, and its slope."""
+    def value(self, coordinates: Floats) -> tuple[float, Floats]:
+        """What is to be least, and its slope; matrices in 32 bits for speed, totals in 64 for L-BFGS's line search."""
         classes, members, rows = self._features.shape
         step = self.step(coordinates)
         narrow = step.astype(np.float32)
@@ -118,7 +132,7 @@ class _Problem:
 
     def _loss(self, scores: Narrow) -> tuple[float, Narrow]:
         """The rows' losses added up, and their slope by the scores (classes, rows), in the scores' own memory."""
-        scores -= scores.max(axis=0)
+        scores -= scores.max(axis=0)  # no score above 0: nothing overflows
         chosen = scores[self._labels, self._row].sum(dtype=np.float64)
         np.exp(scores, out=scores)
         total = scores.sum(axis=0)
@@ -137,11 +151,11 @@ class _SetsProblem(_Problem):
         return float(lost / len(scores)), slope
 
 
-def _sigmoid(scores: Matrix) -> Array:
-    return np.asarray(np.exp(-np.logaddexp(0, -scores)), dtype=np.float64)
+def _sigmoid(scores: Matrix) -> Floats:
+    return np.asarray(np.exp(-np.logaddexp(0, -scores)), dtype=np.float64)  # overflows on neither side
 
 
-def _log_odds(matrix: Matrix) -> Array:
+def _log_odds(matrix: Matrix) -> Floats:
     """Logarithms of the odds, of zero and one those of `FLOOR`."""
     wide = matrix.astype(np.float64)
     return logs(wide) - logs(1 - wide)
@@ -158,36 +172,7 @@ def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Narrow:
     return features
 
 
-def _fit_stack(labelled: Labelled) -> Fitted:
-    losses = np.zeros(len(STRENGTHS))
-    for splits in labelled.splits:
-        for rest, rows in splits:
-            held_out = Part(labelled.stack, rows, range(len(labelled.stack)))
-            features, labels = class_features(held_out, sets=labelled.sets), labelled.labels[rows]
-            losses += [-np.log(one.true_class(features, labels)).sum() for one in _path(rest)]
-    best = int(np.argmin(losses))
-    found = _path(labelled)[best]
-
-    def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-        return found.answer(stack)
-
-    share = np.abs(found.slopes).mean(axis=1)
-    told = {"penalty": STRENGTHS[best], "offsets": found.offsets.tolist(), "slopes": found.slopes.tolist()}
-    return Fitted(combine, tuple((share / share.sum()).tolist()), told, weighs=False)
-
-
-def _path(labelled: Labelled) -> list[Regression]:
-    """The regressions of all strengths; remembered, as neighbouring choices ask for the same."""
-    key = ("stack", labelled.key)
-    if key not in labelled.memo:
-        labelled.memo[key] = fit_regression(
-            class_features(labelled.stack, sets=labelled.sets), labelled.labels, STRENGTHS
-        )
-    found: list[Regression] = labelled.memo[key]
-    return found
-
-
-def _curvature(features: Narrow, *, sets: bool) -> Array:
+def _curvature(features: Narrow, *, sets: bool) -> Floats:
     """(classes, members + 1, members + 1): each class's own, at the geometric mean. Looks at no label.
 
     From a part of the rows: it decides how fast the answer is found, not what it is.

@@ -1,8 +1,7 @@
-"""A blend as the organiser wants it: `submission.csv`, after a sample file or the description; and two
-submissions compared.
+"""A blend as the organiser wants it: `submission.csv`, laid out after a sample file or the dataset's description.
 
 Ids are text from beginning to end: `001` stays `001`, `NA` stays `NA`. What is written is read back and compared before
-it gets its name. Which answer a row gets was decided elsewhere.
+it gets its name. Also compares a submission with an older one. Which answer a row gets was decided elsewhere.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined
+from ensemble.blending.combine import Combined, Integers
 from ensemble.blending.id_files import check_ids, examples
+from ensemble.blending.options import LabelForm
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import atomic_path
 from ensemble.core.labels import spelled
@@ -27,9 +26,11 @@ from ensemble.core.scorers import decide_sets
 from ensemble.core.text import TextTable, read_text_table
 from ensemble.errors import InputError
 
-Labels = Literal["name", "index"]
-_BLOCK_ROWS = 4096
-_WIDE = ("probability", "binary")
+Cells = Callable[[Any, Any], list[list[str]]]
+"""From a block of probabilities and decisions to its rows' cells, the id's left out."""
+
+_BLOCK_ROWS = 4096  # cells made at a time: a million rows of text at once would take gigabytes
+_WIDE = ("probability", "binary")  # with a column a class
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,38 +60,27 @@ class Submission:
                 yield [*cells[: self.id_column], name, *cells[self.id_column :]]
 
 
-def write_submission(
-    path: Path,
-    ids: Sequence[str],
-    classes: Sequence[str],
-    combined: Combined,
-    fmt: SubmissionSpec,
-    template: Path | None = None,
-    labels: Labels | None = None,
-) -> None:
-    """Write `combined` (rows in the order of `ids`, columns in that of `classes`) as the organiser wants it."""
-    save_submission(path, make_submission(ids, classes, combined, fmt, template, labels))
-
-
 def make_submission(
     ids: Sequence[str],
     classes: Sequence[str],
     combined: Combined,
     fmt: SubmissionSpec,
     template: Path | None = None,
-    labels: Labels | None = None,
+    labels: LabelForm | None = None,
 ) -> Submission:
     """Check everything and lay out the table; writes nothing.
 
     A template decides rows, columns and id spelling; `labels`, else `fmt`, decides between names and numbers.
     """
-    _check_class_asked(classes, fmt)
+    if fmt.probability_of not in (None, *classes):
+        raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
     separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None
     if template is None:
-        value = labels or _described_value(fmt)
+        value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
         header = (fmt.id, *classes) if value in _WIDE else (fmt.id, fmt.label)
-        if len(set(header)) != len(header):
-            raise InputError(f"submission: {_doubled(header)} would be two columns; name submission.id otherwise")
+        doubled = [name for name, count in Counter(header).items() if count > 1]
+        if doubled:
+            raise InputError(f"submission: {doubled[0]!r} would be two columns; give submission.id another name")
         answers = _answers(combined, None, _cells(header[1:], classes, value, fmt, separator))
         return Submission(header, tuple(ids), 0, answers, value, separator)
     sample = _read_template(template)
@@ -113,9 +103,9 @@ def save_submission(path: Path, submission: Submission) -> None:
             writer.writerows(submission.rows())
         with temporary.open(encoding="utf-8", newline="") as stream:
             expected = chain([list(submission.header)], submission.rows())
-            for line, (found, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
-                if found != meant:
-                    raise RuntimeError(f"{path}: row {line} read back as {found}, meant was {meant}")
+            for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
+                if written != meant:
+                    raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
 
 
 def _read_template(path: Path) -> TextTable:
@@ -126,38 +116,29 @@ def _read_template(path: Path) -> TextTable:
     return table
 
 
-def _described_value(fmt: SubmissionSpec) -> str:
-    """What the dataset asks for: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one."""
-    return fmt.value if fmt.probability_of is None else "probability_of"
-
-
-def _check_class_asked(classes: Sequence[str], fmt: SubmissionSpec) -> None:
-    if fmt.probability_of not in (None, *classes):
-        raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {_examples(classes)}")
-
-
 def _value_for(
     template: Path,
     id_name: str,
     others: tuple[str, ...],
     classes: Sequence[str],
     fmt: SubmissionSpec,
-    labels: Labels | None,
+    labels: LabelForm | None,
 ) -> str:
     """What a template's other columns ask for."""
     if set(others) == set(classes):
         return "binary" if fmt.value == "binary" else "probability"
     if len(others) == 1:
-        if labels is None and (asked := _described_value(fmt)) in _WIDE:
+        value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
+        if value in _WIDE:
             raise InputError(
-                f"{template}: one column, {others[0]!r}, but the dataset asks for a {asked} column a class; "
+                f"{template}: one column, {others[0]!r}, but the dataset asks for a {value} column a class; "
                 "say --labels name or --labels index"
             )
-        return labels or _described_value(fmt)
+        return value
     missing = [name for name in classes if name not in others]
     unknown = [name for name in others if name not in classes]
     parts = [
-        f"{len(names)} {what} ({_examples(names)})"
+        f"{len(names)} {what} ({examples(names)})"
         for names, what in ((unknown, "unknown"), (missing, "missing"))
         if names
     ]
@@ -166,21 +147,21 @@ def _value_for(
     )
 
 
-def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
+def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequence[str]) -> Integers:
     """Where each of the template's rows stands in `ids`; missing, extra and doubled ids are refused together."""
     problems = []
     doubled = [name for name, count in Counter(wanted).items() if count > 1]
     if doubled:
-        problems.append(f"{template}: {len(doubled)} ids stand more than once ({_examples(doubled)})")
+        problems.append(f"{template}: {len(doubled)} ids stand more than once ({examples(doubled)})")
     position = {name: row for row, name in enumerate(ids)}
     unknown = [name for name in dict.fromkeys(wanted) if name not in position]
     if unknown:
-        problems.append(f"{template}: {len(unknown)} of its ids have no prediction ({_examples(unknown)})")
-    asked = set(wanted)
-    extra = [name for name in ids if name not in asked]
+        problems.append(f"{template}: {len(unknown)} of its ids have no prediction ({examples(unknown)})")
+    in_template = set(wanted)
+    extra = [name for name in ids if name not in in_template]
     if extra:
-        problems.append(f"{template}: {len(extra)} predicted ids are not in it ({_examples(extra)})")
-    if len(unknown) == len(set(wanted)):
+        problems.append(f"{template}: {len(extra)} predicted ids are not in it ({examples(extra)})")
+    if len(unknown) == len(in_template):
         problems.append(
             f"{template}: none of its ids is known; ids are taken from column {id_name!r}, letter by letter"
         )
@@ -191,32 +172,29 @@ def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequenc
 
 def _cells(
     others: Sequence[str], classes: Sequence[str], value: str, fmt: SubmissionSpec, separator: str | None
-) -> Callable[[Any, Any], list[list[str]]]:
-    """From a block of probabilities and decisions to its rows' cells, the id's left out."""
+) -> Cells:
+    """What writes the cells of the columns `others`."""
     if value == "binary":
         order = [classes.index(name) for name in others]
         return lambda _, decisions: [list(map(str, row)) for row in decisions[:, order].tolist()]
     if value.startswith("probability"):
-        asked = others if fmt.probability_of is None or value == "probability" else [fmt.probability_of]
+        wanted = others if fmt.probability_of is None or value == "probability" else [fmt.probability_of]
         column = {name: index for index, name in enumerate(classes)}
-        columns = [column[name] for name in asked]
+        columns = [column[name] for name in wanted]
         return lambda probs, _: [list(map(repr, row)) for row in probs[:, columns].tolist()]
     if separator is not None:
         names = [str(index) for index in range(len(classes))] if value == "index" else list(classes)
-        return lambda _, decisions: [[_joined(row, names, separator, fmt.empty or "")] for row in decisions.tolist()]
+        empty = fmt.empty or ""
+        return lambda _, decisions: [
+            [separator.join(name for name, has in zip(names, row, strict=True) if has) or empty]
+            for row in decisions.tolist()
+        ]
     if value == "index":
         return lambda _, decisions: [[str(index)] for index in decisions.tolist()]
     return lambda _, decisions: [[classes[index]] for index in decisions.tolist()]
 
 
-def _joined(has: Sequence[int], names: Sequence[str], separator: str, empty: str) -> str:
-    """The classes of a row in one cell."""
-    return separator.join(name for name, one in zip(names, has, strict=True) if one) or empty
-
-
-def _answers(
-    combined: Combined, order: NDArray[np.int64] | None, cells: Callable[[Any, Any], list[list[str]]]
-) -> Callable[[int, int], list[list[str]]]:
+def _answers(combined: Combined, order: Integers | None, cells: Cells) -> Callable[[int, int], list[list[str]]]:
     """Rows `start` to `stop` of the table, taken from `combined` in the order wanted."""
 
     def block(start: int, stop: int) -> list[list[str]]:
@@ -226,17 +204,9 @@ def _answers(
     return block
 
 
-def _doubled(names: Sequence[str]) -> str:
-    return repr(next(name for name, count in Counter(names).items() if count > 1))
-
-
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
-
-
 @dataclass(frozen=True)
 class Difference:
-    """What a new submission answers otherwise than an old one."""
+    """What changed from an old submission to a new one."""
 
     path: Path
     rows: int
@@ -262,7 +232,7 @@ class OldSubmission:
     """One tuple a column beside the ids."""
 
     def difference(self, new: Submission) -> Difference:
-        """What `new`, for whose rows and columns this was read, answers otherwise."""
+        """What changed to `new`, for whose rows and columns this was read."""
         now = list(zip(*new.answers(0, len(new.ids)), strict=True))
         largest = None
         if new.value.startswith("probability"):
@@ -282,7 +252,7 @@ class OldSubmission:
             then, answers = self.cells[0], now[0]
         counts = Counter(pair for pair in zip(then, answers, strict=True) if pair[0] != pair[1])
         changes = sorted(
-            ((old, answer, rows) for (old, answer), rows in counts.items()), key=lambda one: (-one[2], one)
+            ((old, answer, rows) for (old, answer), rows in counts.items()), key=lambda change: (-change[2], change)
         )
         return Difference(self.path, len(new.ids), counts.total(), tuple(changes), largest)
 
@@ -306,9 +276,9 @@ def read_old(path: Path, new: Submission, classes: Sequence[str]) -> OldSubmissi
 
 
 def _id_problems(path: Path, here: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    known, asked = set(here), set(wanted)
+    known, expected = set(here), set(wanted)
     missing = [name for name in wanted if name not in known]
-    extra = [name for name in known if name not in asked]
+    extra = [name for name in known if name not in expected]
     problems = [f"{path}: {len(missing)} ids of this blend are not in it ({examples(missing)})"] if missing else []
     if extra:
         problems.append(f"{path}: {len(extra)} of its ids are not in this blend ({examples(sorted(extra))})")
@@ -317,24 +287,14 @@ def _id_problems(path: Path, here: Sequence[str], wanted: Sequence[str]) -> list
 
 def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Sequence[str]) -> list[str]:
     """Whether its cells are answers of the same kind."""
-    if new.value.startswith("probability"):
-        wrong = {
-            name: next((cell for cell in table.columns[name] if not _is_finite(cell)), None) for name in new.others
-        }
+    if new.value.startswith("probability") or new.value == "binary":
+        is_fine, needed = (_is_bit, "0 or 1") if new.value == "binary" else (_is_finite, "a probability")
+        wrong = {name: next((cell for cell in table.columns[name] if not is_fine(cell)), None) for name in new.others}
         return [
-            f"{path}: column {name!r} holds {cell[:40]!r}; a probability is needed"
+            f"{path}: column {name!r} holds {cell[:40]!r}; {needed} is needed"
             for name, cell in wrong.items()
             if cell is not None
-        ][:3]
-    if new.value == "binary":
-        odd = {
-            name: next((cell for cell in table.columns[name] if cell not in ("0", "1")), None) for name in new.others
-        }
-        return [
-            f"{path}: column {name!r} holds {cell[:40]!r}; 0 or 1 is needed"
-            for name, cell in odd.items()
-            if cell is not None
-        ][:3]
+        ][:3]  # one each of three columns shows what is wrong
     allowed = set(classes) if new.value == "name" else {str(index) for index in range(len(classes))}
     cells = list(dict.fromkeys(table.columns[new.others[0]]))
     if new.separator is not None:
@@ -342,6 +302,10 @@ def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Seq
     strangers = [cell for cell in cells if cell not in allowed]
     what = "class names" if new.value == "name" else f"class numbers from 0 to {len(classes) - 1}"
     return [f"{path}: holds {examples(strangers)}; this blend answers with {what} (--labels)"] if strangers else []
+
+
+def _is_bit(cell: str) -> bool:
+    return cell in ("0", "1")
 
 
 def _is_finite(cell: str) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
-from ensemble.blending.adopt import Adopted, adopt
+from ensemble.blending.adopt import Adopted, AdoptOptions, adopt_files
 from ensemble.commands.outcome import Outcome, ShownTable, shown_path, shown_score
 
 
 def run(arguments: Namespace) -> Outcome:
-    """Adopt `arguments.files` and tell what they are now."""
-    done = adopt(
-        arguments.files,
+    """Adopt `arguments.files` and show what they are now."""
+    options = AdoptOptions(
         ids=arguments.ids,
         classes=arguments.classes,
         kind=arguments.kind,
@@ -23,40 +22,45 @@ def run(arguments: Namespace) -> Outcome:
         renormalize=arguments.renormalize,
         multilabel=arguments.multilabel,
     )
-    return Outcome({"adopted": [one.plain() for one in done]}, [_table(done), *_remarks(done)])
+    adopted = adopt_files(arguments.files, options)
+    return Outcome({"adopted": [file.plain() for file in adopted]}, [_table(adopted), *_remarks(adopted)])
 
 
-def _table(done: Sequence[Adopted]) -> ShownTable:
+def _table(adopted: Sequence[Adopted]) -> ShownTable:
     """A line a file."""
     rows = [
         [
-            str(one.path),
-            one.kind,
-            str(one.rows),
-            str(one.classes),
-            one.run,
-            *([shown_score(one.scores["accuracy"])] if one.scores is not None else ["-"]),
-            "adopted" if one.is_new else "was there, the same",
+            str(file.path),
+            file.kind,
+            str(file.rows),
+            str(file.classes),
+            file.run,
+            *([shown_score(file.scores["accuracy"])] if file.scores is not None else ["-"]),
+            "adopted" if file.is_new else "was there, the same",
         ]
-        for one in done
+        for file in adopted
     ]
     return ShownTable(["file", "kind", "rows", "classes", "run", "accuracy", ""], rows)
 
 
-def _remarks(done: Sequence[Adopted]) -> list[str]:
+def _remarks(adopted: Sequence[Adopted]) -> list[str]:
     """What was changed, what looks wrong, and what to do next."""
-    shown = [f"{one.path}: {one.renormalized} rows were divided by their sum" for one in done if one.renormalized]
-    shown += [
-        f"{one.path}: its numbers were changed; the file as it was is {one.original}" for one in done if one.original
+    shown = [
+        f"{file.path}: {file.renormalized} rows were divided by their sum" for file in adopted if file.renormalized
     ]
     shown += [
-        f"{one.path}: accuracy {one.scores['accuracy']:.4f}, the commonest class alone makes {one.commonest:.4f}; "
+        f"{file.path}: its numbers were changed; the file as it was is {file.original}"
+        for file in adopted
+        if file.original
+    ]
+    shown += [
+        f"{file.path}: accuracy {file.scores['accuracy']:.4f}, the commonest class alone makes {file.commonest:.4f}; "
         "are ids and classes in the order of its rows and columns?"
-        for one in done
-        if one.scores is not None and one.commonest is not None and (one.scores["accuracy"] or 0.0) < one.commonest
+        for file in adopted
+        if file.scores is not None and file.commonest is not None and (file.scores["accuracy"] or 0.0) < file.commonest
     ]
-    if done and done[0].kind == "test":
+    if adopted and adopted[0].kind == "test":
         shown.append(
-            f"next: ens blend {' '.join(shown_path(str(one.path)) for one in done[:3])}{' …' * (len(done) > 3)}"
+            f"next: ens blend {' '.join(shown_path(str(file.path)) for file in adopted[:3])}{' …' * (len(adopted) > 3)}"
         )
     return shown

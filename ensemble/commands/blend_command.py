@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.blending.blend import Blend, blend
-from ensemble.blending.options import parse_weights
+from ensemble.blending.blend import Blend, run_blend
+from ensemble.blending.options import BlendOptions, parse_weights
 from ensemble.blending.selection import Point
 from ensemble.blending.submission import Difference
 from ensemble.commands.outcome import Outcome, ShownTable
@@ -21,15 +21,13 @@ from ensemble.recipe.load import load_dataset
 from ensemble.report import figures
 from ensemble.tuning.study import trial_folders
 
-_MOST_CHANGES = 10
+_MOST_CHANGES = 10  # lines of a comparison; the rest are counted
 
 
 def run(arguments: Namespace) -> Outcome:
-    """Blend `arguments.probs` and tell what came out."""
+    """Blend `arguments.probs` and show the result."""
     probs, skipped = _without_stopped(arguments.probs)
-    done = blend(
-        probs,
-        outputs=arguments.outputs,
+    options = BlendOptions(
         method=arguments.method,
         metric=arguments.metric,
         name=arguments.name,
@@ -40,24 +38,24 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
+        outputs=arguments.outputs,
         template=arguments.template,
         out=arguments.out,
         labels=arguments.labels,
         compare=arguments.compare,
         renormalize=arguments.renormalize,
-        find_dataset=_finder(arguments.folder),
-        draw=draw_frontier,
     )
+    blend = run_blend(probs, options, find_dataset=_finder(arguments.folder), draw=draw_frontier)
     paths = {
-        "folder": str(done.folder),
-        "submission": str(done.submission),
-        "out": None if done.copy is None else str(done.copy),
+        "folder": str(blend.folder),
+        "submission": str(blend.submission),
+        "out": None if blend.copy is None else str(blend.copy),
     }
     remarks = (
         [f"skipped: {', '.join(skipped)}: trials that were stopped or failed have no test rows"] if skipped else []
     )
-    compared = {} if done.difference is None else {"compared": done.difference.plain()}
-    return Outcome({**done.document, "paths": paths, **compared}, [*remarks, *_shown(done)])
+    compared = {} if blend.difference is None else {"compared": blend.difference.plain()}
+    return Outcome({**blend.document, "paths": paths, **compared}, [*remarks, *_shown(blend)])
 
 
 def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -94,7 +92,7 @@ def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) ->
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
-    """Looks a dataset's description up by its name; files adopted from elsewhere may name one nobody here knows."""
+    """Finds a dataset's description by its name; None where it is unknown, as files from elsewhere may name any."""
 
     def find(name: str) -> DatasetDescription | None:
         try:
@@ -106,23 +104,23 @@ def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
     return find
 
 
-def _shown(done: Blend) -> list[str | ShownTable]:
+def _shown(blend: Blend) -> list[str | ShownTable]:
     """What a person sees."""
-    document = done.document
-    shown: list[str | ShownTable] = [_members(document), *_honest(document), *_remarks(document, done.folder)]
+    document = blend.document
+    shown: list[str | ShownTable] = [_members(document), *_honest(document), *_remarks(document, blend.folder)]
     if document["renormalized_rows"]:
         shown.append(f"{document['renormalized_rows']} rows did not sum to 1 and were divided by their sum")
-    shown.append(f"submission: {done.submission} ({document['rows']} rows)")
-    if done.sample is not None:
-        shown.append(f"rows and columns as in {done.sample}")
-    if done.missing_sample is not None:
+    shown.append(f"submission: {blend.submission} ({document['rows']} rows)")
+    if blend.sample is not None:
+        shown.append(f"rows and columns as in {blend.sample}")
+    if blend.missing_sample is not None:
         shown.append(
-            f"the dataset's sample file, {done.missing_sample}, was not found; columns are those of its description, "
+            f"the dataset's sample file, {blend.missing_sample}, was not found; columns are those of its description, "
             "rows those of the test table; --template F names it"
         )
-    if done.copy is not None:
-        shown.append(f"also at: {done.copy}")
-    return [*shown, *([] if done.difference is None else _difference(done.difference))]
+    if blend.copy is not None:
+        shown.append(f"also at: {blend.copy}")
+    return [*shown, *([] if blend.difference is None else _difference(blend.difference))]
 
 
 def _difference(difference: Difference) -> list[str | ShownTable]:
@@ -169,8 +167,8 @@ def _members(document: Mapping[str, Any]) -> ShownTable:
 
 
 def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
-    """Best single, plain mean and the blend, with what it gains on them; and what was asked for, if it isn't used."""
-    honest, asked = document["honest"], document["asked"]
+    """Best single, plain mean and the blend, with its gains over both; and the named method, where it isn't used."""
+    honest, unused = document["honest"], document["asked"]
     if honest is None:
         return [f"no honest score: {document['honest_reason']}"]
     best, uniform = honest["best_single"], honest["uniform"]
@@ -179,17 +177,17 @@ def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
         [f"best single ({best['run']})", _score(best["value"]), "", _gain(single), f"{single['p_better']:.1%}"],
         ["plain mean", _score(uniform["value"]), "", _gain(mean), f"{mean['p_better']:.1%}"],
     ]
-    learned = asked or honest
+    learned = unused or honest
     if learned["optimistic"] is not None:
-        name = f"{asked['method'] if asked else document['used']} on the rows it learned from"
+        name = f"{unused['method'] if unused else document['used']} on the rows it learned from"
         rows.append([name, _score(learned["optimistic"]["value"]), "optimistic", "", ""])
-    if asked is not None:
-        gain = asked["gain_over_uniform"]
+    if unused is not None:
+        gain = unused["gain_over_uniform"]
         rows.append(
             [
-                f"{asked['method']}, not used",
-                _score(asked["value"]),
-                _interval(asked["ci95"]),
+                f"{unused['method']}, not used",
+                _score(unused["value"]),
+                _interval(unused["ci95"]),
                 f"{_gain(gain)} over the mean",
                 f"{gain['p_better']:.1%}",
             ]
@@ -200,7 +198,7 @@ def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
 
 
 def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | ShownTable]:
-    """Sentences about what deserves one."""
+    """What else a person should know, a sentence each."""
     honest, members, scored = document["honest"], document["members"], document["scored_rows"]
     shown: list[str | ShownTable] = []
     if scored is not None and scored["used"] < scored["of"]:
@@ -210,7 +208,7 @@ def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | ShownTable
         )
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
-    shown += [f"left out: {one['run']}: {one['dropped']}" for one in members if one["dropped"] is not None]
+    shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and (gain := round(honest["gain_over_best_single"]["value"], 4)) < 0:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.honest import compare
 from ensemble.blending.simplex import learn_weights
 from ensemble.core.files import RUN_SWAP, save_json, scratch_folder, settle
 from ensemble.core.labels import Labels, are_sets, labels_of_plain, likelihoods
@@ -34,7 +35,6 @@ from ensemble.runs.workplace import Workplace
 
 STUDY_FILE = "tta_study.json"
 """In a run's folder: the document of its last study of views."""
-_RESAMPLES = 1000  # enough for the ends of a 95 % interval; each scores all rows under every policy
 Matrix = NDArray[np.floating[Any]]
 Numbers = NDArray[np.float64]
 
@@ -72,21 +72,7 @@ class HeldOut:
 
     def gain(self, ours: Scorer, base: Scorer) -> dict[str, Any]:
         """By how much `ours` is better, with an interval from resampled rows, both scored on the same ones."""
-        sign = 1.0 if self.measure.greater_is_better else -1.0
-        random = np.random.default_rng(0)  # fixed, so that the same rows always give the same document
-        count = int(self.units.max()) + 1
-        drawn = np.empty(_RESAMPLES)
-        for number in range(_RESAMPLES):
-            times = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
-            weights = times[self.units]
-            drawn[number] = sign * (ours(weights) - base(weights))
-        known = drawn[~np.isnan(drawn)]  # a resample may lack a class, and with it the metric
-        everything = np.ones(len(self.labels))
-        return {
-            "value": sign * (ours(everything) - base(everything)) + 0.0,  # + 0.0: never a gain of -0.0
-            "ci95": np.quantile(known, (0.025, 0.975)).tolist() if len(known) else None,
-            "p_better": float(np.mean((known > 0) + 0.5 * (known == 0))) if len(known) else 0.5,
-        }
+        return compare(ours, base, self.units, greater_is_better=self.measure.greater_is_better).plain()
 
 
 @dataclass(frozen=True)

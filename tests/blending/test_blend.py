@@ -254,7 +254,7 @@ def test_rows_divided_by_their_sum_are_counted(make_run: MakeRun, outputs: Path)
     assert document["renormalized_rows"] == 1
 
 
-def test_the_faults_of_all_files_are_told_together_and_nothing_is_written(make_run: MakeRun, outputs: Path) -> None:
+def test_the_faults_of_all_files_are_one_error_and_nothing_is_written(make_run: MakeRun, outputs: Path) -> None:
     first, second, third = (make_run(seed) for seed in range(3))
     first.write_bytes(b"")
     second.with_name("oof.ids.txt").unlink()
@@ -373,12 +373,12 @@ def test_members_are_shown_in_the_order_of_their_names(make_run: MakeRun, tmp_pa
     assert [row[:2] for row in table.rows][:2] == [["run2", "0.750"], ["run10", "0.250"]]
 
 
-@pytest.mark.parametrize(("gain", "told"), [(-0.00004, False), (0.0, False), (-0.00006, True), (-0.2, True)])
+@pytest.mark.parametrize(("gain", "is_said"), [(-0.00004, False), (0.0, False), (-0.00006, True), (-0.2, True)])
 def test_a_blend_is_called_worse_only_by_a_difference_that_can_be_shown(
-    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, told: bool
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, is_said: bool
 ) -> None:
     done = blend([make_run(seed) for seed in (0, 1)], outputs=tmp_path / "outputs")
     done.document["honest"]["gain_over_best_single"]["value"] = gain
-    monkeypatch.setattr("ensemble.commands.blend_command.blend", lambda *_, **__: done)
+    monkeypatch.setattr("ensemble.commands.blend_command.run_blend", lambda *_, **__: done)
     outcome = run(_arguments([Path("a")], tmp_path))
-    assert any("worse than its best member" in str(part) for part in outcome.shown) == told
+    assert any("worse than its best member" in str(part) for part in outcome.shown) == is_said

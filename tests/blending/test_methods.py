@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned
+from ensemble.blending.calibration import CALIBRATIONS, calibrated_after, calibrated_before, class_tuned
 from ensemble.blending.combine import soft
 from ensemble.blending.crossfit import Labelled, Method, choice, cross_fit, learn
-from ensemble.blending.methods import METHODS, fixed, make_method, method_problem
+from ensemble.blending.methods import fixed, make_method
+from ensemble.blending.options import METHOD_WORDS, METHODS, Calibration, method_problem
 from ensemble.blending.selection import chosen_first, harmless
+from ensemble.cli import build_parser
 
 SPECS = ["power:2" if name == "power" else name for name in METHODS]
 WRAPPED = {
@@ -103,7 +106,7 @@ class TestEveryMethod:
     def test_small_and_odd_data_work(self, method: Method, options: dict[str, Any]) -> None:
         labelled = labelled_rows(**options)
         answers = cross_fit(method, labelled)
-        assert len(answers) == (1 if not method.learns else len(labelled.splits))
+        assert len(answers) == (1 if method.ready is not None else len(labelled.splits))
         for combined in [*answers, learn(method, labelled).answer(labelled.stack)]:
             assert np.isfinite(combined.probs).all()
 
@@ -157,6 +160,20 @@ def test_words_that_are_no_method_are_refused(spec: str, words: str) -> None:
     assert words in method_problem(spec)
 
 
+def test_help_and_docs_list_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["blend", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(word in shown for word in METHOD_WORDS)
+    page = (Path(__file__).parents[2] / "docs" / "blending.md").read_text(encoding="utf-8")
+    for name in METHODS:
+        assert f"| `{name}" in page, name
+
+
+def test_every_calibration_that_can_be_named_exists() -> None:
+    assert set(get_args(Calibration)) == set(CALIBRATIONS)
+
+
 def test_a_choice_takes_the_simplest_within_a_standard_error_and_the_better_beyond() -> None:
     labelled = labelled_rows(rows=400, members=3, seed=8)
     first, second = labelled.stack[0], labelled.stack[0].copy()
@@ -166,9 +183,9 @@ def test_a_choice_takes_the_simplest_within_a_standard_error_and_the_better_beyo
     third[wrong[:40]] = np.eye(3)[labelled.labels[wrong[:40]]]
     alone = [fixed(name, soft, weights) for name, weights in zip("abc", np.eye(3).tolist(), strict=True)]
     rows = Labelled([first, second, third], labelled.labels, labelled.folds, None, "accuracy")
-    assert learn(choice("of two", alone[:2]), rows).told["chosen"] == "a"
-    assert learn(choice("of two", alone[:2], simplest=False), rows).told["chosen"] == "b"
-    assert learn(choice("of three", alone), rows).told["chosen"] == "c"
+    assert learn(choice("of two", alone[:2]), rows).learned["chosen"] == "a"
+    assert learn(choice("of two", alone[:2], simplest=False), rows).learned["chosen"] == "b"
+    assert learn(choice("of three", alone), rows).learned["chosen"] == "c"
 
 
 def test_a_power_of_one_is_the_mean_and_of_zero_the_geometric_mean() -> None:

@@ -15,10 +15,9 @@ from ensemble.blending import inputs as ingredients
 from ensemble.blending import inputs as sampled
 from ensemble.blending.align import Stack
 from ensemble.blending.blend import blend
-from ensemble.blending.combine import SET_COMBINERS
 from ensemble.blending.crossfit import Part
 from ensemble.blending.inputs import load_members, sampled_rows
-from ensemble.blending.methods import COMBINERS
+from ensemble.blending.methods import COMBINERS, SET_COMBINERS
 from ensemble.core.predictions import Seen, load_predictions
 
 

@@ -19,7 +19,8 @@ from ensemble import adopt, blend
 from ensemble.blending.calibration import best_thresholds
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.greedy import make_candidates
-from ensemble.blending.methods import METHODS, make_method
+from ensemble.blending.methods import make_method
+from ensemble.blending.options import METHODS
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.metrics import SET_METRICS
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
@@ -120,7 +121,7 @@ def test_stacking_gives_each_class_a_regression_of_its_own() -> None:
     found = make_method("stack", "log_loss", sets=True).fit(labelled(odd, labels))
     losses = [SET_METRICS["log_loss"](labels, probs) for probs in (found.answer(odd).probs, *odd)]
     assert losses[0] < min(losses[1:])
-    assert (np.array(found.told["slopes"])[0] < 0).all()  # the first member says the opposite
+    assert (np.array(found.learned["slopes"])[0] < 0).all()  # the first member says the opposite
 
 
 def test_thresholds_are_where_each_class_has_its_best_f1() -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ensemble.blending.combine import Combined
-from ensemble.blending.submission import write_submission
+from ensemble.blending.submission import make_submission, save_submission
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.scorers import decide
 from ensemble.errors import InputError
@@ -28,7 +28,7 @@ def _write(folder: Path, template: str | bytes | None = None, **changes: Any) ->
     if template is not None:
         values["template"] = folder / "sample.csv"
         values["template"].write_bytes(template.encode("utf-8") if isinstance(template, str) else template)
-    write_submission(folder / "submission.csv", combined=combined, **values)
+    save_submission(folder / "submission.csv", make_submission(combined=combined, **values))
     return (folder / "submission.csv").read_bytes().decode("utf-8")
 
 
@@ -134,7 +134,7 @@ def test_a_template_that_can_not_be_followed_is_refused(tmp_path: Path, template
 def test_a_missing_template_is_refused(tmp_path: Path) -> None:
     combined = Combined(PROBS, decide(PROBS))
     with pytest.raises(InputError, match="there is no such template"):
-        write_submission(tmp_path / "s.csv", IDS, CLASSES, combined, SubmissionSpec(), tmp_path / "none.csv")
+        make_submission(IDS, CLASSES, combined, SubmissionSpec(), tmp_path / "none.csv")
 
 
 def test_probabilities_do_not_fit_one_column(tmp_path: Path) -> None:

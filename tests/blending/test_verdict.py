@@ -10,8 +10,7 @@ import pytest
 
 from ensemble.blending.blend import blend
 from ensemble.blending.crossfit import Labelled
-from ensemble.blending.methods import METHODS
-from ensemble.blending.options import Wish, parse_cost, parse_weights
+from ensemble.blending.options import METHODS, BlendOptions, parse_cost, parse_weights
 from ensemble.blending.selection import affordable, copies, diversity, frontier, harmless
 from ensemble.blending.verdict import Verdict, judge_rows
 from ensemble.core.metrics import METRICS
@@ -33,7 +32,7 @@ def _rows(noises: list[float], rows: int = 600, metric: str = "accuracy", seed: 
 
 def _judged(labelled: Labelled, method: str = "soft", costs: list[float] | None = None, **wish: Any) -> Verdict:
     names = [f"m{number}" for number in range(len(labelled.stack))]
-    return judge_rows(labelled, names, costs or [None] * len(names), Wish(method, labelled.metric, **wish))
+    return judge_rows(labelled, names, costs or [None] * len(names), BlendOptions(method, labelled.metric, **wish))
 
 
 @pytest.mark.parametrize("method", ["optimize", "greedy", "stack"])
@@ -64,7 +63,7 @@ def test_where_members_differ_what_was_learned_is_used(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["hard", "geometric", "power:3", "rank"])
-def test_what_learns_nothing_is_used_as_asked(method: str) -> None:
+def test_a_method_that_learns_nothing_is_used_even_where_it_is_worse(method: str) -> None:
     verdict = _judged(_rows([1.5] * 3, rows=100), method)
     assert (verdict.used, verdict.fallback) == (method, None)
     assert verdict.honest is not None and verdict.honest.optimistic is None
@@ -147,7 +146,7 @@ def test_a_handful_of_rows_is_no_evidence() -> None:
     assert harmless(labelled) == [0, 1, 2]
     verdict = _judged(labelled, "optimize")
     assert verdict.used == "soft"
-    assert verdict.fallback == "no evidence for optimize: 3 rows can't give any, 10 are needed"
+    assert verdict.fallback == "no evidence for optimize: 3 rows are too few, 10 are needed"
 
 
 def test_the_frontier_rises_and_its_points_are_honest() -> None:
@@ -208,7 +207,7 @@ def test_calibration_helps_log_loss_and_class_multipliers_macro_f1() -> None:
         ({"method": "power:nan"}, "--method power:nan"),
     ],
 )
-def test_wishes_without_meaning_are_refused(
+def test_options_without_meaning_are_refused(
     make_run: MakeRun, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -224,7 +223,7 @@ def test_what_learns_needs_out_of_fold_rows(make_run: MakeRun, tmp_path: Path, o
 
 
 def test_a_budget_needs_costs(make_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run1 does not say what it costs"):
+    with pytest.raises(InputError, match="run1 has no cost in its file"):
         blend([make_run(0), make_run(1, cost=None)], outputs=tmp_path / "outputs", max_cost="2x")
 
 

@@ -28,7 +28,7 @@ from peers.environments import python_of
 from ensemble.blending.combine import Combined, soft
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.greedy import pick_greedily
-from ensemble.blending.options import Wish
+from ensemble.blending.options import BlendOptions
 from ensemble.blending.verdict import judge_rows
 from ensemble.core.metrics import METRICS
 
@@ -91,7 +91,7 @@ def _compare(rows: Rows, picks: list[int], held: dict[str, list[bool]]) -> dict[
     gains["scikit-learn stacking"] = score(_stacked(rows)) - plain
     for method in _OURS:
         labelled = Labelled(rows.stack, rows.labels, folds, None, rows.metric)
-        verdict = judge_rows(labelled, names, [None] * len(names), Wish(method, rows.metric), details=False)
+        verdict = judge_rows(labelled, names, [None] * len(names), BlendOptions(method, rows.metric), details=False)
         value = score(verdict.answer(rows.fresh))
         gains[f"ens {method}"] = value - plain
         if verdict.honest is not None and verdict.honest.ci95 is not None:

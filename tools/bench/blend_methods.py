@@ -23,11 +23,13 @@ import numpy.typing as npt
 from peers.environments import Unavailable, python_of
 from side_by_side import row
 
-from ensemble.blending.crossfit import SMALLEST, Labelled, cross_fit, learn
+from ensemble.blending.crossfit import Labelled, cross_fit, learn
 from ensemble.blending.greedy import Picks, pick_greedily
 from ensemble.blending.honest import assess
-from ensemble.blending.methods import METHODS, make_method
+from ensemble.blending.methods import make_method
+from ensemble.blending.options import METHODS
 from ensemble.blending.simplex import least_log_loss
+from ensemble.core.scorers import SMALLEST_PROBABILITY
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -136,7 +138,7 @@ def _convex(shrink: int, runs: int) -> None:
 
     def ours() -> Any:
         every = np.arange(rows)
-        return least_log_loss(np.array([np.maximum(matrix[every, labels], SMALLEST) for matrix in stack]))
+        return least_log_loss(np.array([np.maximum(matrix[every, labels], SMALLEST_PROBABILITY) for matrix in stack]))
 
     seconds, best = _timed(ours, runs)
     slow, peer = _timed(theirs, 1)
