@@ -1,27 +1,20 @@
 """The parts of a recipe: data, folds, images, sampling, model, loss, mixing, training, test-time views.
 
-Each field's docstring is its documentation.
-
-Each field's docstring is its documentation.
-
-Each field's docstring is its documentation.
-
-Each field's docstring is its documentation.
-
-Each field's docstring is its documentation.
+Each field's docstring is its documentation: `ens recipes --schema` and docs/recipes.md are made of them. The recipe as
+a whole, and what must hold between its parts, is in `recipe.py`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
 from ensemble.core.complaints import any_of, closest
 from ensemble.core.dataset import Bounds, Channel
 from ensemble.core.schema import CODE_NAME, CodeName, Fraction, Frozen, PositiveFloat, Seed, WeightsFile
-from ensemble.recipe.transforms import checked_views, view_count
+from ensemble.recipe.transforms import POLICIES, checked_views, view_count
 
 FoldScheme = Literal["auto", "stratified", "group", "stratified-group", "multilabel-stratified", "column", "holdout"]
 
@@ -359,7 +352,10 @@ class TrainPart(Frozen):
         return self
 
 
-PolicyName = Literal["none", "hflip", "flips", "d4", "rotations", "scales", "fivecrop", "faces", "auto"]
+if TYPE_CHECKING:
+    PolicyName = str  # mypy can't read a Literal that is computed
+else:
+    PolicyName = Literal[(*POLICIES, "auto")]
 
 
 class TtaPart(Frozen):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -25,7 +25,12 @@ from ensemble.recipe.parts import (
     TrainPart,
     TtaPart,
 )
-from ensemble.recipe.transforms import checked_transforms
+from ensemble.recipe.transforms import PRESETS, checked_transforms
+
+if TYPE_CHECKING:
+    PresetName = str  # mypy can't read a Literal that is computed
+else:
+    PresetName = Literal[tuple(PRESETS)]
 
 
 class SearchDimension(Frozen):
@@ -137,9 +142,7 @@ class Recipe(Frozen):
     """The fold plan."""
     image: ImagePart = ImagePart()
     """Size and normalisation."""
-    augment: Annotated[
-        list[Any] | Literal["none", "light", "medium", "heavy", "faces"], AfterValidator(checked_transforms)
-    ] = "none"
+    augment: Annotated[list[Any] | PresetName, AfterValidator(checked_transforms)] = "none"
     """Random changes to training images; never to validation or test images. A preset, or a list of albumentations
     transforms such as `[{HorizontalFlip: {p: 0.5}}]`: docs/augmentation.md."""
     sampling: Annotated[SamplingPart, _from_short("kind", str)] = SamplingPart()

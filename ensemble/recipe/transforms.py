@@ -1,8 +1,8 @@
-"""Lists of transforms, of training images and of test-time views: presets and policies written out, lists
-checked by hand.
+"""Lists of transforms in a recipe: `augment:` for training images, `tta:` for test-time views.
 
-A transform is known by its name and arguments alone, from a table made of the library; whether values suit it is seen
-when the pipeline is built, before any fold.
+Owns the presets, the view policies and the one checker of both kinds of list. Names and arguments are checked against
+tables kept here, so that reading a recipe imports neither albumentations nor ttach; whether values suit albumentations
+is seen when the pipeline is built, before any fold. Applying a transform is the job of `images` and `inference`.
 
 A view is one image changed in one fixed way. A list of transforms stands for every combination of their values, each
 transform leaving the image as it is for one of them, as ttach combines them.
@@ -11,7 +11,8 @@ transform leaving the image as it is for one of them, as ttach combines them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ Transforms = list[Any]
 """`[{HorizontalFlip: {p: 0.5}}, …]` as a recipe holds it: a mapping of one name to arguments, or a bare name."""
 
 _COLOUR = {"brightness": [0.8, 1.2], "contrast": [0.8, 1.2], "saturation": [0.8, 1.2], "hue": [-0.03, 0.03], "p": 0.8}
-_EDGE = {"border_mode": "BORDER_REPLICATE"}
+_EDGE = {"border_mode": "BORDER_REPLICATE"}  # black corners would tell the network how an image was turned
 
 PRESETS: dict[str, Transforms] = {
     "none": [],
@@ -57,7 +58,7 @@ PRESETS: dict[str, Transforms] = {
         {"GaussianBlur": {"blur_limit": [3, 5], "p": 0.1}},
     ],
 }
-"""What a preset stands for. A changed one needs a new `core.identity.IDENTITY_VERSION`."""
+"""What a preset stands for; a recipe may name these alone. A changed one needs a new `IDENTITY_VERSION`."""
 
 _ELSEWHERE = {
     "Normalize": "image.mean and image.std say how pixels are normalised",
@@ -70,7 +71,7 @@ _ELSEWHERE = {
 _CROPS = {"RandomResizedCrop", "RandomCrop", "RandomSizedCrop", "RandomCropFromBorders", "CenterCrop", "Crop"}
 _PADS = {"Pad", "PadIfNeeded", "CropAndPad"}
 _SIZE_ARGUMENTS = ("size", "height", "width")
-_DEEPEST = 8
+_DEEPEST = 8  # compositions inside compositions: far beyond any real pipeline, and recursion stays safe
 
 
 def transforms_of(augment: str | Transforms) -> Transforms:
@@ -86,6 +87,7 @@ def stored_size(size: int, cache_size: int | str, augment: str | Transforms) -> 
     if isinstance(cache_size, int):
         return cache_size
     names = set(_names(transforms_of(augment)))
+    # 8/7 is 256 for 224, the resize before a crop that ImageNet networks are customarily trained with.
     return math.ceil(size * 8 / 7) if names & _CROPS and not names & _PADS else size
 
 
@@ -119,55 +121,10 @@ def argument_names() -> dict[str, list[str]]:
 
 def checked_transforms(value: str | Transforms) -> str | Transforms:
     """`value` as it came; raises `FaultsInside` with every unknown transform and argument."""
-    faults = [] if isinstance(value, str) else list(_faults(value, (), 0))
+    faults = [] if isinstance(value, str) else list(_faults(_AUGMENTATION, value, (), 0))
     if faults:
         raise FaultsInside(faults)
     return value
-
-
-def _faults(items: Any, path: KeyPath, depth: int) -> Iterator[tuple[KeyPath, str]]:
-    if not isinstance(items, list) or (depth and not items) or depth > _DEEPEST:
-        yield (
-            path,
-            f"is {show_value(items)}, but must be a list of transforms, such as [{{HorizontalFlip: {{p: 0.5}}}}]",
-        )
-        return
-    for index, item in enumerate(items):
-        is_named = isinstance(item, str) or (isinstance(item, dict) and len(item) == 1)
-        if is_named and isinstance(item, dict):
-            is_named = isinstance(next(iter(item.values())), Mapping | list | None)
-        if not is_named:
-            yield (
-                (*path, index),
-                f"is {show_value(item)}, but must be one transform, such as {{HorizontalFlip: {{p: 0.5}}}}",
-            )
-            continue
-        name, arguments = as_pair(item)
-        here = (*path, index) if isinstance(item, str) else (*path, index, name)
-        yield from _faults_of_one(name, arguments, here, depth, said="" if item != name else f"is {name!r}, which ")
-
-
-def _faults_of_one(
-    name: str, arguments: dict[str, Any], path: KeyPath, depth: int, *, said: str
-) -> Iterator[tuple[KeyPath, str]]:
-    """What is wrong with one transform; `said` names it where the path does not."""
-    known = _table().get(name)
-    if known is None:
-        near = None if name in _ELSEWHERE else closest(str(name), list(_table()), cutoff=0.7)
-        meant = f"did you mean {near}?" if near else "docs/augmentation.md says which there are"
-        fault = f"is not to be used: {_ELSEWHERE[name]}" if name in _ELSEWHERE else f"is unknown; {meant}"
-        yield path, f"{said}{fault}"
-        return
-    for argument in arguments:
-        if argument not in known:
-            near = closest(str(argument), list(known))
-            advice = f"did you mean {near}?" if near else f"{name} has {any_of(list(known), 'and')}"
-            yield (*path, argument), f"is unknown; {advice}"
-    missing = [key for key, needed in known.items() if needed and key not in (*arguments, *_SIZE_ARGUMENTS)]
-    if missing:
-        yield path, f"{said}needs {any_of(missing, 'and')}"
-    if "transforms" in arguments and "transforms" in known:
-        yield from _faults(arguments["transforms"], (*path, "transforms"), depth + 1)
 
 
 def _names(transforms: Transforms) -> Iterator[str]:
@@ -184,6 +141,24 @@ def _table() -> dict[str, dict[str, bool]]:
     text = (Path(__file__).parent / "transforms.txt").read_text(encoding="utf-8")
     rows = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     return {name: {word.rstrip("*"): word.endswith("*") for word in rest.split()} for name, _, rest in rows}
+
+
+def _augmentation_signature(name: str) -> _Signature | None:
+    known = _table().get(name)
+    if known is None:
+        return None
+    # The sizes are filled in by `with_sizes`, so a recipe may leave them out.
+    needed = [key for key, is_needed in known.items() if is_needed and key not in _SIZE_ARGUMENTS]
+    return _Signature(dict.fromkeys(known, lambda value: ""), needed)
+
+
+def _unknown_augmentation(name: str) -> str:
+    if name in _ELSEWHERE:
+        return f"is not to be used: {_ELSEWHERE[name]}"
+    near = closest(
+        name, list(_table()), cutoff=0.7
+    )  # stricter than usual: among so many names something always is near
+    return f"is unknown; {f'did you mean {near}?' if near else 'docs/augmentation.md says which there are'}"
 
 
 Views = list[Any]
@@ -204,10 +179,10 @@ POLICIES: dict[str, Views] = {
     ],
     "faces": ["HorizontalFlip", {"Scale": {"scales": [1, 1.125], **_SMOOTH}}],
 }
-"""What a name stands for. `7/8` is that share of the image's side, `whole` its size. A changed one needs a new
-`core.identity.IDENTITY_VERSION`."""
+"""What a name stands for; a recipe may name these, or `auto`. `7/8` is that share of the image's side, `whole` its
+size. A changed one needs a new `IDENTITY_VERSION`."""
 
-MOST_VIEWS = 512
+MOST_VIEWS = 512  # each view is a whole forward pass; a product of a few lists soon goes beyond what is meant
 
 
 def transforms_of_views(views: str | Views, size: int) -> list[tuple[str, dict[str, Any]]]:
@@ -233,7 +208,7 @@ def checked_views(value: str | Views) -> str | Views:
     """`value` as it came; raises `FaultsInside` with every unknown transform, argument and value."""
     if isinstance(value, str):
         return value
-    faults = list(_view_faults(value))
+    faults = list(_faults(_VIEWS, value, (), 0))
     if not faults and view_count(value) > MOST_VIEWS:
         faults = [((), f"gives {view_count(value)} views of each image; {MOST_VIEWS} are allowed")]
     if faults:
@@ -241,16 +216,8 @@ def checked_views(value: str | Views) -> str | Views:
     return value
 
 
-def view_pair(item: Any) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of one transform of a checked list."""
-    if isinstance(item, str):
-        return item, {}
-    ((name, arguments),) = item.items()
-    return name, dict(arguments or {})
-
-
 def _pairs(items: Views) -> list[tuple[str, dict[str, Any]]]:
-    return [view_pair(item) for item in items]
+    return [as_pair(item) for item in items]
 
 
 def _sized(value: Any, size: int) -> Any:
@@ -309,12 +276,12 @@ _TRANSFORMS: dict[str, _Transform] = {
     "HorizontalFlip": _Transform({}, count=2),
     "VerticalFlip": _Transform({}, count=2),
     "Rotate90": _Transform(
-        {"angles": lambda value: _numbers(value, lambda one: one not in (0, 90, 180, 270), "0, 90, 180 and 270")},
+        {"angles": lambda value: _numbers(value, lambda angle: angle not in (0, 90, 180, 270), "0, 90, 180 and 270")},
         "angles",
         0,
     ),
     "Scale": _Transform(
-        {"scales": lambda value: _numbers(value, lambda one: not 0.25 <= one <= 4, "numbers from 0.25 to 4")}
+        {"scales": lambda value: _numbers(value, lambda scale: not 0.25 <= scale <= 4, "numbers from 0.25 to 4")}
         | _SMOOTHING,
         "scales",
         1,
@@ -331,12 +298,12 @@ _TRANSFORMS: dict[str, _Transform] = {
         "sizes",
     ),
     "Add": _Transform(
-        {"values": lambda value: _numbers(value, lambda one: not -10 <= one <= 10, "numbers from -10 to 10")},
+        {"values": lambda value: _numbers(value, lambda value: not -10 <= value <= 10, "numbers from -10 to 10")},
         "values",
         0,
     ),
     "Multiply": _Transform(
-        {"factors": lambda value: _numbers(value, lambda one: not 0 < one <= 10, "numbers above 0, at most 10")},
+        {"factors": lambda value: _numbers(value, lambda factor: not 0 < factor <= 10, "numbers above 0, at most 10")},
         "factors",
         1,
     ),
@@ -346,39 +313,72 @@ _TRANSFORMS: dict[str, _Transform] = {
 degrees as by none, and predicts a value that stands twice twice."""
 
 
-def _view_faults(items: Views) -> Iterator[tuple[KeyPath, str]]:
-    for index, item in enumerate(items):
-        is_named = isinstance(item, str) or (
-            isinstance(item, dict) and len(item) == 1 and isinstance(next(iter(item.values())), dict | None)
-        )
-        if not is_named:
-            example = "such as {Scale: {scales: [1.2]}}"
-            yield (index,), f"is {show_value(item)}, but must be one transform, {example}"
-            continue
-        name, arguments = view_pair(item)
-        here: KeyPath = (index,) if isinstance(item, str) else (index, name)
-        yield from _view_faults_of_one(name, arguments, here, "" if item != name else f"is {name!r}, which ")
-
-
-def _view_faults_of_one(
-    name: str, arguments: Mapping[str, Any], path: KeyPath, said: str
-) -> Iterator[tuple[KeyPath, str]]:
-    """What is wrong with one transform; `said` names it where the path does not."""
+def _view_signature(name: str) -> _Signature | None:
     known = _TRANSFORMS.get(name)
-    if known is None:
-        near = closest(str(name), [*_TRANSFORMS, *POLICIES])
-        meant = f"did you mean {near}?" if near else f"there are {any_of(list(_TRANSFORMS), 'and')}"
-        if near in POLICIES:
-            meant = f"{near} is a policy, which stands alone: tta: {near}"
-        yield path, f"{said}is unknown; {meant}"
+    return None if known is None else _Signature(known.arguments, known.needed)
+
+
+def _unknown_view(name: str) -> str:
+    near = closest(name, [*_TRANSFORMS, *POLICIES])
+    if near in POLICIES:
+        return f"is unknown; {near} is a policy, which stands alone: tta: {near}"
+    there_are = any_of(list(_TRANSFORMS), "and")
+    return f"is unknown; {f'did you mean {near}?' if near else f'there are {there_are}'}"
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """What a transform takes: each argument with what is wrong with its value (empty: nothing), and those needed."""
+
+    arguments: Mapping[str, Callable[[Any], str]]
+    needed: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What the checker must know of one kind of list."""
+
+    example: str
+    nests: bool  # whether a transform may hold a list of others, as albumentations' OneOf does
+    signature: Callable[[str], _Signature | None]
+    unknown: Callable[[str], str]
+
+
+_AUGMENTATION = _Vocabulary("{HorizontalFlip: {p: 0.5}}", True, _augmentation_signature, _unknown_augmentation)
+_VIEWS = _Vocabulary("{Scale: {scales: [1.2]}}", False, _view_signature, _unknown_view)
+
+
+def _faults(vocabulary: _Vocabulary, items: Any, path: KeyPath, depth: int) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong with a list of transforms, each fault with its path."""
+    if not isinstance(items, list) or (depth and not items) or depth > _DEEPEST:
+        yield path, f"is {show_value(items)}, but must be a list of transforms, such as [{vocabulary.example}]"
         return
-    for argument, value in arguments.items():
-        if argument not in known.arguments:
-            near = closest(str(argument), list(known.arguments))
-            has = any_of(list(known.arguments), "and") or "no arguments"
-            yield (*path, argument), f"is unknown; {f'did you mean {near}?' if near else f'{name} has {has}'}"
-        elif must_be := known.arguments[argument](value):
-            yield (*path, argument), f"is {show_value(value)}, but must be {must_be}"
-    missing = [argument for argument in known.needed if argument not in arguments]
-    if missing:
-        yield path, f"{said}needs {any_of(missing, 'and')}"
+    arguments_type = Mapping | list | None if vocabulary.nests else Mapping | None
+    for index, item in enumerate(items):
+        is_mapping = isinstance(item, dict) and len(item) == 1
+        if not isinstance(item, str) and not (is_mapping and isinstance(next(iter(item.values())), arguments_type)):
+            yield (
+                (*path, index),
+                f"is {show_value(item)}, but must be one transform, such as {vocabulary.example}",
+            )
+            continue
+        name, arguments = as_pair(item)
+        here = (*path, index) if isinstance(item, str) else (*path, index, name)
+        subject = f"is {name!r}, which " if isinstance(item, str) else ""  # a bare name is not part of the path
+        signature = vocabulary.signature(name)
+        if signature is None:
+            yield here, f"{subject}{vocabulary.unknown(str(name))}"
+            continue
+        known = list(signature.arguments)
+        for argument, value in arguments.items():
+            if argument not in known:
+                near = closest(str(argument), known)
+                has = f"{name} has {any_of(known, 'and') or 'no arguments'}"
+                yield (*here, argument), f"is unknown; {f'did you mean {near}?' if near else has}"
+            elif must_be := signature.arguments[argument](value):
+                yield (*here, argument), f"is {show_value(value)}, but must be {must_be}"
+        missing = [argument for argument in signature.needed if argument not in arguments]
+        if missing:
+            yield here, f"{subject}needs {any_of(missing, 'and')}"
+        if vocabulary.nests and "transforms" in arguments and "transforms" in known:
+            yield from _faults(vocabulary, arguments["transforms"], (*here, "transforms"), depth + 1)
