@@ -139,7 +139,7 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     """
     recipe, rows = look.resolved.recipe, look.table.train.usable
     arguments = {
-        "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, wish=recipe.data.cache)),
+        "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, mode=recipe.data.cache)),
         "ids": _one_of_each(look.table, set(rows.ids)),
         "augment": recipe.plain()["augment"],
         "seed": recipe.seed,

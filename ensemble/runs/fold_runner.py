@@ -160,7 +160,7 @@ class FoldRunner:
         key = (part, self._request.stored_shape, wish)
         if key not in self._folders or not self._folders[key].exists():
             shape, cache = self._request.stored_shape, self._request.cache
-            self._folders[key] = build_pixels(rows.usable, shape, cache, tell, wish=wish)
+            self._folders[key] = build_pixels(rows.usable, shape, cache, tell, mode=wish)
         return str(self._folders[key])
 
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
