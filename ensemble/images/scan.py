@@ -145,7 +145,7 @@ def perceptual_hash(pixels: Pixels) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Looks:
+class _Records:
     """A record for each of `paths`, below the dataset's folder, in any order; `reasons` say why an image is bad."""
 
     paths: list[str]
@@ -153,7 +153,7 @@ class _Looks:
     records: npt.NDArray[np.void]
 
     @classmethod
-    def empty(cls, paths: Sequence[str], stamps: npt.NDArray[np.int64]) -> _Looks:
+    def empty(cls, paths: Sequence[str], stamps: npt.NDArray[np.int64]) -> _Records:
         """Records to fill in."""
         records = np.zeros(len(paths), dtype=_LOOK)
         records["stamp"] = stamps
@@ -167,19 +167,19 @@ class _Looks:
             positions[(self.records["stamp"][positions] != stamps).any(axis=1)] = -1
         return positions
 
-    def with_those_of(self, fresh: _Looks) -> _Looks:
+    def with_those_of(self, fresh: _Records) -> _Records:
         """All records of both, without unfinished ones; the fresh one where both have a path."""
         replaced = set(fresh.paths)
         kept = [row for row, path in enumerate(self.paths) if path not in replaced]
         done = np.flatnonzero(fresh.records["state"]).tolist()
-        return _Looks(
+        return _Records(
             [*(self.paths[row] for row in kept), *(fresh.paths[row] for row in done)],
             [*(self.reasons[row] for row in kept), *(fresh.reasons[row] for row in done)],
             np.concatenate([self.records[kept], fresh.records[done]]),
         )
 
 
-def _load_looks(folder: Path) -> _Looks:
+def _load_looks(folder: Path) -> _Records:
     """The records in `folder`; none if its file is absent, damaged or of another format."""
     try:
         head, _, body = (folder / _NAME).read_bytes().partition(b"\n")
@@ -189,16 +189,16 @@ def _load_looks(folder: Path) -> _Looks:
             end = rows * _LOOK.itemsize
             texts = body[end:].decode("utf-8", "surrogateescape").split(_SEPARATOR)  # a path may be no UTF-8
             paths, reasons = texts[:rows], texts[rows : 2 * rows]
-            return _Looks(paths, reasons, np.frombuffer(body[:end], dtype=_LOOK))
+            return _Records(paths, reasons, np.frombuffer(body[:end], dtype=_LOOK))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # it is a cache: images without a record are scanned again
-    return _Looks.empty([], np.zeros((0, 2), dtype=np.int64))
+    return _Records.empty([], np.zeros((0, 2), dtype=np.int64))
 
 
-def _save_looks(folder: Path, looks: _Looks) -> None:
+def _save_looks(folder: Path, looks: _Records) -> None:
     """Replace the file; the caller holds the folder's lock. Images that could not be read are left out."""
     read = np.flatnonzero(looks.records["sha256"].any(axis=1)).tolist()
-    looks = _Looks([looks.paths[row] for row in read], [looks.reasons[row] for row in read], looks.records[read])
+    looks = _Records([looks.paths[row] for row in read], [looks.reasons[row] for row in read], looks.records[read])
     texts = _SEPARATOR.join([*looks.paths, *looks.reasons]).encode("utf-8", "surrogateescape")
     body = looks.records.tobytes() + texts
     head = {"format": _FORMAT, "rows": len(looks.paths), "sha256": hashlib.sha256(body).hexdigest()}
@@ -224,12 +224,12 @@ def _stamps(rows: Rows) -> npt.NDArray[np.int64]:
 
 def _look_at_rest(
     rows: Rows, stamps: npt.NDArray[np.int64], folder: Path, on_progress: OnProgress | None, keep: Keep | None
-) -> _Looks:
+) -> _Records:
     """Scan the images without a record, and save what was found."""
     stored = _load_looks(folder)  # another process may have scanned while we waited for the lock
     absent = np.flatnonzero(stored.positions(rows.paths, stamps) < 0)
     first = {rows.paths[row]: row for row in reversed(absent.tolist())}  # several rows may share a file
-    fresh = _Looks.empty(list(first), stamps[list(first.values())])
+    fresh = _Records.empty(list(first), stamps[list(first.values())])
     looks = stored
     try:
         for_each_row(lambda row: _look(fresh, row, rows.folder, keep), range(len(fresh.paths)), on_progress)
@@ -239,7 +239,7 @@ def _look_at_rest(
     return looks
 
 
-def _look(looks: _Looks, row: int, folder: Path, keep: Keep | None = None) -> None:
+def _look(looks: _Records, row: int, folder: Path, keep: Keep | None = None) -> None:
     """Fill in one record, its state last: a record without one counts as unfinished."""
     record, path = looks.records[row], f"{folder}/{looks.paths[row]}"
     try:
@@ -263,7 +263,7 @@ def _look(looks: _Looks, row: int, folder: Path, keep: Keep | None = None) -> No
         record["state"] = _STATES.index(bad.state)
 
 
-def _as_scan(ids: tuple[str, ...], looks: _Looks, positions: npt.NDArray[np.int64]) -> ImageScan:
+def _as_scan(ids: tuple[str, ...], looks: _Records, positions: npt.NDArray[np.int64]) -> ImageScan:
     """The records of the rows, column by column."""
     records = looks.records[positions]
     hashes, nothing = records["sha256"].tobytes().hex(), "0" * 64  # one call for all rows, then cut up
