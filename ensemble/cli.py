@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ensemble.cli_options import COMMANDS, add_global_options
+from ensemble.cli_options import COMMANDS, COMPLETIONS, FILE_METAVARS, add_global_options
 from ensemble.errors import EnsError, InputError, Interrupted, of_the_disk
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next; nothing is run
         from ensemble.commands.completion import complete
 
-        complete(build_parser())
+        complete(build_parser(), COMPLETIONS, FILE_METAVARS)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parse(words)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast, overload
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from ensemble.core.labels import Labels
 from ensemble.core.machine import usable_cores
+from ensemble.core.parallel import map_in_threads
 from ensemble.core.scorers import TIE_TOLERANCE, decide, decide_sets
 
 Matrix = NDArray[np.floating[Any]]  # (rows, classes) of one member, as wide as its file
@@ -104,8 +104,7 @@ def in_threads(work: Callable[[int], Found], numbers: range, at_once: bool = Tru
     threads = min(usable_cores(), len(numbers) // 2)
     if threads < 2 or not at_once:
         return list(map(work, numbers))
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, numbers))
+    return map_in_threads(work, numbers, threads)
 
 
 def block_of(stack: Sequence[Matrix], start: int, stop: int) -> Sequence[Matrix]:

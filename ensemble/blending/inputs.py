@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from ensemble.blending.options import BlendOptions
 from ensemble.core.complaints import any_of
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
+from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
 from ensemble.core.run import RunFolder
 from ensemble.errors import InputError
@@ -126,8 +126,7 @@ def gather(
 def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Member]:
     """Load every file, and the `oof` beside each `probs`; a folder stands for the `probs.npy` in it."""
     load = partial(_load, renormalize=renormalize, seen=Seen())
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashing and looking at numbers leave Python's lock to others
-        loaded = list(pool.map(load, paths))
+    loaded = map_in_threads(load, paths, _AT_ONCE)  # hashing and looking at numbers leave Python's lock to others
     problems = [problem for _, messages in loaded for problem in messages]
     if problems:
         raise InputError(*dict.fromkeys(problems))

@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemble.cli_options import COMPLETIONS, FILE_METAVARS
 
+def complete(parser: argparse.ArgumentParser, kinds: Mapping[str, str], file_metavars: Collection[str]) -> None:
+    """Answer the shell, and end this process. `eval "$(register-python-argcomplete ens)"` makes a shell ask.
 
-def complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell, and end this process. `eval "$(register-python-argcomplete ens)"` makes a shell ask."""
+    `kinds`: what completes an option, by its `dest`; `file_metavars`: placeholders of options that name files.
+    """
     import argcomplete
 
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for verb, command in action.choices.items():
                 for option in (option for option in command._actions if option.choices is None):
-                    option.completer = _completer(verb, option)
+                    option.completer = _completer(verb, option, kinds, file_metavars)
         else:
-            action.completer = _completer("", action)  # type: ignore[attr-defined]
+            action.completer = _completer("", action, kinds, file_metavars)  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser, default_completer=argcomplete.completers.SuppressCompleter())
 
 
-def _completer(verb: str, option: argparse.Action) -> Any:
+def _completer(verb: str, option: argparse.Action, kinds: Mapping[str, str], file_metavars: Collection[str]) -> Any:
     """The function that completes an option's value, as argcomplete calls it."""
-    kind = COMPLETIONS.get(f"{verb} {option.dest}") or COMPLETIONS.get(option.dest)
+    kind = kinds.get(f"{verb} {option.dest}") or kinds.get(option.dest)
     if kind is None:
-        kind = "file" if option.metavar in FILE_METAVARS else "nothing"
+        kind = "file" if option.metavar in file_metavars else "nothing"
     function = globals()[f"complete_{kind}"]
     return lambda prefix, parsed_args, **_: function(parsed_args, prefix)
 
@@ -98,7 +99,7 @@ def complete_view_policy(arguments: argparse.Namespace, prefix: str) -> Iterable
 
 def complete_method(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     """Names of blending methods."""
-    from ensemble.blending.methods import METHODS
+    from ensemble.blending.options import METHODS
 
     return METHODS
 

@@ -1,33 +1,25 @@
-"""CPU work in threads, by joblib: as many as this process may use cores. What it calls must let go of Python's lock.
+"""Parallel work on a CPU's cores: the one place where functions are mapped over rows, files or blocks in threads.
 
-Decoding, hashing and NumPy do. The feed of a training, the stream of predictions and the processes of folds have their
-own ways, as they hand on what they make while more is being made. joblib is imported when two threads have work: that
-takes 60 ms; a call costs 9 microseconds more than in a bare thread pool, which no image or file notices
-(`tools/bench/parallel.py`).
+Threads are enough, since decoding, hashing and NumPy release Python's lock. Not here: the training feed and the
+prediction stream, whose results are consumed in order while more are made, and everything that runs in processes.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Semaphore
 from typing import TypeVar
-
-import cv2
 
 from ensemble.core.machine import usable_cores
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
 """(done, total)"""
-_CHUNK = 8  # rows a thread takes at a time: handing over costs little then, and a stop waits for few
-
-
-def parallel_map(work: Callable[[Item], Result], items: Sequence[Item], *, threads: int | None = None) -> list[Result]:
-    """What `work` gives for each item, in order; the first exception is raised here. `threads`: as many as cores."""
-    threads = min(threads or usable_cores(), len(items))
-    return list(map(work, items)) if threads < 2 else list(_in_threads(work, items, threads, "generator"))
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_CHUNK = 8  # rows a thread takes at a time: more would delay a stop and the end, fewer cost more handing over
 
 
 def for_each_row(
@@ -35,46 +27,72 @@ def for_each_row(
 ) -> None:
     """Call `work` with every row, in any order, in threads; the first exception stops the rest and is raised here.
 
-    `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes
-    `at_once` rows at a time.
+    `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes `at_once`
+    rows at a time. When this returns or raises, after Ctrl+C too, no thread is at work any more.
     """
+    from joblib import Parallel, delayed  # here: its import takes 75 to 200 ms, which `ens --help` must not pay
+
+    total = len(rows)
+    threads = max(1, min(usable_cores(), -(-total // at_once)))
+    at_work = Semaphore(threads)
+    failures: list[BaseException] = []
+    stopped = False
 
     def work_on(chunk: Sequence[int]) -> int:
-        for row in chunk:
-            work(row)
+        with at_work:
+            try:
+                for row in chunk:
+                    if stopped or failures:
+                        break
+                    work(row)
+            except BaseException as error:  # raised below: joblib would replace its cause by the text of a traceback
+                failures.append(error)
         return len(chunk)
 
-    done, total, shown = 0, len(rows), -1
-    chunks = [rows[start : start + at_once] for start in range(0, total, at_once)]
-    with _opencv_alone():
-        counts = _in_threads(work_on, chunks, usable_cores(), "generator_unordered")
-        with closing(counts):  # at once, not when the garbage collector comes by: its threads must not outlive the call
-            for count in counts:
+    def chunks() -> Iterator[Sequence[int]]:
+        for start in range(0, total, at_once):
+            if stopped or failures:
+                return
+            yield rows[start : start + at_once]
+
+    # "threading" by name: a mere preference for threads gives way to a `parallel_config` of the caller
+    parallel = Parallel(n_jobs=threads, backend="threading", return_as="generator_unordered")
+    with _one_opencv_thread_each():
+        finished = parallel(delayed(work_on)(chunk) for chunk in chunks())
+        done, last_percent = 0, -1
+        try:
+            for count in finished:
                 done += count
-                if on_progress is not None and (done == total or 100 * done // total != shown):
-                    shown = 100 * done // total
+                if on_progress is not None and not failures and (done == total or 100 * done // total != last_percent):
+                    last_percent = 100 * done // total
                     on_progress(done, total)
+        finally:
+            stopped = True
+            for _ in finished:  # to its end, since joblib warns of a generator that is left early
+                pass
+            for _ in range(threads):  # Ctrl+C ends the generator at once, but not the rows that threads are in
+                at_work.acquire()
+    if failures:
+        raise failures[0]
 
 
-def _in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int, order: str) -> Generator[Result]:
-    """Results as they come (`generator_unordered`), or in the order of the items (`generator`)."""
-    from joblib import Parallel, delayed
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+    """What `work` gives for each item, in order; for work that is over within a second.
 
-    # batch_size 1: joblib would else gather several calls into one, and an exception or Ctrl+C wait for all of them.
-    pool = Parallel(threads, backend="threading", return_as=order, batch_size=1, pre_dispatch="2 * n_jobs")
-    results = pool(delayed(work)(item) for item in items)
-    try:
-        for result in results:  # noqa: UP028 (`yield from` would close them before the warning is off)
-            yield result
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # it warns of results that nobody took, as after Ctrl+C
-            results.close()
+    A bare pool, since joblib looks for results every 10 ms only: voting over 50 x 200,000 x 10 numbers took 0.92 to
+    1.37 times as long, two tiny tasks 16 times (tools/bench/parallel.py), and its import would be felt in any blend.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))
 
 
 @contextmanager
-def _opencv_alone() -> Iterator[None]:
+def _one_opencv_thread_each() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own under ours."""
+    cv2 = sys.modules.get("cv2")  # where nobody has imported it, nobody calls it, and its import takes 60 ms
+    if cv2 is None:
+        yield
+        return
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -19,7 +19,7 @@ from ensemble.core.files import save_bytes, save_text, sha256_file, sha256_text
 from ensemble.core.labels import Activation, activation_for, are_sets, spelled
 from ensemble.core.labels import Labels as Values
 from ensemble.core.locks import folder_lock
-from ensemble.core.parallel import parallel_map
+from ensemble.core.parallel import for_each_row
 from ensemble.core.text import read_text_table
 from ensemble.data.label_values import LabelPart, read_labels
 from ensemble.data.listing import Listing
@@ -90,9 +90,13 @@ class Rows:
     @cached_property
     def content_sha256(self) -> str:
         """Hash of every id with its image's bytes and its box; the order of rows does not matter."""
-        hashes = self.hashes
-        if hashes is None:
-            hashes = tuple(parallel_map(sha256_file, [self.folder / path for path in self.paths]))
+        hashes = list(self.hashes or [""] * len(self.paths))
+
+        def hash_file(row: int) -> None:
+            hashes[row] = sha256_file(self.folder / self.paths[row])
+
+        if self.hashes is None:
+            for_each_row(hash_file, range(len(hashes)))
         boxes = [""] * len(self.ids) if self.boxes is None else [f"\t{box}" for box in self.boxes.tolist()]
         rows = zip(self.ids, hashes, boxes, strict=True)
         return _hash_lines(sorted(f"{row_id}\t{sha256}{box}" for row_id, sha256, box in rows))

@@ -1,12 +1,9 @@
-"""Flips, crops and affine maps for many images at once: the same bits as albumentations' own, several times
-faster. Worker-only.
+"""Flips, crops, pads and affine maps of many images at once: albumentations' own bits, several times faster.
+Worker-only, like the compiled loops that it calls.
 
-However many steps there are, pixels move once. Down and across are two directions that know nothing of each other.
-Worker-only, like the compiled loop that moves them.
-
-A step takes a few images, their keys, and where each is wanted in the end (a destination it may write to at once).
-Flips, crops and black borders alone are one move of pixels, see `placement`. Worker-only, like `augment`, which picks
-the steps.
+A step takes a few images, their keys, and where each is wanted in the end, which it may write to at once. Where all
+steps only move pixels (flips, crops, black borders), a `Placement` gathers what they do, and pixels move once. Which
+transforms have such a step is decided in `augment`.
 """
 
 from __future__ import annotations
@@ -20,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.randomness import Keys
-from ensemble.images.kernels import Draws, move_pixels, resized_crops
+from ensemble.images.kernels import Draws, Numbers, Rows, move_pixels, resized_crops
 
-Numbers = npt.NDArray[np.int64]
-Pixels = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
+Images = list[Image]
 
 
 class Axis:
@@ -33,14 +30,14 @@ class Axis:
         self.size = size
         self.lines = np.tile(np.array([0, 1], dtype=np.int64), (rows, 1))
 
-    def flip(self, rows: Numbers) -> None:
+    def flip(self, rows: Rows) -> None:
         """Turn these rows round."""
         self.lines[rows, 0] += self.lines[rows, 1] * (self.size - 1)
         self.lines[rows, 1] *= -1
 
-    def crop(self, first: Numbers, size: int) -> None:
+    def crop(self, first: Rows, size: int) -> None:
         """Keep `size` places of each row, from its `first` on."""
-        self.lines[:, 0] += self.lines[:, 1] * first
+        self.lines[:, 0] += self.lines[:, 1] * first  # times the step: of a mirrored row it counts from the far side
         self.size = size
 
     def pad(self, before: int, after: int) -> None:
@@ -50,19 +47,15 @@ class Axis:
 
 
 class Placement:
-    """Many images of one height and width, and what was decided about each."""
+    """Where the pixels of many images of one height and width come from, as steps have decided so far."""
 
     def __init__(self, rows: int, height: int, width: int) -> None:
         self.down, self.across = Axis(rows, height), Axis(rows, width)
 
-    def copy(self, pixels: Pixels, rows: Numbers, out: Pixels) -> None:
+    def copy(self, pixels: Image, rows: Rows, out: Image) -> None:
         """Move the images at `rows` of `pixels` to `out`, which has the size that the placement came to."""
         flat = (*pixels.shape[:2], -1), (*out.shape[:2], -1)
         move_pixels(pixels.reshape(flat[0]), rows, self.down.lines, self.across.lines, out.reshape(flat[1]))
-
-
-Image = npt.NDArray[np.uint8]
-Images = list[Image]
 
 
 class Step(Protocol):
@@ -74,7 +67,8 @@ class Step(Protocol):
 
 
 def only_moves(steps: Sequence[Step]) -> bool:
-    """Whether a pipeline does nothing but move pixels, with no border after a crop; such steps have a `place`."""
+    """Whether a pipeline does nothing but move pixels; such steps have a `place`."""
+    # a border added after a crop would show again what the crop took away, see `Axis.pad`
     kinds = [type(step) for step in steps]
     late = RandomCropStep in kinds and PadStep in kinds[kinds.index(RandomCropStep) :]
     return not late and all(getattr(step, "only_moves", False) for step in steps)
@@ -108,7 +102,7 @@ class ResizedCropStep:
     scale: tuple[float, float]
     ratio: tuple[float, float]
     interpolation: int
-    shrinks_by_area: bool
+    shrinks_by_area: bool  # albumentations' `area_for_downscale`
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
         draws = Draws(keys)
@@ -140,7 +134,7 @@ class RandomCropStep:
 
     @property
     def only_moves(self) -> bool:
-        """Where all images are cropped, so that they have one shape."""
+        """Where every image is cropped: else they would differ in shape."""
         return self.p >= 1.0
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
@@ -213,7 +207,7 @@ class AffineStep:
         rows = draws.happening(self.p)
         shapes = np.array([images[row].shape[:2] for row in rows.tolist()], dtype=np.int64).reshape(-1, 2)
         matrices = self._matrices(draws, rows, shapes)
-        moves = ~np.isclose(matrices, np.eye(3)).all(axis=(1, 2))
+        moves = ~np.isclose(matrices, np.eye(3)).all(axis=(1, 2))  # albumentations leaves the others alone
         for row, matrix in zip(rows[moves].tolist(), matrices[moves, :2], strict=True):
             image = images[row]
             height, width = image.shape[:2]
@@ -228,10 +222,8 @@ class AffineStep:
             )
         return images
 
-    def _matrices(
-        self, draws: Draws, rows: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
-        """(rows, 3, 3): drawn and multiplied in albumentations' order, since another would round otherwise."""
+    def _matrices(self, draws: Draws, rows: Rows, shapes: Rows) -> Numbers:
+        """(rows, 3, 3): drawn and multiplied in albumentations' order, since any other rounds differently."""
         height, width = shapes[:, 0], shapes[:, 1]
         shift = {"x": np.zeros(len(rows)), "y": np.zeros(len(rows))}
         if self.pixels is not None:
@@ -244,7 +236,7 @@ class AffineStep:
         if self.keep_ratio:
             scale["y"] = scale["x"]
         angle = np.deg2rad(draws.uniform(*self.rotate, rows=rows) % 360)
-        middle = width / 2 - 0.5, height / 2 - 0.5
+        middle = width / 2 - 0.5, height / 2 - 0.5  # between the centres of the outer pixels
         cos, sin = np.cos(angle), np.sin(angle)
         turned = _eyes(len(rows), {(0, 0): cos, (0, 1): sin, (1, 0): -sin, (1, 1): cos})
         tangents = {axis: np.tan(np.deg2rad(value)) for axis, value in shear.items()}
@@ -254,11 +246,11 @@ class AffineStep:
         scaled = _eyes(len(rows), {(0, 0): scale["x"], (1, 1): scale["y"]})
         centred = _eyes(len(rows), {(0, 2): -middle[0], (1, 2): -middle[1]})
         product = back @ shifted @ sheared @ turned @ scaled @ centred
-        product[:, 2] = [0, 0, 1]
+        product[:, 2] = [0, 0, 1]  # exactly, whatever rounding made of it
         return product
 
 
-def _eyes(count: int, entries: dict[tuple[int, int], npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+def _eyes(count: int, entries: dict[tuple[int, int], Numbers]) -> Numbers:
     """`count` identity matrices with some entries replaced."""
     matrices = np.tile(np.eye(3), (count, 1, 1))
     for (row, column), values in entries.items():

@@ -1,4 +1,4 @@
-"""A picture to look at: a few images as stored, and what augmentation makes of them in a few epochs. Worker-only."""
+"""A picture of what augmentation does: a few images as stored, and as training sees them. Worker-only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ensemble.images.cache import Images, indexed, open_pixels
 from ensemble.images.decode import resized
 from ensemble.recipe.transforms import Transforms
 
-_GAP, _PAPER = 4, 255
-_LEAST_SIDE = 96  # smaller images are enlarged by whole numbers, so that one sees their pixels
+_GAP, _PAPER = 4, 255  # pixels between two images, and the white around them
+_LEAST_SIDE = 96  # smaller images are enlarged by whole numbers, so that their pixels can be seen
 
 
 def draw_contact_sheet(
@@ -33,7 +33,7 @@ def draw_contact_sheet(
     size: int,
     epochs: int,
 ) -> str:
-    """A task: the sheet of the named rows of a cache folder as `augment.png` in `folder`."""
+    """A task: draw the sheet of these ids of a cache folder, as `augment.png` in `folder`."""
     images = open_pixels(Path(pixels))
     position = {row_id: row for row, row_id in enumerate(images.ids)}
     rows = np.array([position[row_id] for row_id in ids], dtype=np.int64)
@@ -51,7 +51,7 @@ def contact_sheet(
     size: int,
     epochs: int,
 ) -> npt.NDArray[np.uint8]:
-    """One line a row: the image as validation sees it, then as training sees it in epochs 1, 2, …; (h, w, 3) uint8."""
+    """A line a row: the image as validation sees it, then as training sees it in epochs 1, 2, …; (h, w, 3) uint8."""
     pixels, places = indexed(images, rows)
     columns = [np.stack([resized(pixels[place], size, size) for place in places.tolist()])]
     pipeline = make_augment(augment, size)
@@ -74,9 +74,9 @@ def save_contact_sheet(path: Path, sheet: npt.NDArray[np.uint8]) -> None:
 
 
 def _tiled(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(rows, columns, size, size, 3) side by side on white paper, a wider gap behind the first column."""
+    """(rows, columns, size, size, 3) side by side, with a wider gap behind the first column."""
     rows, columns, size = pictures.shape[:3]
-    times = -(-_LEAST_SIDE // size)
+    times = -(-_LEAST_SIDE // size)  # rounded up
     side = size * times
     sheet = np.full((rows * (side + _GAP) + _GAP, columns * (side + _GAP) + 2 * _GAP, 3), _PAPER, dtype=np.uint8)
     for row in range(rows):

@@ -1,12 +1,12 @@
 """An image file as upright RGB pixels, or a reason why not; cropped to its box and resized to what is kept.
 
-The header's size is checked before anything is decoded, and the end of the file is looked for, since OpenCV may give
-back a cut-off JPEG as an array with a grey rest. Grey becomes three equal channels, 16 bits are scaled to 8 over their
-whole range, CMYK is converted, transparent pixels are laid on white, the first frame or page stands for all.
+The header's size is checked before anything is decoded, and so is the end of the file, since OpenCV may return a
+cut-off JPEG as an array with a grey rest. Grey becomes three equal channels, 16 bits are scaled to 8 over their
+whole range, CMYK is converted, transparent pixels are laid on white, of several frames or pages the first is taken.
 
-A pure function of the file's bytes, box and shape, so that every way of caching gives the same pixels. Halving by
-means of 2 x 2 pixels and a bilinear last step below a factor of two see every pixel, in a fraction of the time of one
-area resize (0.15 against 0.75 ms from 512 x 384 to 224).
+Pixels are a pure function of the file's bytes, box and shape, so that every kind of cache gives the same ones. Images
+are halved by means of 2 x 2 pixels, with a bilinear last step of less than a factor of two: that sees every pixel in a
+fraction of the time of one area resize (0.15 against 0.75 ms from 512 x 384 to 224). Not here: parsing of headers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,36 @@ import numpy.typing as npt
 from ensemble.images.headers import BadImage, ImageHeader, read_header
 
 Pixels = npt.NDArray[np.uint8]
+Box = npt.NDArray[np.float64]
+"""x0, y0, x1, y1 in pixels of the upright image."""
+
 PIXEL_LIMIT = 100_000_000
 """Width times height of the largest image that is decoded: 300 MB in memory."""
-LARGEST_FILE = 2**30
+_LARGEST_FILE = 2**30  # bytes: it is read whole, by each thread
+_FINE = 512  # pixels of the shorter side below which no JPEG is shrunk while decoded: scan and cache share one decoding
+_LONGEST = 8  # times the shorter side: the longer one of a line of 1 x 5,000 pixels would take 983 MB at 256
 _SHRINKING = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
-# What OpenCV would print on stderr is told by the exceptions below, with the file's name.
+# OpenCV would print on stderr, without the file's name, what the exceptions below say.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@dataclass(frozen=True)
+class StoredShape:
+    """The size in which an image is kept: a square, or the shorter side of `size` with the image's aspect.
+
+    A strip more than `_LONGEST` times as long as wide is squeezed to that.
+    """
+
+    size: int
+    is_square: bool = True
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height in which an image of this size is kept."""
+        if self.is_square:
+            return self.size, self.size
+        scale, most = self.size / min(width, height), _LONGEST * self.size
+        return min(most, max(1, round(width * scale))), min(most, max(1, round(height * scale)))
 
 
 def read_image(path: Path | str, limit: int = PIXEL_LIMIT) -> Pixels:
@@ -43,19 +66,20 @@ def read_content(path: Path | str) -> bytes:
     if os.path.basename(path).startswith("._"):
         raise BadImage("unreadable", "is a note of macOS about another file (._…), not an image")
     try:
+        # O_NONBLOCK: opening a named pipe would wait for a writer for ever
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb", buffering=0) as stream:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage("unreadable", "is not a plain file")
-            if status.st_size > LARGEST_FILE:
-                raise BadImage("too-large", f"has {status.st_size:,} bytes; {LARGEST_FILE:,} are allowed")
+            if status.st_size > _LARGEST_FILE:
+                raise BadImage("too-large", f"has {status.st_size:,} bytes; {_LARGEST_FILE:,} are allowed")
             return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         raise BadImage("missing", "is not there") from None
     except IsADirectoryError:
         raise BadImage("unreadable", "is not a plain file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise BadImage("unreadable", f"can't be read ({getattr(error, 'strerror', None) or error})") from error
 
 
@@ -76,102 +100,27 @@ def decode_image(
         raise BadImage("unreadable", "is damaged: its pixels can't be decoded") from error
     if pixels is None:
         raise _undecodable(header)
-    if shrink > 1:
+    if shrink > 1:  # the flags that shrink give BGR
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     return cast(Pixels, pixels)
 
 
-def _undecodable(header: ImageHeader) -> BadImage:
-    if header.bits > 16:
-        return BadImage("unreadable", f"has {header.bits} bits a channel; save it with 8 or 16")
-    return BadImage("unreadable", f"is damaged: its pixels can't be decoded ({header.format})")
-
-
-def _decode_transparent(content: bytes, header: ImageHeader) -> Pixels:
-    """Decode all channels, lay them on white, turn upright: OpenCV drops alpha, or keeps it and forgets to turn."""
-    decoded: Any = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype not in (np.uint8, np.uint16):
-        raise _undecodable(header)
-    is_multiplied = header.format == "TIFF" and decoded.dtype == np.uint8  # libtiff has done it by then
-    pixels: Pixels = decoded if decoded.dtype == np.uint8 else (decoded >> 8).astype(np.uint8)
-    if pixels.ndim == 2:
-        rgb = cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
-    elif pixels.shape[2] == 4:
-        rgb = _on_white(pixels, is_multiplied)
-    else:
-        rgb = cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    return turn_upright(rgb, header.orientation)
-
-
-def _on_white(bgra: Pixels, is_multiplied: bool) -> Pixels:
-    """The colours that a white page behind the image shows; `is_multiplied`: they are already weighed by alpha."""
-    rgb = cast(Pixels, cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB))
-    alpha = bgra[:, :, 3]
-    if int(alpha.min()) == 255:
-        return rgb
-    weight = alpha[:, :, None].astype(np.uint16)
-    if is_multiplied:
-        seen: Pixels = np.minimum(rgb + (255 - weight), 255).astype(np.uint8)
-        return seen
-    mixed: Pixels = ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)  # at most 65,152: fits
-    return mixed
-
-
-def turn_upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo what EXIF's orientation says was done to an image."""
-    if orientation > 4:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-Box = npt.NDArray[np.float64]
-"""x0, y0, x1, y1 in pixels of the upright image."""
-
-FINE = 512
-"""The shorter side below which a JPEG is never shrunk while it is decoded, whatever it is decoded for."""
-
-LONGEST = 8
-"""Times the shorter side that the longer one is kept at most: a line of 1 x 5,000 pixels would take 983 MB at 256."""
-
-
-@dataclass(frozen=True)
-class StoredShape:
-    """What is kept of an image: a square of `size`, or its shorter side brought to `size`, and its aspect.
-
-    A strip more than `LONGEST` times as long as wide is squeezed to that.
-    """
-
-    size: int
-    is_square: bool = True
-
-    def of(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image of this size is kept in."""
-        if self.is_square:
-            return self.size, self.size
-        scale, most = self.size / min(width, height), LONGEST * self.size
-        return min(most, max(1, round(width * scale))), min(most, max(1, round(height * scale)))
-
-
 def load_fitted(content: bytes, shape: StoredShape, box: Box | None = None) -> Pixels:
-    """A file's bytes as (height, width, 3) RGB of the shape; `BadImage` for what gives no image."""
+    """A file's bytes as (height, width, 3) RGB of the shape; `BadImage` says why there is none."""
     header = read_header(content)
     shrink = decode_shrink(header, shape, box)
     return fit(decode_image(content, PIXEL_LIMIT, header=header, shrink=shrink), header, shape, box)
 
 
 def decode_shrink(header: ImageHeader, shape: StoredShape | None = None, box: Box | None = None) -> int:
-    """How much smaller a JPEG may be decoded, since it is kept far smaller anyway."""
-    if header.format != "JPEG":
+    """By what factor a JPEG may be shrunk while decoded, since it is kept far smaller anyway."""
+    if header.format != "JPEG":  # only its decoder saves work by that
         return 1
     width, height = header.upright_size
     if box is not None:
         left, top, right, bottom = clipped(box, width, height)
         width, height = right - left, bottom - top
-    needed = max(FINE, shape.size if shape is not None else 0)
+    needed = max(_FINE, shape.size if shape is not None else 0)
     return next((shrink for shrink in (8, 4, 2) if min(width, height) >= shrink * needed), 1)
 
 
@@ -190,7 +139,7 @@ def fit(pixels: Pixels, header: ImageHeader, shape: StoredShape, box: Box | None
 
 
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    """The whole image in that size, nothing cut off; the image itself where it has that size."""
+    """The whole image in that size; the very same array where it has that size."""
     pixels = halved(pixels, width, height)
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -198,7 +147,7 @@ def resized(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def halved(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Means of pairs of rows and columns, as often as at least `height` and `width` are left; an odd last one goes."""
+    """Halved by means of pairs while at least `height` and `width` are left; an odd last row or column is lost."""
     while True:
         high, wide = pixels.shape[:2]
         down, across = 1 + (high >= 2 * height), 1 + (wide >= 2 * width)
@@ -206,7 +155,7 @@ def halved(pixels: Pixels, width: int, height: int) -> Pixels:
             return pixels
         size = (wide // across, high // down)
         even = pixels[: size[1] * down, : size[0] * across]
-        pixels = cast(Pixels, cv2.resize(even, size, interpolation=cv2.INTER_LINEAR))  # here: the mean, and fast
+        pixels = cast(Pixels, cv2.resize(even, size, interpolation=cv2.INTER_LINEAR))  # by 2 or 1: the mean
 
 
 def clipped(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
@@ -219,3 +168,49 @@ def clipped(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
         shown = ", ".join(f"{value:g}" for value in box.tolist())
         raise BadImage("unreadable", f"has no pixels in its box ({shown}); the image is {width} x {height}")
     return left, top, right, bottom
+
+
+def _undecodable(header: ImageHeader) -> BadImage:
+    if header.bits > 16:
+        return BadImage("unreadable", f"has {header.bits} bits a channel; save it with 8 or 16")
+    return BadImage("unreadable", f"is damaged: its pixels can't be decoded ({header.format})")
+
+
+def _decode_transparent(content: bytes, header: ImageHeader) -> Pixels:
+    """Decode all channels, lay them on white, turn upright: OpenCV drops alpha, or keeps it and forgets to turn."""
+    decoded: Any = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype not in (np.uint8, np.uint16):
+        raise _undecodable(header)
+    is_multiplied = header.format == "TIFF" and decoded.dtype == np.uint8  # by libtiff, where it gives 8 bits
+    pixels: Pixels = decoded if decoded.dtype == np.uint8 else (decoded >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        rgb = cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
+    elif pixels.shape[2] == 4:
+        rgb = _on_white(pixels, is_multiplied)
+    else:
+        rgb = cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return _turn_upright(rgb, header.orientation)
+
+
+def _on_white(bgra: Pixels, is_multiplied: bool) -> Pixels:
+    """The image's colours on a white page; `is_multiplied`: they are multiplied by alpha already."""
+    rgb = cast(Pixels, cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB))
+    alpha = bgra[:, :, 3]
+    if int(alpha.min()) == 255:
+        return rgb
+    weight = alpha[:, :, None].astype(np.uint16)
+    if is_multiplied:
+        return cast(Pixels, np.minimum(rgb + (255 - weight), 255).astype(np.uint8))
+    # + 127 rounds to the nearest; at most 65,152, which 16 bits hold
+    return cast(Pixels, ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8))
+
+
+def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo what EXIF's orientation says was done to an image."""
+    if orientation > 4:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,7 +1,8 @@
 """A process that augments batches, for pipelines that would hold Python's lock in threads.
 
-It is started as a program of its own rather than forked, so that it neither inherits torch's threads nor runs a
-caller's main module again; it maps the images itself, and ends when its input does, with its parent.
+It is started as a program of its own (`-m ensemble.images.feed_process`) rather than forked, so that it neither
+inherits torch's threads nor runs a caller's main module again. It maps the images itself, and ends when its input does,
+so with its parent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class FeedProcess:
-    """The parent's end: one request at a time, its answer in memory that both share."""
+    """The parent's end: one request at a time, answered in memory that both share."""
 
     def __init__(self, transforms: Transforms, size: int, images: Images, most_rows: int) -> None:
-        """`images` must be mapped, see `pixel_sets.is_mapped`; `most_rows` is the largest batch."""
+        """`images` must be mapped, see `cache.is_mapped`; `most_rows` is the largest batch."""
         self._shape = (most_rows, size, size, 3)
         shared = _anonymous_file(int(np.prod(self._shape)))
         self._out = _map(shared, self._shape)
@@ -45,6 +46,8 @@ class FeedProcess:
             pass_fds=[shared],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
+        self._requests = cast(BinaryIO, self._process.stdin)
+        self._answers = cast(BinaryIO, self._process.stdout)
         self._send((transforms, size, images, shared, self._shape))
         os.close(shared)
 
@@ -52,7 +55,7 @@ class FeedProcess:
         """Augment the rows by their keys into `out`."""
         try:
             self._send((rows, keys))
-            failure = pickle.load(self._pipe(self._process.stdout))
+            failure = pickle.load(self._answers)
         except (EOFError, BrokenPipeError):
             raise OSError(f"a process that augments images ended by itself, with code {self._process.wait()}") from None
         if failure:
@@ -61,35 +64,28 @@ class FeedProcess:
 
     def close(self) -> None:
         """End the process: its input ends."""
-        with contextlib.suppress(BrokenPipeError):  # what was not yet sent to a process that has died
-            self._pipe(self._process.stdin).close()
+        with contextlib.suppress(BrokenPipeError):  # something was not yet sent to a process that has died
+            self._requests.close()
         self._process.wait()
-        self._pipe(self._process.stdout).close()
+        self._answers.close()
 
     def _send(self, message: tuple[Any, ...]) -> None:
-        stream = self._pipe(self._process.stdin)
-        pickle.dump(message, stream)
-        stream.flush()
-
-    @staticmethod
-    def _pipe(stream: Any) -> BinaryIO:
-        pipe: BinaryIO = stream
-        return pipe
+        pickle.dump(message, self._requests)
+        self._requests.flush()
 
 
 def _serve() -> None:
-    """The process's own life: requests from standard input until it ends; answers on what was standard output."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # sent to a whole group, they are the parent's: it may have a state to save
+    """Answer requests from standard input, on what was standard output, until the input ends."""
+    # a terminal sends both to the whole group; the parent decides, which may have a state to save
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints may be taken for an answer
+    os.dup2(2, 1)  # what a library prints must not be read as an answer
     import cv2
 
     from ensemble.images.augment import Augment
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # there is one such process a worker
     transforms, size, images, shared, out_shape = pickle.load(requests)
     augment, out = Augment(transforms, size), _map(shared, out_shape)
     while True:
@@ -100,7 +96,7 @@ def _serve() -> None:
         try:
             augment.fill(*indexed(images, rows), keys, out[: len(rows)])
             failure = ""
-        except Exception:  # told to the parent, which fails the fold with it
+        except Exception:  # of any kind: the parent raises it, and the fold fails
             failure = traceback.format_exc()
         pickle.dump(failure, answers)
         answers.flush()

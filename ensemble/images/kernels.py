@@ -1,12 +1,9 @@
-"""Compiled loops over pixels, and one stream of random numbers a sample. Worker-only: importing the compiler
-takes half a second.
+"""Compiled loops over pixels, and the random numbers of one sample's augmentation, compiled and in plain Python.
+Worker-only: importing the compiler takes half a second.
 
-Each does in plain arithmetic what its docstring says, sums and products rounded one by one, so that NumPy or Python
-give the same bits. Worker-only: importing the compiler takes half a second.
-
-SplitMix64: number n of the stream with key k is a mix of k + n * golden ratio, so that any number is had directly.
-`SampleRandom` and `Draws` give the same numbers, which is what makes both paths give the same bits. Worker-only, like
-the compiled loops.
+Loops round each sum and product by itself, as NumPy and Python do, so that all give the same bits. Random numbers come
+from SplitMix64: number n of the stream with key k is a mix of k + n * golden ratio. `Draws` reads many streams at once,
+`SampleRandom` reads one for albumentations; both give the same numbers, so that both paths give the same pixels.
 """
 
 from __future__ import annotations
@@ -21,21 +18,31 @@ import numpy.typing as npt
 from ensemble.core.machine import compiled
 from ensemble.core.randomness import Keys, mix_keys
 
-_CROP_ATTEMPTS = 10  # as many as albumentations makes
-_GOLDEN_64 = np.uint64(0x9E3779B97F4A7C15)
+Rows = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, an odd number: SplitMix64's step, which visits every 64-bit state
+_STEP_FACTOR = 0xD1B54A32D192ED03  # any odd number but the golden ratio, so that steps' keys aren't a stream's states
+_ALL_BITS = 0xFFFF_FFFF_FFFF_FFFF  # Python's integers grow; this cuts them to 64 bits
+_DOUBLE_BITS = 53  # of a float's mantissa: as many random bits as a number in [0, 1) can hold
+_UNIT = 2.0**-_DOUBLE_BITS
+
+# SplitMix64's mix once more, as 64-bit numbers: in compiled code a plain integer beside a uint64 would make a float.
+_GOLDEN_64 = np.uint64(_GOLDEN)
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
-_KERNEL_UNIT = 2.0**-53
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(64 - _DOUBLE_BITS)
+
+_CROP_ATTEMPTS = 10  # as many as albumentations makes: one more or less would shift all later numbers of a stream
 
 
 @compiled
 def _next_number(states: npt.NDArray[np.uint64], row: int) -> float:
-    """SplitMix64, as `sample_random` has it: the next number in [0, 1) of one row's stream."""
+    """The next number in [0, 1) of one row's stream: `SampleRandom.random`, compiled."""
     state = states[row] + _GOLDEN_64
     states[row] = state
     state = (state ^ (state >> _SHIFTS[0])) * _FACTORS[0]
     state = (state ^ (state >> _SHIFTS[1])) * _FACTORS[1]
-    return float((state ^ (state >> _SHIFTS[2])) >> _SHIFTS[3]) * _KERNEL_UNIT
+    return float((state ^ (state >> _SHIFTS[2])) >> _SHIFTS[3]) * _UNIT
 
 
 @compiled
@@ -57,7 +64,7 @@ def resized_crops(
 ) -> npt.NDArray[np.int64]:
     """(rows, 4) top, left, height, width of RandomResizedCrop: ten attempts, then the largest that fits, centred."""
     boxes = np.empty((len(rows), 4), dtype=np.int64)
-    low, high = math.log(ratio[0]), math.log(ratio[1])
+    low, high = math.log(ratio[0]), math.log(ratio[1])  # drawn as a logarithm: 3:4 is as likely as 4:3
     for place in range(len(rows)):
         row, height, width = rows[place], shapes[place, 0], shapes[place, 1]
         smallest, largest = scale[0] * float(height * width), scale[1] * float(height * width)
@@ -65,6 +72,7 @@ def resized_crops(
         for _ in range(_CROP_ATTEMPTS):
             area = smallest + (largest - smallest) * _next_number(states, row)
             aspect = math.exp(low + (high - low) * _next_number(states, row))
+            # rint rounds halves to even, as Python's `round` does in albumentations
             wide, tall = int(np.rint(math.sqrt(area * aspect))), int(np.rint(math.sqrt(area / aspect)))
             if 0 < wide <= width and 0 < tall <= height:
                 fits = True
@@ -98,8 +106,8 @@ def move_pixels(
     height, width, wide = images.shape[1], images.shape[2] // 3, out.shape[2] // 3
     for place in range(len(rows)):
         image, target = images[rows[place]], out[place]
-        first, step = across[place, 0], across[place, 1]
-        if step > 0:
+        first, step = across[place, 0], across[place, 1]  # step is 1, or -1 where mirrored
+        if step > 0:  # the columns start to end lie inside of the image
             start, end = max(0, -first), min(wide, width - first)
         else:
             start, end = max(0, first - width + 1), min(wide, first + 1)
@@ -124,6 +132,7 @@ def _copy(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
 
 @compiled
 def _mirror(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
+    # pixels in reverse, each with its three channels in their order
     count = target.size // 3
     for x in range(count):
         for channel in range(3):
@@ -141,21 +150,13 @@ def normalise(
     for row in range(lines.shape[0]):
         source, target = lines[row], out[row]
         for column in range(source.size):
+            # float32 throughout: a wider product, or one rounding for both (fma), would change the last bit
             target[column] = np.float32(source[column]) * scale[column] + shift[column]
 
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_ALL_BITS = 0xFFFF_FFFF_FFFF_FFFF
-_DOUBLE_BITS = 53
-_UNIT = 2.0**-_DOUBLE_BITS
-
-Rows = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
-
-
 def step_keys(keys: Keys, step: int) -> Keys:
-    """The keys of one step of a pipeline: each has a stream of its own, so that no step's draws are another's."""
-    return mix_keys(keys + np.uint64((step + 1) * 0xD1B54A32D192ED03 & _ALL_BITS))
+    """The keys of one step of a pipeline: a stream of its own, so that its choices do not depend on other steps."""
+    return mix_keys(keys + np.uint64((step + 1) * _STEP_FACTOR & _ALL_BITS))
 
 
 class Draws:
@@ -170,30 +171,30 @@ class Draws:
         return next_numbers(self.states, self._rows if rows is None else rows)
 
     def uniform(self, low: float, high: float, rows: Rows | None = None) -> Numbers:
-        """Numbers from `low` to `high`, by the very arithmetic of Python's `uniform`."""
+        """Numbers from `low` to `high`, by the same arithmetic as Python's `uniform`."""
         return low + (high - low) * self.random(rows)
 
     def integers(self, low: int, high: int, rows: Rows) -> Rows:
         """Whole numbers from `low` to `high`, both included, drawn again until they fit as Python's `randint` does."""
         count = high - low + 1
-        shift = np.int64(_DOUBLE_BITS - count.bit_length())
+        shift = np.int64(_DOUBLE_BITS - count.bit_length())  # the highest bits, as `SampleRandom.getrandbits` gives
         numbers = np.empty(len(rows), dtype=np.int64)
-        open_ones = np.arange(len(rows))
-        while len(open_ones):
-            drawn = (self.random(rows[open_ones]) / _UNIT).astype(np.int64) >> shift
-            numbers[open_ones] = drawn + low
-            open_ones = open_ones[drawn >= count]
+        pending = np.arange(len(rows))
+        while len(pending):  # half of the draws fit at least: no bias, as a remainder would have
+            drawn = (self.random(rows[pending]) / _UNIT).astype(np.int64) >> shift  # exact: a power of two
+            numbers[pending] = drawn + low
+            pending = pending[drawn >= count]
         return numbers
 
     def happening(self, p: float) -> Rows:
-        """The rows for which a transform of probability `p` is applied; a sure thing draws no number."""
-        if p >= 1.0:
+        """The rows for which a transform of probability `p` is applied."""
+        if p >= 1.0:  # no number is drawn, as in albumentations
             return self._rows
         return self._rows[self.random() < p] if p > 0.0 else self._rows[:0]
 
 
 class SampleRandom(random.Random):
-    """The stream of one sample in the clothes of Python's `random`, which albumentations draws from."""
+    """The stream of one sample behind the interface of Python's `random`, which albumentations draws from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +203,7 @@ class SampleRandom(random.Random):
     def start(self, key: int) -> None:
         """Go to the beginning of the stream of `key`."""
         self._state = key
-        self.gauss_next = None
+        self.gauss_next = None  # Python keeps every second Gaussian number: it belongs to the sample before
 
     def random(self) -> float:
         """The next number in [0, 1)."""
@@ -213,17 +214,18 @@ class SampleRandom(random.Random):
 
     def getrandbits(self, k: int, /) -> int:
         """The next `k` random bits, of as many numbers as that takes."""
-        words = -(-k // _DOUBLE_BITS)
+        words = -(-k // _DOUBLE_BITS)  # rounded up
         bits = 0
         for _ in range(words):
             bits = bits << _DOUBLE_BITS | int(self.random() / _UNIT)
         return bits >> (words * _DOUBLE_BITS - k)
 
     def seed(self, *arguments: Any, **named: Any) -> None:
-        """Nothing: a stream begins with `start` alone."""
+        """Do nothing, since only `start` begins a stream; `random.Random` calls this when it is made."""
 
 
 def seed_generator(generator: np.random.Generator, key: int) -> None:
     """Put a PCG64 generator at the beginning of the stream of `key`: 1 microsecond, against 6 for a new one."""
+    # the increment must be odd; the same one for all, as different states already make different streams
     inner = {"state": key << 64 | (key * _GOLDEN & _ALL_BITS), "inc": _GOLDEN << 64 | 1}
     generator.bit_generator.state = {"bit_generator": "PCG64", "state": inner, "has_uint32": 0, "uinteger": 0}

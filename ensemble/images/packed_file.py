@@ -1,13 +1,12 @@
-"""One large file of many pieces, written from several threads and mapped for reading; and memory that is used again.
+"""One large file of many pieces: written from several threads, its checksums, and mapped for reading.
 
-Knows nothing of what the pieces are; where each lies is the caller's to keep.
+Does not know what the pieces are. Where each lies must be kept by the caller.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import sys
 import threading
 import zlib
 from pathlib import Path
@@ -19,46 +18,9 @@ import numpy.typing as npt
 
 from ensemble.core.parallel import OnProgress, for_each_row
 
-_HELD_BY_POOL_ALONE = 3  # the list, the loop's variable, and getrefcount's argument
-
-
-class BufferPool:
-    """Arrays of one row shape that are handed out again once nobody else holds them, views and tensors included."""
-
-    def __init__(self, row_shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self._row_shape, self._dtype = row_shape, dtype
-        self._buffers: list[npt.NDArray[Any]] = []
-        self._lock = threading.Lock()
-
-    def take(self, rows: int) -> npt.NDArray[Any]:
-        """An array of `rows` rows with whatever was last written there."""
-        with self._lock:
-            for buffer in self._buffers:
-                if len(buffer) >= rows and sys.getrefcount(buffer) == _HELD_BY_POOL_ALONE:
-                    return buffer[:rows]
-            buffer = np.empty((rows, *self._row_shape), dtype=self._dtype)
-            self._buffers = [kept for kept in self._buffers if len(kept) >= rows] + [buffer]
-            return buffer[:rows]
-
-
-class Buffers:
-    """Pools of one kind of number, one for each row shape that was asked for."""
-
-    def __init__(self, dtype: npt.DTypeLike) -> None:
-        self._dtype = dtype
-        self._pools: dict[tuple[int, ...], BufferPool] = {}
-
-    def take(self, rows: int, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """An array of (rows, *row_shape) with whatever was last written there."""
-        pool = self._pools.get(row_shape)
-        if pool is None:
-            pool = self._pools.setdefault(row_shape, BufferPool(row_shape, self._dtype))
-        return pool.take(rows)
-
-
-BLOCK_BYTES = 4 * 2**20
-_MOST_MAPPED = 64 * 2**20
-_STAYS_MAPPED = 256 * 2**20  # files up to this size: letting go would cost time and save little
+BLOCK_BYTES = 4 * 2**20  # of one checksum, kept in each cache's note: small enough for a buffer in every thread
+_MOST_MAPPED = 64 * 2**20  # read between two releases: what a map may add to a process's memory, roughly
+_STAYS_MAPPED = 256 * 2**20  # files up to this size are never released: that would cost time and save little
 
 
 class PackWriter:
@@ -79,42 +41,40 @@ class PackWriter:
     ) -> None:
         os.close(self._descriptor)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every piece was written."""
-        return bool((self.offsets >= 0).all())
-
     def reserve(self, total: int) -> None:
         """Take the disk's space now, so that a full disk is an `OSError` here and not after an hour."""
+        # macOS has no such call; an empty range is an error
         if hasattr(os, "posix_fallocate") and total:
             os.posix_fallocate(self._descriptor, 0, total)
 
     def put(self, row: int, piece: Any) -> None:
         """Write one piece, bytes or a contiguous array; from any thread."""
         view = memoryview(piece).cast("B")
-        with self._allocating:
+        with self._allocating:  # only the place is taken under the lock; writes go side by side
             offset = self._end if self._stride is None else row * self._stride
             self._end += len(view)
         written = 0
         while written < len(view):
             written += os.pwrite(self._descriptor, view[written:], offset + written)
         self.lengths[row] = len(view)
-        self.offsets[row] = offset
+        self.offsets[row] = offset  # last: a piece with an offset is a whole one
 
 
 def block_sums(path: Path, on_progress: OnProgress | None = None) -> list[int]:
-    """CRC-32 of each block of a file, in threads; never more than a block a thread in memory."""
+    """CRC-32 of each block of a file, in threads, each with one block in memory."""
     size = path.stat().st_size
     sums = [0] * -(-size // BLOCK_BYTES)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-
     own = threading.local()
 
     def sum_up(block: int) -> None:
         if not hasattr(own, "memory"):  # one piece a thread, used again: fresh memory costs as much as the sum
             own.memory = bytearray(BLOCK_BYTES)
         start = block * BLOCK_BYTES
-        sums[block] = zlib.crc32(_read_into(own.memory, descriptor, start, min(BLOCK_BYTES, size - start)))
+        view, done = memoryview(own.memory)[: min(BLOCK_BYTES, size - start)], 0
+        while done < len(view) and (count := os.preadv(descriptor, [view[done:]], start + done)):
+            done += count
+        sums[block] = zlib.crc32(view[:done])  # fewer bytes where the file was cut meanwhile: then a wrong sum
 
     try:
         for_each_row(sum_up, range(len(sums)), on_progress, at_once=1)
@@ -123,19 +83,11 @@ def block_sums(path: Path, on_progress: OnProgress | None = None) -> list[int]:
     return sums
 
 
-def _read_into(memory: bytearray, descriptor: int, start: int, count: int) -> memoryview:
-    """`count` bytes of a file from `start` on, or fewer where it ends."""
-    view, done = memoryview(memory)[:count], 0
-    while done < count and (got := os.preadv(descriptor, [view[done:]], start + done)):
-        done += got
-    return view[:done]
-
-
 class MappedFile:
-    """A file's bytes as a read-only array. What was read long ago is let go, so that memory does not grow with it.
+    """A file's bytes as a read-only array; pages are released from time to time, so that memory does not grow.
 
-    Letting go loses nothing: pages stay in the system's file cache, arrays stay valid, and read them again. Pickled, it
-    is the path, to be mapped anew by another process.
+    Nothing is lost by that: pages stay in the system's file cache, and arrays stay valid and read them again. Pickled,
+    it is the path, which another process maps anew.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,14 +96,14 @@ class MappedFile:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._touched = 0
-        self._lets_go = hasattr(mmap, "MADV_DONTNEED") and len(self.bytes) > _STAYS_MAPPED
+        self._releases = hasattr(mmap, "MADV_DONTNEED") and len(self.bytes) > _STAYS_MAPPED
         if hasattr(mmap, "MADV_RANDOM"):
-            self._map.madvise(mmap.MADV_RANDOM)  # rows come shuffled: reading ahead would read what nobody wants
+            self._map.madvise(mmap.MADV_RANDOM)  # rows come shuffled: reading ahead would be wasted
 
     def touch(self, count: int) -> None:
-        """Say that `count` bytes were read; every now and then all pages are let go."""
+        """Note that `count` bytes were read; after every `_MOST_MAPPED` of them all pages are released."""
         self._touched += count
-        if self._lets_go and self._touched > _MOST_MAPPED:
+        if self._releases and self._touched > _MOST_MAPPED:
             self._touched = 0
             self._map.madvise(mmap.MADV_DONTNEED)
 

@@ -19,9 +19,8 @@ import ttach
 
 from ensemble.core.labels import Activation
 from ensemble.errors import InputError
-from ensemble.images.batches import plain_batches
+from ensemble.images.batches import Buffers, plain_batches
 from ensemble.images.cache import Images
-from ensemble.images.packed_file import Buffers
 from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.recipe.transforms import Views, transforms_of_views
 

@@ -123,7 +123,7 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     """Draw `augment.png` in `folder`: a line an image, as validation sees it, then as training would, by epoch."""
     recipe, rows = look.resolved.recipe, look.table.train.usable
     arguments = {
-        "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, wish=recipe.data.cache)),
+        "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, mode=recipe.data.cache)),
         "ids": _sheet_rows(look.table, set(rows.ids)),
         "augment": recipe.plain()["augment"],
         "seed": recipe.seed,

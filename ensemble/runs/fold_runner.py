@@ -175,7 +175,7 @@ class FoldRunner:
         key = (part, self._request.stored_shape, keep)
         if key not in self._folders or not self._folders[key].exists():  # a cache may be cleared during a study
             shape, cache = self._request.stored_shape, self._request.cache
-            self._folders[key] = build_pixels(rows.usable, shape, cache, report, wish=keep)
+            self._folders[key] = build_pixels(rows.usable, shape, cache, report, mode=keep)
         return str(self._folders[key])
 
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:

@@ -17,6 +17,7 @@ from ensemble.data.table import Rows
 from ensemble.images.augment import Augment, make_augment
 from ensemble.images.batches import (
     Batch,
+    BufferPool,
     SeedParts,
     TrainingFeed,
     TrainingRows,
@@ -28,7 +29,7 @@ from ensemble.images.batches import (
 from ensemble.images.cache import DecodedImages, Images, build_pixels, open_pixels
 from ensemble.images.contact_sheet import contact_sheet, save_contact_sheet
 from ensemble.images.decode import StoredShape, resized
-from ensemble.images.packed_file import BufferPool, MappedFile
+from ensemble.images.packed_file import MappedFile
 from ensemble.recipe.parts import SamplingPart
 from ensemble.recipe.transforms import PRESETS
 
@@ -254,7 +255,7 @@ def cached(folder: Path, shape: StoredShape, mode: str) -> Images:
         if not (folder / names[-1]).exists():
             cv2.imwrite(str(folder / names[-1]), pixels)
     ids = tuple(name.partition(".")[0] for name in names)
-    return open_pixels(build_pixels(Rows(ids, tuple(names), folder), shape, folder / "cache", wish=mode))  # type: ignore[arg-type]
+    return open_pixels(build_pixels(Rows(ids, tuple(names), folder), shape, folder / "cache", mode=mode))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [StoredShape(19), StoredShape(19, is_square=False)], ids=str)

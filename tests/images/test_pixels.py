@@ -84,7 +84,7 @@ def test_every_way_of_caching_gives_the_same_pixels(
 ) -> None:
     boxes = np.array([[-4, 2.5, 15, 300]] * 6) if with_boxes else None
     rows = rows_of(mixed, boxes)
-    found = [every(open_pixels(build_pixels(rows, shape, tmp_path, wish=mode))) for mode in MODES]  # type: ignore[arg-type]
+    found = [every(open_pixels(build_pixels(rows, shape, tmp_path, mode=mode))) for mode in MODES]  # type: ignore[arg-type]
     assert same(found[0], found[1])
     assert same(found[0], found[2])
     files = [(mixed / path).read_bytes() for path in rows.paths]
@@ -218,13 +218,13 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_made_again(squares: Path, tmp_path: Path, damage: str, mode: str) -> None:
     rows = rows_of(squares)
-    folder = build_pixels(rows, 16, tmp_path, wish=mode)  # type: ignore[arg-type]
+    folder = build_pixels(rows, 16, tmp_path, mode=mode)  # type: ignore[arg-type]
     whole = every(open_pixels(folder))
     DAMAGES[damage](folder)
     if damage != "a flipped bit":  # found when the cache is taken up, before a worker opens it
         with pytest.raises(OSError, match="gone or damaged"):
             open_pixels(folder)
-    assert build_pixels(rows, 16, tmp_path, wish=mode) == folder  # type: ignore[arg-type]
+    assert build_pixels(rows, 16, tmp_path, mode=mode) == folder  # type: ignore[arg-type]
     assert same(every(open_pixels(folder)), whole)
 
 
@@ -269,11 +269,11 @@ def test_auto_takes_the_fastest_that_leaves_half_of_the_disk_free(
     spare, found = 64 * 2**20, {}
     for name, free in {"encoded": 2 * decoded - 2, "none": 2 * encoded - 2, "decoded": 2 * decoded}.items():
         with_free(monkeypatch, spare + free)
-        folder = build_pixels(rows, 64, tmp_path / name, wish="auto")
+        folder = build_pixels(rows, 64, tmp_path / name, mode="auto")
         found[name] = load_note(folder)["mode"]  # type: ignore[index]
     assert found == {"encoded": "encoded", "none": "none", "decoded": "decoded"}
     with_free(monkeypatch, spare)
-    again = build_pixels(rows, 64, tmp_path / "decoded", wish="auto")
+    again = build_pixels(rows, 64, tmp_path / "decoded", mode="auto")
     assert load_note(again)["mode"] == "decoded"  # type: ignore[index]
 
 

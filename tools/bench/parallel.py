@@ -1,72 +1,94 @@
-"""What joblib's threads cost beside a bare thread pool: decoding small files, hashing, nothing at all, and voting.
+"""What joblib's threads (`for_each_row`) cost against a bare pool's (`map_in_threads`), for work of every size.
 
-.venv/bin/python tools/bench/parallel.py
+.venv/bin/python tools/bench/parallel.py --images 5000
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
 import numpy as np
-from side_by_side import Contest, draw_photos
 
+from ensemble.core.files import sha256_file
 from ensemble.core.machine import usable_cores
-from ensemble.core.parallel import for_each_row, parallel_map
+from ensemble.core.parallel import for_each_row, map_in_threads
+from ensemble.images.decode import decode_image, read_content
+
+_FILES, _FILE_BYTES = 200, 2**20
+_MEMBERS, _ROWS, _CLASSES, _BLOCK = 50, 200_000, 10, 6_553  # the block is that of ensemble/blending/combine.py
+_TINY = 1_000
+
+Work = Callable[[Any], Any]
 
 
 def main() -> int:
-    """Take turns, and print a line each; a ratio of 1 is as fast as the bare pool."""
+    """Time both in turn for each kind of work, and print a line each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turns", type=int, default=7, help="counted turns of each (7)")
-    turns = parser.parse_args().turns
-    cv2.setNumThreads(1)  # as `for_each_row` has it: threads of OpenCV below ours only get in the way
-    content = np.random.default_rng(0).bytes(2_000_000)
-    with tempfile.TemporaryDirectory(prefix="ens-bench-") as folder:
-        paths = draw_photos(Path(folder), 5000, (64, 64))
-        jobs: dict[str, tuple[Callable[[int], Any], int]] = {
-            "decode 5,000 JPEGs of 64 pixels": (lambda row: cv2.imread(str(paths[row])), len(paths)),
-            "hash 200 files of 2 MB": (lambda _: hashlib.sha256(content).digest(), 200),
-            "1,000 calls of nothing": (lambda _: None, 1000),
-        }
-        for name, (work, count) in jobs.items():
-            contest = Contest(turns)
-            contest.enter(name, partial(for_each_row, work, range(count)))
-            contest.enter("bare pool, 8 a task", partial(_bare_rows, work, range(count)))
-            print(contest.hold().row(name, "bare pool, 8 a task"), flush=True)
-    stack = [np.random.default_rng(seed).random((200_000, 10), dtype=np.float32) for seed in range(50)]
-    halves = [slice(start, start + 20_000) for start in range(0, 200_000, 20_000)]
+    parser.add_argument("--images", type=int, default=5_000, help="small JPEG files to decode (5000)")
+    parser.add_argument("--runs", type=int, default=7, help="how often to time each (7)")
+    arguments = parser.parse_args()
+    for_each_row(lambda row: None, range(2))  # imports joblib, once a process: not counted
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        images = _draw_images(Path(folder), arguments.images, random)
+        files = _draw_files(Path(folder), random)
+        stack = random.random((_MEMBERS, _ROWS, _CLASSES), dtype=np.float32)
 
-    def mean(rows: slice) -> Any:
-        return sum(matrix[rows].sum(dtype=np.float64) for matrix in stack)
+        def vote(start: int) -> None:
+            total = np.zeros((min(_BLOCK, _ROWS - start), _CLASSES))
+            for matrix in stack:
+                total += matrix[start : start + _BLOCK]
 
-    contest = Contest(turns)
-    contest.enter("sums of 50 x 200,000 x 10 in ten blocks", lambda: parallel_map(mean, halves))
-    contest.enter("bare pool", lambda: _bare(mean, halves))
-    contest.hold()
-    print(contest.row("sums of 50 x 200,000 x 10 in ten blocks", "bare pool"))
+        contests: list[tuple[str, Work, Sequence[Any], int]] = [
+            (f"decoding {len(images):,} JPEG files", lambda path: decode_image(read_content(path)), images, 8),
+            (f"hashing {_FILES} files of a megabyte", sha256_file, files, 8),
+            (f"voting, {_MEMBERS} x {_ROWS:,} x {_CLASSES}", vote, range(0, _ROWS, _BLOCK), 1),
+            (f"{_TINY:,} tiny tasks", abs, range(_TINY), 8),
+            ("2 tiny tasks", abs, range(2), 1),
+        ]
+        for name, work, items, at_once in contests:
+            _compare(name, work, items, at_once, arguments.runs)
     return 0
 
 
-def _bare(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(work, items))
+def _draw_images(folder: Path, count: int, random: np.random.Generator) -> Sequence[Path]:
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for path in paths:
+        coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        path.write_bytes(cv2.imencode(".jpg", cv2.resize(coarse, (64, 64)))[1].tobytes())
+    return paths
 
 
-def _bare_rows(work: Callable[[int], Any], rows: Sequence[int]) -> None:
-    def work_on(chunk: Sequence[int]) -> None:
-        for row in chunk:
-            work(row)
+def _draw_files(folder: Path, random: np.random.Generator) -> Sequence[Path]:
+    paths = [folder / f"{number}.bin" for number in range(_FILES)]
+    for path in paths:
+        path.write_bytes(random.bytes(_FILE_BYTES))
+    return paths
 
-    _bare(work_on, [rows[start : start + 8] for start in range(0, len(rows), 8)])
+
+def _compare(name: str, work: Work, items: Sequence[Any], at_once: int, runs: int) -> None:
+    """One line: both medians and their ratio."""
+    joblib: list[float] = []
+    pool: list[float] = []
+    for _ in range(runs):
+        joblib.append(_seconds(lambda: for_each_row(lambda row: work(items[row]), range(len(items)), at_once=at_once)))
+        pool.append(_seconds(lambda: map_in_threads(work, items, usable_cores())))
+    ratio = median(joblib) / median(pool)
+    print(f"{name}: joblib {median(joblib) * 1e3:.1f} ms, pool {median(pool) * 1e3:.1f} ms; ratio {ratio:.2f}")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
