@@ -70,6 +70,18 @@ class TrainingRows:
         return int(class_targets(self.sampling, counts, self.classes).sum())
 
 
+@dataclass(frozen=True)
+class FeedWorkers:
+    """Who makes the batches: `count` threads or processes; with 0, each batch is made when it is needed.
+
+    `processes` None: only if the pipeline is slow, and `epochs` long enough to repay starting them.
+    """
+
+    count: int = 1
+    processes: bool | None = None
+    epochs: int = 1
+
+
 class TrainingFeed:
     """One fold's training batches, epoch after epoch; a context manager, which ends its workers."""
 
@@ -83,29 +95,24 @@ class TrainingFeed:
         batch_size: int,
         augment: Augment | None = None,
         drop_last: bool = False,
-        workers: int = 1,
-        processes: bool | None = None,
-        epochs: int = 1,
+        workers: FeedWorkers = FeedWorkers(),
     ) -> None:
-        """With `workers` 0, each batch is made when it is needed.
-
-        `processes` None: only if the pipeline is slow, and `epochs` long enough to repay starting them.
-        """
         self._training, self._parts, self._size = training, parts, size
         self._batch_size, self._drop_last = batch_size, drop_last
         self._images, self._source = images, _Source(images, size)
         self._hashes = hash_ids(images.ids) if augment is not None else None
         self._augment = augment
         self.steps = len(self._starts(len(training))) - 1  # batches an epoch
+        count, processes = workers.count, workers.processes
         if processes is None:
-            is_long = len(training) * epochs >= _WORTH_PROCESSES
-            processes = augment is not None and not augment.is_fast and is_long and workers > 1
-        self._processes = processes and augment is not None and workers > 0 and is_mapped(images)
-        self._workers = workers
-        self._threads = ThreadPoolExecutor(workers, "feed") if workers else None
+            is_long = len(training) * workers.epochs >= _WORTH_PROCESSES
+            processes = augment is not None and not augment.is_fast and is_long and count > 1
+        self._processes = processes and augment is not None and count > 0 and is_mapped(images)
+        self._workers = count
+        self._threads = ThreadPoolExecutor(count, "feed") if count else None
         self._pipelines: SimpleQueue[Any] = SimpleQueue()
         self._started: list[FeedProcess] = []
-        for number in range(max(workers, 1)):
+        for number in range(max(count, 1)):
             self._pipelines.put(self._pipeline(number))
 
     def epoch(self, epoch: int, from_step: int = 0) -> Generator[Batch, None, None]:

@@ -19,7 +19,7 @@ from ensemble.data.folds import SplitRows
 from ensemble.data.folds import split_rows as deal_folds
 from ensemble.errors import InputError
 from ensemble.images.augment import check_augment, make_augment
-from ensemble.images.batches import Positions, SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.batches import FeedWorkers, Positions, SeedParts, TrainingFeed, TrainingRows
 from ensemble.images.cache import Images
 from ensemble.images.decode import StoredShape
 from ensemble.recipe.recipe import Recipe
@@ -135,8 +135,7 @@ def make_feed(
         batch_size=recipe.train.batch_size,
         augment=make_augment(recipe.augment, size),
         drop_last=recipe.train.drop_last,
-        workers=workers,
-        epochs=recipe.train.epochs,
+        workers=FeedWorkers(workers, epochs=recipe.train.epochs),
     )
 
 

@@ -9,6 +9,7 @@ import csv
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +37,34 @@ _REPORT_S = 0.5  # between two lines of progress: often enough to be watched
 _COLUMNS = ("class", "probability")
 
 
-def predict_images(
-    folder: Path,
-    report: Report,
-    *,
-    folds: Sequence[str],
-    sources: Sequence[str],
-    out: str,
-    about: Mapping[str, Any],
-    views: Mapping[str, Any],
-    box: Mapping[str, Any] | None,
-    bad_images: str,
-    top: int,
-    precision: str,
-    threads: int = 1,
-    batch: int | None = None,
-) -> dict[str, Any]:
-    """Predict the images that `sources` name with the networks in `folds`; fill `out`, which the caller puts in place.
+@dataclass(frozen=True)
+class PredictImagesJob:
+    """All that the task needs: plain values, as a task's arguments are."""
+
+    folds: Sequence[str]
+    sources: Sequence[str]
+    out: str
+    about: Mapping[str, Any]
+    views: Mapping[str, Any]
+    box: Mapping[str, Any] | None
+    bad_images: str
+    top: int
+    precision: str
+    threads: int = 1
+    """For each batch as many as the run's, so that its bytes come out again."""
+    batch: int | None = None
+
+
+def predict_images(folder: Path, report: Report, **arguments: Any) -> dict[str, Any]:
+    """Predict the images of a `PredictImagesJob` with the networks in its folds; fill `out`, for the caller to move.
 
     Bad images end it, all of them listed, unless `bad_images` is `prior`: then they get the class shares of the rows
-    that the networks were trained on. `threads` for each batch are the run's, so that its bytes come out again.
+    that the networks were trained on.
     """
-    rows = find_new_images(sources, None if box is None else BoxSpec.model_validate(box))
-    models, classes, prior = load_models([Path(fold) for fold in folds], ViewChoice.of(views), precision)
-    place, is_error = Path(out), bad_images != "prior"
+    job = PredictImagesJob(**arguments)
+    rows = find_new_images(job.sources, None if job.box is None else BoxSpec.model_validate(job.box))
+    models, classes, prior = load_models([Path(fold) for fold in job.folds], ViewChoice.of(job.views), job.precision)
+    place, is_error = Path(job.out), job.bad_images != "prior"
     clock = time.monotonic()
     bad: dict[int, str] = {}
     stream = predict_files(
@@ -67,11 +72,11 @@ def predict_images(
         rows,
         len(classes),
         beat=report.beat,
-        batch=batch,
+        batch=job.batch,
         decode_only=lambda: bool(bad) and is_error,  # the outcome is an error: only list what else is bad
-        torch_threads=threads,
+        torch_threads=job.threads,
     )
-    with _Tables(place, rows, classes, top, sets=models.plan.activation == "sigmoid") as tables:
+    with _Tables(place, rows, classes, job.top, sets=models.plan.activation == "sigmoid") as tables:
         reported = 0.0
         for block in stream:
             bad.update(block.bad)
@@ -94,11 +99,11 @@ def predict_images(
         classes=tuple(classes),
         probs=map_matrix(rows_file),
         kind="test",
-        sidecar={**about, "cost": cost, **({"prior_rows": len(bad)} if bad else {})},
+        sidecar={**job.about, "cost": cost, **({"prior_rows": len(bad)} if bad else {})},
         activation=models.plan.activation,
     )
     save_predictions(place / "probs", predictions, written=rows_file)
-    return {"rows": len(rows.ids), "bad": len(bad), "cost": cost, "folds": len(folds), "precision": precision}
+    return {"rows": len(rows.ids), "bad": len(bad), "cost": cost, "folds": len(job.folds), "precision": job.precision}
 
 
 def load_models(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +31,37 @@ from ensemble.training.networks import NetworkSpec, build_network, check_freezin
 from ensemble.training.pretrained import decide_weights, start_network
 
 
-def prepare_run(
-    folder: Path,
-    report: Report,
-    *,
-    recipe: dict[str, Any],
-    classes: int,
-    parts: Sequence[int],
-    code: Mapping[str, Any],
-    weights: str | None,
-    sets: bool = False,
-    measure_memory: bool = False,
-) -> dict[str, Any]:
-    """Decide, before any fold: weights, precision, device; refuse what can't be built; measure a step if asked."""
-    parsed = Recipe.model_validate(recipe)
+@dataclass(frozen=True)
+class PrepareJob:
+    """All that is known of a run before any of its folds starts."""
+
+    recipe: dict[str, Any]
+    classes: int
+    parts: Sequence[int]
+    code: Mapping[str, Any]
+    weights: str | None
+    sets: bool = False
+    measure_memory: bool = False
+
+
+def prepare_run(folder: Path, report: Report, **arguments: Any) -> dict[str, Any]:
+    """Decide for a `PrepareJob`: weights, precision, device; refuse what can't be built; measure a step if asked."""
+    job = PrepareJob(**arguments)
+    code, classes = job.code, job.classes
+    parsed = Recipe.model_validate(job.recipe)
     size = image_size(parsed)
-    spec = NetworkSpec.of_recipe(parsed, classes, tuple(parts), size)
+    spec = NetworkSpec.of_recipe(parsed, classes, tuple(job.parts), size)
     network = build_network(spec, pretrained=False, codes=code)
     check_network(network, spec)
     check_freezing(network, parsed)
     parameters = count_parameters(network)
     check_views(network, ViewChoice.asked(parsed.tta), size)
     check_feed(parsed)  # everything here fails in seconds, in one process, instead of in each fold
-    start = decide_weights(parsed.model, Path(weights) if weights is not None else None)
+    start = decide_weights(parsed.model, Path(job.weights) if job.weights is not None else None)
     if start["weights"] is not None:
         start["pretrained_why"] = start_network(spec, start, code)[1]  # refuses a file that does not fit
-    check_loss(parsed, code, classes, sets=sets)
-    own_metrics(parsed.metric, code, classes, sets=sets)  # loads and tries the user's metric; its value is not needed
+    check_loss(parsed, code, classes, sets=job.sets)
+    own_metrics(parsed.metric, code, classes, sets=job.sets)  # loads and tries the user's metric
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(parsed.train.precision, device)
     if precision == "bf16" and device == "cpu":
@@ -64,7 +69,7 @@ def prepare_run(
     if parsed.train.compile:
         check_compile(device)
     decided = {**start, "precision": precision, "device": device, "parameters": parameters}
-    if measure_memory and device == "cuda":
+    if job.measure_memory and device == "cuda":
         decided["step_memory"] = measure_step_memory(
             network,
             rows=parsed.train.batch_size,

@@ -101,9 +101,9 @@ class Opener:
             keys.append((number, cost, key))
             if key not in self._decided:
                 works.setdefault(key, work)
-        found = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
-        outcomes = {key: found[work.run.name] for key, work in works.items()}
-        self._decided.update({key: found for key, found in outcomes.items() if not isinstance(found, EnsError)})
+        outcomes_by_run = try_runs(list(works.values()), self.facts.workplace, self.facts.on_event)
+        outcomes = {key: outcomes_by_run[work.run.name] for key, work in works.items()}
+        self._decided.update({key: decided for key, decided in outcomes.items() if not isinstance(decided, EnsError)})
         for number, cost, key in keys:
             outcome = outcomes.get(key)
             if isinstance(outcome, EnsError):
@@ -136,10 +136,10 @@ class Opener:
         """What depends on the machine: as for an earlier trial that differs in nothing that matters, or anew."""
         key = _preparation_key(work.request.resolved)
         if key not in self._decided:
-            found = try_runs([work], self.facts.workplace, self.facts.on_event)[work.run.name]
-            if isinstance(found, EnsError):
-                raise found
-            self._decided[key] = found
+            outcome = try_runs([work], self.facts.workplace, self.facts.on_event)[work.run.name]
+            if isinstance(outcome, EnsError):
+                raise outcome
+            self._decided[key] = outcome
         return self._decided[key]
 
 

@@ -18,6 +18,7 @@ from ensemble.images.augment import Augment, make_augment
 from ensemble.images.batches import (
     Batch,
     BufferPool,
+    FeedWorkers,
     SeedParts,
     TrainingFeed,
     TrainingRows,
@@ -57,7 +58,9 @@ def feed(images: Images, augment: Any = "none", **options: Any) -> TrainingFeed:
     parts = options.pop("parts", PARTS)
     rows = options.pop("rows", rows_of(len(images.ids), **sampling))
     options.setdefault("batch_size", 8)
-    return TrainingFeed(images, rows, parts, size=size, augment=make_augment(augment, size), **options)
+    names = {"workers": "count", "processes": "processes", "epochs": "epochs"}
+    workers = FeedWorkers(**{names[name]: options.pop(name) for name in names if name in options})
+    return TrainingFeed(images, rows, parts, size=size, augment=make_augment(augment, size), workers=workers, **options)
 
 
 def epoch(images: Images, number: int = 1, **options: Any) -> list[Batch]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ensemble.core.randomness import derive_seed
 from ensemble.images.augment import make_augment
-from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
+from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows, plain_batches
 from ensemble.images.cache import DecodedImages
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import SamplingPart, TrainPart
@@ -38,7 +38,9 @@ def make_feed(workers: int = 0) -> TrainingFeed:
     """Five batches an epoch, augmented."""
     rows = TrainingRows(np.arange(ROWS), LABELS, ("a", "b", "c"), SamplingPart())
     augment = make_augment("light", SIZE)
-    return TrainingFeed(images(), rows, PARTS, size=SIZE, batch_size=BATCH, augment=augment, workers=workers)
+    return TrainingFeed(
+        images(), rows, PARTS, size=SIZE, batch_size=BATCH, augment=augment, workers=FeedWorkers(workers)
+    )
 
 
 def make_network(*, norm: bool = True, drop: float = 0.3) -> torch.nn.Module:

@@ -22,7 +22,7 @@ from side_by_side import Contest, draw_photos
 import ensemble.training.timm_import  # noqa: F401  (before anything that imports torchvision)
 from ensemble.data.table import Rows
 from ensemble.images.augment import Augment
-from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows
 from ensemble.images.cache import build_pixels, look_and_keep, open_pixels
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import with_scan
@@ -138,8 +138,7 @@ def feed_of(folder: Path, paths: list[Path], cache: Path, transforms: Transforms
         size=SIZE,
         batch_size=BATCH,
         augment=augment,
-        workers=WORKERS,
-        processes=processes,
+        workers=FeedWorkers(WORKERS, processes),
     )
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ensemble.images.augment import Augment
-from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows, plain_batches
+from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows, plain_batches
 from ensemble.images.cache import DecodedImages
 from ensemble.images.packed_file import MappedFile
 from ensemble.recipe.parts import SamplingPart
@@ -40,7 +40,7 @@ def main() -> int:
         training = TrainingRows(np.arange(rows), np.zeros(rows, dtype=np.int64), ("a",), SamplingPart())
         augment = Augment(CROP_FLIP, SIZE)
         with TrainingFeed(
-            images, training, SeedParts(0, 0, 0), size=SIZE, batch_size=BATCH, augment=augment, workers=2
+            images, training, SeedParts(0, 0, 0), size=SIZE, batch_size=BATCH, augment=augment, workers=FeedWorkers(2)
         ) as feed:
             before = peak = resident_mb()
             for epoch in range(2):

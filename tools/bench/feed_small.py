@@ -19,7 +19,7 @@ from side_by_side import Contest
 
 import ensemble.training.timm_import  # noqa: F401  (before anything that imports torchvision)
 from ensemble.images.augment import Augment
-from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows
 from ensemble.images.cache import DecodedImages
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import SamplingPart
@@ -88,7 +88,7 @@ def own_epochs(pixels: npt.NDArray[np.uint8], size: int) -> Callable[[], int]:
         size=size,
         batch_size=BATCH,
         augment=Augment(transforms, size),
-        workers=WORKERS,
+        workers=FeedWorkers(WORKERS),
     )
     normalizer = Normalizer(MEAN, STD, torch.device("cpu"))
     numbers = itertools.count()

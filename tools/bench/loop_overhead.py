@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from ensemble.core.randomness import derive_seed
 from ensemble.images.augment import make_augment
-from ensemble.images.batches import SeedParts, TrainingFeed, TrainingRows
+from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows
 from ensemble.images.cache import DecodedImages
 from ensemble.images.packed_file import MappedFile
 from ensemble.inference.forward import Normalizer
@@ -152,7 +152,7 @@ def _feed(images: DecodedImages, options: argparse.Namespace) -> TrainingFeed:
         size=options.size,
         batch_size=options.batch,
         augment=augment,
-        workers=options.workers,
+        workers=FeedWorkers(options.workers),
     )
 
 
