@@ -9,6 +9,7 @@ from typing import get_args
 
 from ensemble.blending.options import METHOD_WORDS, Calibration, LabelForm, Select, When
 from ensemble.engine import ENGINES
+from ensemble.recipe.transforms import POLICIES as VIEW_POLICIES
 from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
 
@@ -190,8 +191,7 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     option(
         "--tta",
         metavar="POLICY",
-        help="other views than the run's: none, hflip, flips, d4, rotations, scales, fivecrop, faces; auto: what the "
-        "out-of-fold rows speak for",
+        help=f"other views than the run's: {', '.join(VIEW_POLICIES)}; auto: what scores best on the out-of-fold rows",
     )
     option("--tta-study", action="store_true", help="score every policy on the out-of-fold rows, and change nothing")
     option("--folds", type=fold_list, metavar="0,2", help="new images: with the networks of these folds only")
