@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"example:\n  {example}",
-            allow_abbrev=False,
+            allow_abbrev=False,  # `--na` would change its meaning with the next option
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_options(command)

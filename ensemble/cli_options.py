@@ -53,7 +53,7 @@ def natural(text: str) -> int:
 def add_global_options(parser: argparse.ArgumentParser) -> None:
     """Options that may stand before or after the verb; an absent one must not overwrite what the other place set."""
     option = parser.add_argument_group("options of every command").add_argument
-    absent = argparse.SUPPRESS
+    absent = argparse.SUPPRESS  # else the default after the verb overwrites what stood before it
     option("--outputs", default=absent, metavar="DIR", help="where results go (default: ENS_OUTPUTS, else outputs)")
     option("-C", dest="directory", default=absent, metavar="DIR", help="run as if started in DIR")
     option("--json", action="store_true", default=absent, help="print one JSON document, and nothing else")

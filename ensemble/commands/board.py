@@ -55,7 +55,7 @@ def total_remaining(folds: Sequence[FoldFacts], slots: int, now: float) -> float
                 return None
             busy.append(left)
     free_at = busy + [0.0] * max(0, slots - len(busy))
-    heapq.heapify(free_at)
+    heapq.heapify(free_at)  # the next waiting fold goes to the slot that is free first, as the engine does it
     last = max(busy, default=0.0)
     for fold in folds:
         if fold.state == "waiting":
@@ -85,12 +85,12 @@ def _typical_lengths(folds: Sequence[FoldFacts]) -> dict[str, float]:
         total = fold.seconds
         if fold.state == "training" and (left := _remaining_when_heard(fold)) is not None and not fold.skipped:
             total = fold.heard - fold.started + left
-        if total is not None:
+        if total is not None:  # a resumed fold says nothing of a whole one
             measured.setdefault(fold.run, []).append(total)
     lengths = {run: statistics.fmean(totals) for run, totals in measured.items()}
     guesses = {fold.run: fold.length for fold in folds if fold.length}
     rates = [lengths[run] / guess for run, guess in guesses.items() if run in lengths]
-    rate = statistics.median(rates) if rates else None
+    rate = statistics.median(rates) if rates else None  # median: one slow start must not move all guesses
     for fold in folds:
         if fold.run not in lengths and fold.length and (rate is not None or fold.is_measured):
             lengths[fold.run] = fold.length * (1.0 if rate is None else rate)
@@ -206,9 +206,8 @@ class Board:
         label = event.get("label", "")
         for fold in folds:
             name = f"{fold['run']} {fold_name(fold)}" if several else f"{label}{fold_name(fold)}"
-            facts = FoldFacts(
-                fold["run"], epochs=fold["epochs"], length=fold["length"], is_measured=event["in_seconds"]
-            )
+            measured = event["in_seconds"]
+            facts = FoldFacts(fold["run"], epochs=fold["epochs"], length=fold["length"], is_measured=measured)
             self._rows[fold["run"], fold["repeat"], fold["fold"]] = _Row(name, facts)
 
     def _note(self, row: _Row, event: Mapping[str, Any], now: float) -> None:
@@ -236,16 +235,8 @@ class Board:
 
     def _headers(self) -> Sequence[str]:
         metrics = {row.metric for row in self._rows.values() if row.metric}
-        return (
-            "task",
-            "slot",
-            "epoch",
-            "loss",
-            metrics.pop() if len(metrics) == 1 else "score",
-            "images/s",
-            "data wait",
-            "left",
-        )
+        score = metrics.pop() if len(metrics) == 1 else "score"  # runs of several metrics share the column
+        return ("task", "slot", "epoch", "loss", score, "images/s", "data wait", "left")
 
     def _cells(self, row: _Row, now: float) -> list[str]:
         """One row of the table."""
@@ -273,7 +264,7 @@ class Board:
         rows = list(self._rows.values())
         if len(rows) <= room:
             return rows
-        rank = {"training": 0, "failed": 1, "waiting": 2, "done": 3}
+        rank = {"training": 0, "failed": 1, "waiting": 2, "done": 3}  # what a person looks for first
         order = sorted(range(len(rows)), key=lambda number: (rank[rows[number].state], number))
         return [rows[number] for number in sorted(order[:room])]
 

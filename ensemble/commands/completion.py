@@ -27,6 +27,7 @@ def complete(parser: argparse.ArgumentParser, kinds: Mapping[str, str], file_met
                     option.completer = _completer(verb, option, kinds, file_metavars)
         else:
             action.completer = _completer("", action, kinds, file_metavars)  # type: ignore[attr-defined]
+    # Without this argcomplete offers files for every option that has no completer.
     argcomplete.autocomplete(parser, default_completer=argcomplete.completers.SuppressCompleter())
 
 

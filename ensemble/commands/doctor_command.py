@@ -37,7 +37,7 @@ class CheckResult:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Look at everything, and tell; a check that itself fails is a problem, not the end."""
+    """Look at everything; a check that itself fails is a problem, not the end."""
     findings: list[CheckResult] = []
     for check in _CHECKS:
         try:
@@ -71,7 +71,7 @@ def _packages(arguments: argparse.Namespace) -> Iterator[CheckResult]:
 
 
 def _torch(arguments: argparse.Namespace) -> Iterator[CheckResult]:
-    import torch
+    import torch  # here: two seconds, and a broken one must be one problem of several
 
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
@@ -102,7 +102,7 @@ def _torchvision(arguments: argparse.Namespace) -> Iterator[CheckResult]:
 
 
 def _timm(arguments: argparse.Namespace) -> Iterator[CheckResult]:
-    from ensemble.training.pretrained import choose_pretrained
+    from ensemble.training.pretrained import choose_pretrained  # the very code that a run asks, with its patience
 
     choice = choose_pretrained("resnet50", "auto")
     state: Literal["ok", "note"] = "ok" if choice.use else "note"
@@ -118,13 +118,12 @@ def _machine(arguments: argparse.Namespace) -> Iterator[CheckResult]:
 
 def _outputs(arguments: argparse.Namespace) -> Iterator[CheckResult]:
     place = arguments.outputs.absolute()
-    while not place.exists():
+    while not place.exists():  # a folder that is yet to be made lies on its parent's disk
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
     state: Literal["ok", "note"] = "ok" if free >= _LITTLE_DISK_GB else "note"
-    yield CheckResult(
-        "disk", state, f"{free:.1f} GB free at {place}", "" if state == "ok" else "free some, or move --outputs"
-    )
+    fix = "" if state == "ok" else "free some, or move --outputs"
+    yield CheckResult("disk", state, f"{free:.1f} GB free at {place}", fix)
     try:
         with tempfile.TemporaryFile(dir=place):
             yield CheckResult("outputs", "ok", f"{arguments.outputs} can be written")
@@ -155,14 +154,10 @@ def _recipes(arguments: argparse.Namespace) -> Iterator[CheckResult]:
         )
 
 
-_CHECKS: tuple[Callable[[argparse.Namespace], Iterator[CheckResult]], ...] = (
-    _python,
-    _packages,
-    _machine,
-    _torch,
-    _torchvision,
-    _timm,
-    _outputs,
-    _data,
-    _recipes,
+Check = Callable[[argparse.Namespace], Iterator[CheckResult]]
+# What may be broken comes in the order in which it breaks what follows: without torch there is no torchvision.
+_CHECKS: tuple[Check, ...] = (
+    *(_python, _packages, _machine),
+    *(_torch, _torchvision, _timm),
+    *(_outputs, _data, _recipes),
 )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 def shown_duration(seconds: float) -> str:
     """Seconds as a clock would say them; a day or more in days and hours."""
-    whole = max(0, round(seconds))
+    whole = max(0, round(seconds))  # an estimate may have run out
     hours, rest = divmod(whole, 3600)
     if hours >= 24:
         days = hours // 24
@@ -42,7 +42,7 @@ class LiveArea:
     def draw(self, lines: Sequence[Line]) -> None:
         """Show these lines instead of those that are shown; nothing is written when they are the same."""
         columns = self._size().columns
-        if list(lines) != self._drawn or columns != self._columns:
+        if list(lines) != self._drawn or columns != self._columns:  # else a slow connection would flicker
             self._write(self._erased(columns) + self._area(lines, columns))
 
     def keep(self, texts: Sequence[str]) -> None:

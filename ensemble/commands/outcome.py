@@ -98,14 +98,14 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)  # a notebook goes on in this process
 
 
 def log_traceback(error: BaseException, outputs: Path) -> Path:
     """Write the traceback of our own fault to `outputs/logs`, or where temporary files go."""
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     text = "".join(traceback.format_exception(error))
-    for folder in (outputs / "logs", Path(tempfile.gettempdir())):
+    for folder in (outputs / "logs", Path(tempfile.gettempdir())):  # the disk of the outputs may be what is full
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")

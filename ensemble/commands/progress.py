@@ -59,7 +59,7 @@ def _say(line: str) -> None:
 def _live_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """The table, drawn at every event and twice a second; it goes when the block ends, what it kept above it stays."""
     board, area = Board(), LiveArea(sys.stderr, _terminal_size)
-    lock, is_over = threading.Lock(), threading.Event()
+    lock, is_over = threading.Lock(), threading.Event()  # events come from another thread than the clock's
 
     def draw() -> None:
         size = _terminal_size()
@@ -77,14 +77,14 @@ def _live_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
             with lock:
                 draw()
 
-    ticker = threading.Thread(target=tick, name="screen", daemon=True)
+    ticker = threading.Thread(target=tick, name="screen", daemon=True)  # daemon: a crash must not wait for it
     ticker.start()
     try:
         yield listen
     finally:
         is_over.set()
         ticker.join()
-        area.draw([])
+        area.draw([])  # the table gives way to the final one on stdout
 
 
 def _terminal_size() -> os.terminal_size:
