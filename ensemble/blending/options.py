@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ensemble.core.complaints import any_of
-from ensemble.core.run import check_run_name
 from ensemble.errors import InputError
 
 _MOST_BAGS = 1000  # a bag is a whole greedy search; far above any use, it keeps a typo from running for days
@@ -113,6 +112,8 @@ class BlendOptions:
                 problems.append(f"--{option} {value}: unknown; known are {any_of(known, 'and')}")
         if self.tune_classes and self.metric is not None and (problem := tune_problem(self.metric)):
             problems.append(f"--tune-classes: {problem}")
+        from ensemble.core.run import check_run_name  # here: what it imports would slow down `ens --help`
+
         for text, check in ((self.name, check_run_name), (self.max_cost, partial(parse_cost, single=1.0))):
             try:
                 if text is not None:

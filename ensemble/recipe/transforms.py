@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.complaints import FaultsInside, KeyPath, any_of, closest, show_value
-from ensemble.core.files import canonical_json
 
 Transforms = list[Any]
 """`[{HorizontalFlip: {p: 0.5}}, …]` as a recipe holds it: a mapping of one name to arguments, or a bare name."""
@@ -201,6 +200,8 @@ def view_count(views: str | Views) -> int:
 
 def views_text(views: str | Views) -> str:
     """The views in one line, for tables and files: the policy's name, or the list as JSON."""
+    from ensemble.core.files import canonical_json  # here: the command line imports this module for its help
+
     return views if isinstance(views, str) else canonical_json(views)
 
 
