@@ -15,7 +15,7 @@ from ensemble.errors import InputError
 KeyPath = tuple[str | int, ...]
 """Where a value lies in nested mappings and lists. Not a dotted text: the keys of `search` hold dots themselves."""
 
-_LONGEST_VALUE = 60
+_LONGEST_VALUE = 60  # characters: a value, its place and the rule fit in two lines of a terminal
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
 
-_BETWEEN_PARTS = " / "
+_BETWEEN_PARTS = " / "  # of a composed class's name: mask / female / under 30
 
 
 def _check_template(template: str) -> str:

@@ -1,12 +1,9 @@
-"""Files written whole or not at all: atomic writes, hashes, JSON, several files replaced as one, folders that
-are gone with
-their command. Knows nothing of what the files mean.
+"""Files written whole or not at all: atomic writes, JSON, hashes; several files replaced as one; scratch folders.
 
-The new files are written into a folder of their own beside the old ones. Renaming that folder is the moment that
-counts: from then on they are the files, also while they are still moved to their places one by one. Who reads meanwhile
-asks `newest`; who works in the folder next calls `settle`, which moves what a killed process did not get to.
-
-A lock that the kernel frees tells whose process lives. Knows nothing of what lies in them.
+Several files: the new ones are written into a folder beside the old ones. Renaming that folder is the moment that
+counts: from then on they are the files, also while they are moved to their places. A reader meanwhile asks `newest`;
+who works in the folder next calls `settle`, which moves what a killed process did not get to. A scratch folder is gone with its
+command: a lock that the kernel frees shows which are left by dead ones. Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from typing import Any
 
 from ensemble.core.locks import try_lock
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN in a file would break other readers
 TEMPORARY_SUFFIX = ".ens-tmp"
 """How files and folders end that a killed writer may leave; before it stand the process and a random word."""
 
@@ -45,13 +42,13 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            flush_to_disk(temporary)
+            flush_to_disk(temporary)  # before the rename: else a power cut may leave the name on an empty file
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable:
-        flush_to_disk(path.parent)
+        flush_to_disk(path.parent)  # a rename is on the disk only when its folder is
 
 
 def save_bytes(path: Path, content: bytes) -> None:
@@ -67,7 +64,7 @@ def save_text(path: Path, content: str) -> None:
 
 def save_json(path: Path, value: Any) -> None:
     """Write a JSON document a person can read, whole or not at all; NaN and infinity are refused."""
-    save_text(path, _laid_out(value, 2) + "\n")
+    save_text(path, _laid_out(value, 2) + "\n")  # two levels: what a person scans; rows of numbers stay in one line
 
 
 def _laid_out(value: Any, depth: int, line: str = "\n") -> str:
@@ -154,7 +151,7 @@ def commit_swap(stage: Path, folder: Path, name: str) -> None:
     settle(folder, name)
     for path in [*_files(stage), *(path for path in stage.rglob("*") if path.is_dir()), stage]:
         flush_to_disk(path)
-    os.rename(stage, _swap(folder, name))
+    os.rename(stage, _swap(folder, name))  # the moment that counts
     flush_to_disk(folder)
     settle(folder, name)
 
@@ -180,7 +177,7 @@ def settle(folder: Path, name: str) -> bool:
 def newest(path: Path, name: str) -> Path:
     """Where the file `path` lies now: still in the swap of that name, in a run's, or in its place."""
     folder, file = os.path.split(path)
-    for swap in (_swap_name(name), _swap_name(RUN_SWAP)):
+    for swap in (_swap_name(name), _swap_name(RUN_SWAP)):  # a run's swap may hold any file of its folder
         moving = os.path.join(folder, swap, file)
         if os.path.isfile(moving):
             return Path(moving)
@@ -201,7 +198,7 @@ def _files(folder: Path) -> list[Path]:
 
 _LOCK_NAME = ".lock"
 _LONGEST_ADDRESS = 100  # bytes of a socket's path; systems end at 104 to 108
-_BELOW = len("/.ens-1234-12345678/listener-12345678")
+_BELOW = len("/.ens-1234-12345678/listener-12345678")  # what multiprocessing puts below its folder
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ensemble.core.files import load_json, save_bytes, save_json, sha256_file, s
 from ensemble.core.labels import Labels, read_spelled
 from ensemble.errors import InputError
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 1  # of the sidecar; the CSV needs none, as its hash must fit
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FoldPlan:
     def csv_text(self) -> str:
         """The plan as its file holds it: `id,group,label,fold`, then `fold_1`, … for repeats."""
         buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
+        writer = csv.writer(buffer, lineterminator="\n")  # the same bytes on every system, as they are hashed
         writer.writerow(["id", "group", "label", *_fold_columns(self.repeats)])
         groups = self.groups if self.groups is not None else ("",) * len(self.ids)
         for row_id, group, label, folds in zip(self.ids, groups, self.labels, self.folds.tolist(), strict=True):
@@ -80,7 +80,7 @@ class FoldPlan:
 
 def save_plan(path: Path, plan: FoldPlan) -> None:
     """Write the plan's CSV, then its sidecar with the hash."""
-    save_bytes(path, plan.csv_text.encode("utf-8"))
+    save_bytes(path, plan.csv_text.encode("utf-8"))  # first: a sidecar without its plan would refuse every run
     sidecar = {
         "format": PLAN_FORMAT,
         "dataset": plan.dataset,

@@ -21,9 +21,9 @@ from typing import Any
 
 from ensemble.errors import InputError
 
-_LOCK_NAME = ".lock"
+_LOCK_NAME = ".lock"  # hidden: a listing of the outputs stays readable
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # somebody who only asks for the holder has the lock for microseconds
-_TOUCH_S = 4.0  # how often a holder shows that it lives
+_TOUCH_S = 4.0  # how often a holder shows that it lives: costs nothing, and a dead host is noticed in seconds
 _BELIEVED_S = 3 * _TOUCH_S  # for how long another host's holder is believed after that
 
 
@@ -50,8 +50,9 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         raise _refusal(folder, holder)
     over = threading.Event()
     try:
-        os.truncate(descriptor, 0)
+        os.truncate(descriptor, 0)  # a longer note of the holder before us would show through
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        # a daemon: it must not keep a process alive that is done
         threading.Thread(target=_keep_touching, args=(descriptor, over), daemon=True).start()
         yield
     finally:
@@ -64,7 +65,7 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 def refuse_if_held(folder: Path) -> None:
     """Refuse a folder that somebody owns now: early, before work that `folder_lock` would make useless."""
-    holder = lock_holder(folder)
+    holder = lock_holder(folder)  # only advice: the lock itself is taken later
     if holder is not None:
         raise _refusal(folder, holder)
 
@@ -73,7 +74,7 @@ def lock_holder(folder: Path) -> LockHolder | None:
     """Who is at work in `folder` now; None when nobody is, whatever a dead process left behind."""
     path = folder / _LOCK_NAME
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR)  # not O_CREAT: asking must leave nothing behind
     except OSError:
         return None
     try:

@@ -89,7 +89,7 @@ class PlainReport:
         """Nobody waits for it."""
 
 
-WATCHERS = ("tensorboard", "wandb")
+WATCHERS = ("tensorboard", "wandb")  # modules as well as words: `find_spec` asks for them
 """By the name of their package, and of the extra that brings it."""
 
 

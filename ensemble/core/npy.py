@@ -1,8 +1,7 @@
-"""`.npy` files that somebody else may have written: header first, bounded, mapped; and matrices written block
-after block.
+"""`.npy` files: read as if a stranger wrote them, header first, bounded and mapped; written block after block.
 
 `numpy.load` accepts trailing bytes, structured types, and a small file that claims terabytes. Here a file is a matrix
-of floats or it is refused, and what comes back is a read-only memory map. Writes nothing.
+of floats or it is refused, and what comes back is a read-only memory map.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from numpy.typing import NDArray
 from ensemble.core.complaints import any_of
 from ensemble.errors import InputError
 
-_MAGIC = b"\x93NUMPY"
-_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_MAGIC = b"\x93NUMPY"  # how every .npy file begins
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of the header's length, by version of the format
 _ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two are at it
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
-_SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}
+_SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}  # little-endian alone: a mapped file is not converted
 
 
 def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
@@ -96,6 +95,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     """The literal in a header; never evaluated, and exactly numpy's three keys."""
     try:
         with _ONE_PARSER:
+            # a literal runs no code; numpy itself reads headers this way
             header = ast.literal_eval(text.decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise _NotAMatrix("its header can't be read; save it again with numpy.save") from error
@@ -127,7 +127,7 @@ def _type_name(kind: str) -> str:
     """What a person calls a numpy type string."""
     if "O" in kind:
         return "Python objects"
-    if len(kind) > 16:
+    if len(kind) > 16:  # numpy builds whatever such a string describes
         return "an unknown type"
     try:
         dtype = np.dtype(kind)

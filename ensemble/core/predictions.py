@@ -89,7 +89,7 @@ def _equal(mapped: mmap.mmap, content: bytes) -> bool:
     return same
 
 
-FORMAT = 1
+FORMAT = 1  # of the sidecar; another one is refused
 _PATIENCE = 5  # files that are replaced while they are read are read again
 
 

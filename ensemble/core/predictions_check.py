@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from ensemble.core.labels import Activation
 from ensemble.errors import InputError
 
-SUM_TOLERANCE = 1e-3
+SUM_TOLERANCE = 1e-3  # float16 probabilities of 1,000 classes miss 1 by up to half of it
 _BLOCK_NUMBERS = 1 << 18  # a megabyte: looked at thrice, read once
-_SHORT = 64
+_SHORT = 64  # classes; the product with ones pays for short rows only
 _ONE_THREAD = 8192  # numbers; OpenBLAS multiplies fewer than 9,216 without threads
 _NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
@@ -89,7 +89,7 @@ def renormalized_rows(probs: NDArray[np.floating[Any]], rows: NDArray[np.int64])
     """A copy of `probs` in which each of `rows` is divided by its sum."""
     result = np.array(probs)
     chosen = result[rows].astype(np.float64)
-    result[rows] = np.minimum(chosen / chosen.sum(axis=1, keepdims=True), 1.0)
+    result[rows] = np.minimum(chosen / chosen.sum(axis=1, keepdims=True), 1.0)  # x / x may round above 1
     return result
 
 
@@ -132,7 +132,7 @@ def _is_fine(block: NDArray[np.floating[Any]], sums_to_1: bool) -> bool:
         return False
     if not sums_to_1:
         return True
-    return bool(np.abs(_sums(block) - 1).max() <= SUM_TOLERANCE / 2)
+    return bool(np.abs(_sums(block) - 1).max() <= SUM_TOLERANCE / 2)  # half: 32 bits round sums by far less than that
 
 
 def _sums(block: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -158,17 +158,18 @@ def _blocks(probs: NDArray[np.floating[Any]]) -> Iterator[tuple[int, NDArray[np.
     step = max(1, _BLOCK_NUMBERS // probs.shape[1])
     for start in range(0, probs.shape[0], step):
         block = np.asarray(probs[start : start + step])
+        # sums of float16 are slow, and too coarse to be compared with 1
         yield start, block.astype(np.float32) if block.dtype.itemsize == 2 else block
 
 
 OWN_KEYS = frozenset(
     {"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
 )
-_ACTIVATIONS = ("softmax", "sigmoid")
+_ACTIVATIONS = ("softmax", "sigmoid")  # rows that sum to 1, or a yes and no for each class
 _TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
 _NUMBERS_KEYS = ("scores", "cost")
 _LARGEST_DOCUMENT = 1 << 30  # labels, folds and groups of 50 million rows
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # in lower case, as hashlib writes it: hashes are compared as text
 
 
 def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> tuple[str, ...]:

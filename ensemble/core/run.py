@@ -1,6 +1,6 @@
-"""A run's folder: `run.json`, the names of its files and checkpoints, how it was asked for. Only the
-orchestrator writes it.
+"""A run's folder: `run.json`, the names of its files and checkpoints, the options it was made with.
 
+The orchestrator alone writes `run.json`; a worker writes checkpoints and what else lies in its fold's folder.
 `checkpoint-<step>.pt` is written first, `checkpoint-<step>.json` with its hash last: one without it was never finished.
 """
 
@@ -34,8 +34,8 @@ class Asked:
         return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
 
 
-CHECKPOINT_FORMAT = 1
-_LOG = "log.txt"
+CHECKPOINT_FORMAT = 1  # another one: older checkpoints count as absent, and the fold starts anew
+_LOG = "log.txt"  # kept beside checkpoints: it says why the attempt before ended
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
             entry.unlink(missing_ok=True)
 
 
-RUN_FORMAT = 1
-RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "studies"})
-_NAME = re.compile(r"[\w][\w.+=-]{0,127}", re.UNICODE)
+RUN_FORMAT = 1  # another one is refused, with a message: a run is not to be retrained unasked
+RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "studies"})  # folders of `outputs/`
+_NAME = re.compile(r"[\w][\w.+=-]{0,127}", re.UNICODE)  # 128: room for what is added in a name of 255 bytes
 
 
 @dataclass(frozen=True, order=True)
@@ -184,7 +184,7 @@ def check_run_name(name: str, option: str = "--name") -> None:
         raise InputError(
             f"{option} {name!r}: a name is letters, digits and . _ + = -, and starts with a letter or digit"
         )
-    if name.casefold() in RESERVED_NAMES:
+    if name.casefold() in RESERVED_NAMES:  # casefold: some file systems know no case
         raise InputError(f"{option} {name}: taken by the tool itself (so are {', '.join(sorted(RESERVED_NAMES))})")
 
 

@@ -52,9 +52,9 @@ WEIGHTS_FILE = r"^.+\.(safetensors|pth|pt|bin)$"
 WeightsFile = Annotated[str, Field(pattern=WEIGHTS_FILE)]
 
 
-_MOST_LISTED = 14
+_MOST_LISTED = 14  # choices in a message; of more, near ones are named
 _PATTERNS = {CODE_NAME: "module:function", WEIGHTS_FILE: "a path that ends in .safetensors, .pth, .pt or .bin"}
-_KINDS = {int: "a whole number", float: "a number"}
+_KINDS = {int: "a whole number", float: "a number"}  # how messages call a type
 
 
 def leaf_keys(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ensemble.core.labels import likelihoods
 
-TIE_TOLERANCE = 1e-12
+TIE_TOLERANCE = 1e-12  # above rounding of sums in 64 bits, below any difference that a model means
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # where log_loss clips, as scikit-learn does for float64
 
 Floats = NDArray[np.float64]
@@ -195,7 +195,7 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else math.nan
 
 
-THRESHOLD = 0.5
+THRESHOLD = 0.5  # of a set's class, where nothing was learned
 
 
 def decide_sets(probs: Probs) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from ensemble.errors import InputError
 JOINER = "|"
 """Between the classes of a set, in one cell of a file; no class of such data may hold it."""
 
-_NUMBERS = re.compile(r"([0-9]+)")
+_NUMBERS = re.compile(r"([0-9]+)")  # ASCII alone: \d takes digits that int() reads, but no person orders by
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -58,7 +58,7 @@ def fill(template: str, columns: Mapping[str, Sequence[str]], count: int, *, sta
     return list(map("".join, zip(*parts, strict=False))) if parts else [""] * count
 
 
-_SHOWN = 3
+_SHOWN = 3  # faulty lines that a message names
 
 
 @dataclass(frozen=True)

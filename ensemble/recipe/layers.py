@@ -127,10 +127,11 @@ def _matches(path: KeyPath, pattern: tuple[str, ...]) -> bool:
     return len(path) == len(pattern) and all(want in ("*", key) for key, want in zip(path, pattern, strict=True))
 
 
+# What messages call a value's place when it comes from no file.
 DATA_PLACE = Place("--data")
 SET_PLACE = Place("--set")
 SEARCH_PLACE = Place("--search")
-_SHOWN = 5
+_SHOWN = 5  # names in a message
 
 
 def read_chain(path: Path, folder: Path, complaints: list[Complaint]) -> tuple[list[Layer], bool]:

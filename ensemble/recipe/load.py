@@ -60,6 +60,7 @@ def _describe(document: YamlDocument, complaints: list[Complaint]) -> DatasetDes
         return None
 
 
+# A trial with other data, folds or metric could not be compared with the others.
 _NEVER_SEARCHED = ("description", "search", "metric", "data.", "folds.")
 """Trials that differ in these have scores that can't be compared."""
 _ALL_THE_SAME = ("folds.k",)
@@ -219,8 +220,9 @@ def _faults(recipe: Layer) -> list[Complaint]:
     return []
 
 
-_DEFAULT_SIZE = 224
-_LOSS_OF_SETS = "bce"
+_DEFAULT_SIZE = 224  # the usual size of weights trained on ImageNet
+_LOSS_OF_SETS = "bce"  # each class a yes or no by itself
+# Of ImageNet, as all timm weights expect unless their configuration says otherwise.
 _IMAGENET_MEAN = [0.485, 0.456, 0.406]
 _IMAGENET_STD = [0.229, 0.224, 0.225]
 _EXAMPLES: dict[KeyPath, str] = {

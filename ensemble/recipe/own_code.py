@@ -158,7 +158,7 @@ def _same_file(path: Path, other: Path) -> bool:
     return path.exists() and other.exists() and os.path.samefile(path, other)
 
 
-CODE_FOLDER = "code"
+CODE_FOLDER = "code"  # in a run's folder: a moved run still predicts
 """Where a run's folder keeps the files of its own code."""
 
 _MAY_NAME_CODE = (("model", "name"), ("loss", "name"), ("loss", "plus"), ("metric",))

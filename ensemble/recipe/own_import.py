@@ -90,7 +90,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_loader(fullname, loader) if loader is not None else None
 
 
-_FINDER = _Finder()
+_FINDER = _Finder()  # one a process: `sys.meta_path` must not grow with every function
 
 
 def _check_installed(module: str, code: Mapping[str, Any]) -> None:

@@ -211,7 +211,7 @@ class Recipe(Frozen):
         return self
 
 
-IDENTITY_VERSION = 3
+IDENTITY_VERSION = 3  # raised when the same recipe trains to other bits, or a default changes
 """Raised when the code changes what a recipe's training gives, a default's change included; runs of an older version
 are not mixed with new ones. A new key whose default changes nothing needs no new version: defaults are not hashed."""
 
@@ -267,7 +267,7 @@ def differing_keys(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     return lines
 
 
-_ABSENT = object()
+_ABSENT = object()  # None is a value of its own
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

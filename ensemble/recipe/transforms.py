@@ -68,8 +68,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("Lambda", "MixUp", "CutMix"), "it can't be written as data about one image"),
 }
 _CROPS = {"RandomResizedCrop", "RandomCrop", "RandomSizedCrop", "RandomCropFromBorders", "CenterCrop", "Crop"}
-_PADS = {"Pad", "PadIfNeeded", "CropAndPad"}
-_SIZE_ARGUMENTS = ("size", "height", "width")
+_PADS = {"Pad", "PadIfNeeded", "CropAndPad"}  # a pipeline with one of these needs no larger image to crop from
+_SIZE_ARGUMENTS = ("size", "height", "width")  # filled in from image.size where a recipe leaves them out
 _DEEPEST = 8  # compositions inside compositions: far beyond any real pipeline, and recursion stays safe
 
 
@@ -266,7 +266,7 @@ def _is_size(value: Any) -> bool:
     )
 
 
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area")
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area")  # torch's, which ttach hands on
 _SMOOTHING: dict[str, Callable[[Any], str]] = {
     "interpolation": lambda value: "" if value in _INTERPOLATIONS else any_of(_INTERPOLATIONS),
     "align_corners": lambda value: "" if isinstance(value, bool) else "true or false",

@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, show_value
 
-_LARGEST_FILE = 2**20
-_DEEPEST = 32
-_LONGEST_NUMBER = 100
+_LARGEST_FILE = 2**20  # a recipe has some kilobytes; what is larger was not meant to be one
+_DEEPEST = 32  # levels: recipes have six, and the parser recurses
+_LONGEST_NUMBER = 100  # digits: int() takes quadratic time
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -30,8 +30,9 @@ _NUMBERS: tuple[tuple[re.Pattern[str], Callable[[str], int | float]], ...] = (
     (re.compile(r"0x[0-9a-fA-F]+"), lambda text: int(text[2:], 16)),
     (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
 )
+# YAML has them, but no value of a recipe may be one.
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_UNUSUAL = re.compile(r"[^\t\n\r -~]")
+_UNUSUAL = re.compile(r"[^\t\n\r -~]")  # looked at one by one; most files have none
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ def _code_point(letter: str) -> str:
     return f"U+{ord(letter):04X}"
 
 
+# Text that needs no quotes whatever YAML version reads it.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
