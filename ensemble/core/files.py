@@ -2,8 +2,10 @@
 
 Several files: the new ones are written into a folder beside the old ones. Renaming that folder is the moment that
 counts: from then on they are the files, also while they are moved to their places. A reader meanwhile asks `newest`;
-who works in the folder next calls `settle`, which moves what a killed process did not get to. A scratch folder is gone with its
-command: a lock that the kernel frees shows which are left by dead ones. Knows nothing of what the files mean.
+who works in the folder next calls `settle`, which moves what a killed process did not get to.
+
+A scratch folder is gone with its command: a lock that the kernel frees shows which are left by dead ones. Nothing here
+knows what the files mean.
 """
 
 from __future__ import annotations
