@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ensemble.audit.findings import SHOWN, Finding, counted, differs_within
 from ensemble.core.labels import row_numbers, spelled
 from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
+from ensemble.data.listing import is_image, other_formats
 from ensemble.data.table import Rows, Table
 from ensemble.images.scan import ImageScan
 
@@ -22,8 +23,6 @@ Mask = npt.NDArray[np.bool_]
 _LEAST_SIDE = 32
 """Shorter side in pixels from which images are compared by their perceptual hash. Smaller ones are drawings that it
 can't tell apart: of scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same."""
-
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 _BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"], str]] = {
     "unreadable": ("unreadable", "can't be read as images"),
@@ -76,14 +75,15 @@ def unlisted_files(table: Table) -> Iterator[Finding]:
     for folder in sorted({str(PurePosixPath(path).parent) for path in known}):
         try:
             with os.scandir(table.train.folder / folder) as entries:
-                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+                names = [entry.name for entry in entries]
         except OSError:
             continue  # a folder that can't be listed has no images either, which is told of each image
         prefix = "" if folder == "." else f"{folder}/"
-        images = (name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES)
+        images = (name for name in names if is_image(name) or other_formats([name]))
         strangers += [prefix + name for name in images if prefix + name not in known]
     if strangers:
-        message = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
+        what = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
+        message = what + other_formats([path.rpartition("/")[2] for path in strangers])
         yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
 
 

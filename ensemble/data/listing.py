@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ensemble.core.text import natural_key
 
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "avif bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
-)
-"""Endings by which `*` takes a file for an image; a table may name any file."""
+IMAGE_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WebP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
+"""The formats that can be read, each with its endings; `images/headers.py` has a parser for each of them."""
+
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+"""Endings by which `*` takes a file for an image, in any case; a table may name any file."""
+
+# Images that people have, but no parser here checks for a cut-off end: listed to be named in messages, never read.
+_OTHER_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg"})
 
 STAR = "\0"
 """Stands for a pattern's `*`, since names of files may hold that."""
@@ -55,7 +65,7 @@ class Listing:
         files = sorted(directory.files, key=natural_key) if directory else []
         if not files:
             return f"{where} holds no files, but {_few(directory.folders if directory else ())}"
-        return f"{where} holds {_few(files)}"
+        return f"{where} holds {_few(files)}" + other_formats(files)
 
     def _matches(self, place: str, segment: str, kind: str) -> Sequence[str]:
         """Names in `place` that one segment of a pattern stands for."""
@@ -98,7 +108,7 @@ class _Directory:
     @cached_property
     def images(self) -> _DirectoryNames:
         """Visible files that are images by their name."""
-        return _DirectoryNames([name for name in self.files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES])
+        return _DirectoryNames([name for name in self.files if is_image(name)])
 
     @cached_property
     def folders(self) -> _DirectoryNames:
@@ -149,6 +159,21 @@ class _DirectoryNames:
     @cached_property
     def _reversed(self) -> Sequence[str]:
         return sorted(name[::-1] for name in self.known)
+
+
+def is_image(name: str) -> bool:
+    """Whether a visible file is an image that can be read, by its name."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def other_formats(names: Iterable[str]) -> str:
+    """A clause on those of the files that are images of formats that can't be read; empty where there are none."""
+    others = [name for name in names if os.path.splitext(name)[1].lower() in _OTHER_SUFFIXES and name[0] != "."]
+    if not others:
+        return ""
+    kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in others}))
+    count = f"{len(others):,} image file" + ("s are" if len(others) > 1 else " is")
+    return f"; {count} of a format that can't be read ({kinds}): convert to PNG or JPEG"
 
 
 def leaves_folder(path: str) -> bool:

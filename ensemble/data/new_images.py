@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ensemble.core.dataset import BoxSpec, RowsSpec
 from ensemble.core.text import natural_key, read_text_table
-from ensemble.data.listing import IMAGE_SUFFIXES, Listing
+from ensemble.data.listing import IMAGE_SUFFIXES, Listing, is_image, other_formats
 from ensemble.data.rows import Complaints, few, read_rows
 from ensemble.data.table import Rows
 from ensemble.errors import InputError
@@ -37,18 +37,17 @@ def find_new_images(sources: Sequence[str], box: BoxSpec | None) -> Rows:
 
 def _of_folder(folder: Path) -> Rows:
     """Every image in a folder and the folders below it; hidden ones never."""
-    paths = []
+    paths: list[str] = []
+    files_seen: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(place).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        paths += [
-            f"{prefix}{name}"
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
+        paths += [prefix + name for name in files if is_image(name)]
+        files_seen += files
     if not paths:
-        raise InputError(f"--images {folder}: holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        formats = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"--images {folder}: holds no images (looked for {formats}){other_formats(files_seen)}")
     paths.sort(key=natural_key)
     return Rows(tuple(paths), tuple(paths), folder)
 
