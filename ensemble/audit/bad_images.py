@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from posixpath import basename, dirname
 from typing import Literal
 
 import numpy as np
@@ -20,9 +20,9 @@ from ensemble.images.scan import ImageScan
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+# Shorter side in pixels from which the perceptual hash is trusted. It can't tell smaller drawings apart: of
+# scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same.
 _LEAST_SIDE = 32
-"""Shorter side in pixels from which images are compared by their perceptual hash. Smaller ones are drawings that it
-can't tell apart: of scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same."""
 
 _BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"], str]] = {
     "unreadable": ("unreadable", "can't be read as images"),
@@ -39,6 +39,7 @@ def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Findin
     for state, (code, what) in _BAD.items():
         rows = np.flatnonzero(states == state)
         if len(rows):
+            # A blank image does no harm to training, and may be right: a black X-ray, an empty slot.
             level: Literal["error", "warning"] = "error" if is_error and state != "blank" else "warning"
             examples = tuple(scan.ids[row] for row in rows[:SHOWN])
             remedy = "; `data: {bad_images: drop}` leaves them out" if level == "error" else ""
@@ -60,9 +61,9 @@ def duplicate_images(
     both = [(table.train, scan)]
     if test_scan is not None and table.test is not None:
         both.append((table.test, test_scan))
-    looks = _Looks.of(*both)
+    looks = _Looks.of(*both)  # test rows behind training rows: one clustering finds copies within and between
     exact, near = looks.exact(), looks.near(near_distance)
-    near = join_clusters(exact, near)
+    near = join_clusters(exact, near)  # small and blank copies are exact only; `near` must contain them too
     yield from _across_folds(table, folds, exact[:count], near[:count], scheme)
     yield from _conflicts(table, exact[:count], near[:count])
     yield from _train_test(looks.ids, count, exact, near)
@@ -72,18 +73,18 @@ def unlisted_files(table: Table) -> Iterator[Finding]:
     """Image files beside those of the tables that no table names."""
     known = set(table.train.paths) | set(table.test.paths if table.test is not None else ())
     strangers: list[str] = []
-    for folder in sorted({str(PurePosixPath(path).parent) for path in known}):
+    for folder in sorted(set(map(dirname, known))):
         try:
             with os.scandir(table.train.folder / folder) as entries:
                 names = [entry.name for entry in entries]
         except OSError:
-            continue  # a folder that can't be listed has no images either, which is told of each image
-        prefix = "" if folder == "." else f"{folder}/"
+            continue  # the scan reports each image of a folder that can't be listed
+        prefix = f"{folder}/" if folder else ""
         images = (name for name in names if is_image(name) or other_formats([name]))
         strangers += [prefix + name for name in images if prefix + name not in known]
     if strangers:
         what = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
-        message = what + other_formats([path.rpartition("/")[2] for path in strangers])
+        message = what + other_formats(map(basename, strangers))
         yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
 
 
@@ -135,7 +136,7 @@ def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers
     if same.any():
         what = f"{_number(exact, same)}, the same byte for byte, in different folds"
         yield Finding("warning", "exact-duplicate", int(same.sum()), f"{what}; {remedy}", _sets(exact, same, shown))
-    alike = split(near) & differs_within(near, exact)
+    alike = split(near) & differs_within(near, exact)  # a cluster of equal bytes alone was reported above
     if alike.any():
         what = f"{_number(near, alike)}, nearly the same, in different folds"
         yield Finding("warning", "near-duplicate", int(alike.sum()), f"{what}; {remedy}", _sets(near, alike, shown))

@@ -53,7 +53,7 @@ def _compare(folder: Path, rows: int, runs: int) -> None:
 
     def read_frame() -> dict[str, tuple[str, ...]]:
         frame = pd.read_csv(table, dtype=str, keep_default_na=False, na_filter=False)
-        return {name: tuple(frame[name].tolist()) for name in frame}
+        return {str(name): tuple(frame[name].tolist()) for name in frame}
 
     def write_plan() -> None:
         save_plan(plan_file, FoldPlan("made-up", "group", _FOLDS, 0, ids, labels, groups, folds))
