@@ -26,10 +26,9 @@ IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suf
 # Images that people have, but no parser here checks for a cut-off end: listed to be named in messages, never read.
 _OTHER_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg"})
 
-STAR = "\0"
-"""Stands for a pattern's `*`, since names of files may hold that."""
+STAR = "\0"  # stands for a pattern's `*`: names of files may hold a star, but never a NUL
 
-_SHOWN = 3
+_SHOWN = 3  # names in a message
 
 
 class Listing:
@@ -98,7 +97,7 @@ class _Directory:
         folders: list[str] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if entry.is_dir():  # known from the listing; only links cost a call for each file
                     folders.append(entry.name)
                 elif entry.is_file():  # a link that leads nowhere is neither
                     files.append(entry.name)
@@ -132,12 +131,12 @@ class _DirectoryNames:
         """Names of `prefix`, anything, `suffix`, in natural order. A `.` before and nothing behind: any extension."""
         if not prefix and not suffix:
             return self._natural
-        is_extension = prefix.endswith(".") and not suffix
+        is_extension = prefix.endswith(".") and not suffix  # `7.*` is not to take `7.2.png`
         if len(prefix) >= len(suffix):
-            near = _starting(self._sorted, prefix)
+            near = _starting(self._sorted, prefix)  # a search by halves: a row costs no walk through the directory
         else:
             near = [name[::-1] for name in _starting(self._reversed, suffix[::-1])]
-        shortest = len(prefix) + len(suffix)
+        shortest = len(prefix) + len(suffix)  # they must not share letters: `aba` is not `ab*ba`
         names_between = [
             name
             for name in near
@@ -183,6 +182,7 @@ def leaves_folder(path: str) -> bool:
 
 
 def _normal(place: str) -> str:
+    # A path object a row would cost more than all the rest: only where there may be a `.` to take out.
     return place if place and not place.startswith(".") and "/." not in place else PurePosixPath(place).as_posix()
 
 
