@@ -49,8 +49,8 @@ def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Findin
 
 def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integers:
     """A number for each row; rows whose images are the same, or nearly, share one."""
-    looks = _Looks.of((rows, scan))
-    return join_clusters(looks.exact(), looks.near(near_distance))
+    images = _Measurements((rows, scan))
+    return join_clusters(images.exact(), images.near(near_distance))
 
 
 def duplicate_images(
@@ -61,12 +61,12 @@ def duplicate_images(
     both = [(table.train, scan)]
     if test_scan is not None and table.test is not None:
         both.append((table.test, test_scan))
-    looks = _Looks.of(*both)  # test rows behind training rows: one clustering finds copies within and between
-    exact, near = looks.exact(), looks.near(near_distance)
-    near = join_clusters(exact, near)  # small and blank copies are exact only; `near` must contain them too
+    images = _Measurements(*both)  # test rows behind training rows: one clustering finds copies within and between
+    exact, near = images.exact(), images.near(near_distance)
+    near = join_clusters(exact, near)  # small images have exact copies only; `near` is to contain those too
     yield from _across_folds(table, folds, exact[:count], near[:count], scheme)
     yield from _conflicts(table, exact[:count], near[:count])
-    yield from _train_test(looks.ids, count, exact, near)
+    yield from _train_test(images.ids, count, exact, near)
 
 
 def unlisted_files(table: Table) -> Iterator[Finding]:
@@ -80,30 +80,25 @@ def unlisted_files(table: Table) -> Iterator[Finding]:
         except OSError:
             continue  # the scan reports each image of a folder that can't be listed
         prefix = f"{folder}/" if folder else ""
-        images = (name for name in names if is_image(name) or other_formats([name]))
-        strangers += [prefix + name for name in images if prefix + name not in known]
+        unknown = (name for name in names if prefix + name not in known)  # asked first: nearly all files are known
+        strangers += [prefix + name for name in unknown if is_image(name) or other_formats([name])]
     if strangers:
         what = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
         message = what + other_formats(map(basename, strangers))
         yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
 
 
-class _Looks:
+class _Measurements:
     """What was measured of the images of one or more parts, one after the other."""
 
-    def __init__(self, ids: tuple[str, ...], contents: tuple[str, ...], scans: tuple[ImageScan, ...]) -> None:
-        self.ids, self._contents, self._scans = ids, contents, scans
-        self._is_ok = np.array([state == "ok" for scan in scans for state in scan.states], dtype=np.bool_)
-
-    @classmethod
-    def of(cls, *parts: tuple[Rows, ImageScan]) -> _Looks:
-        """The images of some rows; two boxes of one file are two contents."""
-        contents: list[str] = []
-        for rows, scan in parts:
+    def __init__(self, *parts: tuple[Rows, ImageScan]) -> None:
+        self._scans = [scan for _, scan in parts]
+        self._is_ok = np.array([state == "ok" for scan in self._scans for state in scan.states], dtype=np.bool_)
+        self.ids = tuple(row_id for scan in self._scans for row_id in scan.ids)
+        self._contents: list[str] = []
+        for rows, scan in parts:  # two boxes of one file are two contents
             boxes = [""] * len(rows.ids) if rows.boxes is None else map(str, rows.boxes.tolist())
-            contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
-        ids = tuple(row_id for _, scan in parts for row_id in scan.ids)
-        return cls(ids, tuple(contents), tuple(scan for _, scan in parts))
+            self._contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
 
     def exact(self) -> Integers:
         """Clusters of the same content."""

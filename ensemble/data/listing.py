@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -59,11 +59,12 @@ class Listing:
         while (directory := self._directory(place)) is None and place:
             place, missing = place.rpartition("/")[0], place
         where = place or str(self._folder)
+        folders = directory.folders.natural if directory else ()
         if missing:
-            return f"there is no folder {missing}; {where} holds {_few(directory.folders if directory else ())}"
+            return f"there is no folder {missing}; {where} holds {_few(folders)}"
         files = sorted(directory.files, key=natural_key) if directory else []
         if not files:
-            return f"{where} holds no files, but {_few(directory.folders if directory else ())}"
+            return f"{where} holds no files, but {_few(folders)}"
         return f"{where} holds {_few(files)}" + other_formats(files)
 
     def _matches(self, place: str, segment: str, kind: str) -> Sequence[str]:
@@ -119,18 +120,12 @@ class _DirectoryNames:
     """Visible names, to be asked for all that begin and end alike."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.known = frozenset(name for name in names if not name.startswith("."))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._natural)
-
-    def __len__(self) -> int:
-        return len(self.known)
+        self._sorted = sorted(name for name in names if not name.startswith("."))
 
     def between(self, prefix: str, suffix: str) -> Sequence[str]:
         """Names of `prefix`, anything, `suffix`, in natural order. A `.` before and nothing behind: any extension."""
         if not prefix and not suffix:
-            return self._natural
+            return self.natural
         is_extension = prefix.endswith(".") and not suffix  # `7.*` is not to take `7.2.png`
         if len(prefix) >= len(suffix):
             near = _starting(self._sorted, prefix)  # a search by halves: a row costs no walk through the directory
@@ -148,16 +143,13 @@ class _DirectoryNames:
         return names_between if len(names_between) < 2 else sorted(names_between, key=natural_key)
 
     @cached_property
-    def _natural(self) -> Sequence[str]:
-        return sorted(self.known, key=natural_key)
-
-    @cached_property
-    def _sorted(self) -> Sequence[str]:
-        return sorted(self.known)
+    def natural(self) -> Sequence[str]:
+        """All of them in natural order."""
+        return sorted(self._sorted, key=natural_key)
 
     @cached_property
     def _reversed(self) -> Sequence[str]:
-        return sorted(name[::-1] for name in self.known)
+        return sorted(name[::-1] for name in self._sorted)  # for patterns whose end tells more than their start
 
 
 def is_image(name: str) -> bool:
@@ -196,8 +188,5 @@ def _starting(names: Sequence[str], prefix: str) -> list[str]:
     return names_starting
 
 
-def _few(names: Sequence[str] | _DirectoryNames) -> str:
-    if not len(names):
-        return "nothing"
-    first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]
-    return ", ".join(first) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
+def _few(names: Sequence[str]) -> str:
+    return (", ".join(names[:_SHOWN]) or "nothing") + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
