@@ -1,8 +1,6 @@
-"""The audit of a dataset and its fold plan: leaks, rows that may belong together though nobody said so, rare classes.
+"""The audit of a dataset and its fold plan: leaks, rare classes, and rows that may belong together.
 
-Each hint comes with the line that would make it a group. A hint that only spells the class again is none.
-
-Puts the findings together; takes what a scan has measured, and opens no image itself.
+Puts all findings together. What a scan measured comes from `bad_images.py`; no image is opened here.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from posixpath import basename, dirname, split, splitext  # six times as fast as `PurePosixPath`, for each row
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +23,20 @@ from ensemble.images.scan import ImageScan
 Values = Sequence[str]
 
 # fmt: off
-_WORDS = frozenset({
+_WORDS = frozenset({  # what a photograph may be one of several of; compared with whole words of a column's name
     "animal", "burst", "camera", "case", "cow", "dog", "donor", "eye", "farm", "field", "group", "identity",
     "individual", "lesion", "owner", "participant", "patient", "people", "person", "pet", "pid", "plant", "recording",
     "scene", "sequence", "series", "session", "site", "slide", "specimen", "study", "subject", "tree", "user",
     "video",
 })
 # fmt: on
+# Values that stand for "not known" in tables as pandas, R and people write them.
 _UNKNOWN = frozenset({"", "-1", "na", "nan", "none", "null", "unknown"})
+# `001_a`, `001-2`, `cat.left`: at most two digits, since longer numbers count images rather than shots of one thing.
 _SHOT = re.compile(
     r"(?P<stem>.*\w)(?P<between>[-_. ])(?P<shot>[a-z]|\d{1,2}|left|right|front|back|top|bottom|copy\d*)", re.IGNORECASE
 )
-_LEAST_GROUPS = 3
+_LEAST_GROUPS = 3  # two values are a flag, such as left and right, rather than groups
 _LARGEST_MEAN = 100  # rows a group; more is a part of the dataset rather than a person or a plant
 
 
@@ -49,11 +49,11 @@ def possible_groups(table: Table) -> Iterator[Finding]:
 def _columns(table: Table) -> Iterator[Finding]:
     """Columns called like what must not be split, with values that repeat."""
     for name, values in table.columns.items():
-        words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()
+        words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()  # `SubjectID`: subject, id
         parts = set(re.split(r"[^a-z]+", words))
-        if not parts & _WORDS and not ("id" in parts and len(parts) > 1):
+        if not parts & _WORDS and not ("id" in parts and len(parts) > 1):  # `id` alone is the row's own
             continue
-        groups = _repeated(table, values, least_share=0.1)
+        groups = _repeated(table, values, least_share=0.1)  # low: the name says already that it is a group
         if groups is not None:
             what = f"column {name} has {counted(len(groups), 'value')} that several rows share"
             yield _hint(groups, what, f'group: "{{{name}}}"')
@@ -61,12 +61,13 @@ def _columns(table: Table) -> Iterator[Finding]:
 
 def _folders(table: Table) -> Iterator[Finding]:
     """Folders with several files each, that are named like ids or are far more than the classes."""
-    folders = [str(PurePosixPath(path).parent) for path in table.train.paths]
-    names = [PurePosixPath(folder).name for folder in folders]
-    groups = _repeated(table, folders, least_share=0.8)
-    if groups is None or max(map(len, set(names))) <= 2:
+    folders = list(map(dirname, table.train.paths))
+    names = list(map(basename, folders))
+    groups = _repeated(table, folders, least_share=0.8)  # high: nearly every folder must hold several files
+    if groups is None or max(map(len, set(names))) <= 2:  # `00` to `ff`: shards of a large data set
         return
     with_digit = np.mean([any(map(str.isdigit, name)) for name in set(names)])
+    # Names like ids, but for a few; else more folders than sorting by class and one more trait would need.
     if with_digit >= 0.8 or len(set(folders)) > max(10, 2 * len(table.classes)):
         what = f"{counted(len(groups), 'folder')} with several images each"
         yield _hint(groups, what, _folder_line(table, names))
@@ -76,12 +77,13 @@ def _stems(table: Table) -> Iterator[Finding]:
     """File names that are equal but for a letter or a small number at the end."""
     stems, between = [], set()
     for path in table.train.paths:
-        match = _SHOT.fullmatch(PurePosixPath(path).stem)
-        stems.append(f"{PurePosixPath(path).parent}/{match['stem']}" if match else "")
-        between |= {match["between"]} if match else set()
-    groups = _repeated(table, stems, least_share=0.5)
+        folder, name = split(path)
+        if match := _SHOT.fullmatch(splitext(name)[0]):
+            between.add(match["between"])
+        stems.append(f"{folder}/{match['stem']}" if match else "")  # "" counts as unknown
+    groups = _repeated(table, stems, least_share=0.5)  # half: some may have a single shot
     if groups is not None:
-        shown = {PurePosixPath(stem).name: size for stem, size in groups.items()}
+        shown = {basename(stem): size for stem, size in groups.items()}
         what = f"{counted(len(groups), 'beginning')} of file names shared by several images"
         yield _hint(shown, what, _stem_line(table, sorted(between)[0]))
 
@@ -94,6 +96,7 @@ def _repeated(table: Table, values: Values, *, least_share: float) -> dict[str, 
     rows = int(counts[known].sum())
     if known.sum() < _LEAST_GROUPS or counts[shared].sum() < least_share * len(values):
         return None
+    # A value with most of the rows is a default, not a person.
     if rows / known.sum() > _LARGEST_MEAN or counts[known].max() > rows / 2 or _spells_class(table, numbers, known):
         return None
     return {str(name): int(count) for name, count in zip(names[shared], counts[shared], strict=True)}
@@ -118,24 +121,18 @@ def _folder_line(table: Table, names: Values) -> str:
         if list(values) == list(names):
             return f'group: "{{{column}}}"'
     for column, values in table.columns.items():
-        if all(f"/{value}".endswith(f"/{name}/{path.name}") for value, name, path in _with_paths(table, values, names)):
+        rows = zip(values, names, table.train.paths, strict=True)
+        if all(f"/{value}".endswith(f"/{name}/{basename(path)}") for value, name, path in rows):
             return f'fields: {{value: "{{{column}}}", pattern: "{{folder}}/{{file}}"}} and group: "{{folder}}"'
     return 'group: "{file.folder}"' if not table.columns else "a group of the columns that the folder is made of"
 
 
 def _stem_line(table: Table, between: str) -> str:
     """How the description would take the stem out of the name."""
-    column = "file.stem"
-    for name, values in table.columns.items():
-        if all(PurePosixPath(value).stem == path.stem for value, _, path in _with_paths(table, values, values)):
-            column = name
-            break
+    stems = [splitext(basename(path))[0] for path in table.train.paths]
+    equal = (name for name, values in table.columns.items() if [splitext(basename(v))[0] for v in values] == stems)
+    column = next(equal, "file.stem")
     return f'fields: {{value: "{{{column}}}", pattern: "{{stem}}{between}{{shot}}"}} and group: "{{stem}}"'
-
-
-def _with_paths(table: Table, values: Values, names: Values) -> Iterator[tuple[str, str, PurePosixPath]]:
-    for value, name, path in zip(values, names, table.train.paths, strict=True):
-        yield value, name, PurePosixPath(path)
 
 
 Integers = npt.NDArray[np.int64]
@@ -155,7 +152,7 @@ def audit(
     `drops_bad`: bad images are left out, so they are no error. Without a plan, all rows count as one fold.
     """
     findings: list[Finding] = []
-    folds, scheme = np.zeros((len(table.labels), 1), dtype=np.int64), ""
+    folds, scheme = np.zeros((len(table.labels), 1), dtype=np.int64), ""  # one fold: no copy is across folds
     if plan is not None:
         planned = _Planned.of(table, plan)
         folds, scheme = planned.folds, planned.scheme
@@ -182,7 +179,7 @@ class _Planned:
 
     @classmethod
     def of(cls, table: Table, plan: FoldPlan) -> _Planned:
-        position = {row_id: row for row, row_id in enumerate(plan.ids)}
+        position = {row_id: row for row, row_id in enumerate(plan.ids)}  # the plan is sorted, the table need not be
         rows = np.array([position[row_id] for row_id in table.train.ids], dtype=np.int64)
         if plan.groups is None:
             return cls(plan.scheme, plan.k, plan.folds[rows], None, ())
@@ -209,6 +206,7 @@ def _group_overlap(plan: _Planned) -> Iterator[Finding]:
 
 def _made_train_only(table: Table, plan: _Planned) -> Iterator[Finding]:
     """Rows that are never validated because other rows of their group are for training only."""
+    # A column or a hold-out leaves rows unvalidated on purpose.
     if plan.groups is None or table.train_only is None or plan.scheme in ("column", "holdout"):
         return
     added = (plan.folds < 0).all(axis=1) & ~table.train_only
@@ -231,9 +229,10 @@ def _rare_classes(table: Table, plan: _Planned) -> Iterator[Finding]:
     validated = np.zeros((repeats * plan.k, classes), dtype=np.int64)
     for repeat in range(repeats):
         fold = plan.folds[row, repeat]
-        cells = (fold * classes + label)[fold >= 0]
+        cells = (fold * classes + label)[fold >= 0]  # (fold, class) as one number: one bincount for all pairs
         counts = np.bincount(cells, minlength=plan.k * classes).reshape(plan.k, classes)
         validated[repeat * plan.k : (repeat + 1) * plan.k] = counts
+    # A fold that validates all rows of a class has none to train on.
     for number in np.flatnonzero(((validated == 0) | (validated == total)).any(axis=0)):
         unseen, untrained = int((validated[:, number] == 0).sum()), int((validated[:, number] == total[number]).sum())
         name = table.classes[number]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from posixpath import basename, dirname
 from typing import Literal
 
 import numpy as np
@@ -13,17 +13,16 @@ import numpy.typing as npt
 from ensemble.audit.findings import SHOWN, Finding, counted, differs_within
 from ensemble.core.labels import row_numbers, spelled
 from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
+from ensemble.data.listing import is_image, other_formats
 from ensemble.data.table import Rows, Table
 from ensemble.images.scan import ImageScan
 
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+# Shorter side in pixels from which the perceptual hash is trusted. It can't tell smaller drawings apart: of
+# scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same.
 _LEAST_SIDE = 32
-"""Shorter side in pixels from which images are compared by their perceptual hash. Smaller ones are drawings that it
-can't tell apart: of scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same."""
-
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 _BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"], str]] = {
     "unreadable": ("unreadable", "can't be read as images"),
@@ -40,6 +39,7 @@ def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Findin
     for state, (code, what) in _BAD.items():
         rows = np.flatnonzero(states == state)
         if len(rows):
+            # A blank image does no harm to training, and may be right: a black X-ray, an empty slot.
             level: Literal["error", "warning"] = "error" if is_error and state != "blank" else "warning"
             examples = tuple(scan.ids[row] for row in rows[:SHOWN])
             remedy = "; `data: {bad_images: drop}` leaves them out" if level == "error" else ""
@@ -49,8 +49,8 @@ def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Findin
 
 def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integers:
     """A number for each row; rows whose images are the same, or nearly, share one."""
-    looks = _Looks.of((rows, scan))
-    return join_clusters(looks.exact(), looks.near(near_distance))
+    images = _Measurements((rows, scan))
+    return join_clusters(images.exact(), images.near(near_distance))
 
 
 def duplicate_images(
@@ -61,48 +61,44 @@ def duplicate_images(
     both = [(table.train, scan)]
     if test_scan is not None and table.test is not None:
         both.append((table.test, test_scan))
-    looks = _Looks.of(*both)
-    exact, near = looks.exact(), looks.near(near_distance)
-    near = join_clusters(exact, near)
+    images = _Measurements(*both)  # test rows behind training rows: one clustering finds copies within and between
+    exact, near = images.exact(), images.near(near_distance)
+    near = join_clusters(exact, near)  # small images have exact copies only; `near` is to contain those too
     yield from _across_folds(table, folds, exact[:count], near[:count], scheme)
     yield from _conflicts(table, exact[:count], near[:count])
-    yield from _train_test(looks.ids, count, exact, near)
+    yield from _train_test(images.ids, count, exact, near)
 
 
 def unlisted_files(table: Table) -> Iterator[Finding]:
     """Image files beside those of the tables that no table names."""
     known = set(table.train.paths) | set(table.test.paths if table.test is not None else ())
     strangers: list[str] = []
-    for folder in sorted({str(PurePosixPath(path).parent) for path in known}):
+    for folder in sorted(set(map(dirname, known))):
         try:
             with os.scandir(table.train.folder / folder) as entries:
-                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+                names = [entry.name for entry in entries]
         except OSError:
-            continue  # a folder that can't be listed has no images either, which is told of each image
-        prefix = "" if folder == "." else f"{folder}/"
-        images = (name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES)
-        strangers += [prefix + name for name in images if prefix + name not in known]
+            continue  # the scan reports each image of a folder that can't be listed
+        prefix = f"{folder}/" if folder else ""
+        unknown = (name for name in names if prefix + name not in known)  # asked first: nearly all files are known
+        strangers += [prefix + name for name in unknown if is_image(name) or other_formats([name])]
     if strangers:
-        message = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
+        what = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
+        message = what + other_formats(map(basename, strangers))
         yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
 
 
-class _Looks:
+class _Measurements:
     """What was measured of the images of one or more parts, one after the other."""
 
-    def __init__(self, ids: tuple[str, ...], contents: tuple[str, ...], scans: tuple[ImageScan, ...]) -> None:
-        self.ids, self._contents, self._scans = ids, contents, scans
-        self._is_ok = np.array([state == "ok" for scan in scans for state in scan.states], dtype=np.bool_)
-
-    @classmethod
-    def of(cls, *parts: tuple[Rows, ImageScan]) -> _Looks:
-        """The images of some rows; two boxes of one file are two contents."""
-        contents: list[str] = []
-        for rows, scan in parts:
+    def __init__(self, *parts: tuple[Rows, ImageScan]) -> None:
+        self._scans = [scan for _, scan in parts]
+        self._is_ok = np.array([state == "ok" for scan in self._scans for state in scan.states], dtype=np.bool_)
+        self.ids = tuple(row_id for scan in self._scans for row_id in scan.ids)
+        self._contents: list[str] = []
+        for rows, scan in parts:  # two boxes of one file are two contents
             boxes = [""] * len(rows.ids) if rows.boxes is None else map(str, rows.boxes.tolist())
-            contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
-        ids = tuple(row_id for _, scan in parts for row_id in scan.ids)
-        return cls(ids, tuple(contents), tuple(scan for _, scan in parts))
+            self._contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
 
     def exact(self) -> Integers:
         """Clusters of the same content."""
@@ -135,7 +131,7 @@ def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers
     if same.any():
         what = f"{_number(exact, same)}, the same byte for byte, in different folds"
         yield Finding("warning", "exact-duplicate", int(same.sum()), f"{what}; {remedy}", _sets(exact, same, shown))
-    alike = split(near) & differs_within(near, exact)
+    alike = split(near) & differs_within(near, exact)  # a cluster of equal bytes alone was reported above
     if alike.any():
         what = f"{_number(near, alike)}, nearly the same, in different folds"
         yield Finding("warning", "near-duplicate", int(alike.sum()), f"{what}; {remedy}", _sets(near, alike, shown))

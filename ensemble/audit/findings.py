@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Level = Literal["error", "warning", "note"]
-Code = Literal[
+Code = Literal[  # the order in which findings of one level are shown
     "no-plan",
     "group-overlap",
     "possible-group",
@@ -26,13 +26,12 @@ Code = Literal[
     "rare-class",
 ]
 CODES: tuple[str, ...] = get_args(Code)
-SHOWN = 5
-"""Most examples that a finding carries; its count is exact all the same."""
+SHOWN = 5  # most examples that a finding carries, so that a line stays readable; its count is exact all the same
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or may be. An `error` stops training; a `warning` is told and recorded."""
+    """One thing that is wrong, or may be. An `error` stops training; a `warning` is printed and recorded."""
 
     level: Level
     code: Code
@@ -65,18 +64,16 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes; in the order of the codes."""
     levels = get_args(Level)
-    return sorted(
-        findings, key=lambda finding: (levels.index(finding.level), CODES.index(finding.code), finding.message)
-    )
+    return sorted(findings, key=lambda item: (levels.index(item.level), CODES.index(item.code), item.message))
 
 
 def differs_within(
     clusters: npt.NDArray[np.int64], values: npt.NDArray[np.int64] | Sequence[int]
 ) -> npt.NDArray[np.bool_]:
     """For each row, whether the rows of its cluster have more than one value."""
-    if len(clusters) == 0:
+    if len(clusters) == 0:  # `reduceat` refuses empty input
         return np.zeros(0, dtype=np.bool_)
-    order = np.argsort(clusters, kind="stable")
+    order = np.argsort(clusters, kind="stable")  # one sort, then extremes of each run: no loop over clusters
     members, sorted_values = clusters[order], np.asarray(values)[order]
     starts = np.flatnonzero(np.r_[True, members[1:] != members[:-1]])
     differs = np.minimum.reduceat(sorted_values, starts) != np.maximum.reduceat(sorted_values, starts)

@@ -1,7 +1,6 @@
-"""Text: CSV files as text and nothing but text, templates such as `{id}.png`, and the order that a person
-expects of names.
+"""CSV files as text and nothing but text, templates such as `{id}.png`, and names in the order that a person expects.
 
-at once. Owns neither the rows nor which columns there are.
+Not here: which columns a table must have, and what its cells mean.
 """
 
 from __future__ import annotations
@@ -77,21 +76,18 @@ def read_text_table(path: Path, what: str = "table") -> TextTable:
 
     A row with more or fewer cells than the header is refused: cells would otherwise slip into other columns.
     """
-    lines = _read_lines(path, what)
-    header = lines[0][1] if lines else []
+    header, cells, ragged = _read_cells(path, what)
     if not header:
         raise InputError(f"{path}: the {what} is empty; it needs a header and at least one row")
     faults = [_header_fault(name, header) for name, count in Counter(header).items() if count > 1 or "\n" in name]
-    ragged = [(line, len(cells)) for line, cells in lines[1:] if len(cells) != len(header)]
     faults += [f":{line}: {count} cells, the header has {len(header)}" for line, count in ragged[:_SHOWN]]
     if len(ragged) > _SHOWN:
         faults.append(f": {len(ragged) - _SHOWN} more lines have another number of cells than the header")
-    if len(lines) < 2:
+    if not cells and not ragged:
         faults.append(f": the {what} has no rows; it needs a header and at least one row")
     if faults:
         raise InputError(*(f"{path}{fault}" for fault in faults))
-    cells = zip(*(cells for _, cells in lines[1:]), strict=True)
-    return TextTable(tuple(header), dict(zip(header, cells, strict=True)))
+    return TextTable(tuple(header), {name: tuple(cells[at :: len(header)]) for at, name in enumerate(header)})
 
 
 def _header_fault(name: str, header: list[str]) -> str:
@@ -100,12 +96,23 @@ def _header_fault(name: str, header: list[str]) -> str:
     return f": column {name!r} stands twice in the header, {', '.join(header)}"
 
 
-def _read_lines(path: Path, what: str) -> list[tuple[int, list[str]]]:
-    """Line numbers and cells of all lines that are not blank."""
+def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """The header, all cells row by row, and line number and number of cells of each ragged row."""
+    # One flat list of cells: a list a row would live on, and the garbage collector walks all of them again and again,
+    # which made this four times slower. pandas saves 0.1 s of 0.9 s for a million rows, and takes 0.3 s to import.
+    cells: list[str] = []
+    ragged: list[tuple[int, int]] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            return [(reader.line_num, cells) for cells in reader if cells]
+        with path.open(encoding="utf-8-sig", newline="") as stream:  # a byte order mark is no part of the header
+            reader = csv.reader(stream, strict=True)  # strict: text behind a closing quote is a fault
+            rows = filter(None, reader)  # a blank line is an empty list
+            header = next(rows, [])
+            for row in rows:
+                if len(row) == len(header):
+                    cells += row
+                else:
+                    ragged.append((reader.line_num, len(row)))
+            return header, cells, ragged
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such {what}; {_content(path.parent)}") from None
     except UnicodeDecodeError as error:

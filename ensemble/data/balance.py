@@ -17,9 +17,9 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _BLOCK = 512  # groups whose swaps are looked at together: 512 x 512 numbers
-_ROUNDS = 12
-_LEAST_GAIN = 1e-12
-_SIZE_WEIGHT = 0.25  # of the fold's number of rows, against all classes together
+_ROUNDS = 12  # of moves and exchanges; a limit that is seldom reached, since little gain ends them earlier
+_LEAST_GAIN = 1e-12  # below it, a gain is rounding, and groups would go back and forth for ever
+_SIZE_WEIGHT = 0.25  # of the fold's number of rows, against all classes together: classes matter more than even sizes
 
 
 def spread_groups(
@@ -41,7 +41,7 @@ def spread_groups(
         before = work.cost
         work.move(rest)
         work.swap(rest)
-        if before - work.cost <= _LEAST_GAIN + 1e-3 * before:
+        if before - work.cost <= _LEAST_GAIN + 1e-3 * before:  # below 0.1 %, a round isn't worth its time
             break
     return work.folds
 
@@ -63,7 +63,7 @@ def _weights(counts: csr_array, sizes: npt.NDArray[Any]) -> Floats:
     """What a squared distance of one row costs, by column: a class's is relative to the class's size."""
     totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     present = totals > 0
-    weights = np.where(present, 1.0 / np.maximum(totals, 1.0) ** 2, 0.0)
+    weights = np.where(present, 1.0 / np.maximum(totals, 1.0) ** 2, 0.0)  # maximum: no division by 0 in either branch
     size = _SIZE_WEIGHT * present.sum() / max(float(sizes.sum()), 1.0) ** 2
     return np.append(weights, size)
 
@@ -82,7 +82,7 @@ class _Spread:
         self.excess: Floats = -np.outer(totals, self.shares)
         self.folds: Integers = np.full(self.counts.shape[0], -1, dtype=np.int64)
         squares = self.counts.multiply(self.counts)
-        self.norms: Floats = squares @ self.weights
+        self.norms: Floats = squares @ self.weights  # of each group alone in a fold: its weight in the order
         self.starts = self.counts.indptr
 
     @property
@@ -98,6 +98,7 @@ class _Spread:
         sizes = np.bincount(kinds)
         rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         # (kinds, folds + 1): a kind's first groups go to fold 0, the next to fold 1, …; the last bin is what remains
+        # + 1e-9: 49 groups over 49 folds are 49 * (1 / 49) each, which is just below 1
         ends = np.cumsum(np.floor(np.outer(sizes, self.shares) + 1e-9), axis=1).astype(np.int64)
         kind = np.repeat(np.arange(len(sizes)), sizes)
         fold = (rank[:, None] >= ends[kind]).sum(axis=1)
@@ -121,7 +122,7 @@ class _Spread:
             pull = self._pull(block)
             own = self.folds[block]
             gain = pull[np.arange(len(block)), own][:, None] - pull - self.norms[block][:, None]
-            for group in block[gain.max(axis=1) > _LEAST_GAIN].tolist():
+            for group in block[gain.max(axis=1) > _LEAST_GAIN].tolist():  # computed again: others have moved since
                 columns, values = self._row(group)
                 pulls = (self.weights[columns] * values) @ self.excess[columns]
                 best = int(np.argmin(pulls))
@@ -138,7 +139,7 @@ class _Spread:
             best = np.argmax(gains, axis=1)
             value = gains[np.arange(len(block)), best]
             for row in np.argsort(-value, kind="stable"):
-                if value[row] <= _LEAST_GAIN:
+                if value[row] <= _LEAST_GAIN:  # sorted: nor does any after it
                     break
                 self._exchange(int(block[row]), int(others[best[row]]))
 
@@ -151,19 +152,19 @@ class _Spread:
         lines, columns = np.arange(len(left)), np.arange(len(right))
         change = pull_right[:, here].T - pull_right[columns, there][None, :]
         change += pull_left[:, there] - pull_left[lines, here][:, None]
-        change += self.norms[left][:, None] + self.norms[right][None, :] - 2 * cross
+        change += self.norms[left][:, None] + self.norms[right][None, :] - 2 * cross  # |a - b|² for groups a and b
         return np.where(here[:, None] == there[None, :], -np.inf, -2 * change)
 
-    def _exchange(self, one: int, other: int) -> None:
+    def _exchange(self, left: int, right: int) -> None:
         """Exchange two groups if that still lowers the cost."""
-        here, there = int(self.folds[one]), int(self.folds[other])
+        here, there = int(self.folds[left]), int(self.folds[right])
         if here == there:
             return
         before = self.cost_of(here, there)
-        for group, fold in ((one, there), (other, here)):
+        for group, fold in ((left, there), (right, here)):
             self._put(group, fold, *self._row(group))
-        if before - self.cost_of(here, there) <= _LEAST_GAIN:
-            for group, fold in ((one, here), (other, there)):
+        if before - self.cost_of(here, there) <= _LEAST_GAIN:  # earlier exchanges changed the folds: take it back
+            for group, fold in ((left, here), (right, there)):
                 self._put(group, fold, *self._row(group))
 
     def cost_of(self, *folds: int) -> float:
@@ -187,6 +188,7 @@ class _Spread:
 
     def _signatures(self) -> npt.NDArray[np.uint64]:
         """A number for each group that groups with the same counts share; sums of fixed random numbers."""
+        # Fixed keys, so that the same groups give the same folds; 63 bits: two kinds that share a sum are out of reach.
         keys = np.random.Generator(np.random.PCG64(0)).integers(0, 2**63, self.counts.shape[1], dtype=np.uint64)
         products = keys[self.counts.indices] * self.counts.data.astype(np.uint64)
         return np.add.reduceat(products, self.starts[:-1]) if len(products) else np.zeros(0, dtype=np.uint64)

@@ -17,12 +17,13 @@ from scipy.sparse.csgraph import connected_components
 Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
+# Largest difference of each channel's mean and deviation, in 0..1, between images that are nearly the same: less
+# misses copies that were saved anew, more takes one shape in two colours for a copy.
 COLOUR_TOLERANCE = 0.06
-"""Largest difference of each channel's mean and deviation, in 0..1, between images that are nearly the same."""
 
-_BANDS = 4
-_BITS = 64 // _BANDS
-_CHUNK = 1 << 22  # pairs looked at together
+_BANDS = 4  # fewer: wider bands, more masks to try; more: narrower ones, more rows that agree by chance
+_BITS = 64 // _BANDS  # 16: a bucket for each value of a band, 65,536, fits into a cache
+_CHUNK = 1 << 22  # pairs looked at together: about 130 MB of positions and hashes
 
 
 def exact_clusters(sha256: Sequence[str], usable: npt.NDArray[np.bool_]) -> Integers:
@@ -30,8 +31,7 @@ def exact_clusters(sha256: Sequence[str], usable: npt.NDArray[np.bool_]) -> Inte
     numbers = np.arange(len(sha256), dtype=np.int64)
     rows = np.flatnonzero(usable)
     if len(rows):
-        content = np.array(sha256)[rows]
-        _, first, inverse = np.unique(content, return_index=True, return_inverse=True)
+        _, first, inverse = np.unique(np.array(sha256)[rows], return_index=True, return_inverse=True)
         numbers[rows] = rows[first[inverse]]
     return numbers
 
@@ -51,7 +51,7 @@ def near_clusters(
     cells = np.floor(colours[rows] / COLOUR_TOLERANCE).astype(np.uint64)
     keys = np.column_stack([hashes[rows], cells])
     _, first, node = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    node = node.ravel()
+    node = node.ravel()  # numpy 2.0 gives it a second axis
     heads = rows[first]
     left, right = near_pairs(hashes[heads], distance)
     close = np.abs(colours[heads[left]] - colours[heads[right]]).max(axis=1, initial=0.0) <= COLOUR_TOLERANCE
@@ -101,6 +101,7 @@ def _candidates(values: Integers, masks: Sequence[int]) -> Iterator[tuple[Intege
     present = np.flatnonzero(counts)
     for mask in masks:
         partner = present ^ mask
+        # >=: each pair of buckets once
         here = present[(partner >= present) & (counts[partner] > 0)]
         there = here ^ mask
         rows = np.repeat(starts[here], counts[here]) + _ranks(counts[here])
@@ -117,6 +118,7 @@ def _expand(order: Integers, rows: Integers, first: Integers, count: Integers) -
     begin = 0
     while begin < len(rows):
         before = ends[begin] - count[begin]
+        # At least one row, even where its partners alone exceed a chunk.
         end = max(begin + 1, int(np.searchsorted(ends, before + _CHUNK, side="right")))
         part = slice(begin, end)
         left = np.repeat(rows[part], count[part])

@@ -1,5 +1,7 @@
-"""Fold plans: rows shared out over folds by scheme, from labels, groups and a seed; plans made, kept, shared and
-refused."""
+"""Fold plans: each row's validation fold by scheme, from labels, groups and a seed; one plan for all who ask alike.
+
+Not here: how groups are balanced (`balance.py`), and the plan's file (`core/foldplan.py`).
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,14 @@ from ensemble.errors import InputError
 from ensemble.recipe.parts import FoldsPart
 
 Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Clusters = Callable[[], Integers]
+"""Gives the cluster of duplicates of each training row, in the table's order; called only where it is needed."""
 
-_TRAIN_ONLY_VALUES = ("", "-1", "train", "training")
+_TRAIN_ONLY_VALUES = ("", "-1", "train", "training")  # in a fold column, in any case
+_SPLIT_VERSION = 1  # part of the plan's name: raise it when the same rows would be split otherwise
+_GROUPED = ("group", "stratified-group")
+_SHOWN = 5  # classes that a message names
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,9 @@ class SplitRows:
 
 def split_rows(rows: SplitRows, scheme: str, k: int, holdout: float, seed: int, repeat: int) -> Integers:
     """Each row's validation fold in one repeat; -1 where it is never validated (`holdout`)."""
-    if scheme == "stratified" and _least(rows.labels) >= k:
+    counts = class_counts(rows.labels, int(rows.labels.max()) + 1) if scheme == "stratified" else np.zeros(1)
+    if scheme == "stratified" and counts[counts > 0].min() >= k:  # with fewer, scikit-learn warns or refuses
+        # The first repeat has the seed itself: the plan that one gets without repeats.
         return _stratified(rows.labels, k, seed if repeat == 0 else derive_seed("folds", seed, repeat))
     shares = np.array([holdout, 1 - holdout]) if scheme == "holdout" else np.full(k, 1 / k)
     groups = rows.groups if rows.groups is not None else np.arange(len(rows.labels))
@@ -48,20 +58,21 @@ def split_rows(rows: SplitRows, scheme: str, k: int, holdout: float, seed: int, 
         folds = spread_groups(_set_counts(groups, rows.labels), shares, random, np.bincount(groups))[groups]
     else:
         folds = spread_groups(_counts(groups, _features(rows, scheme)), shares, random)[groups]
-    return np.where(folds == 1, -1, folds) if scheme == "holdout" else folds
+    return np.where(folds == 1, -1, folds) if scheme == "holdout" else folds  # 1 is the part that is only trained on
 
 
 def given_folds(values: Sequence[str]) -> tuple[Integers, int]:
     """A table's own folds as numbers from 0, and how many there are; empty, -1 and `train` mean never validated."""
     names = {value for value in values if value.strip().casefold() not in _TRAIN_ONLY_VALUES}
     by_number = all(name.strip().isdecimal() for name in names)
+    # By number, so that fold 10 comes behind 9; the name decides between 1 and 01.
     ordered = sorted(names, key=lambda name: (int(name), name)) if by_number else sorted(names)
     number = {name: fold for fold, name in enumerate(ordered)}
     return np.array([number.get(value, -1) for value in values], dtype=np.int64), len(ordered)
 
 
 def _stratified(labels: Labels, k: int, seed: int) -> Integers:
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedKFold  # here: its import takes more than a second
 
     folds = np.full(len(labels), -1, dtype=np.int64)
     for fold, (_, validated) in enumerate(StratifiedKFold(k, shuffle=True, random_state=seed).split(labels, labels)):
@@ -96,19 +107,6 @@ def _set_counts(groups: Integers, labels: Labels) -> csr_array:
     return csr_array((np.ones(len(row)), (groups[row], column)), shape=shape)
 
 
-def _least(labels: Labels) -> int:
-    counts = class_counts(labels, int(labels.max()) + 1)
-    return int(counts[counts > 0].min())
-
-
-Clusters = Callable[[], Integers]
-"""Gives the cluster of duplicates of each training row, in the table's order; called only where it is needed."""
-
-_SPLIT_VERSION = 1
-_GROUPED = ("group", "stratified-group")
-_SHOWN = 5
-
-
 def plan_path(table: Table, folds: FoldsPart, outputs: Path) -> Path:
     """The plan's file: its name holds a hash of what was asked for, so that all recipes that ask the same find it."""
     scheme = _scheme(table, folds)
@@ -141,7 +139,7 @@ def shared_plan(
     path = plan_path(table, folds, outputs)
     if path.exists():
         plan = load_plan(path)
-        if plan.ids != tuple(sorted(table.train.ids)):
+        if plan.ids != tuple(sorted(table.train.ids)):  # the name holds their hash: a renamed or copied file
             raise InputError(f"{path}: its ids are not the dataset's; delete it to have the plan made again")
         return plan
     plan = make_plan(table, folds, clusters)
@@ -157,6 +155,7 @@ def make_plan(table: Table, folds: FoldsPart, clusters: Clusters | None = None) 
     `keep_together: duplicates`.
     """
     scheme = _scheme(table, folds)
+    # Sorted by id: the table's order must not matter. As objects: one long id does not widen all of them.
     order = np.argsort(np.array(table.train.ids, dtype=object), kind="stable")
     labels = table.labels[order]
     groups = _groups(table, folds, clusters, order)
@@ -220,9 +219,7 @@ def _scheme(table: Table, folds: FoldsPart) -> str:
     return folds.scheme
 
 
-def _groups(
-    table: Table, folds: FoldsPart, clusters: Clusters | None, order: npt.NDArray[np.intp]
-) -> tuple[str, ...] | None:
+def _groups(table: Table, folds: FoldsPart, clusters: Clusters | None, order: Integers) -> tuple[str, ...] | None:
     """Each row's group by name, in the plan's order: the dataset's, joined by clusters of duplicates where asked."""
     names = None if table.groups is None else np.array(table.groups, dtype=object)[order]
     if folds.keep_together == "none":
@@ -245,16 +242,14 @@ def _check_largest(table: Table, folds: FoldsPart, joined: Integers) -> None:
     """Refuse duplicates that chain to a group too large for a fold."""
     largest, rows = int(np.bincount(joined).max()), len(joined)
     share = folds.holdout if folds.scheme == "holdout" else 1 / folds.k
-    if largest > max(share * rows, 1):
+    if largest > max(share * rows, 1):  # chains of near duplicates: a too large distance links strangers
         raise InputError(
             f"folds.keep_together: {largest} of the {rows} rows of {table.dataset} hang together as near duplicates, "
             f"more than fit into a fold; lower folds.near_distance, which is {folds.near_distance}"
         )
 
 
-def _never_validated(
-    table: Table, order: npt.NDArray[np.intp], groups: tuple[str, ...] | None
-) -> npt.NDArray[np.bool_]:
+def _never_validated(table: Table, order: Integers, groups: tuple[str, ...] | None) -> Mask:
     """Train-only rows, and those whose group has such rows, in the plan's order."""
     if table.train_only is None:
         return np.zeros(len(order), dtype=np.bool_)
@@ -266,12 +261,7 @@ def _never_validated(
 
 
 def _check(
-    table: Table,
-    labels: Labels,
-    groups: tuple[str, ...] | None,
-    validated: npt.NDArray[np.bool_],
-    folds: FoldsPart,
-    scheme: str,
+    table: Table, labels: Labels, groups: tuple[str, ...] | None, validated: Mask, folds: FoldsPart, scheme: str
 ) -> None:
     """Refuse what can't be split, and, unless rare classes are allowed, more folds than a class has rows or groups."""
     counted = class_counts(labels[validated], len(table.classes))
@@ -280,12 +270,12 @@ def _check(
         what = "the training rows" if validated.all() else "the rows to validate"
         fault = "all have the same classes" if table.has_sets else "hold only one class"
         raise InputError(f"{table.dataset}: {what} {fault}; there is nothing to tell apart")
-    needed = 2 if scheme == "holdout" else folds.k
+    needed = 2 if scheme == "holdout" else folds.k  # a hold-out: one to train on, one to validate
     counts, what = _sources(labels, groups, validated, len(table.classes))
     if groups is not None and (number := len({groups[row] for row in np.flatnonzero(validated)})) < needed:
         raise InputError(f"folds.k: {needed}, but {table.dataset} has only {number} groups; use a smaller folds.k")
     rare = present[counts[present] < needed]
-    if len(rare) == 0 or folds.rare == "allow" or scheme == "group":
+    if len(rare) == 0 or folds.rare == "allow" or scheme == "group":  # `group` takes classes as they fall
         return
     rarest = rare[np.argsort(counts[rare], kind="stable")]
     first = f"class {table.classes[rarest[0]]} of {table.dataset} has only {counts[rarest[0]]} {what}"
@@ -299,9 +289,7 @@ def _check(
     )
 
 
-def _sources(
-    labels: Labels, groups: tuple[str, ...] | None, validated: npt.NDArray[np.bool_], classes: int
-) -> tuple[Integers, str]:
+def _sources(labels: Labels, groups: tuple[str, ...] | None, validated: Mask, classes: int) -> tuple[Integers, str]:
     """How many rows, or groups where there are any, each class can be spread with; and what they are called."""
     if groups is None:
         return class_counts(labels[validated], classes), "rows"
@@ -319,17 +307,12 @@ def _check_column(table: Table, folds: Integers, k: int) -> None:
         raise InputError(f"{table.dataset}: its fold column puts all rows into one fold; nothing is left to train on")
     if missing := sorted(set(range(k)) - set(folds.tolist())):
         raise InputError(f"{table.dataset}: fold {missing[0]} of its fold column has only train-only rows")
-    if k > 100:
+    if k > 100:  # as `folds.k`: more folds cost more models than anybody trains
         raise InputError(f"{table.dataset}: its fold column has {k} values; at most 100 folds are possible")
 
 
 def _assign(
-    table: Table,
-    labels: Labels,
-    groups: tuple[str, ...] | None,
-    validated: npt.NDArray[np.bool_],
-    folds: FoldsPart,
-    scheme: str,
+    table: Table, labels: Labels, groups: tuple[str, ...] | None, validated: Mask, folds: FoldsPart, scheme: str
 ) -> Integers:
     """(rows, repeats): each row's validation fold."""
     numbers = None

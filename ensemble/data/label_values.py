@@ -1,4 +1,4 @@
-"""From raw rows to their class, or classes. Values are compared letter by letter: `incorrect_mask` is not `mask`."""
+"""From cells of a table to each row's class, or classes. Values are compared whole: `incorrect_mask` is not `mask`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ensemble.core.complaints import closest
 from ensemble.core.dataset import DatasetDescription, PartSpec
 from ensemble.core.labels import Labels as Values
 from ensemble.core.text import JOINER, natural_key
-from ensemble.data.rows import Column, Complaints, RawRows, read_numbers
+from ensemble.data.rows import Column, Complaints, RawRows, few, read_numbers
 
 Indices = npt.NDArray[np.int64]
-_UNKNOWN = -1
+_UNKNOWN = -1  # never leaves this file: each comes with a complaint
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,14 @@ def read_labels(
         return None
     if spec.separator is not None:
         return _separated(description, raw, spec.separator, rows, complaints)
-    classes = description.class_names or _found(raw, rows, complaints)
+    classes = description.class_names
+    if classes is None:  # all that there are
+        unusable = [rows.name(row) for row, name in enumerate(raw) if not name or "\n" in name or "\r" in name]
+        complaints.add(f"{rows.where}: {{n}} labels are empty or hold a line end", unusable)
+        classes = tuple(sorted(set(raw), key=natural_key))
     allowed = classes if spec.kind == "name" else [str(index) for index in range(len(classes))]
     position = {name: index for index, name in enumerate(allowed)}
     return Labels(classes, _look_up(raw, position, rows, "labels", complaints))
-
-
-def _found(raw: Column, rows: RawRows, complaints: Complaints) -> tuple[str, ...]:
-    """The labels that there are, in natural order."""
-    unusable = [rows.name(row) for row, name in enumerate(raw) if not name or "\n" in name or "\r" in name]
-    complaints.add(f"{rows.where}: {{n}} labels are empty or hold a line end", unusable)
-    return tuple(sorted(set(raw), key=natural_key))
 
 
 def _separated(
@@ -72,16 +69,15 @@ def _separated(
     """The classes that each value names; of `classes: found`, all that any value names."""
     spec = description.label
     none = set(spec.empty if spec.empty is not None else [""])
-    parts_of = {
+    parts_of = {  # by distinct value, of which there are far fewer than rows
         value: [] if value in none else [part.strip() for part in value.split(separator) if part or separator.strip()]
         for value in set(raw)
     }
     lists = [parts_of[value] for value in raw]
     source = [row for row, parts in enumerate(lists) for _ in parts]
     names = [part for parts in lists for part in parts]
-    doubled = [row for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
-    shown = [f"{rows.name(row)} ({raw[row]!r})" for row in doubled]
-    complaints.add(f"{rows.where}: {{n}} labels name a class twice", shown)
+    doubled = [f"{rows.name(row)} ({raw[row]!r})" for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
+    complaints.add(f"{rows.where}: {{n}} labels name a class twice", doubled)
     classes = description.class_names or tuple(sorted(set(names), key=natural_key))
     if description.class_names is None:
         odd = sorted({name for name in names if not name or JOINER in name or "\n" in name or "\r" in name})
@@ -90,6 +86,7 @@ def _separated(
             complaints.append(f"{rows.where}: only {len(classes)} class in all labels; two are needed")
     allowed = classes if spec.kind == "name" else [str(index) for index in range(len(classes))]
     position = {name: index for index, name in enumerate(allowed)}
+    # A row for each name of a class, called like its own row in messages.
     named_of = RawRows(rows.where, {}, (), len(names), tuple(rows.name(row) for row in source))
     values = np.zeros((len(raw), len(classes)), dtype=np.uint8)
     values[source, _look_up(names, position, named_of, "labels", complaints)] = 1
@@ -137,7 +134,7 @@ def _composed(
         training.append(_binned(read_numbers(raw)[0], moved) if moved else official[-1])
     sizes = [len(spec.classes) for spec in specs]
     values = _combine(official, sizes)
-    other = _combine(training, sizes) if bins and not complaints else values
+    other = _combine(training, sizes) if bins and not complaints else values  # bad bounds could leave the classes
     return Labels(
         description.class_names or (),
         values,
@@ -162,7 +159,7 @@ def _part(spec: PartSpec, raw: Column, bins: list[float] | None, rows: RawRows, 
 
 def _binned(numbers: npt.NDArray[np.float64], bins: Sequence[float]) -> Indices:
     """The class of each number; one that equals a bound is in the class above it."""
-    return np.searchsorted(bins, np.nan_to_num(numbers), side="right").astype(np.int64)
+    return np.searchsorted(bins, np.nan_to_num(numbers), side="right").astype(np.int64)  # NaN: complained of already
 
 
 def _combine(parts: Sequence[Indices], sizes: Sequence[int]) -> Indices:
@@ -178,18 +175,17 @@ def _look_up(raw: Column, position: Mapping[str, int], rows: RawRows, what: str,
     positions = np.fromiter((position.get(value, _UNKNOWN) for value in raw), dtype=np.int64, count=len(raw))
     wrong = np.flatnonzero(positions == _UNKNOWN).tolist()
     names = list(position)
-    allowed = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
     by_value = Counter(raw[row] for row in wrong)
-    first = {raw[row]: row for row in reversed(wrong)}
+    first = {raw[row]: row for row in reversed(wrong)}  # reversed: the first row is written last
     examples = [f"{value!r} ({count} rows, first {rows.name(first[value])})" for value, count in by_value.most_common()]
     if examples:
         near = closest(next(iter(by_value)), names)
         complaints.append(
-            f"{rows.where}: {len(wrong):,} {what} are none of {allowed}: {'; '.join(examples[:3])}"
+            f"{rows.where}: {len(wrong):,} {what} are none of {few(names, 6)}: {'; '.join(examples[:3])}"
             + ("; …" if len(examples) > 3 else "")
             + (f"; did you mean {near}?" if near else "")
         )
-    return np.maximum(positions, 0)
+    return np.maximum(positions, 0)  # any class in place of unknown ones: the complaints refuse the table
 
 
 def _check_bins(specs: Sequence[PartSpec], bins: Mapping[str, Sequence[float]], complaints: Complaints) -> None:

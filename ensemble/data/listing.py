@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ensemble.core.text import natural_key
 
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "avif bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
-)
-"""Endings by which `*` takes a file for an image; a table may name any file."""
+IMAGE_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WebP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
+"""The formats that can be read, each with its endings; `images/headers.py` has a parser for each of them."""
 
-STAR = "\0"
-"""Stands for a pattern's `*`, since names of files may hold that."""
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+"""Endings by which `*` takes a file for an image, in any case; a table may name any file."""
 
-_SHOWN = 3
+# Images that people have, but no parser here checks for a cut-off end: listed to be named in messages, never read.
+_OTHER_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg"})
+
+STAR = "\0"  # stands for a pattern's `*`: names of files may hold a star, but never a NUL
+
+_SHOWN = 3  # names in a message
 
 
 class Listing:
@@ -50,12 +59,13 @@ class Listing:
         while (directory := self._directory(place)) is None and place:
             place, missing = place.rpartition("/")[0], place
         where = place or str(self._folder)
+        folders = directory.folders.natural if directory else ()
         if missing:
-            return f"there is no folder {missing}; {where} holds {_few(directory.folders if directory else ())}"
+            return f"there is no folder {missing}; {where} holds {_few(folders)}"
         files = sorted(directory.files, key=natural_key) if directory else []
         if not files:
-            return f"{where} holds no files, but {_few(directory.folders if directory else ())}"
-        return f"{where} holds {_few(files)}"
+            return f"{where} holds no files, but {_few(folders)}"
+        return f"{where} holds {_few(files)}" + other_formats(files)
 
     def _matches(self, place: str, segment: str, kind: str) -> Sequence[str]:
         """Names in `place` that one segment of a pattern stands for."""
@@ -88,7 +98,7 @@ class _Directory:
         folders: list[str] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if entry.is_dir():  # known from the listing; only links cost a call for each file
                     folders.append(entry.name)
                 elif entry.is_file():  # a link that leads nowhere is neither
                     files.append(entry.name)
@@ -98,7 +108,7 @@ class _Directory:
     @cached_property
     def images(self) -> _DirectoryNames:
         """Visible files that are images by their name."""
-        return _DirectoryNames([name for name in self.files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES])
+        return _DirectoryNames([name for name in self.files if is_image(name)])
 
     @cached_property
     def folders(self) -> _DirectoryNames:
@@ -110,24 +120,18 @@ class _DirectoryNames:
     """Visible names, to be asked for all that begin and end alike."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.known = frozenset(name for name in names if not name.startswith("."))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._natural)
-
-    def __len__(self) -> int:
-        return len(self.known)
+        self._sorted = sorted(name for name in names if not name.startswith("."))
 
     def between(self, prefix: str, suffix: str) -> Sequence[str]:
         """Names of `prefix`, anything, `suffix`, in natural order. A `.` before and nothing behind: any extension."""
         if not prefix and not suffix:
-            return self._natural
-        is_extension = prefix.endswith(".") and not suffix
+            return self.natural
+        is_extension = prefix.endswith(".") and not suffix  # `7.*` is not to take `7.2.png`
         if len(prefix) >= len(suffix):
-            near = _starting(self._sorted, prefix)
+            near = _starting(self._sorted, prefix)  # a search by halves: a row costs no walk through the directory
         else:
             near = [name[::-1] for name in _starting(self._reversed, suffix[::-1])]
-        shortest = len(prefix) + len(suffix)
+        shortest = len(prefix) + len(suffix)  # they must not share letters: `aba` is not `ab*ba`
         names_between = [
             name
             for name in near
@@ -139,16 +143,28 @@ class _DirectoryNames:
         return names_between if len(names_between) < 2 else sorted(names_between, key=natural_key)
 
     @cached_property
-    def _natural(self) -> Sequence[str]:
-        return sorted(self.known, key=natural_key)
-
-    @cached_property
-    def _sorted(self) -> Sequence[str]:
-        return sorted(self.known)
+    def natural(self) -> Sequence[str]:
+        """All of them in natural order."""
+        return sorted(self._sorted, key=natural_key)
 
     @cached_property
     def _reversed(self) -> Sequence[str]:
-        return sorted(name[::-1] for name in self.known)
+        return sorted(name[::-1] for name in self._sorted)  # for patterns whose end tells more than their start
+
+
+def is_image(name: str) -> bool:
+    """Whether a visible file is an image that can be read, by its name."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def other_formats(names: Iterable[str]) -> str:
+    """A clause on those of the files that are images of formats that can't be read; empty where there are none."""
+    others = [name for name in names if os.path.splitext(name)[1].lower() in _OTHER_SUFFIXES and name[0] != "."]
+    if not others:
+        return ""
+    kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in others}))
+    count = f"{len(others):,} image file" + ("s are" if len(others) > 1 else " is")
+    return f"; {count} of a format that can't be read ({kinds}): convert to PNG or JPEG"
 
 
 def leaves_folder(path: str) -> bool:
@@ -158,6 +174,7 @@ def leaves_folder(path: str) -> bool:
 
 
 def _normal(place: str) -> str:
+    # A path object a row would cost more than all the rest: only where there may be a `.` to take out.
     return place if place and not place.startswith(".") and "/." not in place else PurePosixPath(place).as_posix()
 
 
@@ -171,8 +188,5 @@ def _starting(names: Sequence[str], prefix: str) -> list[str]:
     return names_starting
 
 
-def _few(names: Sequence[str] | _DirectoryNames) -> str:
-    if not len(names):
-        return "nothing"
-    first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]
-    return ", ".join(first) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
+def _few(names: Sequence[str]) -> str:
+    return (", ".join(names[:_SHOWN]) or "nothing") + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")

@@ -12,11 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec
-from ensemble.core.text import columns_of, fill, read_text_table, split_template
+from ensemble.core.text import TextTable, columns_of, fill, read_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
 from ensemble.errors import InputError
 
-_SHOWN = 3
+Column = Sequence[str]
+
+_SHOWN = 3  # examples in a message
+_ROW = "row"  # a column that every table has: the row's number
+_MANY_MISSING = 0.5  # share of a table's images from which on the template or the folder is taken to be wrong
+_UNUSABLE = re.compile(r"[\r\n\0]")  # in an id: files of ids have one a line, and no file's name holds a NUL
+_NUMBER = re.compile(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*")  # `float` also takes nan, inf, 1_000 and other digits
 
 
 class _Messages(list[str]):
@@ -50,9 +56,11 @@ def few(names: Sequence[str], most: int = _SHOWN) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-Column = Sequence[str]
-_ROW = "row"
-_MANY_MISSING = 0.5  # share of a table's images from which on the template or the folder is taken to be wrong
+def doubles(names: Sequence[str]) -> list[str]:
+    """The names that stand more than once."""
+    if len(set(names)) == len(names):  # the usual case, several times as fast as counting
+        return []
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 @dataclass
@@ -92,13 +100,22 @@ class RawRows:
         return self.ids[row] if self.ids is not None else f"row {row}"
 
 
-def read_rows(spec: RowsSpec, listing: Listing, folder: Path, complaints: Complaints) -> RawRows | None:
-    """The rows that `spec` describes; None where they can't even be counted. Faults go to `complaints`."""
-    try:
-        rows = _table_rows(spec, folder)
-    except InputError as error:
-        complaints += error.messages
-        return None
+def read_rows(
+    spec: RowsSpec, listing: Listing, folder: Path, complaints: Complaints, table: TextTable | None = None
+) -> RawRows | None:
+    """The rows that `spec` describes; None where they can't even be counted. Faults go to `complaints`.
+
+    `table`: the one that `spec` names, where it has been read already.
+    """
+    if spec.table is None:  # a single row without columns, for `files` to expand
+        rows = RawRows(str(folder / (spec.files or "")), {}, (), 1)
+    else:
+        try:
+            table = table or read_text_table(folder / spec.table)
+        except InputError as error:
+            complaints += error.messages
+            return None
+        rows = RawRows(str(folder / spec.table), dict(table.columns), table.header, len(table))
     if spec.files is not None:
         expanded = _expand(rows, spec.files, listing, folder, complaints)
         if expanded is None:
@@ -119,20 +136,11 @@ def read_numbers(values: Column) -> tuple[npt.NDArray[np.float64], list[int]]:
     number_of: dict[str, float] = {}
     for text in set(values):
         try:
-            number_of[text] = float(text) if re.fullmatch(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*", text) else np.nan
-        except ValueError:
+            number_of[text] = float(text) if _NUMBER.fullmatch(text) else np.nan
+        except ValueError:  # such as `1.2.3`
             number_of[text] = np.nan
     numbers = np.fromiter(map(number_of.__getitem__, values), dtype=np.float64, count=len(values))
-    return numbers, np.flatnonzero(~np.isfinite(numbers)).tolist()
-
-
-def _table_rows(spec: RowsSpec, folder: Path) -> RawRows:
-    """The table as it stands; without one, a single row without columns, for `files` to expand."""
-    if spec.table is None:
-        return RawRows(str(folder / (spec.files or "")), {}, (), 1)
-    path = folder / spec.table
-    table = read_text_table(path)
-    return RawRows(str(path), dict(table.columns), table.header, len(table))
+    return numbers, np.flatnonzero(~np.isfinite(numbers)).tolist()  # 1e999 is infinite
 
 
 def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaints: Complaints) -> RawRows | None:
@@ -150,7 +158,7 @@ def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaint
         )
         return None
     paths = [path for of_row in matched for path in of_row]
-    complaints.add(f"{rows.where}: {{n}} files belong to more than one row", _doubled(paths))
+    complaints.add(f"{rows.where}: {{n}} files belong to more than one row", doubles(paths))
     source = [row for row, of_row in enumerate(matched) for _ in of_row]
     columns: dict[str, Column] = {name: [cells[row] for row in source] for name, cells in rows.columns.items()}
     for name, cells in _file_columns(paths).items():
@@ -165,7 +173,7 @@ def _file_columns(paths: Sequence[str]) -> dict[str, Column]:
     return {
         "file.path": paths,
         "file.name": names,
-        "file.stem": [name.rpartition(".")[0] or name for name in names],
+        "file.stem": [name.rpartition(".")[0] or name for name in names],  # strings: a path object a file is slow
         "file.folder": [place.rpartition("/")[2] for place, _, _ in split],
     }
 
@@ -194,7 +202,7 @@ def _add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
     if ids is None:
         return
     rows.ids = tuple(ids)
-    complaints.add(f"{rows.where}: {{n}} ids stand more than once", sorted(_doubled(ids)))
+    complaints.add(f"{rows.where}: {{n}} ids stand more than once", sorted(doubles(ids)))
     unusable = [f"row {row} ({row_id!r})" for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
     complaints.add(f"{rows.where}: {{n}} ids are empty or hold a line end", unusable)
 
@@ -204,7 +212,7 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
     paths = rows.fill(template, complaints, "image")
     if paths is None or not _stay_inside(paths, rows.where, complaints):
         return
-    if STAR in "".join(paths[:1]):
+    if STAR in "".join(paths[:1]):  # all rows have one template, so the first tells
         files_of_rows = [listing.find(path) for path in paths]
         several = [f"{rows.name(row)} ({few(files, 2)})" for row, files in enumerate(files_of_rows) if len(files) > 1]
         complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
@@ -213,7 +221,7 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
             files[0] if files else path.replace(STAR, "*") for path, files in zip(paths, files_of_rows, strict=True)
         ]
     else:
-        paths = [path.removeprefix("./") for path in paths]
+        paths = [path.removeprefix("./") for path in paths]  # as tables made by `find` have them
         missing = [path for path in paths if not listing.has_file(path)]
     if missing:
         where = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
@@ -235,7 +243,7 @@ def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[
         )
         columns.append(numbers)
     boxes = np.stack(columns, axis=1)
-    if spec.format == "xywh":
+    if spec.format == "xywh":  # right and bottom from width and height
         boxes[:, 2:] += boxes[:, :2]
     sides = boxes[:, 2:] - boxes[:, :2]
     flat = np.flatnonzero((sides <= 0).any(axis=1)).tolist()
@@ -247,18 +255,11 @@ def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[
     return np.concatenate([boxes[:, :2] - sides * spec.margin, boxes[:, 2:] + sides * spec.margin], axis=1)
 
 
-_UNUSABLE = re.compile(r"[\r\n\0]")
-
-
 def _stay_inside(paths: Sequence[str], where: str, complaints: Complaints) -> bool:
     """Complain of paths that lead out of the dataset's folder."""
     outside = [path.replace(STAR, "*") for path in paths if leaves_folder(path)]
     complaints.add(f"{where}: {{n}} image paths lead out of the dataset's folder", outside)
     return not outside
-
-
-def _doubled(names: Sequence[str]) -> list[str]:
-    return [] if len(set(names)) == len(names) else [name for name, count in Counter(names).items() if count > 1]
 
 
 def _shown_column(name: str) -> str:

@@ -1,5 +1,7 @@
-"""A dataset's rows: ids, image paths, labels, groups, and the hashes of what they hold; also the dataset that
-comes embedded."""
+"""A dataset's rows, checked: ids, image paths, labels, groups, hashes of them; also the dataset that comes embedded.
+
+Not here: how rows are read (`rows.py`) and how labels become numbers (`label_values.py`).
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,14 @@ from ensemble.core.parallel import for_each_row
 from ensemble.core.text import read_text_table
 from ensemble.data.label_values import LabelPart, read_labels
 from ensemble.data.listing import Listing
-from ensemble.data.rows import Complaints, RawRows, read_rows
+from ensemble.data.rows import Complaints, RawRows, few, read_rows
 from ensemble.errors import InputError
 
 TEST_LABELS_NAME = "kept_apart/test_labels.csv"
 """The answers of the test rows, for scoring a finished submission by hand; no description points at it."""
 
-_DRAWN_MARK = "drawn-2.txt"
-_TEST_SHARE, _SPLIT_SEED = 0.2, 20
+_DRAWN_MARK = "drawn-2.txt"  # written last; another number draws the files again in every cache
+_TEST_SHARE, _SPLIT_SEED = 0.2, 20  # part of the embedded dataset: other values would be another dataset
 
 
 def draw_digits(folder: Path) -> Path:
@@ -38,7 +40,7 @@ def draw_digits(folder: Path) -> Path:
     if (folder / _DRAWN_MARK).exists():
         return folder
     with folder_lock(folder, wait=True):
-        if not (folder / _DRAWN_MARK).exists():
+        if not (folder / _DRAWN_MARK).exists():  # another process may have drawn them meanwhile
             shutil.rmtree(folder / "images", ignore_errors=True)
             _draw(folder)
     return folder
@@ -46,7 +48,7 @@ def draw_digits(folder: Path) -> Path:
 
 def _draw(folder: Path) -> None:
     """Write the images, the tables, and last the mark that all of it is there."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # here: its import takes more than a second
     from sklearn.model_selection import train_test_split
 
     scans = load_digits()
@@ -54,7 +56,7 @@ def _draw(folder: Path) -> None:
     ids = [f"digit_{number:04d}" for number in range(len(labels))]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for row_id, scan in zip(ids, scans.images, strict=True):
-        grey = np.rint(scan * (255 / 16)).astype(np.uint8)
+        grey = np.rint(scan * (255 / 16)).astype(np.uint8)  # the scans hold 0 to 16
         ok, encoded = cv2.imencode(".png", grey)
         if not ok:
             raise OSError(f"{row_id}: the PNG encoder failed")
@@ -162,12 +164,13 @@ class Table:
         """Hash of ids, labels, groups, and which rows are for training only: what a fold plan depends on."""
         columns: list[Sequence[str]] = [self.train.ids, spelled(self.labels, self.classes)]
         columns.append(self.groups or ("",) * len(self.labels))
-        if self.has_sets:  # a row of one class is then another thing than a row's one class
+        if self.has_sets:  # a set of one class is not the same as a class
             columns.append(["set"] * len(self.labels))
         if self.train_only is not None:
             columns.append(["train-only" if row else "" for row in self.train_only])
         if self.given_folds is not None:
             columns.append(self.given_folds)
+        # Sorted, so that the order of the table does not matter.
         return _hash_lines(sorted(map("\t".join, zip(*columns, strict=True))))
 
     @cached_property
@@ -175,6 +178,7 @@ class Table:
         """Hash of all that can change a result: rows, classes in their order, images of both parts."""
         parts = [self.rows_sha256, *self.classes, self.train.content_sha256]
         if self.train_labels is not None:
+            # Only where they differ: hashes of datasets without them stay as they were.
             parts += sorted(map("\t".join, zip(self.train.ids, map(str, self.train_labels), strict=True)))
         return _hash_lines([*parts, self.test.content_sha256 if self.test else "no test rows"])
 
@@ -187,7 +191,9 @@ def dataset_folder(name: str, description: DatasetDescription, path: Path | None
     if path is None and root:
         path = Path(root) / name
     if path is None:
-        raise InputError(f"data {name}: nobody said where its files lie; pass --data {name}=PATH, or set ENS_DATA_ROOT")
+        raise InputError(
+            f"data {name}: the place of its files is unknown; pass --data {name}=PATH, or set ENS_DATA_ROOT"
+        )
     if not path.is_dir():
         raise InputError(f"data {name}: {path} is no folder; pass --data {name}=PATH")
     return path.absolute()
@@ -198,7 +204,7 @@ def load_table(
 ) -> Table:
     """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with."""
     complaints = Complaints()
-    listing = Listing(folder)
+    listing = Listing(folder)  # shared by both parts: each directory is listed once
     train = read_rows(description.train, listing, folder, complaints)
     test = read_rows(description.test, listing, folder, complaints) if description.test else None
     labels = read_labels(description, train, bins or {}, complaints) if train else None
@@ -207,7 +213,7 @@ def load_table(
     folds = description.train.fold_column
     given_folds = train.column(folds, complaints, "fold_column") if train and folds else None
     if train and test and train.ids and test.ids:
-        both = sorted(set(train.ids) & set(test.ids))
+        both = sorted(set(train.ids) & set(test.ids))  # predictions are joined by id, so an id must mean one row
         complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)
     if test and test.ids:
         _check_sample(description.submission, folder, test.ids, complaints)
@@ -244,6 +250,7 @@ def _groups(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> tuple
         return None
     unknown = set(spec.group_unknown)
     mark = "?"
+    # Longer until no known group begins with it: `?` and the row's id can then be nobody else's group.
     while any(value.startswith(mark) for value in set(values) - unknown):
         mark += "?"
     return tuple(
@@ -253,23 +260,21 @@ def _groups(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> tuple
 
 def _train_only(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> npt.NDArray[np.bool_] | None:
     """Which rows are never validated; None where the description names none."""
-    wish = spec.train_only
-    cells = rows.column(wish.column, complaints, "train_only") if wish is not None else None
-    if wish is None or cells is None:
+    rule = spec.train_only
+    cells = rows.column(rule.column, complaints, "train_only") if rule is not None else None
+    if rule is None or cells is None:
         return None
-    train_only = np.fromiter((cell in wish.values for cell in cells), dtype=np.bool_, count=rows.count)
-    values = sorted(set(cells))
-    shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
+    train_only = np.fromiter((cell in rule.values for cell in cells), dtype=np.bool_, count=rows.count)
     if not train_only.any():
-        named = ", ".join(wish.values)
-        complaints.append(f"{rows.where}: train_only: no row has {named} in column {wish.column}, which holds {shown}")
+        named, shown = ", ".join(rule.values), few(sorted(set(cells)), 6)
+        complaints.append(f"{rows.where}: train_only: no row has {named} in column {rule.column}, which holds {shown}")
     if train_only.all():
         complaints.append(f"{rows.where}: train_only: every row is for training only; none is left to validate on")
     return train_only
 
 
 def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], complaints: Complaints) -> None:
-    """The organiser's sample file, where it is there, must ask for the very test rows: better told before training."""
+    """The organiser's sample file, if there is one, must list exactly the test rows; known before training."""
     if spec.sample is None or not (folder / spec.sample).exists():
         return
     path = folder / spec.sample
@@ -282,9 +287,9 @@ def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], compla
         columns = ", ".join(table.header)
         complaints.append(f"{path}: submission.id is {spec.id}, but the sample has the columns {columns}")
         return
-    asked, own = set(table.columns[spec.id]), set(ids)
-    complaints.add(f"{path}: {{n}} ids of the sample are no test rows", sorted(asked - own))
-    complaints.add(f"{path}: {{n}} test rows are not in the sample", sorted(own - asked))
+    in_sample, own = set(table.columns[spec.id]), set(ids)
+    complaints.add(f"{path}: {{n}} ids of the sample are no test rows", sorted(in_sample - own))
+    complaints.add(f"{path}: {{n}} test rows are not in the sample", sorted(own - in_sample))
 
 
 def _hash_lines(lines: Sequence[str]) -> str:

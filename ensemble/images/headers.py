@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ensemble.data.listing import IMAGE_FORMATS
+
 BadState = Literal["unreadable", "truncated", "too-large", "missing"]
-FORMATS = "JPEG, PNG, WebP, BMP, GIF and TIFF"
+FORMATS = " and ".join(", ".join(IMAGE_FORMATS).rsplit(", ", 1))  # `JPEG, PNG, … and TIFF`, for messages
 _CUT = "is cut off: {}; copy it again"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3 is a palette of colours
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # whole-number types, by their codes, in the letters of `struct`

@@ -238,6 +238,17 @@ def test_files_that_no_table_names_are_a_note(tmp_path: Path) -> None:
     assert (finding.level, finding.count, finding.examples) == ("note", 1, ("images/stranger.JPG",))
 
 
+def test_unlisted_images_of_formats_that_cannot_be_read_are_counted_in_the_same_note(tmp_path: Path) -> None:
+    rows = table()
+    (tmp_path / "images").mkdir()
+    for name in ("id00.jpg", "x.avif", "y.HEIC", ".z.svg"):
+        (tmp_path / "images" / name).touch()
+    train = dataclasses.replace(rows.train, folder=tmp_path)
+    finding = only(audit(dataclasses.replace(rows, train=train), plan_of(rows), None, None), "unlisted-file")
+    assert (finding.level, finding.count, finding.examples) == ("note", 2, ("images/x.avif", "images/y.HEIC"))
+    assert "; 2 image files are of a format that can't be read (.avif, .heic): convert" in finding.message
+
+
 def hints(rows: Table) -> list[Finding]:
     return [finding for finding in audit(rows, plan_of(rows), None, None) if finding.code == "possible-group"]
 

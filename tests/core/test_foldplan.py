@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ensemble.core.files import sha256_text
 from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
 from ensemble.errors import InputError
 
@@ -64,4 +66,21 @@ def test_a_plan_that_is_not_what_was_made_is_refused(tmp_path: Path, damage: str
         sidecar = path.with_suffix(".json")
         sidecar.write_text(sidecar.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(InputError, match=r"plan\.csv"):
+        load_plan(path)
+
+
+def test_a_loaded_plan_has_the_hash_of_the_text_that_it_would_write(tmp_path: Path) -> None:
+    save_plan(tmp_path / "plan.csv", plan())
+    after = load_plan(tmp_path / "plan.csv")
+    assert after.sha256 == plan().sha256 and after.csv_text == plan().csv_text
+
+
+def test_a_plan_whose_line_lacks_a_cell_is_refused_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "plan.csv"
+    save_plan(path, plan())
+    text = path.read_text().removesuffix(",0\n") + "\n"
+    path.write_text(text)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**sidecar, "sha256": sha256_text(text)}))
+    with pytest.raises(InputError, match="line 4 has 3 cells, the header has 4"):
         load_plan(path)

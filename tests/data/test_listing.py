@@ -6,11 +6,16 @@ import os
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.data.listing import STAR, Listing, leaves_folder
+from ensemble.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES, STAR, Listing, leaves_folder, other_formats
+from ensemble.images import headers
+from ensemble.images.decode import read_image
+from ensemble.images.headers import read_header
 
 NAMES = st.text("ab.1*", min_size=1, max_size=4).filter(lambda name: name.strip("."))
 
@@ -94,3 +99,34 @@ def test_paths_that_lead_out_are_seen(path: str) -> None:
 @pytest.mark.parametrize("path", ["x", "./x", "a..b/x..", "...", "ü/ x"])
 def test_odd_names_are_no_way_out(path: str) -> None:
     assert not leaves_folder(path)
+
+
+ENCODED_AS = {".jfif": ".jpg"}  # an ending that the encoder does not know; the decoder reads contents, not names
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_each_listed_ending_is_a_format_that_is_parsed_and_decoded(tmp_path: Path, suffix: str) -> None:
+    ok, content = cv2.imencode(ENCODED_AS.get(suffix, suffix), np.full((3, 5, 3), 90, np.uint8))
+    assert ok
+    (tmp_path / f"x{suffix.upper()}").write_bytes(content.tobytes())
+    assert Listing(tmp_path).find(STAR) == [f"x{suffix.upper()}"]
+    assert suffix in IMAGE_FORMATS[read_header(content.tobytes()).format]
+    assert read_image(tmp_path / f"x{suffix.upper()}").shape == (3, 5, 3)
+
+
+def test_each_header_parser_has_its_format_in_the_list_and_no_format_lacks_one() -> None:
+    source = Path(headers.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r'ImageHeader\(\s*"(\w+)"', source)) == set(IMAGE_FORMATS)
+    assert len({parse for _, parse in headers._PARSERS}) == len(IMAGE_FORMATS)
+    assert headers.FORMATS == "JPEG, PNG, WebP, BMP, GIF and TIFF"
+
+
+@pytest.mark.parametrize("suffix", ["avif", "heic", "jp2", "pbm", "SVG"])
+def test_images_of_other_formats_are_no_matches_but_are_named_in_the_message(folder: Path, suffix: str) -> None:
+    for name in (f"a/7.{suffix}", f"a/.7.{suffix}"):
+        (folder / name).touch()
+    listing = Listing(folder)
+    assert listing.find(f"a/7.{STAR}") == []
+    clause = f"; 1 image file is of a format that can't be read (.{suffix.lower()}): convert to PNG or JPEG"
+    assert listing.describe(f"a/7.{STAR}").endswith(clause)
+    assert other_formats(["b.png", "notes.txt", f".x.{suffix}"]) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ensemble.core.dataset import DatasetDescription
+from ensemble.core.text import read_text_table
 from ensemble.data.table import TEST_LABELS_NAME, dataset_folder, draw_digits, load_table
 from ensemble.errors import InputError
 
@@ -287,3 +291,46 @@ def test_half_drawn_digits_are_drawn_again(tmp_path: Path) -> None:
     (folder / "images" / "digit_0000.png").write_bytes(b"half")
     draw_digits(folder)
     assert len((folder / "images" / "digit_0000.png").read_bytes()) > 50
+
+
+def read_line_by_line(path: Path) -> dict[str, tuple[str, ...]] | list[str] | None:
+    """The columns, or messages on the first ragged lines; None where it is no table. By the plainest reader."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    header = lines[0][1] if lines else []
+    if len(lines) < 2 or len(set(header)) < len(header) or any("\n" in name for name in header):
+        return None
+    ragged = [
+        f"{path}:{line}: {len(cells)} cells, the header has {len(header)}"
+        for line, cells in lines[1:]
+        if len(cells) != len(header)
+    ]
+    return ragged[:3] or {name: tuple(cells[at] for _, cells in lines[1:]) for at, name in enumerate(header)}
+
+
+PIECES = ["a", "NA", "007", ",", ",", "\n", "\n", "\r\n", "\r", '"', '""', "\0", " ", "é", "\ufeff", "\u2028", "\x0b"]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    start=st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff"]),
+    header=st.sampled_from(["", "a,b\n", "a\r\n", '"x\r\ny",b\n', "\n\na,b\n"]),
+    pieces=st.lists(st.sampled_from(PIECES), max_size=20),
+)
+def test_odd_files_are_read_or_refused_like_line_by_line_with_the_same_line_numbers(
+    tmp_path: Path, start: bytes, header: str, pieces: list[str]
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(start + (header + "".join(pieces)).encode())
+    expected = read_line_by_line(path)
+    if isinstance(expected, dict):
+        assert dict(read_text_table(path).columns) == expected
+        return
+    with pytest.raises(InputError) as raised:
+        read_text_table(path)
+    if expected is not None:
+        assert list(raised.value.messages[:3]) == expected
