@@ -395,3 +395,11 @@ def _mutated(content: bytes, chance: random.Random) -> bytes:
         return content[:where] + chance.randbytes(chance.randrange(1, 5)) + content[where:]
     stop = min(len(content), where + chance.randrange(1, 20))
     return content[:stop] + content[where:]
+
+
+def test_a_frame_for_notebooks_has_ids_as_index_and_classes_as_columns() -> None:
+    probs = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
+    frame = Predictions(("001", "NA"), ("cat", "dog"), probs, "test").frame()
+    assert list(frame.index) == ["001", "NA"] and frame.index.name == "id"
+    assert frame.loc["NA", "cat"] == 1.0
+    assert frame["dog"].tolist() == [0.75, 0.0]
