@@ -1,5 +1,4 @@
-"""The dataset as described: where rows, images, labels and groups come from. Reads no data; `data/` reads what
-it describes."""
+"""The dataset as described: where rows, images, labels and groups come from. `data/` reads what it describes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Labels of rows: a class index each, or a set of classes each. The one place that knows how both are stored and
-spelled.
+"""Labels of rows: a class index each, or a set of classes each. The one place that knows how both are stored.
 
 A vector of class indices, (rows,), says one class a row. A matrix of zeros and ones, (rows, classes), says which
-classes a row has: none, one or several. Whoever must tell them apart asks `are_sets`.
+classes a row has: none, one or several. Code that must tell them apart asks `are_sets`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a process knows of its machine: cores, compiled loops, how progress is told, where epochs can be watched.
+"""What a process knows of its machine: usable cores, compiled loops, where progress and epochs are reported.
 
-The machine code is kept beside the function's file, else in the user's cache folder (NUMBA_CACHE_DIR names another),
-else made anew by each process, in a second. Sums and products are rounded one by one, as NumPy and Python do it.
+Machine code is kept beside the function's file, else in the user's cache folder (NUMBA_CACHE_DIR names another), else
+made anew by each process, in a second. Sums and products are rounded one by one, as NumPy and Python do it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The probability file: named rows x named classes, as three files with one stem. Loads and saves it.
-
-Owns no file; knows nothing but what it was shown.
+"""The probability file: named rows x named classes, as three files with one stem, loaded and saved.
 
 `X.npy` holds the numbers, `X.ids.txt` one id a line, `X.json` everything else and the hashes of the other two. They are
-replaced as one, so that whoever reads finds a whole trio. What is refused is told in `probability_checks`.
+replaced as one, so that a reader always finds a whole trio. `predictions_check` says what is refused.
+
+Of many files, ids and lists that are alike are kept in memory once (`Seen`).
 """
 
 from __future__ import annotations

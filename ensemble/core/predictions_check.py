@@ -1,10 +1,7 @@
-"""The checks of a probability file: its ids, its sidecar, its numbers; each fault told in one clear message.
+"""The checks of a probability file: its ids, its sidecar, its numbers; each fault in one clear message.
 
-Of rows with sets of classes each number stands for itself, and no sum is looked at.
-
-Looked at in blocks of rows, so that a file larger than memory can be checked; no Python loop over rows.
-
-Pure checks on pieces already located; `probability` puts them together, `probability_rows` looks at the numbers.
+Pure functions of pieces that `predictions` has read. Numbers are looked at in blocks of rows, so that a file larger
+than memory can be checked, without a Python loop over rows. Of rows with sets of classes no sum is checked.
 """
 
 from __future__ import annotations

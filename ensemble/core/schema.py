@@ -1,5 +1,7 @@
-"""What every value read from a user's YAML file shares, the keys of a schema in words, and pydantic's verdict
-retold."""
+"""What all values read from a user's YAML file share: frozen models, keys in words, pydantic's verdict as messages.
+
+Knows no recipe and no dataset; both are built on it.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What each score is made of: from labelled rows to the score as a function of row weights, for one class or
-sets. numpy only.
+"""The arithmetic of each score: from labelled rows to the score as a function of row weights. numpy only.
 
 Two kinds. Those of decisions count, for each class, the rows rightly decided, labelled so and decided so. Those of
 probabilities, `log_loss` and `roc_auc`, and `top5_accuracy`, look at the numbers themselves.
 
-Labels and decisions are (rows, classes) of zeros and ones; a class is decided where its probability is at least 1/2.
+Of rows with sets of classes, labels and decisions are (rows, classes) of zeros and ones; a class is decided where its
+probability is at least 1/2. `metrics` gives the scores their names.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The layers of one recipe: the chain of its files, `--data`, every `--set`; put on top of each other, each
-value with its place."""
+"""The layers of one recipe: the chain of its files, `--data`, every `--set`; merged, each value with its place.
+
+Nothing is checked here but that a layer can be put on the one below; `load` checks values.
+"""
 
 from __future__ import annotations
 

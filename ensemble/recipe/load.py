@@ -1,5 +1,8 @@
-"""A recipe's name to a recipe with every value concrete, its dataset's description, its search; all that is
-wrong told together."""
+"""Recipes loaded: from a name to a recipe with every value concrete, checked as a whole, all faults in one error.
+
+With it the dataset's description and the `search:` of the recipe. Not here: where files lie (`find`), how layers are
+put on each other (`layers`).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Code and weights that a recipe names: found, read and hashed. Nothing of it is run here.
 
-The module is a .py file beside the recipe, or an installed package. Who may have it run, and what of it belongs to a
-run's identity, is told in docs/models.md. How it is imported, in a worker, is `code_import`'s business.
+The module is a .py file beside the recipe, or an installed package. docs/models.md says who may have it run, and what
+of it belongs to a run's identity. `own_import` imports it, in a worker.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Recipes written back as small files, listed, and their JSON schema for editors.
+"""Recipes written back and listed: small files that extend another, and the JSON schema for editors.
 
-`recipe_find` where they lie, `recipe_layers` and `recipe_merge` what stands on what, `recipe_search` whether the search
-is sound, `recipe_load` all of it together, `recipe_save` the way back, `dataset_files` the datasets that recipes name.
+Not here: how recipes are found (`find`) and read (`load`).
 """
 
 from __future__ import annotations
