@@ -75,7 +75,7 @@ def test_a_view_policy(copied: Path) -> None:
 
 
 def test_a_metric(copied: Path) -> None:
-    line = '    "luck": Metric(scorers.accuracy),'
+    line = '    "luck": Metric(accuracy),'
     add(copied, "ensemble/core/metrics.py", "\nMETRICS: dict[str, Metric] = {", line)
     add(copied, "ensemble/core/schema.py", "MetricName = Literal[", '    "luck",')
     assert "luck" in ens(copied, "folds", "--recipe", "quickstart", "--set", "metric=nope")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ensemble import load_predictions
-from ensemble.core.scorers import decide
+from ensemble.core.metrics import decide
 from ensemble.data.table import TEST_LABELS_NAME
 
 OUTPUTS = Path("outputs")

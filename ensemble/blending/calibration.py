@@ -31,8 +31,7 @@ from ensemble.blending.crossfit import Fitted, Labelled, Method, learn
 from ensemble.blending.stacking import class_features, fit_regression
 from ensemble.core.complaints import any_of
 from ensemble.core.labels import Labels, are_sets
-from ensemble.core.metrics import METRICS, SET_METRICS
-from ensemble.core.scorers import THRESHOLD, decide
+from ensemble.core.metrics import METRICS, SET_METRICS, THRESHOLD, decide
 
 Calibrator = Callable[[Matrix], Floats]
 Share = Callable[[Floats, Floats, Floats, int], Floats]

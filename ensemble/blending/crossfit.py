@@ -16,8 +16,7 @@ import numpy as np
 
 from ensemble.blending.combine import Combined, Combiner, Floats, Integers, Matrices, Matrix, block_of
 from ensemble.core.labels import Labels, likelihoods
-from ensemble.core.metrics import Metric, metrics_for
-from ensemble.core.scorers import SMALLEST_PROBABILITY
+from ensemble.core.metrics import SMALLEST_PROBABILITY, Metric, metrics_for
 
 _OWN_FOLDS = 5  # of a hold-out: four fifths to learn from, and only five fits
 _BLOCKS = 50  # left out one by one for a jackknife: enough for a standard error to 10 %, a twentieth of a bootstrap

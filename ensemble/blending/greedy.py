@@ -23,7 +23,7 @@ from ensemble.blending.combine import Floats, Integers, Matrix
 from ensemble.blending.crossfit import Labelled
 from ensemble.core.labels import Labels, are_sets, has_class
 from ensemble.core.machine import compiled
-from ensemble.core.scorers import TIE_TOLERANCE
+from ensemble.core.metrics import TIE_TOLERANCE
 
 ROUNDS = 25  # weights in steps of 4 %; a longer sequence costs more and mostly follows the luck of these rows
 _DECIMALS = 6  # a gain in the seventh digit is none, and would cost a member

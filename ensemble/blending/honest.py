@@ -16,7 +16,7 @@ import numpy as np
 
 from ensemble.blending.combine import Combined, Floats, Integers, soft, soft_of_sets
 from ensemble.blending.crossfit import Labelled
-from ensemble.core.scorers import Scorer
+from ensemble.core.metrics import Scorer
 
 RESAMPLES = 1000  # a share of 95 % is then known to 0.7 points; the ends of an interval lie on 25 resamples each
 EVIDENCE = 0.95  # a gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %

@@ -18,7 +18,7 @@ from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit
 from ensemble.blending.greedy import LogLossCandidates
 from ensemble.blending.honest import FEWEST
 from ensemble.blending.methods import make_method
-from ensemble.core.scorers import decide_sets
+from ensemble.core.metrics import decide_sets
 
 Choose = Callable[[Labelled], Sequence[int]]
 COPY_CORRELATION, COPY_DISAGREEMENT = 0.99, 0.02  # both: members may decide alike and yet differ in how sure they are

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ensemble.blending.combine import Combined, Floats, Matrix, Weights, decided, in_blocks, logs, softmax
 from ensemble.blending.crossfit import Fitted, Labelled, Part
 from ensemble.core.labels import Labels, are_sets, likelihoods
-from ensemble.core.scorers import SMALLEST_PROBABILITY
+from ensemble.core.metrics import SMALLEST_PROBABILITY
 
 Narrow = NDArray[np.float32]
 STRENGTHS = (3.0, 0.3, 0.03, 0.003)  # from nearly the geometric mean to nearly free, a factor of ten apart

@@ -22,7 +22,7 @@ from ensemble.blending.options import LabelForm
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import atomic_path
 from ensemble.core.labels import spelled
-from ensemble.core.scorers import decide_sets
+from ensemble.core.metrics import decide_sets
 from ensemble.core.text import TextTable, read_text_table
 from ensemble.errors import InputError
 

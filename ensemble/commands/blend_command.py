@@ -19,7 +19,7 @@ from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
 from ensemble.recipe.load import load_dataset
 from ensemble.report import figures
-from ensemble.tuning.study import trial_folders
+from ensemble.tuning.trials import trial_folders
 
 _MOST_CHANGES = 10  # lines of a comparison; the rest are counted
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ensemble.commands.lines import Line, clip, display_width, event_line, fold_name, shown_duration
+from ensemble.commands.progress_lines import Line, clip, display_width, event_line, fold_name, shown_duration
 
 
 @dataclass

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ensemble.commands.board import Board
-from ensemble.commands.lines import LiveArea, event_line
+from ensemble.commands.progress_lines import LiveArea, event_line
 
 _USUAL = (80, 24)  # of a terminal that does not say, as everywhere since the VT100
 _TICK_S = 0.5  # the clocks in the table go on between events

@@ -17,8 +17,8 @@ from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.recipe.find import is_pattern
+from ensemble.runs.devices import Workplace
 from ensemble.runs.train import TrainedRun, TrainOptions, train_runs
-from ensemble.runs.workplace import Workplace
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

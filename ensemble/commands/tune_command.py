@@ -10,7 +10,8 @@ from typing import Any
 from ensemble.commands.outcome import Outcome, ShownTable, here
 from ensemble.commands.progress import progress
 from ensemble.errors import Interrupted, PartialFailure
-from ensemble.tuning.study import Study, StudyInterrupted, Trial
+from ensemble.tuning.study import Study, StudyInterrupted
+from ensemble.tuning.trials import Trial
 from ensemble.tuning.tune import TuneOptions, run_study
 
 _SHOWN = 15  # trials in the table: what fits on a screen; trials.csv has all

@@ -18,11 +18,11 @@ from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews, ViewChoice
 from ensemble.recipe.own_code import check_code_of_run
 from ensemble.recipe.parts import TtaPart
+from ensemble.runs.devices import Workplace
 from ensemble.runs.predict_again import find_run, predict_again, record_of, request_of_run, run_all
 from ensemble.runs.record import sidecar_of
 from ensemble.runs.request import OnEvent, fold_keys
 from ensemble.runs.view_study import study_views
-from ensemble.runs.workplace import Workplace
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.recipe.chosen_views import RunViews
+from ensemble.runs.devices import Workplace
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import check_same_identity, fold_state
 from ensemble.runs.request import OnEvent, RunRequest, SharedRequests
-from ensemble.runs.workplace import Workplace
 
 _LISTED_RUNS = 8  # names in the message about a run that does not exist: one line on a screen
 

@@ -17,9 +17,9 @@ from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
 from ensemble.runs.checks import checked_request
+from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, RecipeErrors, SharedRequests, newest_run
 from ensemble.runs.work import RunWork, execute_runs
-from ensemble.runs.workplace import Auto, Workplace
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,16 @@ from ensemble.blending.simplex import learn_weights
 from ensemble.core.files import RUN_SWAP, save_json, scratch_folder, settle
 from ensemble.core.labels import Labels, are_sets, labels_of_plain, likelihoods
 from ensemble.core.locks import folder_lock
-from ensemble.core.metrics import Metric, metrics_for
+from ensemble.core.metrics import Metric, Scorer, metrics_for
 from ensemble.core.run import RunFolder
-from ensemble.core.scorers import Scorer
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews, ViewChoice
 from ensemble.recipe.parts import TtaPart
 from ensemble.recipe.transforms import POLICIES
+from ensemble.runs.devices import Workplace
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.predict_again import finished_record, predict_again, run_all
 from ensemble.runs.request import OnEvent, RunRequest
-from ensemble.runs.workplace import Workplace
 
 STUDY_FILE = "tta_study.json"
 """In a run's folder: the document of its last study of views."""

@@ -1,7 +1,7 @@
 """A run's steps from its request to its merged files, and the one queue that the folds of several runs share.
 
 `execute_runs` is the only place that knows the order of the steps; the steps are methods of `RunWork`, in that order.
-Tasks and the record's fold states are in `fold_runner.py`, what the machine allows in `workplace.py`.
+Tasks and the record's fold states are in `fold_runner.py`, what the machine allows in `devices.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.recipe.own_code import check_same_weights, save_code
 from ensemble.runs.checks import check_trainable, left_out
+from ensemble.runs.devices import Workplace
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.merge import merge_run
 from ensemble.runs.record import add_event, check_same_identity, new_record
 from ensemble.runs.request import OnEvent, RecipeErrors, RunRequest
 from ensemble.runs.view_study import settle_views
-from ensemble.runs.workplace import Workplace
 
 
 def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeErrors, on_event: OnEvent) -> None:

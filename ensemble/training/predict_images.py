@@ -20,9 +20,9 @@ import torch
 from ensemble.core.dataset import BoxSpec
 from ensemble.core.labels import spelled
 from ensemble.core.machine import Report
+from ensemble.core.metrics import decide_sets
 from ensemble.core.npy import RowsFile, map_matrix
 from ensemble.core.predictions import Predictions, save_predictions
-from ensemble.core.scorers import decide_sets
 from ensemble.data.new_images import find_new_images
 from ensemble.data.table import Rows
 from ensemble.errors import InputError

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.labels import Labels, are_sets, likelihoods
-from ensemble.core.metrics import Metric
+from ensemble.core.metrics import SMALLEST_PROBABILITY, Metric, Scorer, decide, decide_sets
 from ensemble.core.predictions import load_predictions
 from ensemble.core.run import FoldKey
-from ensemble.core.scorers import SMALLEST_PROBABILITY, Scorer, decide, decide_sets
 
 Floats = NDArray[np.float64]
 Probs = NDArray[np.floating[Any]]

@@ -22,8 +22,8 @@ from ensemble.runs.record import fold_state
 from ensemble.runs.work import RunWork
 from ensemble.tuning.evidence import Comparison, FoldPart, RowEvidence
 from ensemble.tuning.stopping import AT_EPOCHS, LEAST_CHANCE, POLICIES, Course, Floors, floors_of, incumbent_of
-from ensemble.tuning.study import FoldNote, Trial, save_trial
 from ensemble.tuning.trial_runs import Opener
+from ensemble.tuning.trials import FoldNote, Trial, save_trial
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from ensemble.runs.work import RunWork
 from ensemble.tuning.evidence import FoldPart, RowEvidence
 from ensemble.tuning.samplers import frozen_trial
 from ensemble.tuning.space import Space, distributions_of, values_in_recipe
-from ensemble.tuning.study import Trial, best_trial
 from ensemble.tuning.trial_runs import StudyFacts
+from ensemble.tuning.trials import Trial, best_trial
 
 _ENOUGH = 8  # trials before importance is shown: it sets the best tenth apart, and of fewer that is chance
 

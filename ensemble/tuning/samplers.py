@@ -27,7 +27,7 @@ from ensemble.core.randomness import derive_seed
 from ensemble.errors import InputError
 from ensemble.tuning import choices
 from ensemble.tuning.space import Space, cube_point, distributions_of, draw, from_cube, grid_of, ordered
-from ensemble.tuning.study import Trial
+from ensemble.tuning.trials import Trial
 
 Points = Sequence[tuple[Mapping[str, Any], float]]
 """Parameters, each with the value that came of them."""

@@ -18,12 +18,12 @@ from ensemble.errors import EnsError, InputError
 from ensemble.recipe.load import ResolvedRecipe, with_values
 from ensemble.recipe.own_code import require_allowed
 from ensemble.runs.checks import checked_request
+from ensemble.runs.devices import Workplace
 from ensemble.runs.request import OnEvent, RunRequest, fold_keys, request_for
 from ensemble.runs.work import RunWork, try_runs
-from ensemble.runs.workplace import Workplace
 from ensemble.tuning.evidence import FoldPart
 from ensemble.tuning.space import values_in_recipe
-from ensemble.tuning.study import Trial, trial_folder
+from ensemble.tuning.trials import Trial, trial_folder
 
 PREPARED_ALIKE = (
     *("seed", "sampling.ratio", "sampling.share", "model.drop_rate", "model.drop_path_rate", "model.layer_decay"),

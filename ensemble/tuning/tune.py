@@ -21,26 +21,16 @@ from ensemble.errors import InputError, PartialFailure
 from ensemble.recipe.load import with_values
 from ensemble.recipe.own_code import find_code, require_allowed
 from ensemble.runs.checks import checked_request
+from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, load_rows, read_recipe, request_for
-from ensemble.runs.workplace import Auto, Workplace
 from ensemble.tuning.choices import POLICIES, SAMPLERS
 from ensemble.tuning.queue import FoldQueue
 from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
 from ensemble.tuning.samplers import Mirror, Proposer, check_storage, require_sampler
 from ensemble.tuning.space import check_space, own_values, params_of, parse_points, values_in_recipe, values_of
-from ensemble.tuning.study import (
-    Study,
-    StudyInterrupted,
-    Trial,
-    best_trial,
-    close_study,
-    load_trials,
-    open_study,
-    save_trial,
-    trial_folders,
-    warm_trials,
-)
+from ensemble.tuning.study import Study, StudyInterrupted, close_study, open_study, warm_trials
 from ensemble.tuning.trial_runs import Opener, StudyFacts
+from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trial, trial_folders
 
 _FIRST_FAILURES = 3  # so many at the start are no bad luck with values, but a recipe or a machine that can't work
 _ATTEMPTS = 25  # draws of values that make no recipe together, before the last one becomes a failed trial

@@ -13,8 +13,7 @@ from ensemble.blending.crossfit import Labelled
 from ensemble.blending.greedy import greedy_weights, make_candidates, pick_greedily
 from ensemble.blending.simplex import least_log_loss
 from ensemble.blending.stacking import fit_regression
-from ensemble.core.metrics import METRICS
-from ensemble.core.scorers import decide
+from ensemble.core.metrics import METRICS, decide
 
 Problem = tuple[list[np.ndarray], np.ndarray]
 

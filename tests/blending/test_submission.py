@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ensemble.blending.combine import Combined
 from ensemble.blending.submission import make_submission, save_submission
 from ensemble.core.dataset import SubmissionSpec
-from ensemble.core.scorers import decide
+from ensemble.core.metrics import decide
 from ensemble.errors import InputError
 
 IDS, CLASSES = ("001", "NA", "1e5"), ("cat", "dog")

@@ -23,9 +23,8 @@ from ensemble.core.labels import (
     row_numbers,
     spelled,
 )
-from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, per_class, score_all
+from ensemble.core.metrics import METRICS, SET_METRICS, decide_sets, metric_problem, per_class, score_all
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
-from ensemble.core.scorers import decide_sets
 from ensemble.errors import InputError
 
 CLASSES = ("a b", "c", "d,e", "f")

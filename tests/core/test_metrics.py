@@ -11,9 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from ensemble.core.metrics import METRICS, SET_METRICS, custom_metric, is_greater_better, per_class, score_all
+from ensemble.core.metrics import METRICS, SET_METRICS, custom_metric, decide, is_greater_better, per_class, score_all
 from ensemble.core.schema import MetricName
-from ensemble.core.scorers import decide
 
 
 @st.composite

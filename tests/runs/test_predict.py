@@ -123,8 +123,8 @@ def test_a_moved_run_predicts_its_test_images_to_the_same_bytes(
 def test_folds_with_threads_of_their_own_predict_with_those_of_the_run(
     workspace: Path, squares: Path, ens: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ensemble.runs.workplace.Workplace.threads", lambda *rest: 2)
-    monkeypatch.setattr("ensemble.runs.workplace.Workplace.last_threads", lambda *rest: [1, 1])
+    monkeypatch.setattr("ensemble.runs.devices.Workplace.threads", lambda *rest: 2)
+    monkeypatch.setattr("ensemble.runs.devices.Workplace.last_threads", lambda *rest: [1, 1])
     assert ens(*TRAIN).code == 0
     run = workspace / "outputs" / "tiny"
     assert json.loads((run / "run.json").read_text())["decided"]["last_threads"] == [1, 1]

@@ -230,7 +230,7 @@ def test_the_last_fold_keeps_the_threads_recorded_for_it(
     workspace: Path, ens: Ens, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ensemble.runs.workplace.usable_cores", lambda: 2)
+    monkeypatch.setattr("ensemble.runs.devices.usable_cores", lambda: 2)
     command = ("train", "--recipe", "tiny", "--set", "folds.k=3", "--name")
     assert ens(*command, "whole").code == 0
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # has no say any more in a run that was begun

@@ -17,7 +17,7 @@ from ensemble.recipe.recipe import SearchDimension
 from ensemble.tuning import choices
 from ensemble.tuning.samplers import SAMPLERS, Known, Proposer, require_sampler
 from ensemble.tuning.space import cube_point, distributions_of, from_cube, grid_of, ordered, params_of, values_of
-from ensemble.tuning.study import Trial
+from ensemble.tuning.trials import Trial
 
 SPACE = {
     "train.nesterov": SearchDimension(choices=[False, True], when={"train.optimizer": "sgd"}),

@@ -17,7 +17,7 @@ from ensemble.errors import InputError
 from ensemble.recipe.load import load_recipe
 from ensemble.recipe.recipe import SearchDimension
 from ensemble.tuning.space import params_of, values_of
-from ensemble.tuning.study import Trial, best_trial, load_trials, save_trial
+from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trial
 from tests.support import Ens
 
 SPACE = {

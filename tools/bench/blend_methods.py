@@ -29,7 +29,7 @@ from ensemble.blending.honest import assess
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import METHODS
 from ensemble.blending.simplex import least_log_loss
-from ensemble.core.scorers import SMALLEST_PROBABILITY
+from ensemble.core.metrics import SMALLEST_PROBABILITY
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

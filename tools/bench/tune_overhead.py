@@ -30,7 +30,7 @@ from ensemble.tuning.queue import FoldQueue, course_of
 from ensemble.tuning.samplers import Proposer, frozen_trial
 from ensemble.tuning.space import distributions_of, values_of
 from ensemble.tuning.stopping import POLICIES, Course
-from ensemble.tuning.study import FoldNote, Trial, load_trials, save_trial
+from ensemble.tuning.trials import FoldNote, Trial, load_trials, save_trial
 from ensemble.tuning.tune import tune
 
 SPACE = {

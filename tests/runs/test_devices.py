@@ -10,7 +10,7 @@ import pytest
 
 from ensemble.engine.task import Slots
 from ensemble.errors import InputError
-from ensemble.runs.workplace import Workplace
+from ensemble.runs.devices import Workplace
 
 GIB = 1024  # nvidia-smi counts MiB
 Machine = Callable[..., None]
@@ -27,7 +27,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ensemble.runs.workplace.usable_cores", lambda: 16)
+    monkeypatch.setattr("ensemble.runs.devices.usable_cores", lambda: 16)
 
     def make(gpus: Sequence[tuple[int | str, int | str]], slices: int = 0) -> None:
         listed, memory = [], []
