@@ -291,6 +291,11 @@ def format_yaml(values: Mapping[str, Any], *, comment: str = "") -> str:
     return "\n".join([*head, *_block(values, "")]) + "\n"
 
 
+def format_flow(value: Any) -> str:
+    """A value as YAML on one line, to be pasted from a message: `{gren: green}`."""
+    return _flow(value)
+
+
 def _block(values: Mapping[str, Any], indent: str) -> list[str]:
     lines = []
     for key, value in values.items():
