@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -194,7 +194,7 @@ def _truth(
     def labels_of(member: Predictions) -> Labels | None:
         return None if member.labels is None else _named_labels(member.labels, member.classes, index)
 
-    def folds_of(member: Predictions) -> Labels | None:
+    def folds_of(member: Predictions) -> Integers | None:
         return None if member.folds is None else np.array(member.folds, dtype=np.int64)
 
     def in_order(read: Read, own: Callable[[Predictions], Hashable]) -> Iterator[Labels | None]:
@@ -240,8 +240,8 @@ def _agreed(
     names: Sequence[str],
     ids: Sequence[str],
     show: Callable[[Sequence[int]], str],
-) -> Labels | None:
-    """The values of the first member that has any; members that contradict it are refused."""
+) -> Any | None:
+    """The values of the first member that has any, of its own type; members that contradict it are refused."""
     known = ((value, name) for value, name in zip(values, names, strict=True) if value is not None)
     here, first_name = next(known, (None, ""))
     if here is None:

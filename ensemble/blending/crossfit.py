@@ -99,7 +99,7 @@ class Labelled:
     def units(self) -> Integers:
         """The number of each row's group, counted from 0; each row is its own where there are no groups."""
         if self.groups is None:
-            return np.arange(self.rows)
+            return np.arange(len(self.labels))
         return np.asarray(np.unique(self.groups, return_inverse=True)[1], dtype=np.int64)
 
     @cached_property

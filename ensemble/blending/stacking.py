@@ -32,7 +32,7 @@ def fit_stack(labelled: Labelled) -> Fitted:
     losses = np.zeros(len(STRENGTHS))
     for splits in labelled.splits:
         for rest, rows in splits:
-            held_out = Part(labelled.stack, rows, range(len(labelled.stack)))
+            held_out = Part(labelled.stack, rows)
             features, labels = class_features(held_out, sets=labelled.sets), labelled.labels[rows]
             losses += [-np.log(regression.true_class(features, labels)).sum() for regression in _path(rest)]
     best = int(np.argmin(losses))
@@ -44,12 +44,11 @@ def fit_stack(labelled: Labelled) -> Fitted:
 
 def _path(labelled: Labelled) -> list[Regression]:
     """The regressions of all strengths; remembered, as neighbouring choices ask for the same."""
-    key = ("stack", labelled.key)
-    if key not in labelled.memo:
-        features = class_features(labelled.stack, sets=labelled.sets)
-        labelled.memo[key] = fit_regression(features, labelled.labels, STRENGTHS)
-    regressions: list[Regression] = labelled.memo[key]
-    return regressions
+
+    def fit() -> list[Regression]:
+        return fit_regression(class_features(labelled.stack, sets=labelled.sets), labelled.labels, STRENGTHS)
+
+    return labelled.remembered(("stack", labelled.key), fit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,22 +75,29 @@ def make_submission(
     if fmt.probability_of not in (None, *classes):
         raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
     separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None
+    order: Integers | None = None
     if template is None:
         value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
         header = (fmt.id, *classes) if value in _WIDE else (fmt.id, fmt.label)
+        id_column, wanted, others = 0, tuple(ids), header[1:]
         doubled = [name for name, count in Counter(header).items() if count > 1]
         if doubled:
             raise InputError(f"submission: {doubled[0]!r} would be two columns; give submission.id another name")
-        answers = _answers(combined, None, _cells(header[1:], classes, value, fmt, separator))
-        return Submission(header, tuple(ids), 0, answers, value, separator)
-    sample = _read_template(template)
-    header = sample.header
-    id_column = header.index(fmt.id) if fmt.id in header else 0
-    others = tuple(name for column, name in enumerate(header) if column != id_column)
-    value = _value_for(template, header[id_column], others, classes, fmt, labels)
-    wanted = sample.columns[header[id_column]]
-    order = _row_order(template, header[id_column], wanted, ids)
-    answers = _answers(combined, order, _cells(others, classes, value, fmt, separator))
+    else:
+        sample = read_text_table(template, "template")
+        header = sample.header
+        if len(header) < 2:
+            raise InputError(f"{template}: the template has one column, {header[0]!r}; an id and an answer are needed")
+        id_column = header.index(fmt.id) if fmt.id in header else 0
+        wanted, others = sample.columns[header[id_column]], header[:id_column] + header[id_column + 1 :]
+        value = _value_for(template, header[id_column], others, classes, fmt, labels)
+        order = _row_order(template, header[id_column], wanted, ids)
+    cells = _cells(others, classes, value, fmt, separator)
+
+    def answers(start: int, stop: int) -> list[list[str]]:
+        rows = slice(start, stop) if order is None else order[start:stop]
+        return cells(combined.probs[rows], combined.decisions[rows])
+
     return Submission(header, wanted, id_column, answers, value, separator)
 
 
@@ -106,14 +113,6 @@ def save_submission(path: Path, submission: Submission) -> None:
             for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
                 if written != meant:
                     raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
-
-
-def _read_template(path: Path) -> TextTable:
-    """A sample file: an id's column and at least one more."""
-    table = read_text_table(path, "template")
-    if len(table.header) < 2:
-        raise InputError(f"{path}: the template has one column, {table.header[0]!r}; an id and an answer are needed")
-    return table
 
 
 def _value_for(
@@ -192,16 +191,6 @@ def _cells(
     if value == "index":
         return lambda _, decisions: [[str(index)] for index in decisions.tolist()]
     return lambda _, decisions: [[classes[index]] for index in decisions.tolist()]
-
-
-def _answers(combined: Combined, order: Integers | None, cells: Cells) -> Callable[[int, int], list[list[str]]]:
-    """Rows `start` to `stop` of the table, taken from `combined` in the order wanted."""
-
-    def block(start: int, stop: int) -> list[list[str]]:
-        rows = slice(start, stop) if order is None else order[start:stop]
-        return cells(combined.probs[rows], combined.decisions[rows])
-
-    return block
 
 
 @dataclass(frozen=True)
@@ -288,7 +277,8 @@ def _id_problems(path: Path, here: Sequence[str], wanted: Sequence[str]) -> list
 def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Sequence[str]) -> list[str]:
     """Whether its cells are answers of the same kind."""
     if new.value.startswith("probability") or new.value == "binary":
-        is_fine, needed = (_is_bit, "0 or 1") if new.value == "binary" else (_is_finite, "a probability")
+        is_fine: Callable[[str], bool] = ("0", "1").__contains__ if new.value == "binary" else _is_finite
+        needed = "0 or 1" if new.value == "binary" else "a probability"
         wrong = {name: next((cell for cell in table.columns[name] if not is_fine(cell)), None) for name in new.others}
         return [
             f"{path}: column {name!r} holds {cell[:40]!r}; {needed} is needed"
@@ -302,10 +292,6 @@ def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Seq
     strangers = [cell for cell in cells if cell not in allowed]
     what = "class names" if new.value == "name" else f"class numbers from 0 to {len(classes) - 1}"
     return [f"{path}: holds {examples(strangers)}; this blend answers with {what} (--labels)"] if strangers else []
-
-
-def _is_bit(cell: str) -> bool:
-    return cell in ("0", "1")
 
 
 def _is_finite(cell: str) -> bool:
