@@ -68,7 +68,7 @@ def assess(
     """Score cross-fitted `answers`, one a repeat of the fold plan, beside the members and their plain mean.
 
     `mean` stands in for the plain mean of all members; `optimistic` is the answer of the blend that learned from all
-    rows. None where the metric has no meaning on these rows.
+    rows. None where there are no answers, or the metric has no meaning on these rows.
     """
     measure, labels, stack, sign = labelled.measure, labelled.labels, labelled.stack, labelled.sign
     members = tuple(measure(labels, matrix) for matrix in stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from ensemble.blending import combine
@@ -23,6 +24,14 @@ SET_COMBINERS: dict[str, Combiner] = {
     name: getattr(combine, f"{name}_of_sets", None) or class_by_class(function) for name, function in COMBINERS.items()
 }
 """Their counterparts for rows with sets of classes."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a method is made for: the metric, and whether each row has a set of classes."""
+
+    metric: str
+    sets: bool
 
 
 def method_of(options: BlendOptions, names: Sequence[str], metric: str, *, sets: bool) -> Method:
@@ -48,7 +57,7 @@ def make_method(spec: str, metric: str, *, sets: bool = False) -> Method:
     kind = METHODS[name]
     if kind.combiner:
         return fixed(kind.combiner, combiner(kind.combiner, sets=sets))
-    method: Method = globals()[kind.maker](argument, metric, sets)
+    method: Method = globals()[kind.maker](argument, Goal(metric, sets))
     return method
 
 
@@ -63,15 +72,15 @@ def fixed(name: str, combine: Combiner, weights: Sequence[float] | None = None) 
     return Method(name, lambda _: ready, ready)
 
 
-def power_mean(argument: str, metric: str, sets: bool) -> Method:
+def power_mean(argument: str, goal: Goal) -> Method:
     """`power:P`."""
     mean = combine.power(float(argument))
-    return fixed(f"power:{float(argument):g}", class_by_class(mean) if sets else mean)
+    return fixed(f"power:{float(argument):g}", class_by_class(mean) if goal.sets else mean)
 
 
-def least_loss(argument: str, metric: str, sets: bool) -> Method:
+def least_loss(argument: str, goal: Goal) -> Method:
     """`optimize`."""
-    mean = combiner("soft", sets=sets)
+    mean = combiner("soft", sets=goal.sets)
 
     def fit(labelled: Labelled) -> Fitted:
         best = least_log_loss(labelled.true_class)
@@ -80,26 +89,26 @@ def least_loss(argument: str, metric: str, sets: bool) -> Method:
     return Method("optimize", fit)
 
 
-def greedy(argument: str, metric: str, sets: bool) -> Method:
+def greedy(argument: str, goal: Goal) -> Method:
     """`greedy`, or `greedy:BAGS`."""
-    bags, mean = int(argument or 0), combiner("soft", sets=sets)
+    bags, mean = int(argument or 0), combiner("soft", sets=goal.sets)
     name = f"greedy:{bags}" if bags else "greedy"
     return Method(name, lambda labelled: Fitted(mean, tuple(greedy_weights(labelled, bags=bags).tolist())))
 
 
-def stack(argument: str, metric: str, sets: bool) -> Method:
+def stack(argument: str, goal: Goal) -> Method:
     """`stack`."""
     return Method("stack", fit_stack)
 
 
-def auto(argument: str, metric: str, sets: bool) -> Method:
+def auto(argument: str, goal: Goal) -> Method:
     """`auto`: candidates from simple to complex, those that can matter to the metric."""
     names = ["soft"]
-    names += ["hard"] if metric not in ("log_loss", "roc_auc") else []  # votes lose what these two look at
-    names += ["rank"] if metric == "roc_auc" else []  # ranks are all that this one looks at
+    names += ["hard"] if goal.metric not in ("log_loss", "roc_auc") else []  # votes lose what these two look at
+    names += ["rank"] if goal.metric == "roc_auc" else []  # ranks are all that this one looks at
     names += ["geometric", "optimize", "greedy", "stack"]
-    candidates = [make_method(name, metric, sets=sets) for name in names]
-    if metric == "log_loss":  # behind the combiners, before what learns more than one number
+    candidates = [make_method(name, goal.metric, sets=goal.sets) for name in names]
+    if goal.metric == "log_loss":  # behind the combiners, before what learns more than one number
         candidates.insert(names.index("optimize"), calibrated_after(candidates[0], "temperature"))
     return choice("auto", candidates)
 

@@ -42,7 +42,7 @@ class Diversity:
 
 def diversity(labelled: Labelled) -> Diversity:
     """All three matrices; from 20,000 evenly spaced rows at most, fewer where members or classes are very many."""
-    members, (count, classes), sets = len(labelled.stack), labelled.stack[0].shape, labelled.sets
+    members, (count, classes), sets = len(labelled.stack), labelled.stack[0].shape, labelled.labels.ndim == 2
     most = max(1, min(count, _MOST_ROWS, _MOST_NUMBERS // (members * classes)))
     rows = np.linspace(0, count - 1, most).astype(np.int64)  # evenly spaced: no chance in which members are copies
     labels = labelled.labels[rows]

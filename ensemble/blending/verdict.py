@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ensemble.blending.combine import Combined, Matrix
-from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn
+from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn, optimistic
 from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.inputs import Ingredients
 from ensemble.blending.methods import COMBINERS, make_method, method_of
@@ -98,7 +98,7 @@ def judge_rows(
 
     Without `details` the members' worth and the frontier are left out.
     """
-    everyone, metric, sets = range(len(labelled.stack)), labelled.metric, labelled.sets
+    everyone = range(len(labelled.stack))
     alike = diversity(labelled) if len(everyone) > 1 else None
     selects = options.select == "useful" and options.weights is None  # weights of one's own are meant for all
     twins = copies(alike, costs) if selects and alike is not None else {}
@@ -108,9 +108,9 @@ def judge_rows(
     priced = [cost for member in kept if (cost := costs[member]) is not None]
     budget = None
     if options.max_cost is not None:
-        if unpriced := [names[member] for member in kept if costs[member] is None]:
-            raise InputError(f"--max-cost: {', '.join(unpriced)} has no cost in its file; leave it out")
-        budget = _find_budget(options.max_cost, priced, [labelled.sign * scores[member] for member in kept])
+        unpriced = [names[member] for member in kept if costs[member] is None]
+        budget = _find_budget(options.max_cost, unpriced, priced, [labelled.sign * scores[member] for member in kept])
+    metric, sets = labelled.metric, labelled.sets
     named, mean = method_of(options, names, metric, sets=sets), make_method("soft", metric, sets=sets)
     learns, method = named.ready is None, named
     if selects and (learns or len(harmless(rows)) < len(kept)):
@@ -120,27 +120,31 @@ def judge_rows(
     otherwise = mean if learns else named
     plain = cross_fit(mean, rows)
     case = _Case(rows, [names[member] for member in kept], options, selects, priced, budget)
-    honest, name = case.assess(method, plain), case.name_of(method)
-    fallback = case.fallback(method, otherwise, honest, name)
-    used, used_honest = (otherwise, case.assess(otherwise, plain)) if fallback else (method, honest)
+    asked = assess(rows, cross_fit(method, rows), mean=plain, optimistic=optimistic(method, rows))
+    name = case.name_of(method)
+    fallback = case.fallback(method, otherwise, asked, name)
+    used, honest = otherwise if fallback else method, asked
+    if fallback:
+        honest = assess(rows, cross_fit(used, rows), mean=plain, optimistic=optimistic(used, rows))
     fitted = learn(used, rows)
+    weights = _full_weights(fitted, kept, len(everyone))
+    dropped = {member: f"a near copy of {names[twin]}" for member, twin in twins.items()}
+    dropped |= {kept[index]: why for index, why in case.silent(fitted).items()}
     has_scores = not np.isnan(scores).any()
     worth = leave_one_out(used, rows) if details else None
     points = frontier(rows, priced) if details and has_scores and len(priced) == len(kept) > 1 else []
-    reasons = {member: f"a near copy of {names[twin]}" for member, twin in twins.items()}
-    reasons |= {kept[index]: why for index, why in case.silent(fitted).items()}
     return Verdict(
         used=str(fitted.learned.get("chosen", used.name)),
         fitted=fitted,
         kept=tuple(kept),
-        weights=_full_weights(fitted, kept, len(everyone)),
+        weights=weights,
         scores=scores if has_scores else None,
-        honest=used_honest,
-        honest_reason=None if used_honest is not None else case.meaningless(),
-        asked=honest if fallback else None,
+        honest=honest,
+        honest_reason=None if honest is not None else case.meaningless(),
+        asked=asked if fallback else None,
         asked_name=name,
         fallback=fallback,
-        dropped=dict(sorted(reasons.items())),
+        dropped=dict(sorted(dropped.items())),
         worth={} if worth is None else dict(zip(kept, worth, strict=True)),
         diversity=alike,
         frontier=tuple(replace(point, members=tuple(kept[index] for index in point.members)) for point in points),
@@ -158,12 +162,6 @@ class _Case:
     """Whether members that do harm are left out."""
     costs: Sequence[float]
     budget: float | None
-
-    def assess(self, method: Method, plain: Sequence[Combined]) -> Honest | None:
-        """The honest score beside that of the plain mean, whose cross-fitted answers `plain` are."""
-        answers = cross_fit(method, self.rows)
-        optimistic = learn(method, self.rows).answer(self.rows.stack) if method.ready is None else None
-        return assess(self.rows, answers, mean=plain, optimistic=optimistic) if answers else None
 
     def name_of(self, method: Method) -> str:
         """The method, and which members it leaves out for the good of the mean."""
@@ -213,8 +211,10 @@ class _Case:
         return reasons
 
 
-def _find_budget(limit: str, costs: Sequence[float], scores: Sequence[float]) -> float:
+def _find_budget(limit: str, unpriced: Sequence[str], costs: Sequence[float], scores: Sequence[float]) -> float:
     """Seconds per 1000 images that the blend may take; `scores` are the members' own, greater is better."""
+    if unpriced:
+        raise InputError(f"--max-cost: {', '.join(unpriced)} has no cost in its file; leave it out")
     best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
     budget = parse_cost(limit, costs[best]) * _ROUNDING
     if min(costs) > budget:
