@@ -77,7 +77,6 @@ class Adopted:
 
     source: Path
     path: Path
-    """Its `.npy`."""
     kind: Kind
     rows: int
     classes: int
@@ -145,8 +144,7 @@ class _Names:
 
     ids: Names | None
     classes: Names | None
-    truth: Truth | None
-    """Of out-of-fold rows."""
+    truth: Truth | None  # of out-of-fold rows
     renormalize: bool
     activation: Activation
 
@@ -182,10 +180,8 @@ class _Plan:
     predictions: Predictions
     """With the numbers as they lie in the file: they are made when they are written, so that fifty files need not be in
     memory at once."""
-    to_renormalize: Integers
-    """Rows that must be divided by their sum."""
-    is_new: bool
-    """Whether nothing lies there yet that calls itself a probability file."""
+    to_renormalize: Integers  # rows that must be divided by their sum
+    is_new: bool  # whether nothing lies there yet that calls itself a probability file
 
     @property
     def is_as_stored(self) -> bool:
@@ -301,11 +297,8 @@ def _sources(given: Sequence[Path], options: AdoptOptions, problems: list[str]) 
             sources.append(path)
             continue
         inside = [file for file in sorted(path.iterdir()) if file.is_file() and file.resolve() not in taken]
-        problems += [
-            f"{file}: can't be read; save it again with numpy.save, or as a CSV table, and remove this one"
-            for file in inside
-            if file.suffix in _OTHER_FORMATS
-        ]
+        remedy = "save it again with numpy.save, or as a CSV table, and remove this one"
+        problems += [f"{file}: can't be read; {remedy}" for file in inside if file.suffix in _OTHER_FORMATS]
         readable = [file for file in inside if file.suffix in _READABLE and ("oof" in file.stem) == options.is_oof]
         # A table whose probability file lies beside it was adopted before.
         tables = [file for file in readable if file.suffix == ".csv"]
@@ -333,9 +326,7 @@ def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> 
         if stem in first:
             problems.append(f"{first[stem]} and {source}: both would become {stem}.npy; rename one of them")
         first.setdefault(stem, source)
-    return [
-        ProbabilityPaths(*(stem.with_name(stem.name + end) for end in (".npy", ".ids.txt", ".json"))) for stem in stems
-    ]
+    return [ProbabilityPaths.of(stem.with_name(f"{stem.name}.npy")) for stem in stems]
 
 
 def _model_name(source: Path) -> str:
@@ -345,10 +336,7 @@ def _model_name(source: Path) -> str:
 
 
 def _read_file(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
-    """The rows' ids, the columns' classes, and the numbers, as they lie in the file.
-
-    A table names its own rows and columns; then ids and classes, where given, must be the same ones in any order.
-    """
+    """The rows' ids, the columns' classes, and the numbers, as they lie in the file."""
     if path.suffix == ".npy":
         return _read_matrix(path, names)
     if path.suffix == ".csv":
@@ -391,6 +379,7 @@ def _read_table(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
     problems += [f"{path}: {problem}" for problem in class_problems(list(classes), len(classes))]
     if not classes:
         problems.append(f"{path}: one column only, {id_name!r}; it needs an id, and a column of probabilities a class")
+    # A table names its own rows and columns; ids and classes that are given as well only have to be the same ones.
     for what, own, given in (("ids", ids, names.ids), ("classes", classes, names.classes)):
         if given is not None and set(own) != set(given):
             sides = (("missing", given, set(own)), ("unknown", own, set(given)))
@@ -410,19 +399,14 @@ def _numbers(path: Path, table: TextTable, ids: Names, classes: Names) -> Floats
         cells = table.columns[name]
         try:
             matrix[:, column] = cells
-        except ValueError:
-            row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
-            problems.append(
-                f"{path}: column {name!r} holds {cells[row][:40]!r} for id {ids[row]!r}; probabilities are needed"
-            )
+        except ValueError:  # one cell at a time, to name the first that is no number
+            for row, cell in enumerate(cells):
+                try:
+                    float(cell)
+                except ValueError:
+                    what = f"{cell[:40]!r} for id {ids[row]!r}"
+                    problems.append(f"{path}: column {name!r} holds {what}; probabilities are needed")
+                    break
     if problems:
         raise InputError(*problems[:3], *([f"{path}: so do {len(problems) - 3} more columns"] if problems[3:] else []))
     return matrix
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

@@ -37,18 +37,13 @@ class Aligned:
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
-    names: tuple[str, ...]
-    """What each member was called by the caller."""
-    members: tuple[Predictions, ...]
-    """As loaded; their own row and class order."""
-    stack: Stack
-    """Each member's (rows, classes) in the common order."""
-    classes_agreed: bool
-    """Whether all members had their classes in one order before."""
+    names: tuple[str, ...]  # what each member was called by the caller
+    members: tuple[Predictions, ...]  # as loaded; their own row and class order
+    stack: Stack  # each member's (rows, classes) in the common order
+    classes_agreed: bool  # whether all members had their classes in one order before
     labels: Labels | None = None
     groups: Integers | None = None
-    folds: Integers | None = None
-    """(rows,), or (repeats, rows)."""
+    folds: Integers | None = None  # (rows,), or (repeats, rows)
 
 
 def align(
@@ -268,11 +263,7 @@ class Stack(Sequence[Matrix]):
     """One matrix a member, in order; a view where the order is the member's own. Of 16 bits it becomes one of 32."""
 
     def __init__(
-        self,
-        matrices: Sequence[Matrix],
-        rows: Sequence[Order],
-        columns: Sequence[Order],
-        room: _Room | None = None,
+        self, matrices: Sequence[Matrix], rows: Sequence[Order], columns: Sequence[Order], room: _Room | None = None
     ) -> None:
         self._parts = list(zip(matrices, rows, columns, strict=True))
         self._room = room or _Room(matrices)
@@ -291,35 +282,30 @@ class Stack(Sequence[Matrix]):
 
     def rows(self, chosen: Integers) -> Stack:
         """Some rows of every member, in this order."""
-        return self._with(
-            [(matrix, chosen if rows is None else rows[chosen], columns) for matrix, rows, columns in self._parts]
-        )
+        return self._cut(lambda matrix, rows: (matrix, chosen if rows is None else rows[chosen]))
 
     def block(self, start: int, stop: int) -> Stack:
-        """Rows `start` to `stop` of every member."""
-        return self._with(
-            [
-                (matrix[start:stop], None, columns) if rows is None else (matrix, rows[start:stop], columns)
-                for matrix, rows, columns in self._parts
-            ]
+        """Rows `start` to `stop` of every member; views, where rows stand as in the file."""
+        return self._cut(
+            lambda matrix, rows: (matrix[start:stop], None) if rows is None else (matrix, rows[start:stop])
         )
 
-    def _with(self, parts: Sequence[tuple[Matrix, Order, Order]]) -> Stack:
-        matrices, rows, columns = zip(*parts, strict=True)
-        return Stack(matrices, rows, columns, self._room)
+    def _cut(self, cut: Callable[[Matrix, Order], tuple[Matrix, Order]]) -> Stack:
+        """The same members with other rows; what is in memory is counted for all of them together."""
+        matrices, rows = zip(*(cut(matrix, rows) for matrix, rows, _ in self._parts), strict=True)
+        return Stack(matrices, rows, [columns for _, _, columns in self._parts], self._room)
 
 
 class _Room:
     """What has been read of mapped files; all of it is let go of when it has become much."""
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:
-        self._matrices = matrices
-        self._read = 0
+        self._matrices, self._read = matrices, 0
 
     def make(self, matrix: Matrix) -> None:
         """Before `matrix` is read."""
         self._read += matrix.nbytes
         if self._read > _MOST_BYTES:
-            for mapped in self._matrices:
+            for mapped in self._matrices:  # all: which of them the system still holds is not known
                 release_pages(mapped)
             self._read = matrix.nbytes

@@ -34,8 +34,7 @@ FLOOR = 1e-12  # stands for a probability of zero, else one member could veto a 
 class Combined:
     """One answer a row."""
 
-    probs: Floats
-    """(rows, classes); rows sum to 1, except where each row has a set of classes."""
+    probs: Floats  # (rows, classes); rows sum to 1, except where each row has a set of classes
     decisions: NDArray[np.integer[Any]]
     """Class index of each row, or (rows, classes) which classes each row has. Not always `decide(probs)`: a method may
     break ties by more than its shares."""

@@ -54,21 +54,16 @@ class Part(Sequence[Matrix]):
 class Labelled:
     """Members' probabilities of labelled rows, with the folds that say what may be learned from what."""
 
-    stack: Sequence[Matrix]
-    """One (rows, classes) matrix a member."""
+    stack: Sequence[Matrix]  # one (rows, classes) matrix a member
     labels: Labels
-    folds: Integers
-    """(repeats, rows)."""
+    folds: Integers  # (repeats, rows)
     groups: Integers | None = None
-    metric: str = "accuracy"
-    """The score that decides."""
+    metric: str = "accuracy"  # the score that decides
     seed: int = 0
-    key: Hashable = ()
-    """Which folds were taken out and which members are in."""
+    key: Hashable = ()  # which folds were taken out and which members are in
     memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     """What was learned already; shared by all parts of the same rows."""
-    true: Floats | None = field(default=None, repr=False)
-    """`true_class`, where it was cut out of a larger one."""
+    true: Floats | None = field(default=None, repr=False)  # `true_class`, where it was cut out of a larger one
 
     @property
     def sets(self) -> bool:
@@ -165,12 +160,9 @@ class Fitted:
     """A method with all it has learned: from here on it only answers."""
 
     combine: Combiner
-    weights: tuple[float, ...] | None = None
-    """One a member; None: equal ones."""
-    learned: dict[str, Any] = field(default_factory=dict)
-    """What it learned, for people and `blend.json`."""
-    weighs: bool = True
-    """Whether `weights` are all it learned, so that a member can be taken out by its weight."""
+    weights: tuple[float, ...] | None = None  # one a member; None: equal ones
+    learned: dict[str, Any] = field(default_factory=dict)  # what it learned, for people and `blend.json`
+    weighs: bool = True  # whether `weights` are all it learned, so that a member can be taken out by its weight
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
         """The members' answers combined."""
@@ -183,8 +175,7 @@ class Method:
 
     name: str
     fit: Callable[[Labelled], Fitted]
-    ready: Fitted | None = None
-    """What it is without looking at any label; None for a method that learns."""
+    ready: Fitted | None = None  # what it is without looking at any label; None for a method that learns
 
 
 def learn(method: Method, labelled: Labelled) -> Fitted:

@@ -39,10 +39,8 @@ class Picks:
     """Members in the order they were taken, up to the best beginning."""
 
     order: tuple[int, ...]
-    error: float
-    """Lower is better; of the score where greater is better, its negative."""
-    all_picks: tuple[int, ...]
-    """Also those that came after the best beginning."""
+    error: float  # lower is better; of the score where greater is better, its negative
+    all_picks: tuple[int, ...]  # also those that came after the best beginning
 
     def weights(self, members: int) -> Floats:
         """How often each was taken, as shares."""
@@ -134,9 +132,7 @@ class _Search:
 class Candidates(Protocol):
     """An ensemble of equal votes, a member possibly several times, that grows by one at a time."""
 
-    def add(self, member: int) -> None:
-        """Take a member in."""
-
+    def add(self, member: int) -> None: ...
     def errors(self, among: Sequence[int]) -> Floats:
         """The error, lower is better, of the ensemble with each of `among` added; the ensemble stays as it is."""
 
@@ -179,27 +175,18 @@ class LogLossCandidates:
 Counted = Callable[[Floats, Floats, Floats], float]
 
 
-def _accuracy(right: Floats, labelled: Floats, decided: Floats) -> float:
-    return float(right.sum() / labelled.sum())
+def _mean_share(part: Floats, whole: Floats) -> float:
+    """The mean over classes that there are any of."""
+    present = whole > 0
+    return float(np.mean(part[present] / whole[present]))
 
 
-def _balanced_accuracy(right: Floats, labelled: Floats, decided: Floats) -> float:
-    present = labelled > 0
-    return float(np.mean(right[present] / labelled[present]))
-
-
-def _macro_f1(right: Floats, labelled: Floats, decided: Floats) -> float:
-    both = labelled + decided
-    present = both > 0
-    return float(np.mean(2 * right[present] / both[present]))
-
-
+# Scores that follow from three totals a class: rightly decided, labelled so, decided so.
 _COUNTED: dict[str, Counted] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro_f1,
+    "accuracy": lambda right, labelled, decided: float(right.sum() / labelled.sum()),
+    "balanced_accuracy": lambda right, labelled, decided: _mean_share(right, labelled),
+    "macro_f1": lambda right, labelled, decided: _mean_share(2 * right, labelled + decided),
 }
-"""Scores that follow from three totals a class: rightly decided, labelled so, decided so."""
 
 
 class _DecisionCandidates:
@@ -272,14 +259,12 @@ class _AreaCandidates:
         self._count += 1
 
     def errors(self, among: Sequence[int]) -> Floats:
-        return np.array([-self._area(self._stack[member]) for member in among])
-
-    def _area(self, matrix: Matrix) -> float:
-        if not self._positives:
-            return float("nan")
-        mixed = self._sum + matrix.T[self._columns]
-        areas = [_area(values, rows) for values, rows in zip(mixed, self._positives.values(), strict=True)]
-        return float(np.mean(areas))
+        errors = np.full(len(among), np.nan)  # as it stays where no class has both sides
+        for place, member in enumerate(among if self._positives else ()):
+            mixed = self._sum + self._stack[member].T[self._columns]
+            areas = [_area(values, rows) for values, rows in zip(mixed, self._positives.values(), strict=True)]
+            errors[place] = -float(np.mean(areas))
+        return errors
 
 
 def _area(values: Floats, positives: Integers) -> float:
@@ -310,24 +295,18 @@ class _AnyCandidates:
 class OpenRows(NamedTuple):
     """The classes that could still win a row, of the rows that have several; one entry a row and class, in order."""
 
-    settled: NDArray[np.bool_]
-    """(rows,): whether the row is none of these."""
+    settled: NDArray[np.bool_]  # (rows,): whether the row is none of these
     rows: Integers
-    starts: Integers
-    """Where each row's entries begin; one more, the end of all."""
-    flat: Integers
-    """Where each entry stands in a flattened matrix."""
-    columns: Integers
-    """The class of each entry."""
-    sums: Floats
-    """What the ensemble gives it."""
+    starts: Integers  # where each row's entries begin; one more, the end of all
+    flat: Integers  # where each entry stands in a flattened matrix
+    columns: Integers  # the class of each entry
+    sums: Floats  # what the ensemble gives it
 
 
 class Steps(NamedTuple):
     """What `_DecisionCandidates` is made of."""
 
-    tops: Callable[[Matrix], Integers]
-    """The first largest class of each row."""
+    tops: Callable[[Matrix], Integers]  # the first largest class of each row
     raise_reach: Callable[[Matrix, Integers, Integers, Floats], None]
     """Raise (rows, classes) reach, in these rows, to what the member prefers each class by to the row's leader."""
     opened: Callable[[Floats, Floats, Integers, float], OpenRows]

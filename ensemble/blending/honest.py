@@ -29,8 +29,7 @@ class Gain:
 
     value: float
     ci95: Interval
-    p_better: float
-    """Share of the resamples in which it is better; ties count half."""
+    p_better: float  # share of the resamples in which it is better; ties count half
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,14 @@ class Honest:
 
     value: float
     ci95: Interval
-    members: tuple[float, ...]
-    """In the order of the stack."""
-    best_single: int
-    """Which member scores best."""
+    members: tuple[float, ...]  # in the order of the stack
+    best_single: int  # which member scores best
     uniform: float
     gain_over_best_single: Gain
     gain_over_uniform: Gain
     optimistic: float | None = None
     """The score of the blend on the very rows that it learned from; None where it learned nothing."""
-    units: int = FEWEST
-    """How many rows, or groups, were resampled."""
+    units: int = FEWEST  # how many rows, or groups, were resampled
 
     @property
     def is_evident(self) -> bool:

@@ -39,8 +39,7 @@ class Truth:
     groups: Mapping[str, str] | None = None
     sidecar: dict[str, Any] = field(default_factory=dict)
     """The plan's hash and dataset, where `folds_from` is a plan of ours."""
-    sets: bool = False
-    """Whether a plan of ours says that rows have sets of classes."""
+    sets: bool = False  # whether a plan of ours says that rows have sets of classes
 
     def of(
         self, ids: Sequence[str], classes: Sequence[str], *, sets: bool = False
@@ -79,10 +78,7 @@ class Truth:
             position = {str(index): index for index in range(len(classes))}
         strangers = [name for name in distinct if name not in position]
         if strangers:
-            raise InputError(
-                f"{self.labels_from}: {len(strangers)} labels are none of the classes ({examples(strangers)}); "
-                f"the {len(classes)} classes begin with {examples(classes)}"
-            )
+            raise InputError(self._none_of(strangers, classes))
         return np.array([position[name] for name in names], dtype=np.int64)
 
     def _sets(self, cells: Sequence[str], classes: Sequence[str]) -> Labels:
@@ -96,10 +92,11 @@ class Truth:
                 position = {name: index for index, name in enumerate(classes)}
                 lists = [[position[part] for part in parts_of[cell]] for cell in cells]
                 return labels_of_plain(lists, len(classes), sets=True)
-        raise InputError(
-            f"{self.labels_from}: {len(odd)} labels are none of the classes ({examples(odd)}); "
-            f"the {len(classes)} classes begin with {examples(classes)}; put | between those of a row"
-        )
+        raise InputError(f"{self._none_of(odd, classes)}; put | between those of a row")
+
+    def _none_of(self, strangers: Sequence[str], classes: Sequence[str]) -> str:
+        what = f"{len(strangers)} labels are none of the classes ({examples(strangers)})"
+        return f"{self.labels_from}: {what}; the {len(classes)} classes begin with {examples(classes)}"
 
 
 def read_ids(path: Path) -> tuple[str, ...]:

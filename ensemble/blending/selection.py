@@ -32,12 +32,9 @@ _ROUNDING = 1 + 1e-9  # a budget that is the exact sum of costs must not fail by
 class Diversity:
     """How alike members are, each (members, members)."""
 
-    correlation: Floats
-    """Of their errors: probabilities less the truth."""
-    disagreement: Floats
-    """Share of rows that two members decide differently."""
-    q_statistic: Floats
-    """Yule's Q of being right: 1 the same rows, 0 independent, below 0 one makes up for the other."""
+    correlation: Floats  # of their errors: probabilities less the truth
+    disagreement: Floats  # share of rows that two members decide differently
+    q_statistic: Floats  # Yule's Q of being right: 1 the same rows, 0 independent, below 0 one makes up for the other
 
 
 def diversity(labelled: Labelled) -> Diversity:
@@ -177,10 +174,8 @@ class Point:
 
     members: tuple[int, ...]
     cost: float
-    value: float
-    """Out of fold; the members of a mean are chosen without the fold that it is scored on."""
-    best: bool
-    """Whether nothing as cheap scores as well."""
+    value: float  # out of fold; the members of a mean are chosen without the fold that it is scored on
+    best: bool  # whether nothing as cheap scores as well
 
 
 def within_budget(method: Method, costs: Sequence[float], budget: float) -> Method:

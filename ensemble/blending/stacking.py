@@ -55,20 +55,16 @@ def _path(labelled: Labelled) -> list[Regression]:
 class Regression:
     """What was fitted."""
 
-    slopes: Floats
-    """(members, classes)."""
-    offsets: Floats
-    """(classes,)."""
-    sets: bool = False
-    """Whether each row has a set of classes."""
+    slopes: Floats  # (members, classes)
+    offsets: Floats  # (classes,)
+    sets: bool = False  # whether each row has a set of classes
 
     def answer(self, stack: Sequence[Matrix], weights: Weights = None) -> Combined:
         """Probabilities and decisions; `weights` are a combiner's and have no influence on a regression."""
         scores = np.zeros(stack[0].shape) + self.offsets
         for matrix, slope in zip(stack, self.slopes, strict=True):
             scores += (_log_odds(matrix) if self.sets else logs(matrix)) * slope
-        probs = self._probs(scores)
-        return decided(probs, sets=self.sets)
+        return decided(self._probs(scores), sets=self.sets)
 
     def true_class(self, features: Narrow, labels: Labels) -> Floats:
         """What each row's right class, or each right yes and no, gets; at least 2.2e-16."""
@@ -161,10 +157,8 @@ def _log_odds(matrix: Matrix) -> Floats:
 
 
 def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Narrow:
-    """Log-probabilities, or with `sets` the logarithms of odds, as (classes, members, rows).
-
-    In 32 bits, as fitting does little but read them, again and again; what is fitted is of 64.
-    """
+    """Log-probabilities, or with `sets` the logarithms of odds, as (classes, members, rows)."""
+    # In 32 bits, as fitting does little but read them, again and again; what is fitted is of 64.
     features = np.empty((stack[0].shape[1], len(stack), len(stack[0])), dtype=np.float32)
     for index, matrix in enumerate(stack):
         features[:, index] = (_log_odds(matrix) if sets else logs(matrix)).T
@@ -172,10 +166,7 @@ def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Narrow:
 
 
 def _curvature(features: Narrow, *, sets: bool) -> Floats:
-    """(classes, members + 1, members + 1): each class's own, at the geometric mean. Looks at no label.
-
-    From a part of the rows: it decides how fast the answer is found, not what it is.
-    """
+    """(classes, members + 1, members + 1): each class's own, at the geometric mean. Looks at no label."""
     classes, _, rows = features.shape
     part = features[:, :, :: max(1, rows // _CURVATURE_ROWS)].astype(np.float64)
     mean = part.mean(axis=1)

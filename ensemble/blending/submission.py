@@ -42,10 +42,8 @@ class Submission:
     id_column: int
     answers: Callable[[int, int], list[list[str]]]
     """The other columns' cells of rows `start` to `stop`, in the header's order."""
-    value: str
-    """What the cells are: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one."""
-    separator: str | None = None
-    """Between the classes of a cell, where each row has a set of classes; else None."""
+    value: str  # what the cells are: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one
+    separator: str | None = None  # between the classes of a cell, where each row has a set of classes; else None
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -74,7 +72,7 @@ def make_submission(
     """
     if fmt.probability_of not in (None, *classes):
         raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
-    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None
+    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None  # a blank, as most organisers ask
     order: Integers | None = None
     if template is None:
         value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
@@ -109,7 +107,9 @@ def save_submission(path: Path, submission: Submission) -> None:
             writer.writerow(submission.header)
             writer.writerows(submission.rows())
         with temporary.open(encoding="utf-8", newline="") as stream:
-            expected = chain([list(submission.header)], submission.rows())
+            expected = chain(
+                [list(submission.header)], submission.rows()
+            )  # made anew: to keep them would cost gigabytes
             for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
                 if written != meant:
                     raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
@@ -180,6 +180,7 @@ def _cells(
         wanted = others if fmt.probability_of is None or value == "probability" else [fmt.probability_of]
         column = {name: index for index, name in enumerate(classes)}
         columns = [column[name] for name in wanted]
+        # `repr` is the shortest text that reads back as the same number.
         return lambda probs, _: [list(map(repr, row)) for row in probs[:, columns].tolist()]
     if separator is not None:
         names = [str(index) for index in range(len(classes))] if value == "index" else list(classes)
@@ -217,8 +218,7 @@ class OldSubmission:
     """A submission read from a file, in the rows and columns of the new one."""
 
     path: Path
-    cells: tuple[tuple[str, ...], ...]
-    """One tuple a column beside the ids."""
+    cells: tuple[tuple[str, ...], ...]  # one tuple a column beside the ids
 
     def difference(self, new: Submission) -> Difference:
         """What changed to `new`, for whose rows and columns this was read."""
@@ -256,29 +256,26 @@ def read_old(path: Path, new: Submission, classes: Sequence[str]) -> OldSubmissi
             f"{', '.join(new.header[:5])}; compare two submissions of one format (--template makes it)"
         )
     ids = table.columns[id_name]
-    problems = check_ids(path, ids) + _id_problems(path, ids, new.ids) + _answer_problems(path, table, new, classes)
-    if problems:
-        raise InputError(*(f"--compare {problem}" for problem in problems))
-    position = {name: row for row, name in enumerate(ids)}
-    order = [position[name] for name in new.ids]
-    return OldSubmission(path, tuple(tuple(table.columns[name][row] for row in order) for name in new.others))
-
-
-def _id_problems(path: Path, here: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    known, expected = set(here), set(wanted)
-    missing = [name for name in wanted if name not in known]
-    extra = [name for name in known if name not in expected]
-    problems = [f"{path}: {len(missing)} ids of this blend are not in it ({examples(missing)})"] if missing else []
+    position, expected = {name: row for row, name in enumerate(ids)}, set(new.ids)
+    missing = [name for name in new.ids if name not in position]
+    extra = [name for name in position if name not in expected]
+    problems = check_ids(path, ids)
+    if missing:
+        problems.append(f"{path}: {len(missing)} ids of this blend are not in it ({examples(missing)})")
     if extra:
         problems.append(f"{path}: {len(extra)} of its ids are not in this blend ({examples(sorted(extra))})")
-    return problems
+    problems += _answer_problems(path, table, new, classes)
+    if problems:
+        raise InputError(*(f"--compare {problem}" for problem in problems))
+    order = [position[name] for name in new.ids]
+    return OldSubmission(path, tuple(tuple(table.columns[name][row] for row in order) for name in new.others))
 
 
 def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Sequence[str]) -> list[str]:
     """Whether its cells are answers of the same kind."""
     if new.value.startswith("probability") or new.value == "binary":
-        is_fine: Callable[[str], bool] = ("0", "1").__contains__ if new.value == "binary" else _is_finite
-        needed = "0 or 1" if new.value == "binary" else "a probability"
+        binary = new.value == "binary"
+        is_fine, needed = (("0", "1").__contains__, "0 or 1") if binary else (_is_finite, "a probability")
         wrong = {name: next((cell for cell in table.columns[name] if not is_fine(cell)), None) for name in new.others}
         return [
             f"{path}: column {name!r} holds {cell[:40]!r}; {needed} is needed"

@@ -37,27 +37,18 @@ _ROUNDING = 1 + 1e-9  # `1x` must allow the best member itself, whatever the las
 class Verdict:
     """What answers for the test rows, and what is known of its worth. Members are numbered in their canonical order."""
 
-    used: str
-    """The name of what answers."""
+    used: str  # the name of what answers
     fitted: Fitted
-    kept: tuple[int, ...]
-    """Members that `fitted` looks at."""
-    weights: tuple[float, ...]
-    """One a member; they sum to 1."""
-    scores: tuple[float, ...] | None = None
-    """Each member's own."""
+    kept: tuple[int, ...]  # members that `fitted` looks at
+    weights: tuple[float, ...]  # one a member; they sum to 1
+    scores: tuple[float, ...] | None = None  # each member's own
     honest: Honest | None = None
-    honest_reason: str | None = None
-    """Why there is no honest score."""
-    asked: Honest | None = None
-    """The honest score of what was asked for, where something else is used."""
-    asked_name: str = ""
-    """The method asked for, and whom it would leave out."""
+    honest_reason: str | None = None  # why there is no honest score
+    asked: Honest | None = None  # the honest score of what was asked for, where something else is used
+    asked_name: str = ""  # the method asked for, and whom it would leave out
     fallback: str | None = None
-    dropped: dict[int, str] = field(default_factory=dict)
-    """Members that have no say, and why."""
-    worth: dict[int, float] = field(default_factory=dict)
-    """By how much the honest score falls without a member."""
+    dropped: dict[int, str] = field(default_factory=dict)  # members that have no say, and why
+    worth: dict[int, float] = field(default_factory=dict)  # by how much the honest score falls without a member
     diversity: Diversity | None = None
     frontier: tuple[Point, ...] = ()
 
@@ -158,8 +149,7 @@ class _Case:
     rows: Labelled
     names: Sequence[str]
     options: BlendOptions
-    selects: bool
-    """Whether members that do harm are left out."""
+    selects: bool  # whether members that do harm are left out
     costs: Sequence[float]
     budget: float | None
 
