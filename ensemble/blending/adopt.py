@@ -42,7 +42,6 @@ Names = tuple[str, ...]
 
 _READABLE = (".npy", ".csv")
 _OTHER_FORMATS = (".npz", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".feather", ".xlsx", ".joblib")
-_PATHS = ("source", "path", "original")
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,7 @@ class Adopted:
 
     def plain(self) -> dict[str, Any]:
         """For `--json`."""
-        paths = {key: None if path is None else str(path) for key, path in vars(self).items() if key in _PATHS}
-        return {**vars(self), **paths}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
 
 
 def adopt(
@@ -177,9 +175,7 @@ class _Plan:
 
     source: Path
     target: ProbabilityPaths
-    predictions: Predictions
-    """With the numbers as they lie in the file: they are made when they are written, so that fifty files need not be in
-    memory at once."""
+    predictions: Predictions  # with the numbers as they lie in the file, or fifty files would be in memory at once
     to_renormalize: Integers  # rows that must be divided by their sum
     is_new: bool  # whether nothing lies there yet that calls itself a probability file
 

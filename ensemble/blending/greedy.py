@@ -204,8 +204,8 @@ class _DecisionCandidates:
         self._labelled = np.bincount(labels, minlength=self._classes).astype(np.float64)
         self._sum, self._count = np.zeros((rows, self._classes)), 0
         self._leader = np.full(rows, -1)
+        # By how much the member that likes a class most prefers it to the leader.
         self._reach = np.empty((rows, self._classes))
-        """By how much the member that likes a class most prefers it to the leader."""
 
     def add(self, member: int) -> None:
         self._sum += self._matrices[member]

@@ -100,10 +100,8 @@ def compare(scorer: Scorer, other: Scorer, units: Integers, *, greater_is_better
 
 
 def resample(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
-    """Scores (scorers, resamples): each resample draws as many groups as there are, with replacement.
-
-    `units` numbers the group of each row from 0; rows without groups are a group each.
-    """
+    """Scores (scorers, resamples); each resample draws as many groups as there are, `units` being each row's number."""
+    # Whole groups, since rows of one group are alike: drawn one by one they would promise too much (cluster bootstrap).
     count = int(units.max()) + 1
     is_row_by_row = np.array_equal(units, np.arange(count))  # then a draw is the rows' weights as it stands
     random = np.random.default_rng(seed)

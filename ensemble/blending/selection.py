@@ -101,10 +101,8 @@ def chosen_first(method: Method, choose: Choose) -> Method:
 
 
 def harmless(labelled: Labelled) -> list[int]:
-    """All members but those without whom the plain mean is better beyond doubt, taken out one at a time.
-
-    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse.
-    """
+    """All members but those without whom the plain mean is better beyond doubt, taken out one at a time."""
+    # Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse.
     members = list(range(len(labelled.true_class)))
     if int(labelled.units.max()) + 1 < FEWEST:  # a handful of rows puts nothing beyond doubt
         return members

@@ -44,11 +44,10 @@ def fit_stack(labelled: Labelled) -> Fitted:
 
 def _path(labelled: Labelled) -> list[Regression]:
     """The regressions of all strengths; remembered, as neighbouring choices ask for the same."""
-
-    def fit() -> list[Regression]:
-        return fit_regression(class_features(labelled.stack, sets=labelled.sets), labelled.labels, STRENGTHS)
-
-    return labelled.remembered(("stack", labelled.key), fit)
+    return labelled.remembered(
+        ("stack", labelled.key),
+        lambda: fit_regression(class_features(labelled.stack, sets=labelled.sets), labelled.labels, STRENGTHS),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +75,9 @@ class Regression:
 
 
 def fit_regression(features: Narrow, labels: Labels, strengths: Sequence[float]) -> list[Regression]:
-    """A regression for each strength, the strongest first, on `features` (classes, members, rows) of log-probabilities.
-
-    L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
-    penalty starts where the stronger one ended.
-    """
+    """A regression for each strength, the strongest first; `features`: (classes, members, rows) of log-probabilities."""
+    # L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
+    # penalty starts where the stronger one ended.
     from scipy.optimize import minimize  # takes a fifth of a second, so only stacking waits for it
 
     classes, members, _ = features.shape

@@ -66,10 +66,7 @@ def make_submission(
     template: Path | None = None,
     labels: LabelForm | None = None,
 ) -> Submission:
-    """Check everything and lay out the table; writes nothing.
-
-    A template decides rows, columns and id spelling; `labels`, else `fmt`, decides between names and numbers.
-    """
+    """Check everything and lay out the table; a template decides rows, columns and the spelling of ids."""
     if fmt.probability_of not in (None, *classes):
         raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
     separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None  # a blank, as most organisers ask
@@ -136,11 +133,8 @@ def _value_for(
         return value
     missing = [name for name in classes if name not in others]
     unknown = [name for name in others if name not in classes]
-    parts = [
-        f"{len(names)} {what} ({examples(names)})"
-        for names, what in ((unknown, "unknown"), (missing, "missing"))
-        if names
-    ]
+    sides = ((unknown, "unknown"), (missing, "missing"))
+    parts = [f"{len(names)} {what} ({examples(names)})" for names, what in sides if names]
     raise InputError(
         f"{template}: beside {id_name!r} there must be one column, or exactly one a class; " + " and ".join(parts)
     )

@@ -68,13 +68,8 @@ def judge(ingredients: Ingredients, options: BlendOptions) -> Verdict:
             f"{what} learns from out-of-fold rows: {ingredients.unlabelled_because}; --method soft needs none"
         )
     members = tuple(range(len(ingredients.members)))
-    return Verdict(
-        used=method.name,
-        fitted=method.ready,
-        kept=members,
-        weights=_full_weights(method.ready, members, len(members)),
-        honest_reason=ingredients.unlabelled_because,
-    )
+    weights = _full_weights(method.ready, members, len(members))
+    return Verdict(method.name, method.ready, members, weights, honest_reason=ingredients.unlabelled_because)
 
 
 def judge_rows(
@@ -85,10 +80,7 @@ def judge_rows(
     *,
     details: bool = True,
 ) -> Verdict:
-    """The same, from labelled rows, the members' names, and their seconds per 1000 images.
-
-    Without `details` the members' worth and the frontier are left out.
-    """
+    """The same, from labelled rows and the members' costs; without `details`, neither their worth nor the frontier."""
     everyone = range(len(labelled.stack))
     alike = diversity(labelled) if len(everyone) > 1 else None
     selects = options.select == "useful" and options.weights is None  # weights of one's own are meant for all
