@@ -40,7 +40,7 @@ from ensemble.errors import InputError
 Kind = Literal["test", "oof"]
 Names = tuple[str, ...]
 
-_READABLE = (".npy", ".csv")
+_READABLE = (".npy", ".csv")  # the others below are refused by name: loading a pickle would run its code
 _OTHER_FORMATS = (".npz", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".feather", ".xlsx", ".joblib")
 
 

@@ -25,7 +25,7 @@ from ensemble.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]{1,9}")  # nine digits always fit; no fold or class has a larger number
 _SEPARATORS = (JOINER, ";", ",", " ")  # ours first; the blank last, as names of classes hold it more often
-_FOLD = re.compile(r"fold(_[0-9]+)?")
+_FOLD = re.compile(r"fold(_[0-9]+)?")  # as in plans of ours: `fold`, then `fold_1`, … of the repeats
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ class Regression:
 
 
 def fit_regression(features: Narrow, labels: Labels, strengths: Sequence[float]) -> list[Regression]:
-    """A regression for each strength, the strongest first; `features`: (classes, members, rows) of log-probabilities."""
+    """A regression for each strength, strongest first; `features` are log-probabilities (classes, members, rows)."""
     # L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
     # penalty starts where the stronger one ended.
     from scipy.optimize import minimize  # takes a fifth of a second, so only stacking waits for it
