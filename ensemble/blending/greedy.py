@@ -255,7 +255,7 @@ class _AreaCandidates:
         self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0
 
     def add(self, member: int) -> None:
-        self._sum += self._stack[member].T[self._columns]  # (columns, rows): what is sorted lies in one piece
+        self._sum += self._stack[member].T[self._columns]  # (columns, rows), as areas are taken by columns
         self._count += 1
 
     def errors(self, among: Sequence[int]) -> Floats:

@@ -69,7 +69,9 @@ def make_submission(
     """Check everything and lay out the table; a template decides rows, columns and the spelling of ids."""
     if fmt.probability_of not in (None, *classes):
         raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
-    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None  # a blank, as most organisers ask
+    separator = (
+        (fmt.separator or " ") if combined.decisions.ndim == 2 else None
+    )  # a blank, as Kaggle's multi-label competitions have it
     order: Integers | None = None
     if template is None:
         value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
@@ -104,9 +106,8 @@ def save_submission(path: Path, submission: Submission) -> None:
             writer.writerow(submission.header)
             writer.writerows(submission.rows())
         with temporary.open(encoding="utf-8", newline="") as stream:
-            expected = chain(
-                [list(submission.header)], submission.rows()
-            )  # made anew: to keep them would cost gigabytes
+            # Made a second time: to keep the cells of a million rows would take gigabytes.
+            expected = chain([list(submission.header)], submission.rows())
             for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
                 if written != meant:
                     raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
