@@ -69,9 +69,7 @@ def make_submission(
     """Check everything and lay out the table; a template decides rows, columns and the spelling of ids."""
     if fmt.probability_of not in (None, *classes):
         raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
-    separator = (
-        (fmt.separator or " ") if combined.decisions.ndim == 2 else None
-    )  # a blank, as Kaggle's multi-label competitions have it
+    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None  # a blank: the habit of Kaggle
     order: Integers | None = None
     if template is None:
         value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
