@@ -162,7 +162,8 @@ class Fitted:
     combine: Combiner
     weights: tuple[float, ...] | None = None  # one a member; None: equal ones
     learned: dict[str, Any] = field(default_factory=dict)  # what it learned, for people and `blend.json`
-    weighs: bool = True  # whether `weights` are all it learned, so that a member can be taken out by its weight
+    weighs: bool = True
+    """Whether `weights` are all it learned, so that a member can be taken out by its weight."""
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
         """The members' answers combined."""
