@@ -24,6 +24,7 @@ from ensemble.recipe.yaml import format_yaml
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"
+_KEY_HEADERS = ["key", "allowed", "default", "meaning"]
 
 
 def main() -> int:
@@ -71,10 +72,19 @@ def recipe_part() -> str:
 
 
 def dataset_part() -> str:
-    """Every key of a dataset's description, and below it those of one part of a composed label."""
+    """Every key of a dataset's description, and below it those of one part of a composed label.
+
+    A key of `test` that means what that of `train` means has no row of its own.
+    """
+    rows = {row[0].strip("`"): row for row in _key_rows(DatasetDescription)}
+    for key, row in list(rows.items()):
+        twin = rows.get(f"test.{key.removeprefix('train.')}", row)
+        if twin is not row and [row[1], row[3]] == [twin[1], twin[3]]:
+            row[0] += f", {twin[0]}"
+            del rows[twin[0].strip("`")]
     return "\n".join(
         [
-            *_key_table(DatasetDescription),
+            *_table(_KEY_HEADERS, list(rows.values())),
             "",
             "A part of `train.label.parts` has these keys:",
             "",
@@ -89,8 +99,13 @@ def augmentation_part() -> str:
     for name, transforms in PRESETS.items():
         items = [f"  - {_flow(item)}" for item in transforms]
         lines += [f"`{name}`:", "", "```yaml", "\n".join(["augment:", *items]) if items else "augment: []", "```", ""]
-    rows = [[f"`{name}`", " ".join(f"`{key}`" for key in keys)] for name, keys in argument_names().items()]
-    return "\n".join([*lines, *_table(["transform", "arguments"], rows)])
+    arguments = argument_names()
+    assert all("p" in keys for keys in arguments.values()), "the page says that every transform takes p"
+    rows = [
+        [f"`{name}`", " ".join(f"`{key}`" for key in keys if key != "p") or "none"] for name, keys in arguments.items()
+    ]
+    note = "Every transform also takes `p`, the probability that it is applied."
+    return "\n".join([*lines, note, "", *_table(["transform", "arguments"], rows)])
 
 
 def _flow(transform: Any) -> str:
@@ -100,19 +115,28 @@ def _flow(transform: Any) -> str:
 
 
 def commands_part() -> str:
-    """Every command: its job, its own options, one example; the options they share once, at the end."""
+    """Every command: its job, its own options, one example; at the end, once, the options that commands share."""
     commands = _commands(build_parser())
-    lines: list[str] = []
-    shared: list[str] = []
+    users: dict[tuple[str, str], list[str]] = {}
     for name, command in commands.items():
-        own, common = _split_options(command)
+        for action in filter(lambda action: action.option_strings, _split_options(command)[0]):
+            users.setdefault((_spelling(action), _help(action)), []).append(name)
+    lines: list[str] = []
+    common: list[argparse.Action] = []
+    for name, command in commands.items():
+        options, common = _split_options(command)
+        own = [action for action in options if len(users.get((_spelling(action), _help(action)), [])) < 2]
+        shared = [f"`{action.option_strings[-1]}`" for action in options if action not in own]
         lines += [f"## ens {name}", "", command.description or "", ""]
         lines += [*_option_table(own), ""] if own else []
+        lines += (
+            [f"And, [as in other commands](#options-of-several-commands): {' '.join(shared)}", ""] if shared else []
+        )
         lines += ["```sh", (command.epilog or "").removeprefix("example:\n").strip(), "```", ""]
-        shared = _option_table(common)
-    return "\n".join(
-        [*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared]
-    )
+    rows = [[f"`{option}`", " ".join(names), meaning] for (option, meaning), names in users.items() if len(names) > 1]
+    lines += ["## Options of several commands", "", *_table(["option", "commands", "meaning"], rows), ""]
+    lines += ["## Options of every command", "", "They may stand before or after the verb.", "", *_option_table(common)]
+    return "\n".join(lines)
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -125,11 +149,14 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def _key_table(schema: type[BaseModel]) -> list[str]:
-    rows = [
+    return _table(_KEY_HEADERS, _key_rows(schema))
+
+
+def _key_rows(schema: type[BaseModel]) -> list[list[str]]:
+    return [
         [f"`{key}`", allowed_text(_annotation(field)), _default(schema, key, field), field.description or ""]
         for key, field in leaf_keys(schema).items()
     ]
-    return _table(["key", "allowed", "default", "meaning"], rows)
 
 
 def _annotation(field: FieldInfo) -> Any:
