@@ -10,7 +10,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -25,6 +26,18 @@ from ensemble.recipe.yaml import format_yaml
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"
 _KEY_HEADERS = ["key", "allowed", "default", "meaning"]
+_SHORT = {
+    " that is not empty": "",
+    "a whole number": "whole number",
+    "a number": "number",
+    "a list": "list",
+    "a mapping": "mapping",
+    ", at least ": " >= ",
+    " greater than ": " > ",
+    " and at most ": ", <= ",
+    " and less than ": ", < ",
+}
+"""How a table shortens what messages say of allowed values."""
 
 
 def main() -> int:
@@ -154,14 +167,24 @@ def _key_table(schema: type[BaseModel]) -> list[str]:
 
 def _key_rows(schema: type[BaseModel]) -> list[list[str]]:
     return [
-        [f"`{key}`", allowed_text(_annotation(field)), _default(schema, key, field), field.description or ""]
+        [f"`{key}`", _allowed(field), _default(schema, key, field), field.description or ""]
         for key, field in leaf_keys(schema).items()
     ]
 
 
-def _annotation(field: FieldInfo) -> Any:
-    """A field's annotation with its limits, which pydantic keeps apart."""
-    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+def _allowed(field: FieldInfo) -> str:
+    """What messages say of a field's values, in the short form of a table: `number > 0, <= 1`.
+
+    That null is allowed is left out: the default `none` says it.
+    """
+    annotation: Any = field.annotation
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = Union[tuple(member for member in get_args(annotation) if member is not NoneType)]  # noqa: UP007
+    # its limits, which pydantic keeps apart
+    text = allowed_text(Annotated[annotation, *field.metadata] if field.metadata else annotation)
+    for words, short in _SHORT.items():
+        text = text.replace(words, short)
+    return text
 
 
 def _default(schema: type[BaseModel], key: str, field: FieldInfo) -> str:

@@ -143,8 +143,8 @@ class Recipe(Frozen):
     image: ImagePart = ImagePart()
     """Size and normalisation."""
     augment: Annotated[list[Any] | PresetName, AfterValidator(checked_transforms)] = "none"
-    """Random changes to training images; never to validation or test images. A preset, or a list of albumentations
-    transforms such as `[{HorizontalFlip: {p: 0.5}}]`: docs/augmentation.md."""
+    """Random changes to training images, never to others: a preset, or a list of albumentations transforms such as
+    `[{HorizontalFlip: {p: 0.5}}]`: docs/augmentation.md."""
     sampling: Annotated[SamplingPart, _from_short("kind", str)] = SamplingPart()
     """Which training rows an epoch draws, and how often. `sampling: balanced` is short for `{kind: balanced}`."""
     model: ModelPart
