@@ -107,18 +107,13 @@ def dataset_part() -> str:
 
 
 def augmentation_part() -> str:
-    """Every preset written out, then every transform with its arguments."""
+    """Every preset written out, then the name of every transform; messages list the arguments of one."""
     lines: list[str] = []
     for name, transforms in PRESETS.items():
         items = [f"  - {_flow(item)}" for item in transforms]
         lines += [f"`{name}`:", "", "```yaml", "\n".join(["augment:", *items]) if items else "augment: []", "```", ""]
-    arguments = argument_names()
-    assert all("p" in keys for keys in arguments.values()), "the page says that every transform takes p"
-    rows = [
-        [f"`{name}`", " ".join(f"`{key}`" for key in keys if key != "p") or "none"] for name, keys in arguments.items()
-    ]
-    note = "Every transform also takes `p`, the probability that it is applied."
-    return "\n".join([*lines, note, "", *_table(["transform", "arguments"], rows)])
+    names = " ".join(f"`{name}`" for name in argument_names())
+    return "\n".join([*lines, "The transforms:", "", names])
 
 
 def _flow(transform: Any) -> str:
