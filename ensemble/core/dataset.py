@@ -153,11 +153,11 @@ class BoxSpec(Frozen):
     """The part of each image that is used; the rest is cut off."""
 
     columns: Annotated[list[ColumnName], Field(min_length=4, max_length=4)]
-    """Names of the four columns, in pixels."""
+    """The four columns, in pixels."""
     format: Literal["xyxy", "xywh"] = "xyxy"
     """`xyxy`: left, top, right, bottom; `xywh`: left, top, width, height."""
     margin: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """What is kept around the box on every side, as a share of its width and height."""
+    """Margin kept around the box, as a share of its width and height."""
 
 
 class RowsSpec(Frozen):
@@ -196,7 +196,7 @@ class TrainOnlySpec(Frozen):
     """Rows that are in every training part, and never validated."""
 
     column: ColumnName
-    """The column that tells."""
+    """The column that decides."""
     values: Annotated[list[str], Field(min_length=1)]
     """Its values in rows that are for training only."""
 
@@ -251,7 +251,7 @@ class DatasetDescription(Frozen):
     description: str = ""
     """One sentence."""
     embedded: Literal["digits"] | None = None
-    """A dataset that comes with a library: drawn into the cache when first used, needs no path."""
+    """A dataset that comes with a library: written into the cache when first used, needs no path."""
     classes: ClassNames | Literal["found", "parts"]
     """Class names; their order is the order of the probability columns. `found`: the training rows' labels in natural
     order, written into each run; `parts`: every combination of `train.label.parts`, the last part changing fastest."""
