@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -71,6 +71,22 @@ def with_examples(message: str, count: int, examples: Sequence[str]) -> str:
     if not examples:
         return message
     return f"{message}: {', '.join(examples)}{', …' if count > len(examples) >= SHOWN else ''}"
+
+
+def finding_lines(findings: Sequence[Mapping[str, Any]], nothing: str) -> list[str]:
+    """A line for each finding as JSON types, with its examples, or with a line for each of its rows where it has them;
+    `nothing` without findings."""
+    lines = []
+    for finding in findings:
+        start = f"{finding['level']}: {finding['code']}: "
+        if "rows" not in finding:
+            lines.append(start + with_examples(finding["message"], finding["count"], finding["examples"]))
+            continue
+        lines.append(start + finding["message"])
+        for row in finding["rows"]:
+            distance = f" ({row['distance']} of 64 bits apart)" if row["distance"] else ""
+            lines.append("  " + "  ".join(filter(None, (row["path"], row["partner"], row["what"] + distance))))
+    return lines or [nothing]
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

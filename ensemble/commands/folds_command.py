@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ensemble.audit.findings import Finding
+from ensemble.audit.findings import finding_lines
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
 from ensemble.errors import InputError
@@ -28,12 +28,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
             data=arguments.data,
             outputs=arguments.outputs,
             folder=arguments.folder,
+            every_row=arguments.all,
             on_event=on_event,
         )
     has_errors = any(finding["level"] == "error" for finding in report["findings"])
     is_large = len(report["classes"]) > _MOST_CLASSES or len(report["fold_class_counts"]) > _MOST_FOLDS
     table = _worst_table(report) if is_large else _table(report)
-    return Outcome(report, [*_lines(report), table, *_findings(report)], InputError.exit_code if has_errors else 0)
+    shown = [*_lines(report), table, *finding_lines(report["findings"], "the audit finds nothing wrong")]
+    return Outcome(report, shown, InputError.exit_code if has_errors else 0)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -86,9 +88,3 @@ def _fold_names(report: dict[str, Any]) -> list[str]:
     if report["repeats"] == 1:
         return [str(fold) for fold in range(report["k"])]
     return [f"{repeat}.{fold}" for repeat in range(report["repeats"]) for fold in range(report["k"])]
-
-
-def _findings(report: dict[str, Any]) -> list[str]:
-    """A line a finding, with its examples."""
-    findings = [Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in report["findings"]]
-    return [finding.line for finding in findings] or ["the audit finds nothing wrong"]

@@ -36,9 +36,13 @@ def fold_plan(
     data: str | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
+    every_row: bool = False,
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Make or load a recipe's fold plan; give back what `ens folds --json` prints. A plan with errors is not saved."""
+    """Make or load a recipe's fold plan; give back what `ens folds --json` prints. A plan with errors is not saved.
+
+    `every_row`: each finding with its advice and all its rows, as `--all` asks.
+    """
     outputs = Path(outputs)
     request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     findings = audit_request(request, on_event)
@@ -61,15 +65,16 @@ def fold_plan(
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
         "fold_class_counts": [_by_class(fold, classes) for fold in _fold_class_counts(plan, classes)],
         "fold_rows": [int(size) for repeat in plan.folds.T for size in np.bincount(repeat[repeat >= 0], None, plan.k)],
-        "findings": [finding.plain() for finding in findings],
+        "findings": [finding.plain(every_row=every_row) for finding in findings],
     }
 
 
 @dataclass(frozen=True)
 class Look:
-    """The result: `facts` are what `ens eda --json` prints; the scans have every single image."""
+    """The result: `facts` are what `ens eda --json` prints; scans have every image, findings every row."""
 
     facts: dict[str, Any]
+    findings: list[Finding]
     resolved: ResolvedRecipe
     table: Table
     cache: Path
@@ -116,7 +121,7 @@ def look_at_data(
         "test_images": describe_images(test) if test is not None else None,
         "findings": [finding.plain() for finding in findings],
     }
-    return Look(facts, resolved, table, cache, train, test)
+    return Look(facts, findings, resolved, table, cache, train, test)
 
 
 def draw_augmentation(look: Look, folder: Path) -> Path:
