@@ -223,7 +223,7 @@ class _FileNames:
         if groups < _LEAST_GROUPS or rows < least_share * count or rows > _LARGEST_MEAN * groups:
             return None
         shown = [names[number].rpartition("/")[2] for number in np.flatnonzero(is_group)]
-        are_ids = np.mean([any(map(str.isdigit, name)) for name in shown]) >= 0.8 or rows >= count / 2
+        are_ids = np.mean([any(map(str.isdigit, name)) for name in shown]) >= 0.8  # a few words may be sources or kinds
         if not (are_ids and rows <= _SMALL_MEAN * groups) and groups <= max(10, 2 * len(self._table.classes)):
             return None
         if _spells_class(self._table, numbers, is_group) or _is_chance(shown, rows, count):

@@ -73,12 +73,12 @@ def with_examples(message: str, count: int, examples: Sequence[str]) -> str:
     return f"{message}: {', '.join(examples)}{', …' if count > len(examples) >= SHOWN else ''}"
 
 
-def finding_lines(findings: Sequence[Mapping[str, Any]], nothing: str) -> list[str]:
+def finding_lines(findings: Sequence[Mapping[str, Any]], nothing: str, *, with_code: bool = True) -> list[str]:
     """A line for each finding as JSON types, with its examples, or with a line for each of its rows where it has them;
     `nothing` without findings."""
     lines = []
     for finding in findings:
-        start = f"{finding['level']}: {finding['code']}: "
+        start = f"{finding['level']}: " + f"{finding['code']}: " * with_code
         if "rows" not in finding:
             lines.append(start + with_examples(finding["message"], finding["count"], finding["examples"]))
             continue

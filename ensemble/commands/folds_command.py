@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     has_errors = any(finding["level"] == "error" for finding in report["findings"])
     is_large = len(report["classes"]) > _MOST_CLASSES or len(report["fold_class_counts"]) > _MOST_FOLDS
     table = _worst_table(report) if is_large else _table(report)
-    shown = [*_lines(report), table, *finding_lines(report["findings"], "the audit finds nothing wrong")]
+    shown: list[str | ShownTable] = [*_lines(report), table]
+    shown += finding_lines(report["findings"], "the audit finds nothing wrong", with_code=False)
     return Outcome(report, shown, InputError.exit_code if has_errors else 0)
 
 

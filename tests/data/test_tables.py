@@ -147,8 +147,8 @@ def refusal(folder: Path, **changes: Any) -> list[str]:
         ),
         (
             {"image": "image/{id}.png"},
-            "48 images are missing: image/0000.png (line 2), image/0037.png (line 3), image/0074.png (line 4), … and 45 "
-            "more; there is no folder image; ",
+            "48 images are missing: image/0000.png (line 2), image/0037.png (line 3), image/0074.png (line 4), … and "
+            "45 more; there is no folder image; ",
         ),
         (
             {"image": "images/{id}.jpg"},
