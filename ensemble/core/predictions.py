@@ -50,7 +50,7 @@ class Seen:
 
     def ids(self, path: Path) -> tuple[tuple[str, ...], str]:
         """The ids of a file and its hash."""
-        # Members of a blend nearly always share their ids: a million of them are compared rather than hashed and parsed.
+        # Members of a blend nearly always share their ids: a million are compared rather than hashed and parsed.
         last, digest, ids = self._last
         if _holds(path, last):
             return ids, digest
@@ -220,7 +220,7 @@ def _load(files: _Found, path: Path, renormalize: bool, verify_hashes: bool, see
     rows = check_rows(probs, ids, document["classes"], renormalize=renormalize, activation=activation)
     if rows.problems:
         raise InputError(*(f"{paths.npy}: {problem}" for problem in rows.problems))
-    release_pages(probs)  # both checks read every number; of 50 members, each would keep its whole file in memory
+    release_pages(probs)  # hash and checks read every number, so each member of a blend would fill memory
     if rows.to_renormalize.size:
         probs = renormalized_rows(probs, rows.to_renormalize)
     labels, groups = document.get("labels"), document.get("groups")

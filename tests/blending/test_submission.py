@@ -118,7 +118,7 @@ def test_ids_are_not_guessed_by_number_or_ending(tmp_path: Path) -> None:
         ("", "needs a header and at least one row"),
         ("id,label\n", "needs a header and at least one row"),
         ("id\n001\n", "one column"),
-        ("id,x,x\n001,0,0\n", "'x' stands twice"),
+        ("id,x,x\n001,0,0\n", "'x' appears twice"),
         ('id,"x\ny"\n001,0\n', "line break"),
         ("id,label\n001,0\nNA\n", "sample.csv:3: 1 cells"),
         ("id,cat,fox\n001,0,0\n", "1 unknown ('fox') and 1 missing ('dog')"),

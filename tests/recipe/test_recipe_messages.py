@@ -289,11 +289,11 @@ LABEL = "label: {value: y}"
         (f"train: {{{ROWS}, files: x, {LABEL}}}", "train.image: files names the images already"),
         (f"train: {{files: 'x/{{a}}/*', id: i, {LABEL}}}", "train.files: names columns, but there is no table"),
         (f"train: {{{ROWS}, label: {{}}}}", "train.label.value: missing; give a template such as {label}, or columns"),
-        (f"train: {{{ROWS}, label: {{value: a, columns: one-hot}}}}", "train.label.columns: stands beside value"),
+        (f"train: {{{ROWS}, label: {{value: a, columns: one-hot}}}}", "train.label.columns: given together with value"),
         (f"train: {{{ROWS}, label: {{columns: onehot}}}}", "train.label.columns is 'onehot', but must be one-hot"),
         (
             f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b], value: v, map: {{x: c}}}}]}}}}",
-            "train.label.parts[0].map: leads to c, which is none of a, b",
+            "train.label.parts[0].map: gives c, which is none of a, b",
         ),
         (
             f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b], value: v, bins: [1, 2]}}]}}}}",
@@ -314,7 +314,7 @@ LABEL = "label: {value: y}"
         ),
         (
             f"train: {{{ROWS}, {LABEL}}}\nsubmission: {{value: probability, probability_of: c}}",
-            "submission.probability_of: c is no class",
+            "submission.probability_of: c is not a class",
         ),
         (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, {LABEL}}}", "test.label is for training rows alone"),
         (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, group: g}}", "test.group is for training rows alone"),
