@@ -258,7 +258,7 @@ def test_a_broken_description_of_a_dataset_is_told_with_the_recipe(folder: Path,
     )
     assert complaints(folder) == [
         "recipes/data/mine.yaml:1: classes[1] is 2, but must be text that is not empty; put it in quotes",
-        "recipes/data/mine.yaml:4: train.table stands here a second time; the first is on line 3",
+        "recipes/data/mine.yaml:4: train.table appears a second time; the first is on line 3",
         "recipes/data/mine.yaml:7: train.labels is unknown; did you mean train.label?",
         f"recipes/r.yaml:3: tta.views is 'x', but must be {VIEWS}",
     ]
