@@ -86,7 +86,6 @@ def closest(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | No
 
 def any_of(names: Sequence[str], last: str = "or") -> str:
     """`a`, `a or b`, `a, b or c`."""
-    # the filter drops the empty text before a single name
     return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 

@@ -291,14 +291,9 @@ class DatasetDescription(Frozen):
     @property
     def submission_format(self) -> SubmissionSpec:
         """The organiser's format, sets of classes spelled as in the labels where it does not say otherwise."""
-        fmt, label = self.submission, self.label
-        empty = (label.empty or [""])[0]
-        return fmt.model_copy(
-            update={
-                "separator": (label.separator or " ") if fmt.separator is None else fmt.separator,
-                "empty": empty if fmt.empty is None else fmt.empty,
-            }
-        )
+        given = {"separator": self.label.separator or " ", "empty": (self.label.empty or [""])[0]}
+        unsaid = {key: value for key, value in given.items() if getattr(self.submission, key) is None}
+        return self.submission.model_copy(update=unsaid)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> DatasetDescription:

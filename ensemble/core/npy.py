@@ -51,8 +51,7 @@ def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
 
 def mapped_sha256(matrix: NDArray[Any]) -> str:
     """The hash of the whole file that `map_matrix` mapped, header included, read where its numbers are read next."""
-    mapped = _map_of(matrix)
-    if mapped is None:
+    if (mapped := _map_of(matrix)) is None:
         raise ValueError("not a mapped matrix")
     return hashlib.sha256(mapped).hexdigest()
 

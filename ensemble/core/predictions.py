@@ -12,7 +12,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -146,20 +146,11 @@ class ProbabilityPaths:
         """The ones that are not there."""
         return [path for path in (self.npy, self.ids, self.json) if not path.is_file()]
 
-    def found(self) -> _Found:
-        """Where the three lie now, perhaps still on the way to their places, and which files they are."""
+    def current(self) -> tuple[ProbabilityPaths, tuple[tuple[int, int] | None, ...]]:
+        """Where the three lie now, perhaps still on the way to their places, and what tells them from later ones."""
         name = self.npy.name.removesuffix(".npy")
         paths = ProbabilityPaths(*(newest(path, name) for path in (self.npy, self.ids, self.json)))
-        stamps = tuple(_stamp(path) for path in (paths.npy, paths.ids, paths.json))
-        return _Found(paths, stamps)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Three files, distinguishable from others that take their places."""
-
-    paths: ProbabilityPaths
-    stamps: tuple[tuple[int, int] | None, ...]
+        return paths, tuple(_stamp(path) for path in (paths.npy, paths.ids, paths.json))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -179,17 +170,16 @@ def load_predictions(
     """
     named, seen = ProbabilityPaths.of(path), seen or Seen()
     for _ in range(_PATIENCE):
-        files = named.found()
+        current = named.current()
         try:
-            return _load(files, named.npy, renormalize, verify_hashes, seen)
+            return _load(current[0], named.npy, renormalize, verify_hashes, seen)
         except InputError:
-            if named.found() == files:  # nobody replaced the files while they were read
+            if named.current() == current:  # nobody replaced the files while they were read
                 raise
-    return _load(named.found(), named.npy, renormalize, verify_hashes, seen)
+    return _load(named.current()[0], named.npy, renormalize, verify_hashes, seen)
 
 
-def _load(files: _Found, path: Path, renormalize: bool, verify_hashes: bool, seen: Seen) -> Predictions:
-    paths = files.paths
+def _load(paths: ProbabilityPaths, path: Path, renormalize: bool, verify_hashes: bool, seen: Seen) -> Predictions:
     if len(missing := paths.missing()) == 3:
         raise InputError(f"{paths.npy}: no such probability file")
     if missing:
@@ -296,18 +286,10 @@ def _document(predictions: Predictions) -> dict[str, Any]:
     }
     if predictions.kind == "oof" or predictions.labels is not None or predictions.folds is not None:
         document["labels"] = None if predictions.labels is None else plain_labels(np.asarray(predictions.labels))
-        document["folds"] = _plain(predictions.folds)
-        document["groups"] = _plain(predictions.groups)
+        # asarray: lists may contain NumPy's numbers, which JSON has no form for
+        document["folds"] = None if predictions.folds is None else np.asarray(predictions.folds).tolist()
+        document["groups"] = None if predictions.groups is None else np.asarray(predictions.groups).tolist()
     return document
-
-
-def _plain(values: NDArray[np.int64] | Sequence[Any] | None) -> list[Any] | None:
-    """Lists of Python numbers from whatever holds them."""
-    if values is None:
-        return None
-    if isinstance(values, np.ndarray):
-        return list(values.tolist())
-    return [_plain(value) if isinstance(value, np.ndarray | list | tuple) else int(value) for value in values]
 
 
 def _unloadable(

@@ -11,8 +11,8 @@ import math
 import re
 import types
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +34,7 @@ class RowCheck:
     """What is wrong with the numbers, and which rows must still be divided by their sum."""
 
     problems: list[str]
-    to_renormalize: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    to_renormalize: NDArray[np.int64]
 
 
 def check_rows(
@@ -49,7 +49,11 @@ def check_rows(
     sums_to_1 = activation == "softmax"
     renormalize = renormalize and sums_to_1
     broken, negative, off = _Finding(), _Finding(), _Finding()
-    for start, block in _blocks(probs):
+    step = max(1, _BLOCK_NUMBERS // probs.shape[1])
+    for start in range(0, probs.shape[0], step):
+        block = np.asarray(probs[start : start + step])
+        if block.dtype.itemsize == 2:
+            block = block.astype(np.float32)  # sums of float16 are slow, and too coarse to be compared with 1
         if _is_fine(block, sums_to_1):
             continue
         with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity; it is reported below
@@ -148,15 +152,6 @@ def _sums(block: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return sums
 
 
-def _blocks(probs: NDArray[np.floating[Any]]) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
-    """Slices of rows, each with the number of its first row."""
-    step = max(1, _BLOCK_NUMBERS // probs.shape[1])
-    for start in range(0, probs.shape[0], step):
-        block = np.asarray(probs[start : start + step])
-        # sums of float16 are slow, and too coarse to be compared with 1
-        yield start, block.astype(np.float32) if block.dtype.itemsize == 2 else block
-
-
 OWN_KEYS = frozenset(
     {"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
 )
@@ -232,7 +227,20 @@ def document_problems(document: dict[str, Any], rows: int, columns: int) -> list
         value = document.get(key)
         if not isinstance(value, str) or not _SHA256.fullmatch(value):
             problems.append(f"{key} is {_show(value)}; 64 hexadecimal digits are needed")
-    problems += _origin_problems(document)
+    # The optional keys, where present; unknown keys pass, since a later ens may add some.
+    problems += [
+        f"{key} is {_show(document[key])}; a non-empty string is needed"
+        for key in _TEXT_KEYS
+        if document.get(key) is not None and not (isinstance(document[key], str) and document[key])
+    ]
+    for key in _NUMBERS_KEYS:
+        value = document.get(key)
+        is_fine = isinstance(value, dict) and set(map(type, value.values())) <= {int, float, types.NoneType}
+        if value is not None and not is_fine:
+            problems.append(f"{key} is {_show(value)}; names with numbers are needed")
+    members = document.get("blend_of")
+    if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
+        problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
     if kind == "oof":
         problems += _oof_problems(document, rows, columns)
     elif kind == "test":
@@ -260,24 +268,6 @@ def class_problems(classes: Any, columns: int) -> list[str]:
     if len(classes) != columns:
         return [f"{len(classes)} classes for {columns} columns of the .npy; one name per column is needed"]
     return []
-
-
-def _origin_problems(document: dict[str, Any]) -> list[str]:
-    """Whether the optional keys, where present, have their types; unknown keys pass, since a later ens may add some."""
-    problems = [
-        f"{key} is {_show(document[key])}; a non-empty string is needed"
-        for key in _TEXT_KEYS
-        if document.get(key) is not None and not (isinstance(document[key], str) and document[key])
-    ]
-    for key in _NUMBERS_KEYS:
-        value = document.get(key)
-        is_fine = isinstance(value, dict) and set(map(type, value.values())) <= {int, float, types.NoneType}
-        if value is not None and not is_fine:
-            problems.append(f"{key} is {_show(value)}; names with numbers are needed")
-    members = document.get("blend_of")
-    if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
-        problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
-    return problems
 
 
 def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:

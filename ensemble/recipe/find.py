@@ -1,7 +1,4 @@
-"""Where recipes and descriptions of datasets lie: in the working directory's `recipes/`, then with the package.
-
-`folder` is the working directory, given by the caller: a process has one, but tests and a library's users have many.
-"""
+"""Where recipes and descriptions of datasets lie: in the working directory's `recipes/`, then with the package."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,17 @@ def merge_layers(layers: Iterable[Layer]) -> Layer:
     A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another. Null
     removes it, or the whole search.
     """
-    return reduce(_merge_two, layers, Layer())
+    values: dict[str, Any] = {}
+    places: dict[KeyPath, Place] = {}
+    for layer in layers:
+        replaced: set[KeyPath] = set()
+        values = _merge_values(values, layer.values, (), replaced)
+        for path in list(places):
+            # a value's place goes with it: else a fault in what replaced it would be reported on another file's line
+            if any(path[:end] in replaced for end in range(1, len(path) + 1)):
+                del places[path]
+        places |= layer.places
+    return Layer(values, places)
 
 
 def nested(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
@@ -87,18 +96,6 @@ def nested(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
             part = part.setdefault(str(key), {})
         part[str(path[-1])] = value
     return top
-
-
-def _merge_two(base: Layer, over: Layer) -> Layer:
-    replaced: set[KeyPath] = set()
-    values = _merge_values(base.values, over.values, (), replaced)
-
-    def is_replaced(path: KeyPath) -> bool:
-        return any(path[:end] in replaced for end in range(1, len(path) + 1))
-
-    # a value's place goes with it: else a fault in what replaced it would be reported on a line of another file
-    kept = {path: place for path, place in base.places.items() if not is_replaced(path)}
-    return Layer(values, kept | over.places)
 
 
 def _merge_values(base: dict[str, Any], over: dict[str, Any], path: KeyPath, replaced: set[KeyPath]) -> dict[str, Any]:
@@ -122,7 +119,7 @@ def _long_form(value: Any, path: KeyPath, expanded: dict[KeyPath, str]) -> Any:
     if isinstance(value, dict):
         return {name: _long_form(item, (*path, name), expanded) for name, item in value.items()}
     key = SHORT_FORMS.get(("search", "*") if len(path) == 2 and path[0] == "search" else path)  # any dimension
-    if key is None or value is None:  # null resets a key to its default
+    if key is None or value is None:  # null stays null
         return value
     expanded[path] = key
     return {key: value}

@@ -39,25 +39,20 @@ def save_recipe_with(
     """
     leaves = _leaves(with_values(source, values).recipe)
     head: dict[str, Any] = {"description": description}
-    changed: set[KeyPath] = {
-        tuple(key.split(".")) for key in values
-    }  # written even where the source has the same value
+    # `values` are written even where the source has the same ones: they are what the caller decided
+    changed: set[KeyPath] = {tuple(key.split(".")) for key in values}
+    own, folder = str(source.path.absolute()), source.folder
     try:
-        changed |= _differences(source, leaves)
+        if load_recipe(own, folder=folder).dataset_name != source.dataset_name:
+            changed.add(("data", "name"))
+        # for the same dataset: else all that a dataset decides would count as changed
+        before = _leaves(load_recipe(own, folder=folder, data=source.dataset_name).recipe)
+        changed |= {key for key, value in leaves.items() if key not in before or value != before[key]}
         head["extends"] = _reference(source.path, path)
     except InputError:  # the source was edited meanwhile, and no longer loads: written out in full
         changed = set(leaves)
     kept = {key: value for key, value in leaves.items() if key in changed}
     save_text(path, format_yaml(head | nested(kept), comment=comment))
-
-
-def _differences(source: ResolvedRecipe, leaves: Mapping[KeyPath, Any]) -> set[KeyPath]:
-    """The keys whose values the source's file, loaded for the same dataset, would not give by itself."""
-    own_path = str(source.path.absolute())
-    own_dataset = load_recipe(own_path, folder=source.folder).dataset_name
-    before = _leaves(load_recipe(own_path, folder=source.folder, data=source.dataset_name).recipe)
-    changed = {key for key, value in leaves.items() if key not in before or value != before[key]}
-    return changed | ({("data", "name")} if own_dataset != source.dataset_name else set())
 
 
 def _leaves(recipe: Recipe) -> dict[KeyPath, Any]:

@@ -123,7 +123,7 @@ def test_ids_are_not_guessed_by_number_or_ending(tmp_path: Path) -> None:
         ("id,label\n001,0\nNA\n", "sample.csv:3: 1 cells"),
         ("id,cat,fox\n001,0,0\n", "1 unknown ('fox') and 1 missing ('dog')"),
         ("id,cat,dog,usage\n001,0,0,0\n", "1 unknown ('usage')"),
-        ('id,label\n"001,0\n', "no CSV file"),
+        ('id,label\n"001,0\n', "not a CSV file"),
         (b"id,label\n\xff,0\n", "not UTF-8"),
     ],
 )

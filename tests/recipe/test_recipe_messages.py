@@ -242,9 +242,9 @@ def test_an_unknown_dataset_is_told_with_the_names_to_be_had(folder: Path, write
 def test_a_dataset_folder_that_is_not_there_is_told(folder: Path, write: Write) -> None:
     write("r", "data: digits\nmodel: {name: x}\n")
     (folder / "digit_data").mkdir()
-    told = "--data: there is no folder digits_data/a; . holds digit_data, recipes"
+    told = "--data: there is no folder digits_data/a; . contains digit_data, recipes"
     assert complaints(folder, data="digits=digits_data/a") == [told]
-    told = "--data: there is no folder digits_data; . holds digit_data, recipes; did you mean digit_data?"
+    told = "--data: there is no folder digits_data; . contains digit_data, recipes; did you mean digit_data?"
     assert complaints(folder, data="digits=digits_data") == [told]
     assert complaints(folder, data="digits=") == [
         "--data: 'digits=' should be NAME or NAME=PATH, as in mask18=/data/mask"
