@@ -73,7 +73,7 @@ def test_a_table_that_is_not_there_says_what_is(tmp_path: Path) -> None:
     written(tmp_path, "x")
     with pytest.raises(InputError, match=r"no such table; its folder holds t\.csv$"):
         read_text_table(tmp_path / "train.csv")
-    with pytest.raises(InputError, match="there is no folder .* either"):
+    with pytest.raises(InputError, match=r"there is no folder .* either"):
         read_text_table(tmp_path / "none" / "train.csv")
     with pytest.raises(InputError, match="can't be read"):
         read_text_table(tmp_path)
