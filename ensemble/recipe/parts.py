@@ -169,7 +169,7 @@ class ModelPart(Frozen):
     def _freezing_fits(self) -> ModelPart:
         if self.freeze == "none" and self.freeze_epochs is not None:
             raise ValueError(f"freeze_epochs is {self.freeze_epochs}, but freeze is none; say freeze: backbone")
-        if self.freeze_epochs is None and self.unfreeze == "gradual":  # or freeze_epochs would mean "never"
+        if self.freeze_epochs is None and self.unfreeze == "gradual":  # without them the backbone is never trained
             raise ValueError("unfreeze is gradual, but needs freeze_epochs, the epochs from stage to stage")
         return self
 
