@@ -324,7 +324,7 @@ def test_all_that_is_wrong_with_messy_tables_is_told_in_one_pass_with_lines(tmp_
         load_table("messy", description, tmp_path)
     train, test, sample = (tmp_path / f"{name}.csv" for name in ("train", "test", "sample"))
     assert list(raised.value.messages) == [
-        f"{train}: column 'h' stands twice in the header, id, label, person, x, y, w, h, h",
+        f"{train}: column 'h' appears twice in the header, id, label, person, x, y, w, h, h",
         f"{train}:5: 2 cells, the header has 8",
         f"{train}:6: 10 cells, the header has 8",
         f"{train}: 1 ids stand more than once: a1 (lines 3, 4)",
@@ -336,7 +336,7 @@ def test_all_that_is_wrong_with_messy_tables_is_told_in_one_pass_with_lines(tmp_
         f"{train}: 2 labels are none of red, green, blue: 'gren' (1 row, line 3; did you mean green?), 'Bleu' (1 row, "
         "line 9; did you mean blue?); if so, correct the table, or add to train.label: map: {gren: green, Bleu: blue}",
         f"{tmp_path}: 1 ids are in both tables, train and test: t1",
-        f"{sample}: column 'label' stands twice in the header, id, label, label",
+        f"{sample}: column 'label' appears twice in the header, id, label, label",
         f"{sample}: 1 ids of the sample stand more than once: t1",
         f"{sample}: 1 ids of the sample are no test rows: t4",
         f"{sample}: 1 test rows are not in the sample: t2",
