@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import load_recipe as load_recipe
     from ensemble.runs.eda import fold_plan as fold_plan
+    from ensemble.runs.pack import Packed as Packed
+    from ensemble.runs.pack import pack as pack
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
@@ -35,6 +37,7 @@ _HOMES = {
     "EnsError": "ensemble.errors",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.predictions",
+    "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
@@ -43,6 +46,7 @@ _HOMES = {
     "fold_plan": "ensemble.runs.eda",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.save",
+    "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
     "status": "ensemble.runs.status",
