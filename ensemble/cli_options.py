@@ -4,11 +4,14 @@ nothing slow."""
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, NoReturn, get_args
 
 from ensemble.blending.options import METHOD_WORDS, Calibration, LabelForm, Select, When
 from ensemble.engine import ENGINES
+from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES as VIEW_POLICIES
 from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
@@ -19,6 +22,45 @@ def fold_list(text: str) -> list[int]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of fold numbers such as 0,2")
     return [int(part) for part in parts]
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse, with errors as `InputError` and a suggestion where a word is nearly right."""
+
+    def error(self, message: str) -> NoReturn:
+        verb = self.prog.split()
+        if "invalid choice" in message and "COMMAND" in message:
+            word = message.split("'")[1]
+            close = difflib.get_close_matches(word, COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            message = f"{word} is not a command; {hint}"
+        elif message.startswith("unrecognized arguments:"):
+            message = self._unknown_word(message.split(": ", 1)[1].split()[0].split("=")[0])
+        elif "invalid choice" in message:
+            option, _, rest = message.removeprefix("argument ").partition(": ")
+            word, _, choices = rest.partition(" (choose from ")
+            message = f"{option} {word.split(': ')[1]}: not one of {choices.rstrip(')')}"
+        raise InputError(f"{' '.join(verb)}: {message}; {' '.join(verb)} --help explains")
+
+    def _unknown_word(self, word: str) -> str:
+        """What is wrong with a word that nobody asked for."""
+        if not word.startswith("-"):
+            named = [option for option in self._option_string_actions if option in ("--recipe", "--name")]
+            return f"{word!r} stands alone" + (f"; did you mean {named[0]} {word}?" if named else "")
+        close = difflib.get_close_matches(word, self._option_string_actions, n=1)
+        return f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Let the command's own parser complain of what it does not know, so that its options are suggested."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.prog != "ens":
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`tensorboard,wandb` as names, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def gpu_list(text: str) -> list[str] | str:
@@ -128,6 +170,8 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(
         "--log",
+        type=names,
+        default=os.environ.get("ENS_LOG", ""),
         metavar="WHERE",
         help="log epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
     )

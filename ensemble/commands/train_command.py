@@ -6,13 +6,11 @@ Turns arguments into `TrainOptions` and shows the runs; `runs/train.py` trains.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_spread
 from ensemble.commands.progress import progress
-from ensemble.core.machine import split_watchers
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
@@ -39,7 +37,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         data=arguments.data,
         fresh=arguments.fresh,
         allow_code=arguments.allow_code,
-        log=split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
+        log=arguments.log,
         workplace=Workplace(
             arguments.engine, arguments.workers, arguments.gpus, arguments.per_gpu, arguments.hang_timeout
         ),

@@ -385,8 +385,3 @@ class TtaPart(Frozen):
         if self.merge != "power" and self.power != 0.5:
             raise ValueError(f"power is {self.power:g}, which is for merge: power alone")
         return self
-
-    @property
-    def is_learned(self) -> bool:
-        """Whether out-of-fold rows have a say, so that it is settled only when every fold is trained."""
-        return self.views == "auto" or self.weights == "learned"
