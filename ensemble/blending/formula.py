@@ -93,7 +93,9 @@ class Formula:
 
 def blend_command(document: Mapping[str, Any]) -> str:
     """The command that makes a blend again, as far as its record says; runs are in `outputs`."""
-    runs = " ".join(f"outputs/{member['run']}" for member in document["members"])
+    names = [str(member["run"]) for member in document["members"]]
+    # A trial is called study/trial-3.
+    runs = " ".join(f"outputs/{'studies/' * ('/' in name)}{name}" for name in names)
     return f"ens blend {runs} --method {document['method']} --name {document['name']}"
 
 
