@@ -22,58 +22,9 @@ import ensemble
 from ensemble.cli import main
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 from tests.conftest import DESCRIPTION, RECIPE
+from tests.runs.conftest import TRAIN, blend, difference, files_of, predict, refusal
 
-TRAIN = ("train", "--recipe", "tiny", "--engine", "inline", "--set", "train.epochs=1")
 METHODS = ["soft", "hard", "geometric", "power:3", "rank", "optimize", "greedy", "greedy:3", "stack", "auto"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Path:
-    """A working directory with three runs: two of one image size, one of another with views; nobody may change it."""
-    place = tmp_path_factory.mktemp("trained")
-    (place / "recipes" / "data").mkdir(parents=True)
-    (place / "recipes" / "data" / "squares.yaml").write_text(DESCRIPTION, encoding="utf-8")
-    (place / "recipes" / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ENS_DATA_ROOT", str(squares.parent))
-        patch.delenv("ENS_OUTPUTS", raising=False)
-        patch.chdir(place)
-        assert main([*TRAIN, "--name", "first"]) == 0
-        assert main([*TRAIN, "--name", "second", "--set", "seed=1", "--set", "train.lr=1e-2"]) == 0
-        assert main([*TRAIN, "--name", "large", "--set", "image.size=24", "--set", "tta=hflip"]) == 0
-    return place
-
-
-@pytest.fixture
-def place(trained: Path, tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in which the process stands, with the test images in `new/`."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "new").mkdir()
-    for row_id in (tmp_path / "outputs" / "first" / "probs.ids.txt").read_text().split():
-        shutil.copy(squares / "images" / f"{row_id}.png", tmp_path / "new")
-    monkeypatch.setenv("ENS_DATA_ROOT", str(squares.parent))
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def blend(ens: Callable[..., Any], *words: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    runs = [f"outputs/{run}" for run in ("first", "second", "large")]
-    answer = ens("blend", *runs, *more, "--name", "b", "--select", "all", "--force", *words, "--json")
-    assert answer.code == 0, answer.err
-    return dict(answer.document)
-
-
-def predict(ens: Callable[..., Any], *words: str) -> Any:
-    return ens("predict", *words, "--engine", "inline")
-
-
-def difference(place: Path, out: Path) -> float:
-    """Between what was predicted for the test images and what the blend says of the test rows."""
-    own, new = load_predictions(place / "outputs" / "blends" / "b" / "probs"), load_predictions(out / "probs")
-    assert own.classes == new.classes
-    order = [new.ids.index(f"{row_id}.png") for row_id in own.ids]
-    return float(np.abs(np.asarray(own.probs) - np.asarray(new.probs)[order]).max())
 
 
 def decisions(place: Path, out: Path) -> tuple[list[str], list[str]]:
@@ -110,19 +61,6 @@ def test_a_blend_gives_the_test_images_what_it_gave_the_test_rows(
     assert own == new
     voting = [member["run"] for member in document["members"] if member["weight"]]
     assert answer.document["members"] == voting and answer.document["rows"] == 12
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refusal(ens: Callable[..., Any], *words: str) -> str:
-    """What an input's fault is told, after which nothing new lies anywhere."""
-    before = set(Path.cwd().rglob("*"))
-    answer = ens(*words)
-    assert answer.code == 2, answer.err + answer.out
-    assert set(Path.cwd().rglob("*")) == before
-    return str(answer.err)
 
 
 def test_each_image_is_decoded_once_for_all_members_of_its_size(
