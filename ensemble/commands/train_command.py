@@ -6,6 +6,7 @@ Turns arguments into `TrainOptions` and shows the runs; `runs/train.py` trains.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
