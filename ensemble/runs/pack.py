@@ -232,14 +232,23 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
     yield _Entry(f"{place}/run.json", _json(plain))
     code: dict[str, _Entry] = {}
     for fold, model in zip(member.folders(), member.models(), strict=True):
-        if foreign := _absolute_path(model["network"]):
-            raise InputError(f"{fold / 'model.json'}: names {foreign}, a file of this machine, which a pack can't hold")
+        _refuse_other_files(model, fold / "model.json")
         yield _Entry(f"{place}/{fold.name}/model.json", fold / "model.json", sha256_file(fold / "model.json"))
         yield _Entry(f"{place}/{fold.name}/model.safetensors", fold / "model.safetensors", model["weights_sha256"])
         for own in model.get("code", {}).values():
             for name, sha256 in own["files"].items():
                 code[name] = _Entry(f"{place}/{CODE_FOLDER}/{name}", member.run.path / CODE_FOLDER / name, sha256)
     yield from code.values()
+
+
+def _refuse_other_files(model: Mapping[str, Any], where: Path) -> None:
+    """Refuse a network that is made from more files than its weights: a pack holds no others, nor may it name any."""
+    network = model["network"]
+    named = sorted({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"} & network.get("options", {}).keys())
+    if foreign := _absolute_path(network) or ", ".join(named):
+        raise InputError(
+            f"{where}: its network names files outside of a pack ({foreign}), which it would need to predict"
+        )
 
 
 def _without_paths(value: Any) -> Any:
@@ -290,15 +299,27 @@ def _readme(applied: RunSource | BlendSource, shown: str, members: Sequence[RunS
             f"{network['name']}, {len(member.folders())} folds, images of {network['image_size']} pixels{shown_score}"
         )
         lines.append(f"- {member.record['run']}: {text}")
-    if isinstance(applied, BlendSource):
-        lines += ["", *applied.notes()]
-    code = sorted({name for member in members for model in member.models() for name in model.get("code", {})})
-    if code:
-        lines += ["", f"Networks of own code: {', '.join(code)}. Read what is in code/, then pass --allow-code."]
+    notes = [*(applied.notes() if isinstance(applied, BlendSource) else []), *_hub_notes(members)]
+    codes = {
+        name: own for member in members for model in member.models() for name, own in model.get("code", {}).items()
+    }
+    copied, installed = ([name for name in codes if bool(codes[name]["files"]) == has] for has in (True, False))
+    if copied:
+        notes.append(f"Networks of own code: {', '.join(copied)}. Read what is in code/, then pass --allow-code.")
+    if installed:
+        notes.append(f"Needs the packages of {', '.join(installed)}, as they were at training, and --allow-code.")
+    lines += [line for note in notes for line in ("", note)]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lines += ["", f"Trained with {versions}.", ""]
     lines += [f"`{_MANIFEST}` holds the SHA-256 of every file; `ens predict` checks them all before it predicts.", ""]
     return "\n".join(lines)
+
+
+def _hub_notes(members: Sequence[RunSource]) -> list[str]:
+    """That a network is not described by timm itself: then prediction is not offline on another machine."""
+    names = sorted({str(member.models()[0]["network"]["name"]) for member in members})
+    hub = [name for name in names if name.startswith(("hf-hub:", "hf_hub:"))]
+    return [f"Not offline: {', '.join(hub)} is looked up on the Hugging Face hub when it predicts."] if hub else []
 
 
 def _write_folder(target: Path, contents: _Contents) -> str:
@@ -492,9 +513,12 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, file
 def _source(folder: Path, shown: Path, manifest: Mapping[str, Any]) -> RunSource | BlendSource:
     """What predicts, from the files of a pack that were checked."""
     members = {
-        int(number): RunSource.of(RunFolder(folder / place, Path(place).name))
+        int(number): RunSource.of(RunFolder(folder / place, Path(place).name), is_packed=True)
         for number, place in manifest["members"].items()
     }
+    for member in members.values():
+        for fold, model in zip(member.folders(), member.models(), strict=True):
+            _refuse_other_files(model, fold / "model.json")
     if manifest["kind"] == "run":
         if len(members) != 1:
             raise InputError(f"{shown}: a run's pack has one member, this one {len(members)}; pack again")

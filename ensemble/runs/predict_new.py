@@ -77,12 +77,14 @@ class RunSource:
     record: dict[str, Any]
     views: RunViews
     folds: Sequence[int] | None = None
+    is_packed: bool = False
+    """Whether it came in a pack: then even code of an installed package is not run unasked."""
 
     @classmethod
-    def of(cls, run: RunFolder) -> RunSource:
+    def of(cls, run: RunFolder, *, is_packed: bool = False) -> RunSource:
         """With its own views and all of its folds."""
         record = record_of(run)
-        return cls(run, record, RunViews.of(record))
+        return cls(run, record, RunViews.of(record), is_packed=is_packed)
 
     def folders(self) -> list[Path]:
         """The folders of the folds to predict with; refused where one has no weights."""
@@ -114,6 +116,11 @@ class RunSource:
         codes: dict[str, Any] = {}
         for model in self.models():
             codes |= model.get("code", {})
+        installed = [name for name, code in codes.items() if not code["files"]]
+        if self.is_packed and installed and not allow_code:
+            raise InputError(
+                f"{self.run.path}: {', '.join(installed)} of installed packages; pass --allow-code to run it"
+            )
         check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
 
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import ensemble
+from ensemble.core.files import sha256_file
 from ensemble.runs import pack as pack_module
 from tests.runs.conftest import blend, difference, files_of, predict, refusal
 
@@ -267,3 +268,50 @@ def test_own_code_is_packed_and_run_only_by_consent(
     shutil.rmtree(place / "outputs")
     assert "--allow-code" in refusal(ens, "predict", "mine.zip", "--images", "new")
     assert predict(ens, "mine.zip", "--images", "new", "--allow-code").code == 0
+
+
+def rewrite_models(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the networks of a pack, and its manifest with them, as who means harm would."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for path in folder.glob("members/*/*/model.json"):
+        model = json.loads(path.read_text())
+        change(model)
+        path.write_text(json.dumps(model))
+        about = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        manifest["files"][path.relative_to(folder).as_posix()] = about
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_pack_runs_no_function_of_an_installed_package_unasked(place: Path, ens: Callable[..., Any]) -> None:
+    assert ens("pack", "first", "--out", "packed").code == 0
+
+    def harm(model: dict[str, Any]) -> None:
+        model["network"]["name"] = "subprocess:call"
+        model["code"] = {"subprocess:call": {"files": {}, "sha256": "0" * 64}}
+
+    rewrite_models(place / "packed", harm)
+    error = refusal(ens, "predict", "packed", "--images", "new", "--engine", "inline")
+    assert "subprocess:call of installed packages; pass --allow-code" in error
+
+
+@pytest.mark.parametrize("options", [{"checkpoint_path": "evil.pth"}, {"weights": "/etc/passwd"}])
+def test_a_network_that_names_other_files_is_refused_in_packs(
+    options: dict[str, str], place: Path, ens: Callable[..., Any]
+) -> None:
+    assert ens("pack", "first", "--out", "packed").code == 0
+    rewrite_models(place / "packed", lambda model: model["network"].update(options=options))
+    error = refusal(ens, "predict", "packed", "--images", "new")
+    assert "its network names files outside of a pack" in error
+
+
+def test_a_network_of_the_hub_is_told_not_to_be_offline(place: Path, ens: Callable[..., Any]) -> None:
+    assert ens("pack", "first", "--out", "plain").code == 0
+    assert "Not offline" not in (place / "plain" / "README.md").read_text()
+    for fold in (place / "outputs" / "first").glob("fold-*"):
+        model = fold / "model.json"
+        model.write_text(model.read_text().replace('"test_resnet"', '"hf-hub:timm/test_resnet"'))
+        note = json.loads((fold / "fold.json").read_text())
+        note["files"]["model.json"] = sha256_file(model)
+        (fold / "fold.json").write_text(json.dumps(note))
+    assert ens("pack", "first", "--out", "packed").code == 0
+    assert "Not offline: hf-hub:timm/test_resnet is looked up" in (place / "packed" / "README.md").read_text()
