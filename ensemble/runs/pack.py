@@ -287,8 +287,8 @@ def _readme(applied: RunSource | BlendSource, shown: str, members: Sequence[RunS
     if isinstance(applied, BlendSource):
         document = applied.document
         honest = document.get("honest")
-        score = f"; {document['metric']} {honest['value']:.4f} out of fold" if honest else ""
-        lines += [f"A blend by method {document['used']}{score}. Its members:", ""]
+        worth = f"; {document['metric']} {honest['value']:.4f} out of fold" if honest else ""
+        lines += [f"A blend by method {document['used']}{worth}. Its members:", ""]
     else:
         lines += ["One run:", ""]
     for member in members:

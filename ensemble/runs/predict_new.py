@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 
 from ensemble.blending.align import Stack
+from ensemble.blending.blend import CARRIED
 from ensemble.blending.combine import Combined, Matrix
 from ensemble.blending.formula import Formula, blend_command
 from ensemble.core.dataset import BoxSpec
 from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_folder, sha256_text
+from ensemble.core.labels import Activation
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions
 from ensemble.core.run import RunFolder, verify_files
 from ensemble.data.new_images import PredictionFiles, find_new_images
 from ensemble.engine.task import Task
-from ensemble.errors import EnsError, InputError
+from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.own_code import check_code_of_run
 from ensemble.runs.devices import Workplace
@@ -171,47 +173,33 @@ class BlendSource:
 
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """Every image through every member, and then through the formula, block by block; files as for a run."""
-        document, classes = self.document, tuple(self.document["classes"])
         box = next(iter(self.members.values())).record.get("box")
         rows = find_new_images(asked.sources, None if box is None else BoxSpec.model_validate(box))
+        classes, sets = tuple(self.document["classes"]), self.formula.sets
         with _staged(out) as (stage, scratch):
-            tasks = self._tasks(asked, stage, scratch)
-            results = run_all(tasks, workplace, None, on_event)
+            results = run_all(self._tasks(asked, stage, scratch), workplace, None, on_event)
             ids_sha256 = sha256_text("\n".join(rows.ids))
             if any(result["ids_sha256"] != ids_sha256 for result in results):
-                raise EnsError(f"{', '.join(asked.sources)}: changed while it was predicted; start again")
+                raise InputError(f"{', '.join(asked.sources)}: changed while it was predicted; start again")
             order: dict[str, list[str]] = {}
             for result in results:
                 order |= result["classes"]
             stack = self._stack(scratch, order, len(rows.ids))
-            sets = self.formula.sets
             with PredictionFiles(stage, rows.ids, classes, asked.top, sets=sets) as files:
                 for combined in self._answers(stack, len(rows.ids)):
                     files.add(combined.probs, combined.decisions)
-            cost = {
-                "seconds_per_1000_images": round(sum(result["seconds"] for result in results), 4),
-                "parameters": sum(result["parameters"] for result in results),
-            }
-            bad = results[0]["bad"]
-            about = {
-                "run": document["name"],
-                "blend_of": [member["run"] for member in document["members"]],  # so that it can't vote in the next
-                "method": document["used"],
-                "metric": document["metric"],
-                "cost": cost,
-                **{key: document[key] for key in ("dataset", "dataset_sha256", "folds_sha256") if key in document},
-                **({"prior_rows": bad} if bad else {}),
-            }
-            files.save(
-                Predictions(
-                    rows.ids, classes, files.probs(), "test", sidecar=about, activation="sigmoid" if sets else "softmax"
-                )
-            )
+            seconds = sum(float(result["seconds"]) for result in results)
+            parameters = sum(int(result["parameters"]) for result in results)
+            cost = {"seconds_per_1000_images": round(seconds, 4), "parameters": parameters}
+            bad = int(results[0]["bad"])
+            about = {**self._origin(), "cost": cost, **({"prior_rows": bad} if bad else {})}
+            activation: Activation = "sigmoid" if sets else "softmax"
+            files.save(Predictions(rows.ids, classes, files.probs(), "test", sidecar=about, activation=activation))
         return {
             "out": str(out),
-            "blend": document["name"],
-            "method": document["used"],
-            "members": [document["members"][number]["run"] for number in self.members],
+            "blend": self.document["name"],
+            "method": self.document["used"],
+            "members": [self.document["members"][number]["run"] for number in self.members],
             "tta": "of its members",
             "rows": len(rows.ids),
             "bad": bad,
@@ -219,6 +207,17 @@ class BlendSource:
             "folds": sum(len(member.folders()) for member in self.members.values()),
             "precision": asked.precision,
             "notes": self.notes(),
+        }
+
+    def _origin(self) -> dict[str, Any]:
+        """What the probability file says of where it comes from."""
+        document = self.document
+        return {
+            "run": document["name"],
+            "blend_of": [member["run"] for member in document["members"]],  # so that it can't vote in the next
+            "method": document["used"],
+            "metric": document["metric"],
+            **{key: document[key] for key in CARRIED if key in document},
         }
 
     def notes(self) -> list[str]:
