@@ -83,7 +83,7 @@ class Formula:
             probs = formula.answer([even] * members).probs  # numbers of other members or classes fail here
             if probs.shape != even.shape or not np.isfinite(probs).all():
                 raise ValueError(f"it answers {probs.shape} for {even.shape}")
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise InputError(
                 f"{where}: `apply` can't be used ({type(error).__name__}: {error}); blend its members again: "
                 f"{blend_command(document)}"

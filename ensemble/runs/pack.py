@@ -212,6 +212,8 @@ def _contents(applied: RunSource | BlendSource, shown: str) -> _Contents:
         entries += _entries_of(member, place)
     if isinstance(applied, BlendSource):
         entries.append(_Entry("blend.json", applied.where.read_bytes()))
+    if unsafe := [entry.name for entry in entries if not _is_safe(entry.name)]:
+        raise InputError(f"{unsafe[0]}: leads out of the pack; this run was not made by ens train")
     runs = [str(member.record["run"]) for member in members.values()]
     entries.append(_Entry("README.md", _readme(applied, shown, list(members.values())).encode("utf-8")))
     return _Contents(kind, name, places, runs, sorted(entries, key=lambda entry: entry.name))
@@ -527,4 +529,5 @@ def _source(folder: Path, shown: Path, manifest: Mapping[str, Any]) -> RunSource
     missing = [str(document["members"][number]["run"]) for number in formula.needed if number not in members]
     if missing:
         raise InputError(f"{shown}: holds no files of {', '.join(missing)}; pack again")
-    return BlendSource(shown / "blend.json", document, formula, members)
+    needed = {number: members[number] for number in formula.needed}
+    return BlendSource(shown / "blend.json", document, formula, needed)

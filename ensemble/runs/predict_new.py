@@ -289,7 +289,8 @@ def load_formula(where: Path) -> tuple[dict[str, Any], Formula]:
         raise InputError(f"{where}: can't be read ({error}); blend again") from error
     wanted = {"members": list, "classes": list, "name": str, "method": str, "used": str, "metric": str}
     wrong = [key for key, kind in wanted.items() if not isinstance(document.get(key), kind)]
-    if not wrong and not all("run" in member and "npy_sha256" in member for member in document["members"]):
+    members = [] if wrong else document["members"]
+    if not all(isinstance(member, dict) and "run" in member and "npy_sha256" in member for member in members):
         wrong = ["members"]
     if wrong:
         raise InputError(f"{where}: {', '.join(wrong)} missing or damaged; blend again")

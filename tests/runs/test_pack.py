@@ -262,7 +262,7 @@ def test_own_code_is_packed_and_run_only_by_consent(
     assert ens("pack", "b", "--out", "mine.zip").code == 0  # the user's own: the same bytes lie in recipes/
     code.unlink()
     error = refusal(ens, "pack", "b", "--out", "theirs.zip")
-    assert "outputs/own/code/net.py: net:build of this run is code that recipes does not hold" in error
+    assert "outputs/own/code/net.py: net:build of this run is code that is not in recipes" in error
     assert ens("pack", "b", "--out", "theirs.zip", "--allow-code").code == 0
     assert (place / "mine.zip").read_bytes().count(b"net.py") == (place / "theirs.zip").read_bytes().count(b"net.py")
     shutil.rmtree(place / "outputs")
@@ -315,3 +315,17 @@ def test_a_network_of_the_hub_is_told_not_to_be_offline(place: Path, ens: Callab
         (fold / "fold.json").write_text(json.dumps(note))
     assert ens("pack", "first", "--out", "packed").code == 0
     assert "Not offline: hf-hub:timm/test_resnet is looked up" in (place / "packed" / "README.md").read_text()
+
+
+def test_code_that_leads_out_of_its_run_is_not_packed(place: Path, ens: Callable[..., Any]) -> None:
+    (place / "evil.py").write_text(NET)
+    (place / "outputs" / "first" / "code").mkdir()
+    name = "../../../evil.py"
+    for fold in (place / "outputs" / "first").glob("fold-*"):
+        model = json.loads((fold / "model.json").read_text())
+        model["code"] = {"evil:build": {"files": {name: sha256_file(place / "evil.py")}, "sha256": "0" * 64}}
+        (fold / "model.json").write_text(json.dumps(model))
+        note = json.loads((fold / "fold.json").read_text())
+        note["files"]["model.json"] = sha256_file(fold / "model.json")
+        (fold / "fold.json").write_text(json.dumps(note))
+    assert f"{name}: leads out of the pack" in refusal(ens, "pack", "first", "--out", "packed", "--allow-code")
