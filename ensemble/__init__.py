@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.runs.describe import Initialised as Initialised
+    from ensemble.runs.describe import init as init
     from ensemble.runs.eda import fold_plan as fold_plan
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
@@ -33,6 +35,7 @@ _HOMES = {
     "Adopted": "ensemble.blending.adopt",
     "Blend": "ensemble.blending.blend",
     "EnsError": "ensemble.errors",
+    "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.predictions",
     "Predicted": "ensemble.runs.predict",
@@ -41,6 +44,7 @@ _HOMES = {
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
     "fold_plan": "ensemble.runs.eda",
+    "init": "ensemble.runs.describe",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.save",
     "predict": "ensemble.runs.predict",

@@ -246,10 +246,13 @@ ClassNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_leng
 
 
 class DatasetDescription(Frozen):
-    """A file in `recipes/data/`. Its files lie at `--data NAME=PATH`, or `ENS_DATA_ROOT/NAME`, unless embedded."""
+    """A file in `recipes/data/`. Its images lie at `--data NAME=PATH`, `ENS_DATA_ROOT/NAME` or `folder`."""
 
     description: str = ""
     """One sentence."""
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    """Where its files lie: from the directory that holds `recipes/`, or an absolute path. `--data NAME=PATH` and
+    `ENS_DATA_ROOT/NAME` win. Changes no result."""
     embedded: Literal["digits"] | None = None
     """A dataset that comes with a library: drawn into the cache when first used, needs no path."""
     classes: ClassNames | Literal["found", "parts"]

@@ -152,7 +152,7 @@ class _FileReader(LayoutReader):
                 raise InputError(
                     f"--label {self.choice.label}: there is no table with columns here; the folders are the classes"
                 )
-        spec["label"] = {"value": label}
+        self.values["train"]["label"] = {"value": label}
         values = list(sizes.values())
         self.values["metric"] = "accuracy" if max(values) <= UNEVEN * min(values) else "macro_f1"
         where = start or "./"

@@ -25,6 +25,11 @@ _PASSED_OVER = frozenset({"__MACOSX", "__pycache__", "node_modules"})
 _MOST_TABLES = 40  # read whole: a folder with more is one of results, not of data
 _TRIED = 200  # cells by which the folder and the ending are found; all of them are then counted
 _ENOUGH = 0.5  # share of a column's cells that lead to images, from which on the column names images
+_PARTS = {
+    "test": {"test", "testing", "eval", "sample", "submission"},
+    "val": {"val", "valid", "validation", "dev"},
+}
+"""Words of a table's path by the part that it is of; any other is taken to be of `train`."""
 _NO_PLACEHOLDER = re.compile(r"[{}:!]")  # in a column's name: a template could not name it
 
 
@@ -97,7 +102,7 @@ class Survey:
                 name = "tabs" if sign == "\t" else "semicolons"
                 self.faults.append(f"{self.folder / path}: its cells are separated by {name}; save it with commas")
                 continue
-            tables.append(SurveyedTable(path, table, tuple(find_links(table, self.index))))
+            tables.append(SurveyedTable(path, table, tuple(find_links(path, table, self.index))))
         return tables
 
     @cached_property
@@ -203,15 +208,16 @@ def _enter_file(survey: Survey, path: str) -> None:
         survey.others[ending] += 1
 
 
-def find_links(table: TextTable, index: ImageIndex) -> Iterator[ImageLink]:
+def find_links(path: str, table: TextTable, index: ImageIndex) -> Iterator[ImageLink]:
     """The columns of a table that name images, the likeliest first."""
     links = []
+    part = next((part for part, words in _PARTS.items() if words & set(re.split(r"[^a-z]+", path.lower()))), "train")
     for column in table.header:
         if _NO_PLACEHOLDER.search(column) or not column:
             continue
         cells = table.columns[column]
         # A class called `1` is not the image `1.jpg`: a column that names images hardly repeats itself.
-        options = [_file_link(column, cells, index) if len(set(cells)) > _ENOUGH * len(cells) else None]
+        options = [_file_link(column, cells, index, part) if len(set(cells)) > _ENOUGH * len(cells) else None]
         options.append(_folder_link(column, cells, index))
         best = max((link for link in options if link), key=lambda link: link.share, default=None)
         if best is None or best.share < 0.9:  # ids that are the same in several class folders lead to one of them
@@ -231,8 +237,8 @@ def _plain(cell: str) -> str:
     return cell.removeprefix("./")
 
 
-def _file_link(column: str, cells: Sequence[str], index: ImageIndex) -> ImageLink | None:
-    """`PREFIX{column}ENDING` for the prefix and the ending that most cells speak for."""
+def _file_link(column: str, cells: Sequence[str], index: ImageIndex, part: str) -> ImageLink | None:
+    """`PREFIX{column}ENDING` for the prefix and the ending that most cells speak for; `part`: which the table is of."""
     votes: Counter[tuple[str, str]] = Counter()
     for cell in map(_plain, _tried(cells)):
         base = cell.rpartition("/")[2]
@@ -249,8 +255,9 @@ def _file_link(column: str, cells: Sequence[str], index: ImageIndex) -> ImageLin
     by_prefix: Counter[str] = Counter()
     for (prefix, _), count in votes.items():
         by_prefix[prefix] += count
-    # Of two folders with the same names, as `train` and `train_small`, the shorter name.
-    prefix = min(by_prefix, key=lambda prefix: (-by_prefix[prefix], len(prefix), prefix))
+    # Of folders with the same names, `train/1.jpg` and `test/1.jpg`: that of the table's part, then the shorter name,
+    # `train` rather than `train_small`.
+    prefix = min(by_prefix, key=lambda prefix: (-by_prefix[prefix], part not in prefix.lower(), len(prefix), prefix))
     endings_seen = [ending for (of, ending), _ in votes.most_common() if of == prefix]
     if "*" in prefix:
         return None

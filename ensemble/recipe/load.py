@@ -18,7 +18,7 @@ from ensemble.core.dataset import DatasetDescription
 from ensemble.core.schema import leaf_keys, retell, unknown_key_text
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset, find_recipe, shown_path
-from ensemble.recipe.layers import Layer, layer_with, merge_layers, parse_data, put_sets, read_chain
+from ensemble.recipe.layers import DATA_PLACE, Layer, layer_with, merge_layers, parse_data, put_sets, read_chain
 from ensemble.recipe.recipe import BUDGET, Recipe, SearchBudget
 from ensemble.recipe.yaml import YamlDocument, YamlError, read_yaml
 
@@ -241,6 +241,20 @@ _ADVICE = {key: f"is a machine setting, not part of a recipe{option}" for key, o
 
 
 @dataclass(frozen=True)
+class GivenDataset:
+    """A dataset without a file in `recipes/data/`: its folder was given with `--data`, and recognised."""
+
+    name: str
+    path: Path
+    description: DatasetDescription
+
+    @property
+    def source(self) -> str:
+        """Where values that it decides come from, for a person."""
+        return f"--data {self.path}"
+
+
+@dataclass(frozen=True)
 class ResolvedRecipe:
     """A recipe with every value concrete, and where each came from."""
 
@@ -259,6 +273,8 @@ class ResolvedRecipe:
     """Where `--data NAME=PATH` says that the files lie: a machine setting, not part of the recipe."""
     files: tuple[Path, ...] = ()
     """The file that was asked for and all that it extends, in this order: beside them lies the recipe's own code."""
+    given: GivenDataset | None = None
+    """The dataset, where it has no description of its own."""
 
 
 def load_recipe(
@@ -268,30 +284,36 @@ def load_recipe(
     sets: Sequence[str] = (),
     searches: Sequence[str] = (),
     data: str | None = None,
+    given: GivenDataset | None = None,
 ) -> ResolvedRecipe:
     """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`.
 
-    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys.
+    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys. `given` is a
+    dataset in place of `data`, which names one.
     """
     path = find_recipe(name_or_path, folder)
     complaints: list[Complaint] = []
     layers, is_whole = read_chain(path, folder, complaints)
-    data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
+    if given is not None:
+        data_layer, dataset_path = layer_with(("data", "name"), given.name, DATA_PLACE), given.path
+    else:
+        data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
     root = Layer(places={(): Place(shown_path(path, folder))})
     merged = put_sets(merge_layers([root, *layers, data_layer]), sets, complaints)
     merged = put_sets(merged, searches, complaints, of_search=True)
     recipe = _check_recipe(merged, complaints, is_whole=is_whole)
-    dataset = _check_dataset(merged, folder, complaints)
+    dataset = given.description if given is not None else _check_dataset(merged, folder, complaints)
     raise_together(complaints)
     assert recipe is not None and dataset is not None  # without complaints there are both
     name = recipe.data.name
-    resolved, decided = _resolve(recipe, dataset, shown_path(find_dataset(name, folder), folder))
+    source = given.source if given is not None else shown_path(find_dataset(name, folder), folder)
+    resolved, decided = _resolve(recipe, dataset, source)
     if dataset.label.is_set and not merged.holds(("loss", "name")):
         resolved = resolved.model_copy(update={"loss": resolved.loss.model_copy(update={"name": _LOSS_OF_SETS})})
-        decided["loss.name"] = shown_path(find_dataset(name, folder), folder)
+        decided["loss.name"] = source
     files = tuple(folder / layer.places[()].source for layer in reversed(layers))
     origins = _origins(merged, resolved) | decided
-    return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files)
+    return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files, given)
 
 
 def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: str = "search") -> ResolvedRecipe:
@@ -303,7 +325,10 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     recipe = _check_recipe(merged, complaints, is_whole=True, is_trial=True)
     raise_together(complaints)
     assert recipe is not None
-    description = shown_path(find_dataset(source.dataset_name, source.folder), source.folder)
+    if source.given is not None:
+        description = source.given.source
+    else:
+        description = shown_path(find_dataset(source.dataset_name, source.folder), source.folder)
     resolved, decided = _resolve(recipe, source.dataset, description)
     return replace(source, recipe=resolved, origins=source.origins | dict.fromkeys(values, origin) | decided)
 
