@@ -155,8 +155,8 @@ def init(
 ) -> Initialised:
     """Describe a folder of images: write `recipes/data/NAME.yaml` and `recipes/NAME.yaml`, commented, ready to train.
 
-    `label`, `id` and `group` name columns of the table, `group="none"` none; `test` a folder or a table of test rows, or
-    `none`. Nothing that is there is overwritten.
+    `label`, `id` and `group` name columns of the table, `test` a folder or a table of test rows; `none` is for no
+    group, and no test rows. Nothing that is there is overwritten.
     """
     place, folder = Path(images), Path(folder)
     wanted = name or dataset_name(place)
@@ -306,7 +306,8 @@ def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
 
     if rare := _rare_note(described.table):
         put("folds.rare", "allow", rare)
-    batch = 64 if rows >= 1000 else 32 if rows >= 300 else 16
+    # Enough steps an epoch, and few enough rows that the smallest fold of uneven groups still fills a batch.
+    batch = next((size for size, least in ((64, 1000), (32, 300), (16, 100), (8, 24)) if rows >= least), 4)
     if has_gpu:
         size = max(_GPU_SIZE, described.image_size)
         put("image.size", size, f"their shorter sides are about {described.side} pixels")
