@@ -264,10 +264,10 @@ def _file_link(column: str, cells: Sequence[str], index: ImageIndex, part: str) 
     places: set[str] = set()
     rows = 0
     for cell in map(_plain, cells):
-        path = next((path for ending in endings_seen if (path := f"{prefix}{cell}{ending}") in index.paths), None)
-        if path is not None and cell:
+        start = f"{prefix}{cell}"
+        if cell and any(start + ending in index.paths for ending in endings_seen):
             rows += 1
-            places.add(path.rpartition("/")[0])
+            places.add(start.rpartition("/")[0])
     ending = endings_seen[0] if len(endings_seen) == 1 else ".*"
     template = f"{_literal(prefix)}{{{column}}}{ending}"
     return ImageLink(column, template, "file", rows, rows / len(cells), frozenset(places), endings_seen == [""])
@@ -301,7 +301,7 @@ def _class_folder_link(column: str, table: TextTable, index: ImageIndex, before:
         votes: Counter[tuple[str, str]] = Counter()
         for row in rows:
             cell, folder = _plain(cells[row]), table.columns[other][row]
-            places = [(place, "") for place in index.by_name.get(cell, ())] or index.by_stem.get(cell, ())
+            places = [(place, "") for place in index.by_name.get(cell, ())] or index.by_stem.get(cell, [])
             for place, ending in places:
                 if folder and (place == folder or place.endswith(f"/{folder}")):
                     votes[place[: len(place) - len(folder)], ending] += 1

@@ -295,7 +295,8 @@ def load_recipe(
     complaints: list[Complaint] = []
     layers, is_whole = read_chain(path, folder, complaints)
     if given is not None:
-        data_layer, dataset_path = layer_with(("data", "name"), given.name, DATA_PLACE), given.path
+        data_layer = layer_with(("data", "name"), given.name, DATA_PLACE)
+        dataset_path: Path | None = given.path
     else:
         data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
     root = Layer(places={(): Place(shown_path(path, folder))})

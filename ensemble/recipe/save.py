@@ -47,8 +47,8 @@ def _differences(source: ResolvedRecipe, leaves: Mapping[KeyPath, Any]) -> set[K
     """The keys whose values the source's file, loaded for the same dataset, would not give by itself."""
     own_path = str(source.path.absolute())
     own_dataset = load_recipe(own_path, folder=source.folder).dataset_name
-    data = {"data": source.dataset_name} if source.given is None else {"given": source.given}
-    before = _leaves(load_recipe(own_path, folder=source.folder, **data).recipe)  # type: ignore[arg-type]
+    data = source.dataset_name if source.given is None else None
+    before = _leaves(load_recipe(own_path, folder=source.folder, data=data, given=source.given).recipe)
     changed = {key for key, value in leaves.items() if key not in before or value != before[key]}
     return changed | ({("data", "name")} if own_dataset != source.dataset_name else set())
 

@@ -176,7 +176,7 @@ def init(
             paths[0].unlink(missing_ok=True)
             raise
     _check_written(wanted, paths, folder)
-    return Initialised(wanted, *paths, described, f"ens train --recipe {wanted}")
+    return Initialised(wanted, paths[0], paths[1], described, f"ens train --recipe {wanted}")
 
 
 def _check_written(name: str, paths: Sequence[Path], folder: Path) -> None:
@@ -220,7 +220,10 @@ def dataset_text(described: FolderDescription, place: Path, folder: Path) -> str
     """The content of `recipes/data/NAME.yaml`."""
     layout = described.layout
     where = _reference(layout.folder, folder)
-    values = {"description": f"{described.summary[:1].upper()}{described.summary[1:]}.", "folder": where}
+    values: dict[str, Any] = {
+        "description": f"{described.summary[:1].upper()}{described.summary[1:]}.",
+        "folder": where,
+    }
     values |= {key: value for key, value in layout.values.items() if key in ("classes", "metric")}
     values["image_size"] = layout.description.image_size or described.image_size
     values |= layout.values if "description" not in layout.values else {**layout.values, "folder": where}
