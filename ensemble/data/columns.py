@@ -302,8 +302,10 @@ def find_splits(table: TextTable) -> dict[str, list[str]]:
     """Columns that part the rows in a few kinds, as train and val, or by year: told, since a person must decide."""
     splits = {}
     for name in table.header:
+        if not has_word(name, _SPLIT_WORDS | _ORIGIN_WORDS):
+            continue
         distinct = sorted(set(table.columns[name]))
-        if has_word(name, _SPLIT_WORDS | _ORIGIN_WORDS) and 2 <= len(distinct) <= 5:
+        if 2 <= len(distinct) <= 5:
             splits[name] = distinct
     return splits
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ensemble.core.complaints import closest
 from ensemble.core.text import columns_of, natural_key
@@ -39,6 +39,8 @@ class TableReader(LayoutReader):
     """Rows from tables. `named_table` was given in place of the folder."""
 
     named_table: str | None = None
+    labels: dict[str, LabelColumns | None] = field(default_factory=dict)
+    """Those of tables looked at already: judging a column of a million cells takes a second."""
 
     def train_table(self) -> SurveyedTable | None:
         """The table with labels whose rows are images; None where there is none."""
@@ -108,6 +110,11 @@ class TableReader(LayoutReader):
 
     def label_of(self, item: SurveyedTable) -> LabelColumns | None:
         """The label's columns, of the person's choice or the likeliest."""
+        if item.path not in self.labels:
+            self.labels[item.path] = self._label_of(item)
+        return self.labels[item.path]
+
+    def _label_of(self, item: SurveyedTable) -> LabelColumns | None:
         named = self.choice.label
         sample, test = self.sample(), self.test_table(item)
         answers = [] if sample is None else [name for name in sample.table.header if name != sample_id(sample)]
