@@ -48,7 +48,7 @@ def complete_recipe(arguments: argparse.Namespace, prefix: str) -> Iterable[str]
 
 
 def complete_dataset(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
-    """Names of described datasets, after `NAME=` the folders that may hold its files, and folders of images as paths."""
+    """Names of described datasets, folders of images, and after `NAME=` the folders that may hold its files."""
     from ensemble.recipe.find import datasets_by_name
 
     name, separator, path = prefix.partition("=")

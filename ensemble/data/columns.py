@@ -12,8 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.core.text import TextTable
+from ensemble.core.text import TextTable, natural_key
 from ensemble.data.rows import read_numbers
+
+_FACTS = frozenset(
+    ["sex", "gender", "age", "race", "view", "position", "width", "height", "size", "date", "localization"]
+)
+"""Words for what is known of an image beside its class."""
 
 LABEL_WORDS = (
     "label",
@@ -25,6 +30,9 @@ LABEL_WORDS = (
     "species",
     "breed",
     "diagnosis",
+    "dx",
+    "finding",
+    "findings",
     "disease",
     "artist",
     "answer",
@@ -178,7 +186,7 @@ def _label_score(name: str, table: TextTable, answers: Sequence[str], tested: Co
     if distinct > max(2, len(cells) // 2) or (hint is None and distinct > 50 and not read_numbers(cells)[1]):
         return 0  # names of rows, or measurements
     score = 10 if hint is None else 100 - 2 * hint
-    score -= 5 * has_word(name, GROUP_WORDS) + 20 * (name in tested)
+    score -= 5 * has_word(name, GROUP_WORDS) + 6 * has_word(name, _FACTS) + 20 * (name in tested)
     return max(score, 1)
 
 
@@ -269,8 +277,8 @@ def _checked_group(values: Sequence[str], classes: Sequence[str], pattern: str) 
     return GroupColumn("{subject}", len(counts), len(values) / len(counts), (), ("{file.stem}", pattern))
 
 
-def find_name_class(stems: Sequence[str]) -> tuple[str, str, int] | None:
-    """Pattern, separator and number of classes where a part of each name is the class: `Egyptian_Mau_12`."""
+def find_name_class(stems: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Pattern and classes where a part of each name is the class: `{class}_{number}` of `Egyptian_Mau_12`."""
     options = []
     for sign in _NAME_SEPARATORS:
         if not all(sign in stem.strip(sign) for stem in stems):
@@ -278,14 +286,14 @@ def find_name_class(stems: Sequence[str]) -> tuple[str, str, int] | None:
         heads, tails = zip(*((stem.rpartition(sign)[0], stem.rpartition(sign)[2]) for stem in stems), strict=True)
         numbered = sum(map(bool, map(_HAS_DIGIT.search, tails))) > 0.9 * len(stems)
         for parts, pattern in ((heads, f"{{class}}{sign}{{number}}"), (tails, f"{{number}}{sign}{{class}}")):
-            counts = Counter(parts)
-            is_class = not all(map(str.isdecimal, counts)) and 2 <= len(counts) <= len(stems) / 2
+            classes = sorted(set(parts), key=natural_key)
+            is_class = not all(map(str.isdecimal, classes)) and 2 <= len(classes) <= len(stems) / 2
             if is_class and all(parts) and (parts is tails or numbered):
-                options.append((len(counts), pattern, sign))
+                options.append((len(classes), pattern, classes))
     if not options:
         return None
-    count, pattern, sign = min(options)
-    return pattern, sign, count
+    _, pattern, classes = min(options)
+    return pattern, classes
 
 
 def find_folds(table: TextTable) -> str | None:
@@ -315,7 +323,7 @@ def find_box(header: Sequence[str]) -> tuple[list[str], str] | None:
     plain = {name.lower().replace("-", "_"): name for name in header}
     options = [(order, "xyxy") for order in _CORNER_ORDER] + [(order, "xywh") for order in _SIDES]
     for order, form in options:
-        for prefix in {name.removesuffix(order[0]) for name in plain if name.endswith(order[0])}:
+        for prefix in [name.removesuffix(order[0]) for name in plain if name.endswith(order[0])]:
             names = [plain.get(prefix + end) for end in order]
             if all(names) and (not prefix or prefix.endswith("_") or has_word(prefix, ["box", "bbox"])):
                 return [name for name in names if name is not None], form

@@ -156,6 +156,12 @@ class LayoutReader:
         """Remember a decision."""
         self.decisions.append(Decision(what, chosen, why, other, change))
 
+    def not_used(self, places: Sequence[str], why: str = "") -> None:
+        """Tell of directories whose images no row is."""
+        count = sum(len(self.survey.images[place]) for place in places)
+        shown = few([f"{place or '.'}/" for place in places])
+        self.extra.append(f"not used: {count:,} image{'s' * (count != 1)} in {shown}{why}")
+
     def finish(self, kind: str) -> Layout:
         """The layout, its description checked as a written one would be."""
         order = ("classes", "metric", "train", "test", "submission")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ensemble.core.complaints import closest
@@ -26,7 +26,7 @@ from ensemble.data.layout import (
     sample_id,
     stem_of,
 )
-from ensemble.data.rows import few
+from ensemble.data.rows import few, read_numbers
 from ensemble.data.survey import Survey, survey_folder
 from ensemble.data.table_layout import TableReader
 from ensemble.errors import InputError
@@ -116,7 +116,7 @@ class _FileReader(LayoutReader):
         chosen = [place for place in rows if _depth(place, base) == depth]
         if len(chosen) < len(rows):
             left = [place for place in rows if place not in chosen]
-            self.extra.append(f"not used: images beside the class folders, in {few([name or '.' for name in left])}")
+            self.not_used(left, ", beside the class folders")
         if depth == 0:
             return self.name_layout(base, parts, part)
         return self.class_layout(base, depth, chosen, parts, part)
@@ -164,7 +164,7 @@ class _FileReader(LayoutReader):
             pairs = [(stem_of(name), place) for place in chosen for name in sorted(self.survey.images[place])]
             self.group_by_name([stem for stem, _ in pairs], [place for _, place in pairs], "{file.stem}", False)
         self.file_choices()
-        self.file_test(parts, part, base, depth)
+        self.file_test(parts, part, names)
         return self.finish("a folder for each class")
 
     def nested_label(self, start: str, chosen: list[str], names: list[str]) -> str:
@@ -197,7 +197,7 @@ class _FileReader(LayoutReader):
                 f"nor a class in the files' names ({few(names)})",
                 "add a CSV table with a column of file names and one of classes, or sort the images into class folders",
             )
-        form, _, count = pattern
+        form, classes = pattern
         self.values |= {"classes": "found", "metric": "accuracy"}
         self.values["train"] = {
             "files": f"{literal(base)}/*" if base else "*",
@@ -206,9 +206,9 @@ class _FileReader(LayoutReader):
             "label": {"value": "{class}"},
         }
         self.decide("training rows", f"{len(names):,} images in {base or '.'}/", "one folder, no table of labels")
-        self.decide("label", f"a part of each name, {form}", f"{count} classes, as in {names[0]}")
+        self.decide("label", f"a part of each name, {form}", f"{len(classes)} classes, as in {names[0]}")
         self.file_choices()
-        self.file_test(parts, part, base, 0)
+        self.file_test(parts, part, classes)
         return self.finish("the class in each file's name")
 
     def file_choices(self) -> None:
@@ -222,7 +222,7 @@ class _FileReader(LayoutReader):
             spec["group"] = self.choice.group if "{" in self.choice.group else f"{{{self.choice.group}}}"
         self.values["train"] = self.ordered(spec)
 
-    def file_test(self, parts: dict[str, list[str]], part: str, base: str, depth: int) -> None:
+    def file_test(self, parts: dict[str, list[str]], part: str, classes: Sequence[str]) -> None:
         """Test rows: those of --test, a test folder, or a validation folder; and the sample submission's format."""
         asked = self.choice.test
         if asked == "none":
@@ -235,20 +235,15 @@ class _FileReader(LayoutReader):
             why = f"a folder called {place.rpartition('/')[2]}"
             self.values["test"] = self.rows_of_test_folder(place, why)
             if kind == "test" and "val" in parts:
-                count = sum(len(self.survey.images[place]) for place in parts["val"])
-                val = _base_of(parts["val"], "val")
-                self.extra.append(f"not used: {count:,} images in {val}/; folds validate on training rows in turn")
+                self.not_used(parts["val"], "; folds validate on training rows in turn")
         else:
             self.decide("test rows", "none", "no folder called test or val", "another folder", "--test FOLDER")
-        others = [place for place in parts.get("", ()) if part == "train"]
-        if others:
-            self.extra.append(
-                f"not used: {sum(len(self.survey.images[at]) for at in others):,} images in {few(others)}"
-            )
+        if part == "train" and parts.get(""):
+            self.not_used(parts[""])
         if "test" in self.values:
-            self.file_submission()
+            self.file_submission(classes)
 
-    def file_submission(self) -> None:
+    def file_submission(self, classes: Sequence[str]) -> None:
         """The organiser's format, as far as a sample shows it."""
         sample = self.sample()
         if sample is None:
@@ -257,9 +252,15 @@ class _FileReader(LayoutReader):
         row_id = sample_id(sample)
         answers = [column for column in sample.table.header if column != row_id]
         spec = {"sample": sample.path, "id": row_id}
-        spec |= {"label": answers[0], "value": "name"} if len(answers) == 1 else {"value": "probability"}
+        cells = set(sample.table.columns[answers[0]])
         if len(answers) > 1:
+            spec["value"] = "probability"
             self.values["metric"] = "log_loss"
+        elif len(classes) == 2 and not cells <= set(classes) and not read_numbers(list(cells))[1]:
+            spec |= {"label": answers[0], "value": "probability", "probability_of": classes[1]}
+            self.values["metric"] = "log_loss"
+        else:
+            spec |= {"label": answers[0], "value": "name"}
         self.values["submission"] = spec
         self.decide_submission(sample, answers)
 

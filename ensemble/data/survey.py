@@ -240,7 +240,8 @@ def _plain(cell: str) -> str:
 def _file_link(column: str, cells: Sequence[str], index: ImageIndex, part: str) -> ImageLink | None:
     """`PREFIX{column}ENDING` for the prefix and the ending that most cells speak for; `part`: which the table is of."""
     votes: Counter[tuple[str, str]] = Counter()
-    for cell in map(_plain, _tried(cells)):
+    tried = _tried(cells)
+    for cell in map(_plain, tried):
         base = cell.rpartition("/")[2]
         if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
             endings: Iterable[tuple[str, str]] = ((place, "") for place in index.by_name.get(base, ()))
@@ -258,19 +259,41 @@ def _file_link(column: str, cells: Sequence[str], index: ImageIndex, part: str) 
     # Of folders with the same names, `train/1.jpg` and `test/1.jpg`: that of the table's part, then the shorter name,
     # `train` rather than `train_small`.
     prefix = min(by_prefix, key=lambda prefix: (-by_prefix[prefix], part not in prefix.lower(), len(prefix), prefix))
-    endings_seen = [ending for (of, ending), _ in votes.most_common() if of == prefix]
-    if "*" in prefix:
+    prefixes, pattern = [prefix], prefix
+    if by_prefix[prefix] < 0.9 * len(tried) and (shared := _shared_pattern(list(by_prefix))):
+        prefixes, pattern = list(by_prefix), shared  # the images of one table in several folders
+    endings = list(dict.fromkeys(ending for (of, ending), _ in votes.most_common() if of in prefixes))
+    if any("*" in name for name in prefixes):
         return None
     places: set[str] = set()
     rows = 0
     for cell in map(_plain, cells):
-        start = f"{prefix}{cell}"
-        if cell and any(start + ending in index.paths for ending in endings_seen):
+        starts = (f"{name}{cell}" for name in prefixes)
+        start = next((start for start in starts if any(start + ending in index.paths for ending in endings)), None)
+        if cell and start is not None:
             rows += 1
             places.add(start.rpartition("/")[0])
-    ending = endings_seen[0] if len(endings_seen) == 1 else ".*"
-    template = f"{_literal(prefix)}{{{column}}}{ending}"
-    return ImageLink(column, template, "file", rows, rows / len(cells), frozenset(places), endings_seen == [""])
+    ending = endings[0] if len(endings) == 1 else ".*"
+    template = f"{_literal(pattern)}{{{column}}}{ending}"
+    return ImageLink(column, template, "file", rows, rows / len(cells), frozenset(places), endings == [""])
+
+
+def _shared_pattern(prefixes: Sequence[str]) -> str | None:
+    """`part_1/` and `part_2/` as `part_*/`; None where more than one directory on the way differs."""
+    split = [prefix.split("/") for prefix in prefixes]
+    if len({len(parts) for parts in split}) != 1:
+        return None
+    differ = [at for at, names in enumerate(zip(*split, strict=True)) if len(set(names)) > 1]
+    if len(differ) != 1:
+        return None
+    names = [parts[differ[0]] for parts in split]
+    low, high = min(names), max(names)  # what these two begin with, all do
+    begins = next((at for at in range(min(map(len, names))) if low[at] != high[at]), min(map(len, names)))
+    rests = [name[begins:][::-1] for name in names]
+    low, high = min(rests), max(rests)
+    ends = next((at for at in range(min(map(len, rests))) if low[at] != high[at]), min(map(len, rests)))
+    start, end = names[0][:begins], names[0][len(names[0]) - ends :]
+    return "/".join([*split[0][: differ[0]], f"{start}*{end}", *split[0][differ[0] + 1 :]])
 
 
 def _folder_link(column: str, cells: Sequence[str], index: ImageIndex) -> ImageLink | None:

@@ -65,7 +65,7 @@ class TableReader(LayoutReader):
                 candidates.append((rank, label.is_sure, item.link.rows, item))
         if candidates:
             return max(candidates, key=lambda candidate: candidate[:3])[3]
-        self._refuse_foreign_ids(tables)
+        self._refuse_tables(tables)
         return None
 
     def _named(self, tables: Sequence[SurveyedTable]) -> SurveyedTable:
@@ -74,23 +74,48 @@ class TableReader(LayoutReader):
         if item is None:
             raise InputError(*self.survey.faults)
         if item.link is None:
-            self._refuse_foreign_ids([item], anyway=True)
+            raise self._foreign_ids(item)
         if self.label_of(item) is None:
             raise self.refuse(f"{item.path} has no column of classes", "name it with --label COLUMN")
         return item
 
-    def _refuse_foreign_ids(self, tables: Sequence[SurveyedTable], *, anyway: bool = False) -> None:
-        """Refuse a training table whose cells name none of the images, unless the folders tell the classes."""
+    def _refuse_tables(self, tables: Sequence[SurveyedTable]) -> None:
+        """Say why none of the tables can be that of the training rows, unless the folders tell the classes."""
         folders = [place for place in self.survey.images if "/" in place or not PART.fullmatch(place)]
+        if len(folders) > 1:
+            return
+        if self.survey.faults:
+            raise InputError(*self.survey.faults)
         for item in tables:
-            if item.link is None and (anyway or (self.role(item.path) == "train" and len(folders) < 2)):
-                cells = "; ".join(f"{name}: {few(item.table.columns[name])}" for name in item.table.header[:4])
-                place, names = next(iter(self.survey.images.items()))
+            if item.link is None and self.role(item.path) == "train":
+                raise self._foreign_ids(item)
+        for item in tables:
+            if item.link is not None and self.role(item.path) in ("train", ""):
+                others = [name for name in item.table.header if name != item.link.column]
                 raise self.refuse(
-                    f"no column of {item.path} names the images; it holds {cells}; images are called "
-                    f"{few([f'{place}/{name}'.lstrip('/') for name in sorted(names)], 2)}",
-                    "one column must hold their names or paths, with or without ending",
+                    f"{item.path} names the images, but none of its other columns ({few(others, 8) or 'it has none'}) "
+                    "looks like one of classes",
+                    "name it with --label COLUMN; numbers such as weights have to become classes first",
                 )
+
+    def _foreign_ids(self, item: SurveyedTable) -> InputError:
+        """A table whose cells name none of the images."""
+        place, names = next(iter(self.survey.images.items()))
+        files = [f"{place}/{name}".lstrip("/") for name in sorted(names)]
+        known = self.survey.index.by_name
+        for name in item.table.header:
+            cells = item.table.columns[name]
+            if all("/" in cell and cell.rpartition("/")[2] in known for cell in cells[:20]):
+                start = cells[0].rpartition("/")[0]
+                return self.refuse(
+                    f"column {name} of {item.path} holds paths of another place, {few(cells, 2)}",
+                    f"cut off what does not lie in {self.survey.folder}, such as {start}/",
+                )
+        cells_shown = "; ".join(f"{name}: {few(item.table.columns[name])}" for name in item.table.header[:4])
+        return self.refuse(
+            f"no column of {item.path} names the images; it holds {cells_shown}; images are called {few(files, 2)}",
+            "one column must hold their names or paths, with or without ending",
+        )
 
     def _check_columns(self, names: Sequence[str], option: str, tables: Sequence[SurveyedTable]) -> None:
         """Refuse a column that no table has."""
@@ -362,10 +387,11 @@ class TableReader(LayoutReader):
                     test["box"] = spec["box"]
                 self.decide("box", ", ".join(names), "their names", "the whole images", "delete box")
         for name, values in find_splits(train.table).items():
-            self.extra.append(
-                f"{train.path}: column {name} holds {', '.join(values)}: all rows are trained and validated on; "
-                f"rows for training alone: train_only: {{column: {name}, values: [{values[0]}]}}"
-            )
+            advice = f"rows for training alone: train_only: {{column: {name}, values: [{values[0]}]}}"
+            if any(value.lower() in ("test", "testing") for value in values):
+                advice = "to keep some apart, move them into a table of their own, such as test.csv"
+            shown = ", ".join(values)
+            self.extra.append(f"{train.path}: column {name} holds {shown}, but all rows are trained on; {advice}")
 
     def submission(self, label: LabelColumns, train: SurveyedTable, test: Values | None) -> None:
         """The organiser's format, as far as a sample shows it."""
@@ -426,5 +452,4 @@ class TableReader(LayoutReader):
             place for place in self.survey.images if place not in seen and not (start and f"{place}/".startswith(start))
         ]
         if left:
-            count = sum(len(self.survey.images[place]) for place in left)
-            self.extra.append(f"not used: {count:,} images in {few(left)}")
+            self.not_used(left)

@@ -244,6 +244,52 @@ def test_a_folder_of_two_kinds_of_images_says_what_it_leaves_out(tmp_path: Path)
     assert "not used: 8 images in masks" in recognise(tmp_path).remarks
 
 
+def test_the_images_of_one_table_may_lie_in_several_folders(tmp_path: Path) -> None:
+    draw(tmp_path, [f"part_{n % 3}/r{n}.jpg" for n in range(12)])
+    write(tmp_path / "facts.csv", ["id", "dx", "sex"], [[f"r{n}", "ab"[n % 2], "mf"[n % 2]] for n in range(12)])
+    table = rows_of(recognise(tmp_path))
+    assert table.classes == ("a", "b")
+    assert table.train.paths[:4] == ("part_0/r0.jpg", "part_1/r1.jpg", "part_2/r2.jpg", "part_0/r3.jpg")
+
+
+def test_a_sample_of_one_number_a_row_asks_for_the_second_classs_probability(tmp_path: Path) -> None:
+    draw(tmp_path, [f"train/{c}.{n}.jpg" for c in ("cat", "dog") for n in range(5)] + [f"test/{n}.jpg" for n in "123"])
+    write(tmp_path / "sample_submission.csv", ["id", "label"], [[n, 0.5] for n in "123"])
+    layout = recognise(tmp_path)
+    assert layout.description.submission.probability_of == "dog"
+    table = rows_of(layout)
+    assert table.test is not None and table.test.ids == ("1", "2", "3")
+
+
+def test_rare_positives_of_a_target_are_asked_for_as_probabilities(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "target"], [[f"r{n}", int(n % 10 == 0)] for n in range(60)])
+    draw(tmp_path, [f"images/t{n}.jpg" for n in range(4)])
+    write(tmp_path / "sample_submission.csv", ["id", "target"], [[f"t{n}", 0] for n in range(4)])
+    layout = recognise(tmp_path)
+    assert (layout.description.submission.probability_of, layout.description.metric) == ("1", "roc_auc")
+    rows_of(layout)
+
+
+def test_paths_of_another_place_are_refused_with_what_to_cut_off(tmp_path: Path) -> None:
+    draw(tmp_path, [f"train/{n}.jpg" for n in range(4)])
+    write(tmp_path / "train.csv", ["path", "label"], [[f"/else/x/train/{n}.jpg", "ab"[n % 2]] for n in range(4)])
+    assert "such as /else/x/train/" in refusal(tmp_path)
+
+
+def test_a_table_of_measurements_has_no_classes(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "weight"], [[f"r{n}", n * 1.37] for n in range(60)])
+    message = refusal(tmp_path)
+    assert "none of its other columns (weight) looks like one of classes" in message and "--label COLUMN" in message
+
+
+def test_a_broken_table_is_told_line_by_line(tmp_path: Path) -> None:
+    draw(tmp_path, [f"images/{n}.jpg" for n in range(4)])
+    (tmp_path / "train.csv").write_text("id,label\n1,a\n2,b,c\n3,a,b\n", encoding="utf-8")
+    assert refusal(tmp_path).splitlines() == [
+        f"{tmp_path / 'train.csv'}:{line}: 3 cells, the header has 2" for line in (3, 4)
+    ]
+
+
 def test_links_in_a_circle_end_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
     draw(tmp_path, [*CLASSES, ".hidden/1.jpg", "cat/._1.jpg", "__MACOSX/cat/1.jpg"])
     os.symlink(tmp_path, tmp_path / "cat" / "again")
@@ -303,8 +349,9 @@ def test_tables_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("id;label\n0;a\n1;b\n", encoding="utf-8")
     (tmp_path / "labels.xlsx").write_bytes(b"PK")
     message = refusal(tmp_path)
-    assert "its cells are separated by semicolons; save it with commas" in message
-    assert "labels.xlsx" in message
+    assert message == f"{tmp_path / 'train.csv'}: its cells are separated by semicolons; save it with commas"
+    (tmp_path / "train.csv").unlink()
+    assert "tables that are no CSV files, not read: labels.xlsx" in refusal(tmp_path)
 
 
 def test_recognition_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
