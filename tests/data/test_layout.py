@@ -241,7 +241,7 @@ def test_labels_of_test_rows_never_become_training_rows(tmp_path: Path) -> None:
 def test_a_folder_of_two_kinds_of_images_says_what_it_leaves_out(tmp_path: Path) -> None:
     table_set(tmp_path, ["id", "label"], [[f"r{n}", "ab"[n % 2]] for n in range(8)])
     draw(tmp_path, [f"masks/m{n}.png" for n in range(8)])
-    assert "not used: 8 images in masks" in recognise(tmp_path).remarks
+    assert "not used: 8 images in masks/" in recognise(tmp_path).remarks
 
 
 def test_the_images_of_one_table_may_lie_in_several_folders(tmp_path: Path) -> None:
