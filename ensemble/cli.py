@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from ensemble.cli_options import COMMANDS, COMPLETIONS, FILE_METAVARS, add_global_options
+from ensemble.cli_options import COMMANDS, COMPLETIONS, FILE_METAVARS, CommandParser, add_global_options
 from ensemble.errors import EnsError, InputError, Interrupted, of_the_disk
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="ens",
         description="Ensembles and cross-validation for image classification: train folds, tune, blend, submit.",
         epilog="ens COMMAND --help explains a command. Start with: ens train --recipe quickstart",
@@ -51,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ens {_version()}")
     add_global_options(parser)
-    verbs = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=CommandParser)
     for name, (summary, example, add_options) in COMMANDS.items():
         command = verbs.add_parser(
             name,
@@ -64,40 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
         add_options(command)
         add_global_options(command)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with errors as `InputError` and a suggestion where a word is nearly right."""
-
-    def error(self, message: str) -> NoReturn:
-        verb = self.prog.split()
-        if "invalid choice" in message and "COMMAND" in message:
-            word = message.split("'")[1]
-            close = difflib.get_close_matches(word, COMMANDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
-            message = f"{word} is not a command; {hint}"
-        elif message.startswith("unrecognized arguments:"):
-            message = self._unknown_word(message.split(": ", 1)[1].split()[0].split("=")[0])
-        elif "invalid choice" in message:
-            option, _, rest = message.removeprefix("argument ").partition(": ")
-            word, _, choices = rest.partition(" (choose from ")
-            message = f"{option} {word.split(': ')[1]}: not one of {choices.rstrip(')')}"
-        raise InputError(f"{' '.join(verb)}: {message}; {' '.join(verb)} --help explains")
-
-    def _unknown_word(self, word: str) -> str:
-        """What is wrong with a word that nobody asked for."""
-        if not word.startswith("-"):
-            named = [option for option in self._option_string_actions if option in ("--recipe", "--name")]
-            return f"{word!r} stands alone" + (f"; did you mean {named[0]} {word}?" if named else "")
-        close = difflib.get_close_matches(word, self._option_string_actions, n=1)
-        return f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Let the command's own parser complain of what it does not know, so that its options are suggested."""
-        parsed, unknown = super().parse_known_args(args, namespace)
-        if unknown and self.prog != "ens":
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return parsed, unknown
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -4,11 +4,13 @@ nothing slow."""
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, NoReturn, get_args
 
 from ensemble.blending.options import METHOD_WORDS, Calibration, LabelForm, Select, When
 from ensemble.engine import ENGINES
+from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES as VIEW_POLICIES
 from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
@@ -19,6 +21,40 @@ def fold_list(text: str) -> list[int]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of fold numbers such as 0,2")
     return [int(part) for part in parts]
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse, with errors as `InputError` and a suggestion where a word is nearly right."""
+
+    def error(self, message: str) -> NoReturn:
+        verb = self.prog.split()
+        if "invalid choice" in message and "COMMAND" in message:
+            word = message.split("'")[1]
+            close = difflib.get_close_matches(word, COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            message = f"{word} is not a command; {hint}"
+        elif message.startswith("unrecognized arguments:"):
+            message = self._unknown_word(message.split(": ", 1)[1].split()[0].split("=")[0])
+        elif "invalid choice" in message:
+            option, _, rest = message.removeprefix("argument ").partition(": ")
+            word, _, choices = rest.partition(" (choose from ")
+            message = f"{option} {word.split(': ')[1]}: not one of {choices.rstrip(')')}"
+        raise InputError(f"{' '.join(verb)}: {message}; {' '.join(verb)} --help explains")
+
+    def _unknown_word(self, word: str) -> str:
+        """What is wrong with a word that nobody asked for."""
+        if not word.startswith("-"):
+            named = [option for option in self._option_string_actions if option in ("--recipe", "--name")]
+            return f"{word!r} stands alone" + (f"; did you mean {named[0]} {word}?" if named else "")
+        close = difflib.get_close_matches(word, self._option_string_actions, n=1)
+        return f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Let the command's own parser complain of what it does not know, so that its options are suggested."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.prog != "ens":
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
 
 def gpu_list(text: str) -> list[str] | str:
@@ -156,11 +192,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     _workplace_options(command)
     option = command.add_argument
-    option("--trials", type=positive, metavar="N", help="trials the study shall have in all")
+    option("--trials", type=positive, metavar="N", help="number of trials in all")
     option("--more", type=positive, metavar="N", help="instead of --trials: trials to add to those there are")
     option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
     option("--timeout", type=positive, metavar="S", help="start no new trial after this many seconds")
-    option("--patience", type=positive, metavar="N", help="start no new trial when N in a row brought no gain")
+    option("--patience", type=positive, metavar="N", help="start no new trial after N in a row without a gain")
     _listed(
         option,
         "--search",
@@ -178,11 +214,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
         "--policy",
         choices=list(POLICIES),
         default="race",
-        help=f"what stops before its last fold (default: race). {POLICIES_HELP}",
+        help=f"which trials stop early (default: race). {POLICIES_HELP}",
     )
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
-    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know the trials of another study")
+    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler learn from the trials of another study")
     option(
         "--nested",
         action="store_true",
@@ -252,7 +288,7 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
-    option("--tune-classes", action="store_true", help="learn class multipliers for metrics of decisions, as macro_f1")
+    option("--tune-classes", action="store_true", help="learn class multipliers for decision metrics such as macro_f1")
     option(
         "--select",
         choices=[*get_args(Select)],
@@ -282,14 +318,12 @@ def _adopt_options(command: argparse.ArgumentParser) -> None:
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
     option("--ids", metavar="F", help="the rows' ids in order: one a line, or a .csv with an id column")
     option("--classes", metavar="F", help="the columns' classes in order: one a line, or the header of a .csv")
-    option(
-        "--kind", choices=["test", "oof"], help="whose rows these are (default: oof where --labels or --folds is given)"
-    )
+    option("--kind", choices=["test", "oof"], help="which rows these are (default: oof with --labels or --folds)")
     option("--labels", metavar="F", help="a .csv with the columns id and label, for out-of-fold rows")
     option(
         "--folds", metavar="F", help="a .csv with the columns id and fold, or a plan of outputs/folds, which has both"
     )
-    option("--run", metavar="NAME", help="what the model is called (default: from the file's name)")
+    option("--run", metavar="NAME", help="the model's name (default: from the file's name)")
     option("--out", metavar="STEM", help="write it here, a folder for several files (default: beside the file given)")
     option("--multilabel", action="store_true", help="a row may have several classes: each is a probability by itself")
     _renormalize_option(option)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from posixpath import basename, dirname
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.audit.findings import SHOWN, Finding, counted, differs_within
+from ensemble.audit.findings import SHOWN, Finding, counted
 from ensemble.core.labels import row_numbers, spelled
 from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
 from ensemble.data.listing import is_image, other_formats
@@ -49,8 +49,7 @@ def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Findin
 
 def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integers:
     """A number for each row; rows whose images are the same, or nearly, share one."""
-    images = _Measurements((rows, scan))
-    return join_clusters(images.exact(), images.near(near_distance))
+    return _Measurements((rows, scan)).clusters(near_distance)[1]
 
 
 def duplicate_images(
@@ -62,8 +61,7 @@ def duplicate_images(
     if test_scan is not None and table.test is not None:
         both.append((table.test, test_scan))
     images = _Measurements(*both)  # test rows behind training rows: one clustering finds copies within and between
-    exact, near = images.exact(), images.near(near_distance)
-    near = join_clusters(exact, near)  # small images have exact copies only; `near` is to contain those too
+    exact, near = images.clusters(near_distance)
     yield from _across_folds(table, folds, exact[:count], near[:count], scheme)
     yield from _conflicts(table, exact[:count], near[:count])
     yield from _train_test(images.ids, count, exact, near)
@@ -88,6 +86,19 @@ def unlisted_files(table: Table) -> Iterator[Finding]:
         yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
 
 
+def differs_within(clusters: Integers, values: Integers | Sequence[int]) -> Mask:
+    """For each row, whether the rows of its cluster have more than one value."""
+    if len(clusters) == 0:  # `reduceat` refuses empty input
+        return np.zeros(0, dtype=np.bool_)
+    order = np.argsort(clusters, kind="stable")  # one sort, then extremes of each run: no loop over clusters
+    members, sorted_values = clusters[order], np.asarray(values)[order]
+    starts = np.flatnonzero(np.r_[True, members[1:] != members[:-1]])
+    differs = np.minimum.reduceat(sorted_values, starts) != np.maximum.reduceat(sorted_values, starts)
+    result = np.empty(len(clusters), dtype=np.bool_)
+    result[order] = np.repeat(differs, np.diff(np.r_[starts, len(members)]))
+    return result
+
+
 class _Measurements:
     """What was measured of the images of one or more parts, one after the other."""
 
@@ -100,16 +111,14 @@ class _Measurements:
             boxes = [""] * len(rows.ids) if rows.boxes is None else map(str, rows.boxes.tolist())
             self._contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
 
-    def exact(self) -> Integers:
-        """Clusters of the same content."""
-        return exact_clusters(self._contents, self._is_ok)
-
-    def near(self, distance: int) -> Integers:
-        """Clusters of nearly the same look."""
+    def clusters(self, distance: int) -> tuple[Integers, Integers]:
+        """A number for each image: those of the same content share one; the same for those of nearly the same look."""
         sides = np.concatenate([np.minimum(scan.widths, scan.heights) for scan in self._scans])
         hashes = np.concatenate([scan.phash for scan in self._scans])
         colours = np.concatenate([np.hstack([scan.means, scan.stds]) for scan in self._scans])
-        return near_clusters(hashes, colours, self._is_ok & (sides >= _LEAST_SIDE), distance)
+        exact = exact_clusters(self._contents, self._is_ok)
+        near = near_clusters(hashes, colours, self._is_ok & (sides >= _LEAST_SIDE), distance)
+        return exact, join_clusters(exact, near)  # small images have exact copies only; `near` contains those too
 
 
 def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers, scheme: str) -> Iterator[Finding]:

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 Level = Literal["error", "warning", "note"]
 Code = Literal[  # the order in which findings of one level are shown
     "no-plan",
@@ -65,18 +62,3 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes; in the order of the codes."""
     levels = get_args(Level)
     return sorted(findings, key=lambda item: (levels.index(item.level), CODES.index(item.code), item.message))
-
-
-def differs_within(
-    clusters: npt.NDArray[np.int64], values: npt.NDArray[np.int64] | Sequence[int]
-) -> npt.NDArray[np.bool_]:
-    """For each row, whether the rows of its cluster have more than one value."""
-    if len(clusters) == 0:  # `reduceat` refuses empty input
-        return np.zeros(0, dtype=np.bool_)
-    order = np.argsort(clusters, kind="stable")  # one sort, then extremes of each run: no loop over clusters
-    members, sorted_values = clusters[order], np.asarray(values)[order]
-    starts = np.flatnonzero(np.r_[True, members[1:] != members[:-1]])
-    differs = np.minimum.reduceat(sorted_values, starts) != np.maximum.reduceat(sorted_values, starts)
-    result = np.empty(len(clusters), dtype=np.bool_)
-    result[order] = np.repeat(differs, np.diff(np.r_[starts, len(members)]))
-    return result

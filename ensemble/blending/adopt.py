@@ -29,7 +29,7 @@ from ensemble.blending.id_files import (
     read_ids,
     read_truth,
 )
-from ensemble.core.labels import Activation, activation_for, row_numbers
+from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
@@ -182,7 +182,7 @@ def _read_names(options: AdoptOptions) -> _Names:
         truth = read_truth(labels, folds) if options.is_oof else None
     if problems:
         raise InputError(*problems)
-    return _Names(ids, classes, truth, options.renormalize, activation_for(sets=options.multilabel))
+    return _Names(ids, classes, truth, options.renormalize, "sigmoid" if options.multilabel else "softmax")
 
 
 @dataclass(frozen=True, eq=False)

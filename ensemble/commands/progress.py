@@ -44,15 +44,10 @@ class _Lines:
             self._tenths[where] = tenth
         line = event_line(event)
         if line:
-            _say(line)
-
-
-def _say(line: str) -> None:
-    """Write a line on stderr; where its reader has gone, work goes on unseen."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except BrokenPipeError:  # its reader has gone: the work goes on unseen
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_spread
 from ensemble.commands.progress import progress
-from ensemble.core.machine import split_watchers
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
@@ -30,6 +29,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             f"--name {arguments.name}: several recipes can't share one folder; "
             "leave --name out, and each run gets its recipe's name"
         )
+    log = (arguments.log or os.environ.get("ENS_LOG", "")).replace(",", " ").split()
     options = TrainOptions(
         recipes=recipes,
         several=is_many,
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         data=arguments.data,
         fresh=arguments.fresh,
         allow_code=arguments.allow_code,
-        log=split_watchers(arguments.log or os.environ.get("ENS_LOG", "")),
+        log=tuple(dict.fromkeys(log)),
         workplace=Workplace(
             arguments.engine, arguments.workers, arguments.gpus, arguments.per_gpu, arguments.hang_timeout
         ),

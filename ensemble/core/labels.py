@@ -16,17 +16,13 @@ from ensemble.core.text import JOINER
 
 Labels = NDArray[np.integer[Any]]
 Activation = Literal["softmax", "sigmoid"]
-"""How a row's probabilities hang together: `softmax` ones sum to 1; `sigmoid` ones are a yes or no for each class."""
+"""How a row's probabilities hang together: `softmax` ones sum to 1; `sigmoid` ones, of rows with sets of classes, are a
+yes or no for each class."""
 
 
 def are_sets(labels: Labels) -> bool:
     """Whether each row has a set of classes, rather than one class."""
     return labels.ndim == 2
-
-
-def activation_for(*, sets: bool) -> Activation:
-    """What the probabilities for such labels are."""
-    return "sigmoid" if sets else "softmax"
 
 
 def class_counts(labels: Labels, classes: int) -> NDArray[np.int64]:

@@ -93,11 +93,6 @@ WATCHERS = ("tensorboard", "wandb")  # modules as well as words: `find_spec` ask
 """By the name of their package, and of the extra that brings it."""
 
 
-def split_watchers(text: str) -> tuple[str, ...]:
-    """`tensorboard,wandb` as names, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def check_watchers(names: Sequence[str], option: str = "--log") -> None:
     """Refuse a name that is not known, or whose package is not there; nothing is imported."""
     problems = []

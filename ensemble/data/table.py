@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, TrainRowsSpec
 from ensemble.core.files import save_bytes, save_text, sha256_file, sha256_text
-from ensemble.core.labels import Activation, activation_for, are_sets, spelled
 from ensemble.core.labels import Labels as Values
+from ensemble.core.labels import spelled
 from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import for_each_row
 from ensemble.core.text import read_text_table
@@ -152,12 +152,7 @@ class Table:
     @property
     def has_sets(self) -> bool:
         """Whether each row has a set of classes."""
-        return are_sets(self.labels)
-
-    @property
-    def activation(self) -> Activation:
-        """What a network's scores become."""
-        return activation_for(sets=self.has_sets)
+        return self.labels.ndim == 2
 
     @cached_property
     def rows_sha256(self) -> str:
@@ -210,8 +205,8 @@ def load_table(
     name: str, description: DatasetDescription, folder: Path, bins: Mapping[str, Sequence[float]] | None = None
 ) -> Table:
     """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with."""
-    complaints = Complaints()
     listing = Listing(folder)  # shared by both parts: each directory is listed once
+    complaints = Complaints()
     train = read_rows(description.train, listing, folder, complaints)
     test = read_rows(description.test, listing, folder, complaints) if description.test else None
     labels = read_labels(description, train, bins or {}, complaints) if train else None

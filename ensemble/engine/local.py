@@ -19,7 +19,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
-from ensemble.engine.task import Attempt, Limits, Listener, Slots, Task, TaskEvent
+from ensemble.engine.task import LAST, Attempt, Limits, Listener, Slots, Task, TaskEvent
 from ensemble.engine.worker import STACK_SIGNAL, Message, make_context, start_process, work
 
 _SERVER_S = 0.2  # until a killed server is gone for all and the next is started; a shorter wait burns an attempt
@@ -129,7 +129,7 @@ class LocalEngine:
         """A process is gone: pass on its last event; without one, restart its task, or report that it failed."""
         self._release(worker)
         last = worker.last
-        if last is not None and last.is_last:
+        if last is not None and last.kind in LAST:
             self._listener(last)
             return
         if last is not None and last.kind == "again":

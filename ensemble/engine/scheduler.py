@@ -12,7 +12,18 @@ from typing import Protocol
 
 from ensemble.core.machine import PlainReport, Report
 from ensemble.engine import ENGINES
-from ensemble.engine.task import Attempt, Engine, Limits, Listener, Slots, Task, TaskEvent, call_task, find_function
+from ensemble.engine.task import (
+    LAST,
+    Attempt,
+    Engine,
+    Limits,
+    Listener,
+    Slots,
+    Task,
+    TaskEvent,
+    call_task,
+    find_function,
+)
 
 _POLL_S = 0.2  # how late a withdrawn task is cancelled at most; events end the wait at once
 
@@ -61,7 +72,7 @@ def run_source(
         if event.task not in in_flight:  # withdrawn, but its engine had an event on the way
             return
         in_flight[event.task] = True
-        if event.is_last:
+        if event.kind in LAST:
             del in_flight[event.task]
         source.follow(event)
 
@@ -146,7 +157,7 @@ class _List:
 
     def follow(self, event: TaskEvent) -> None:
         """Pass on, and keep the last."""
-        if event.is_last:
+        if event.kind in LAST:
             self.last[event.task] = event
         self._on_event(event)
 

@@ -47,11 +47,9 @@ class TaskEvent:
     kind: Literal["started", "progress", "finished", "failed", "refused", "again", "stopped"]
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_last(self) -> bool:
-        """Whether a listener will get no further event of this task."""
-        return self.kind in ("finished", "failed", "refused")
 
+LAST = frozenset({"finished", "failed", "refused"})
+"""The kinds of event after which a listener gets none of the same task."""
 
 Listener = Callable[[TaskEvent], None]
 """Called with every event."""

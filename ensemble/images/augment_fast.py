@@ -203,10 +203,7 @@ class AffineStep:
     fill: Any
 
     def __call__(self, images: Images, keys: Keys, wanted: Sequence[Image]) -> Images:
-        draws = Draws(keys)
-        rows = draws.happening(self.p)
-        shapes = np.array([images[row].shape[:2] for row in rows.tolist()], dtype=np.int64).reshape(-1, 2)
-        matrices = self._matrices(draws, rows, shapes)
+        rows, matrices = self._matrices(images, keys)
         moves = ~np.isclose(matrices, np.eye(3)).all(axis=(1, 2))  # albumentations leaves the others alone
         for row, matrix in zip(rows[moves].tolist(), matrices[moves, :2], strict=True):
             image = images[row]
@@ -222,8 +219,11 @@ class AffineStep:
             )
         return images
 
-    def _matrices(self, draws: Draws, rows: Rows, shapes: Rows) -> Numbers:
-        """(rows, 3, 3): drawn and multiplied in albumentations' order, since any other rounds differently."""
+    def _matrices(self, images: Images, keys: Keys) -> tuple[Rows, Numbers]:
+        """The rows to move, and (rows, 3, 3), multiplied in albumentations' order: any other rounds differently."""
+        draws = Draws(keys)
+        rows = draws.happening(self.p)
+        shapes = np.array([images[row].shape[:2] for row in rows.tolist()], dtype=np.int64).reshape(-1, 2)
         height, width = shapes[:, 0], shapes[:, 1]
         shift = {"x": np.zeros(len(rows)), "y": np.zeros(len(rows))}
         if self.pixels is not None:
@@ -247,7 +247,7 @@ class AffineStep:
         centred = _eyes(len(rows), {(0, 2): -middle[0], (1, 2): -middle[1]})
         product = back @ shifted @ sheared @ turned @ scaled @ centred
         product[:, 2] = [0, 0, 1]  # exactly, whatever rounding made of it
-        return product
+        return rows, product
 
 
 def _eyes(count: int, entries: dict[tuple[int, int], Numbers]) -> Numbers:

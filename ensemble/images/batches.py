@@ -100,7 +100,6 @@ class TrainingFeed:
         self._training, self._parts, self._size = training, parts, size
         self._batch_size, self._drop_last = batch_size, drop_last
         self._images, self._source = images, _Source(images, size)
-        self._hashes = hash_ids(images.ids) if augment is not None else None
         self._augment = augment
         self.steps = len(self._starts(len(training))) - 1  # batches an epoch
         count, processes = workers.count, workers.processes
@@ -114,6 +113,7 @@ class TrainingFeed:
         self._started: list[FeedProcess] = []
         for number in range(max(count, 1)):
             self._pipelines.put(self._pipeline(number))
+        self._hashes = hash_ids(images.ids) if augment is not None else None
 
     def epoch(self, epoch: int, from_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of one epoch; the rows that sampling draws, each changed by its own key.
@@ -245,21 +245,6 @@ class BufferPool:
             buffer = np.empty((rows, *self._row_shape), dtype=self._dtype)
             self._buffers = [kept for kept in self._buffers if len(kept) >= rows] + [buffer]  # smaller: of no use now
             return buffer[:rows]
-
-
-class Buffers:
-    """A pool for each row shape, all of one kind of number."""
-
-    def __init__(self, dtype: npt.DTypeLike) -> None:
-        self._dtype = dtype
-        self._pools: dict[tuple[int, ...], BufferPool] = {}
-
-    def take(self, rows: int, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """An array of (rows, *row_shape) with whatever was last written there."""
-        pool = self._pools.get(row_shape)
-        if pool is None:  # `setdefault`: another thread may have made one meanwhile
-            pool = self._pools.setdefault(row_shape, BufferPool(row_shape, self._dtype))
-        return pool.take(rows)
 
 
 def class_targets(part: SamplingPart, counts: Positions, classes: Sequence[str]) -> Positions:

@@ -4,20 +4,25 @@ A folder holds the pixels (or the files' bytes, or only the files' paths), an in
 process builds while others wait for the kernel's lock; the next one sweeps what a killed builder left. Images that were
 never scanned are decoded once for both: `look_and_keep` keeps the pixels that the scan decodes anyway. That is only a
 shortcut: whatever goes wrong there (a bad image, a full disk, a box that needs other pixels) is left to `build_pixels`,
-which makes the same cache from the files. Not here: the file format of the pixels (`packed_file`).
+which makes the same cache from the files.
+
+The pixels lie in one large file of many pieces (`PackWriter`), mapped for reading (`MappedFile`).
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import threading
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -39,7 +44,6 @@ from ensemble.data.table import Rows
 from ensemble.errors import InputError
 from ensemble.images.decode import Pixels, StoredShape, clipped, decode_shrink, fit, load_fitted, read_content
 from ensemble.images.headers import BadImage, ImageHeader
-from ensemble.images.packed_file import MappedFile, PackWriter, block_sums
 from ensemble.images.scan import BAD_STATES, ImageScan, is_unseen, scan_images
 
 RowNumbers = npt.NDArray[np.int64]
@@ -51,8 +55,39 @@ _SPARE_BYTES = 64 * 2**20  # left free in any case, for the small files and othe
 _FREE_SHARE = 0.5  # of the free disk that is taken unless a person chose the mode: runs need room too
 _LONGEST = 2  # before a scan, images kept with their aspect are reckoned as twice as long as wide
 _SHOWN = 10  # lines of one message; a thousand bad images would hide the summary
+BLOCK_BYTES = 4 * 2**20  # of one checksum, kept in each cache's note: small enough for a buffer in every thread
+_MOST_MAPPED = 64 * 2**20  # read between two releases: what a map may add to a process's memory, roughly
+_STAYS_MAPPED = 256 * 2**20  # files up to this size are never released: that would cost time and save little
 _sound: dict[Path, tuple[int, ...]] = {}
 """Files whose blocks this process has checked, with what `stat` said then."""
+
+
+class MappedFile:
+    """A file's bytes as a read-only array; pages are released from time to time, so that memory does not grow.
+
+    Nothing is lost by that: pages stay in the system's file cache, and arrays stay valid and read them again. Pickled,
+    it is the path, which another process maps anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        self._touched = 0
+        self._releases = hasattr(mmap, "MADV_DONTNEED") and len(self.bytes) > _STAYS_MAPPED
+        if hasattr(mmap, "MADV_RANDOM"):
+            self._map.madvise(mmap.MADV_RANDOM)  # rows come shuffled: reading ahead would be wasted
+
+    def touch(self, count: int) -> None:
+        """Note that `count` bytes were read; after every `_MOST_MAPPED` of them all pages are released."""
+        self._touched += count
+        if self._releases and self._touched > _MOST_MAPPED:
+            self._touched = 0
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedFile, (self._path.absolute(),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,10 +280,10 @@ def _look(rows: Rows, shape: StoredShape, cache: Path, place: Path, on_progress:
     try:
         with atomic_path(place / "pixels.bin", durable=False) as temporary:
             stride = shape.size**2 * 3 if shape.is_square else None
-            with PackWriter(temporary, len(rows.ids), stride) as writer:
-                keeper = _Keeper(rows, shape, writer)
+            keeper = _Keeper(rows, shape)
+            with PackWriter(temporary, len(rows.ids), stride) as keeper.writer:
                 scan = scan_images(rows, cache, on_progress, keep=keeper)
-            if (writer.offsets < 0).any():
+            if (keeper.writer.offsets < 0).any():
                 raise _NotShared  # out of `atomic_path`, which then deletes the file
     except _NotShared:
         return
@@ -259,12 +294,73 @@ class _NotShared(Exception):
     """Some row's pixels can't be taken from the scan's decoding."""
 
 
-class _Keeper:
-    """Fits decoded images and writes them; stops for good at the first failure."""
+class PackWriter:
+    """Writes `count` pieces of a new file; with `stride`, piece i lies at i * stride, else in the order they come."""
 
-    def __init__(self, rows: Rows, shape: StoredShape, writer: PackWriter) -> None:
-        self._boxes, self._shape, self._writer = rows.boxes, shape, writer
-        self.offsets = writer.offsets
+    def __init__(self, path: Path, count: int, stride: int | None = None) -> None:
+        self.offsets = np.full(count, -1, dtype=np.int64)
+        self.lengths = np.zeros(count, dtype=np.int64)
+        self._stride, self._end = stride, 0
+        self._allocating = threading.Lock()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def reserve(self, total: int) -> None:
+        """Take the disk's space now, so that a full disk is an `OSError` here and not after an hour."""
+        # macOS has no such call; an empty range is an error
+        if hasattr(os, "posix_fallocate") and total:
+            os.posix_fallocate(self._descriptor, 0, total)
+
+    def put(self, row: int, piece: Any) -> None:
+        """Write one piece, bytes or a contiguous array; from any thread."""
+        view = memoryview(piece).cast("B")
+        with self._allocating:  # only the place is taken under the lock; writes go side by side
+            offset = self._end if self._stride is None else row * self._stride
+            self._end += len(view)
+        written = 0
+        while written < len(view):
+            written += os.pwrite(self._descriptor, view[written:], offset + written)
+        self.lengths[row] = len(view)
+        self.offsets[row] = offset  # last: a piece with an offset is a whole one
+
+
+def block_sums(path: Path, on_progress: OnProgress | None = None) -> list[int]:
+    """CRC-32 of each block of a file, in threads, each with one block in memory."""
+    size = path.stat().st_size
+    sums = [0] * -(-size // BLOCK_BYTES)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    own = threading.local()
+
+    def sum_up(block: int) -> None:
+        if not hasattr(own, "memory"):  # one piece a thread, used again: fresh memory costs as much as the sum
+            own.memory = bytearray(BLOCK_BYTES)
+        start = block * BLOCK_BYTES
+        view, done = memoryview(own.memory)[: min(BLOCK_BYTES, size - start)], 0
+        while done < len(view) and (count := os.preadv(descriptor, [view[done:]], start + done)):
+            done += count
+        sums[block] = zlib.crc32(view[:done])  # fewer bytes where the file was cut meanwhile: then a wrong sum
+
+    try:
+        for_each_row(sum_up, range(len(sums)), on_progress, at_once=1)
+    finally:
+        os.close(descriptor)
+    return sums
+
+
+class _Keeper:
+    """Fits decoded images and gives them to `writer`; stops for good at the first failure."""
+
+    writer: PackWriter
+
+    def __init__(self, rows: Rows, shape: StoredShape) -> None:
+        self._boxes, self._shape = rows.boxes, shape
         self._rows_of: dict[str, list[int]] = defaultdict(list)  # several rows may show parts of one file
         for row, path in enumerate(rows.paths):
             self._rows_of[path].append(row)
@@ -282,7 +378,7 @@ class _Keeper:
                     raise _NotShared  # the cache wants the JPEG decoded at another size, so its pixels would differ
                 fitted = fit(pixels, header, self._shape, box)
                 self.index[row, 1:] = fitted.shape[:2]
-                self._writer.put(row, fitted)
+                self.writer.put(row, fitted)
             except (BadImage, _NotShared, OSError):
                 self._stopped.set()  # `build_pixels` reports what is wrong, if anything is
 
@@ -297,7 +393,7 @@ def _move_in(part: _CachedPart, cache: Path, place: Path, keeper: _Keeper) -> No
         sweep_temporaries(folder)
         (folder / "pixels.json").unlink(missing_ok=True)
         os.replace(place / "pixels.bin", folder / "pixels.bin")
-        keeper.index[:, 0] = keeper.offsets
+        keeper.index[:, 0] = keeper.writer.offsets
         _finish(folder, part, "decoded", keeper.index)
 
 
@@ -393,6 +489,8 @@ def _finish(folder: Path, part: _CachedPart, mode: CacheMode, index: npt.NDArray
     save_bytes(folder / "ids.txt", "".join(f"{row_id}\n" for row_id in part.rows.ids).encode("utf-8"))
     save_bytes(folder / "index.bin", index.astype("<i8").tobytes())
     pixels = folder / "pixels.bin"
+    if mode != "none":
+        _sound[pixels] = _stamp(pixels)
     note = {
         "format": _FORMAT,
         "mode": mode,
@@ -404,8 +502,6 @@ def _finish(folder: Path, part: _CachedPart, mode: CacheMode, index: npt.NDArray
         "place": str(part.rows.folder.absolute()) if mode == "none" else None,
         "paths": list(part.rows.paths) if mode == "none" else None,
     }
-    if mode != "none":
-        _sound[pixels] = _stamp(pixels)
     save_json(folder / "pixels.json", {**note, "sha256": sha256_text(canonical_json(note))})
 
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.files import save_bytes, sha256_text, sweep_temporaries
+from ensemble.core.files import save_bytes, sweep_temporaries
 from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import OnProgress, for_each_row
 from ensemble.data.table import Rows
@@ -207,7 +207,7 @@ def _save_looks(folder: Path, looks: _Records) -> None:
 
 def _folder(rows: Rows, cache: Path) -> Path:
     """Where the records of a dataset's files are kept."""
-    return cache / f"scan-{sha256_text(str(rows.folder.absolute()))[:16]}"
+    return cache / f"scan-{hashlib.sha256(str(rows.folder.absolute()).encode()).hexdigest()[:16]}"
 
 
 def _stamps(rows: Rows) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ import ttach
 
 from ensemble.core.labels import Activation
 from ensemble.errors import InputError
-from ensemble.images.batches import Buffers, plain_batches
+from ensemble.images.batches import BufferPool, plain_batches
 from ensemble.images.cache import Images
 from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.recipe.transforms import Views, transforms_of_views
@@ -147,6 +147,21 @@ class Merger:
         else:
             merged = torch.softmax((self._sum - math.log(self._count)) / self._plan.power, dim=-1)
         return merged if self._plan.activation == "softmax" else merged[..., 1]
+
+
+class Buffers:
+    """A pool for each row shape, all of one kind of number."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._dtype = dtype
+        self._pools: dict[tuple[int, ...], BufferPool] = {}
+
+    def take(self, rows: int, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """An array of (rows, *row_shape) with whatever was last written there."""
+        pool = self._pools.get(row_shape)
+        if pool is None:  # `setdefault`: another thread may have made one meanwhile
+            pool = self._pools.setdefault(row_shape, BufferPool(row_shape, self._dtype))
+        return pool.take(rows)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ class ViewChoice:
         return f"{views_text(self.views)}{merge}{'' if self.weights is None else ' weighted'}"
 
 
+def is_learned(part: TtaPart) -> bool:
+    """Whether out-of-fold rows have a say, so that the views are settled only when every fold is trained."""
+    return part.views == "auto" or part.weights == "learned"
+
+
 @dataclass(frozen=True)
 class FoldViews:
     """The views for a fold's own held-out rows, and those for test rows; they differ where held-out rows had a say."""
@@ -86,7 +91,7 @@ class RunViews:
     @classmethod
     def asked(cls, part: TtaPart) -> RunViews:
         """Of a run whose folds are not trained yet."""
-        return cls(ViewChoice.asked(part), {}, "the recipe's", settled=not part.is_learned)
+        return cls(ViewChoice.asked(part), {}, "the recipe's", settled=not is_learned(part))
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> RunViews:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import FoldKey, RunFolder, empty_but_checkpoints, verify_files
-from ensemble.engine.task import Task, TaskEvent
+from ensemble.engine.task import LAST, Task, TaskEvent
 from ensemble.images.cache import build_pixels
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.fold_job import FoldJob
@@ -75,8 +75,10 @@ class FoldRunner:
         if not self.todo:
             return []
         self._record.update(state="running", finished=None, scores={"oof": None}, files={})
-        self._run.save_record(self._record)
         shared = self._shared_arguments()
+        self._run.save_record(self._record)
+        for key in self.todo:
+            empty_but_checkpoints(self._folder(key), self._record["identity"])
         self.running = {f"{self._run.name}/{key.folder_name(self._request.plan.repeats)}": key for key in self.todo}
         return [self._task(name, key, shared) for name, key in self.running.items()]
 
@@ -109,7 +111,7 @@ class FoldRunner:
     def follow(self, event: TaskEvent) -> None:
         """Record what happened to a fold, and pass it on."""
         key = self.running[event.task]
-        if event.is_last:
+        if event.kind in LAST:
             del self.running[event.task]
         if event.kind == "progress":
             self._note({**event.data, **vars(key)})
@@ -139,7 +141,6 @@ class FoldRunner:
         """The arguments of every fold's task."""
         return {
             "recipe": self._record["recipe"],
-            "about": sidecar_of(self._record),
             "code": {code.name: code.plain(self._run.path.absolute() / CODE_FOLDER) for code in self._request.code},
             "parts": self._request.part_sizes,
             "classes": list(self._request.table.classes),
@@ -148,6 +149,7 @@ class FoldRunner:
             "train_labels": self._train_labels(),
             "left_out": {part: sorted(rows) for part, rows in left_out(self._request).items()},
             "watch": self._watch,
+            "about": sidecar_of(self._record),
         }
 
     def _train_labels(self) -> str | None:
@@ -179,15 +181,14 @@ class FoldRunner:
         return str(self._folders[key])
 
     def _task(self, name: str, key: FoldKey, shared: Mapping[str, Any]) -> Task:
-        """The task of one fold, its folder emptied of what an unfinished attempt left, but for checkpoints."""
-        empty_but_checkpoints(self._folder(key), self._record["identity"])
+        """The task of one fold."""
         job = self._job(key, shared, RunViews.of(self._record))
         return Task(name, "ensemble.training.tasks:train_fold", vars(job), self._folder(key), job.decided["threads"])
 
     def _job(self, key: FoldKey, shared: Mapping[str, Any], views: RunViews) -> FoldJob:
         """What a worker needs for one fold."""
-        of_fold = views.of_fold(self._folder(key).name).plain()
-        return FoldJob(**shared, **vars(key), decided=self._decided(key), views=of_fold)
+        decided = self._decided(key)
+        return FoldJob(**shared, **vars(key), decided=decided, views=views.of_fold(self._folder(key).name).plain())
 
     def _decided(self, key: FoldKey) -> dict[str, Any]:
         """The run's decisions as one fold sees them: the last folds may have threads of their own, but to predict."""

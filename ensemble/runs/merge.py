@@ -83,7 +83,7 @@ def _merge_oof(
         folds=lists[0] if plan.repeats == 1 else lists,
         groups=_group_numbers(ids, plan),
         sidecar={**sidecar, **counted, "scores": score_all(table.labels[kept], probs, own)},
-        activation=table.activation,
+        activation="sigmoid" if table.has_sets else "softmax",
     )
 
 
@@ -100,7 +100,7 @@ def _merge_test(folders: Sequence[Path], table: Table, rows: Rows, sidecar: Mapp
         probs=probs,
         kind="test",
         sidecar={**sidecar, **({"prior_rows": len(rows.bad)} if rows.bad else {})},
-        activation=table.activation,
+        activation="sigmoid" if table.has_sets else "softmax",
     )
 
 

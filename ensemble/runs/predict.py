@@ -15,7 +15,7 @@ from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_
 from ensemble.core.run import RunFolder
 from ensemble.engine.task import Task
 from ensemble.errors import InputError
-from ensemble.recipe.chosen_views import RunViews, ViewChoice
+from ensemble.recipe.chosen_views import RunViews, ViewChoice, is_learned
 from ensemble.recipe.own_code import check_code_of_run
 from ensemble.recipe.parts import TtaPart
 from ensemble.runs.devices import Workplace
@@ -61,7 +61,7 @@ def predict(
     record = record_of(source)
     asked = TtaPart.model_validate(tta if isinstance(tta, dict) else {"views": tta}) if tta is not None else None
     views = RunViews.of(record) if asked is None else RunViews(ViewChoice.asked(asked), {}, "asked for")
-    if images and asked is not None and asked.is_learned:
+    if images and asked is not None and is_learned(asked):
         raise InputError(
             "tta: new images have no labels to choose views by; name a policy, or leave it to the run's own"
         )
@@ -76,7 +76,7 @@ def predict(
             "by all of its folds, into its folder"
         )
     request = request_of_run(source, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
-    if asked is not None and asked.is_learned:
+    if asked is not None and is_learned(asked):
         views = study_views(request, source, asked, workplace, on_event).views
     record = predict_again(request, source, views, workplace, on_event)
     return Predicted(source.path, views.choice.text, record)

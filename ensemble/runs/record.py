@@ -35,9 +35,10 @@ def new_record(
 ) -> dict[str, Any]:
     """The record of a run that has not trained anything yet."""
     versions = _versions()
+    facts, is_validated = request.plan.facts(), request.plan.is_validated
     identity, plan, table, resolved = request.identity, request.plan, request.table, request.resolved
     dropped, prior = table.train.bad, table.test.bad if table.test is not None else {}
-    validated = [row for row, ever in zip(plan.ids, plan.is_validated, strict=True) if ever and row not in dropped]
+    validated = [row for row, ever in zip(plan.ids, is_validated, strict=True) if ever and row not in dropped]
     boxed = resolved.dataset.test or resolved.dataset.train  # new images must come with the columns of test rows
     return {
         "format": RUN_FORMAT,
@@ -53,7 +54,7 @@ def new_record(
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
         "code": {code.name: code.sha256 for code in request.code},
-        "folds": {**plan.facts(), "path": request.plan_path.name},
+        "folds": {**facts, "path": request.plan_path.name},
         "classes": list(table.classes),
         "rows": {
             "train": len(table.train.usable.ids),

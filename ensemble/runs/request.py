@@ -93,7 +93,7 @@ class RecipeErrors:
 
     def __init__(self, *, several: bool = False) -> None:
         self._several = several
-        self._recipes: dict[tuple[str, ...], list[str]] = {}  # by messages, so that shared ones are shown once
+        self.collected: dict[tuple[str, ...], list[str]] = {}  # recipes by messages, so that shared ones are shown once
 
     @contextmanager
     def collect(self, recipe: str) -> Iterator[None]:
@@ -103,16 +103,15 @@ class RecipeErrors:
         except InputError as error:
             if not self._several:
                 raise
-            self._recipes.setdefault(error.messages, []).append(recipe)
+            self.collected.setdefault(error.messages, []).append(recipe)
 
-    def raise_any(self) -> None:
-        """Raise everything that was collected, if anything was."""
+    def as_one(self) -> InputError:
+        """Everything that was collected."""
         lines: list[str] = []
-        for messages, recipes in self._recipes.items():
+        for messages, recipes in self.collected.items():
             is_named = len(recipes) == 1 and recipes[0] in messages[0]
             lines += [messages[0] if is_named else f"{', '.join(recipes)}: {messages[0]}", *messages[1:]]
-        if lines:
-            raise InputError(*lines)
+        return InputError(*lines)
 
 
 @dataclass
@@ -242,7 +241,7 @@ def request_for(
     """The request of a recipe already read, on rows already read; `like` is one of the same rows, for its plan."""
     recipe = resolved.recipe
     check_class_names(recipe, table.classes)
-    check_label_kind(recipe, table.dataset, sets=table.has_sets)
+    check_label_kind(recipe, table)
     if recipe.model.heads == "parts" and not table.parts:
         raise InputError(
             f"model.heads is parts, but the labels of dataset {table.dataset} have no parts; "
@@ -343,9 +342,9 @@ def _suggestion(name: str, classes: Sequence[str]) -> str:
     return f"; did you mean {near}?" if near else f"; its {len(classes)} classes begin with {', '.join(classes[:5])}"
 
 
-def check_label_kind(recipe: Recipe, dataset: str, *, sets: bool) -> None:
+def check_label_kind(recipe: Recipe, table: Table) -> None:
     """Refuse a loss, a metric and a sampling that don't fit the kind of labels, all together."""
-    problems = []
+    problems, dataset, sets = [], table.dataset, table.has_sets
     metric = recipe.metric and metric_problem(recipe.metric, sets=sets)
     if metric:
         problems.append(f"metric: of dataset {dataset}: {metric}")

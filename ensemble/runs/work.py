@@ -56,13 +56,15 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeE
                 if work.name in decided:
                     workplace.slots(1, decided[work.name])  # refuses devices that can't be
         notes = workplace.notes()
-        errors.raise_any()
+        if errors.collected:
+            raise errors.as_one()
         for line in notes:
             on_event({"event": "finding", "line": line})
         for work in works:
             with errors.collect(work.request.resolved.name):
                 work.open(decided[work.name])
-        errors.raise_any()
+        if errors.collected:
+            raise errors.as_one()
         _train(works, workplace, on_event)
     for work in works:
         work.settle_views(workplace)

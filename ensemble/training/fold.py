@@ -21,7 +21,7 @@ import torch
 
 from ensemble.core.files import atomic_path, load_json, save_json, sweep_temporaries
 from ensemble.core.foldplan import load_plan
-from ensemble.core.labels import activation_for
+from ensemble.core.labels import Activation
 from ensemble.core.machine import Report
 from ensemble.core.metrics import metrics_for, per_class, score_all
 from ensemble.core.predictions import Predictions, save_predictions
@@ -44,7 +44,7 @@ from ensemble.recipe.chosen_views import FoldViews, ViewChoice
 from ensemble.recipe.fold_job import FoldJob
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.recipe import Recipe
-from ensemble.training.checkpoints import Checkpoints
+from ensemble.training.checkpoints import Checkpoints, Loaded
 from ensemble.training.device import StopRequest, set_determinism, stop_requests
 from ensemble.training.fold_data import (
     FoldRows,
@@ -88,7 +88,7 @@ class FoldWork:
         self.parts = SeedParts(self.recipe.seed, job.repeat, job.fold)
         self.plan = load_plan(Path(job.plan_path))
         sets = self.plan.multilabel
-        self.activation = activation_for(sets=sets)
+        self.activation: Activation = "sigmoid" if sets else "softmax"
         self.plain_views = PLAIN_SET_VIEWS if sets else PLAIN_VIEWS
         self.own_metrics = own_metrics(self.recipe.metric, job.code, len(job.classes), sets=sets)
         self.metric = self.recipe.metric or "accuracy"
@@ -117,7 +117,7 @@ class FoldWork:
         about = {"identity": job.about["identity"], "fold": job.fold, "repeat": job.repeat}
         spec = NetworkSpec.of_recipe(self.recipe, len(job.classes), tuple(job.parts), self.size)
         with stop_requests() as stop, Checkpoints(self.folder, about, self.warn) as checkpoints:
-            network, training = self._trained(spec, images, rows, checkpoints, stop)
+            network, training = self._trained(spec, images, rows, checkpoints, checkpoints.load(), stop)
         self._save_history(training.history)  # once more: the disk may have been full at an epoch's end
         save_network(self.folder, network, spec, self._model_facts(training, shares), job.code)
         torch.set_num_threads(decided.get("predict_threads", decided["threads"]))  # as for new images
@@ -185,11 +185,16 @@ class FoldWork:
         return rows
 
     def _trained(
-        self, spec: NetworkSpec, images: Images, rows: FoldRows, checkpoints: Checkpoints, stop: StopRequest
+        self,
+        spec: NetworkSpec,
+        images: Images,
+        rows: FoldRows,
+        checkpoints: Checkpoints,
+        loaded: Loaded | None,
+        stop: StopRequest,
     ) -> tuple[torch.nn.Module, FoldTraining]:
-        """A network built afresh and trained, from the last checkpoint where there is one."""
+        """A network built afresh and trained, from `loaded`, the last checkpoint, where there is one."""
         started, job = time.monotonic(), self.job
-        loaded = checkpoints.load()
         if loaded is not None:
             before: int | None = loaded.about["machine"]["micro_batch"]
             if before is not None:  # what did not fit before the stop would not fit now
@@ -200,11 +205,11 @@ class FoldWork:
         if why := self._why_other_steps():
             self.warn(why)
         watchers = Watchers(job.watch, self.folder, job.about, self.recipe.plain(), self.warn) if job.watch else None
+        machine = self._machine()
         torch.manual_seed(self._seed("weights"))  # the first weights are a function of the fold's seed
         network, start = start_network(spec, job.decided, job.code)
         network = network.to(self.device)
         self.log(f"{spec.name}: {start}")
-        machine = self._machine()
         try:
             with make_feed(self.recipe, images, rows, job.classes, self.parts, job.decided["threads"]) as feed:
                 training = FoldTraining(

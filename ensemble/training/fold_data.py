@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.foldplan import FoldPlan
-from ensemble.core.labels import Labels, class_counts, has_class
+from ensemble.core.labels import Labels, class_counts, has_class, read_spelled
 from ensemble.core.randomness import derive_seed
 from ensemble.data.folds import SplitRows
 from ensemble.data.folds import split_rows as deal_folds
@@ -58,7 +58,7 @@ def split_rows(
     is_dropped = set(dropped).__contains__
     kept = np.array([row for row, row_id in enumerate(plan.ids) if not is_dropped(row_id)], dtype=np.int64)
     rows = np.array([position[plan.ids[row]] for row in kept], dtype=np.int64)
-    plan_labels = plan.labels_as(classes)
+    plan_labels = read_spelled(plan.labels, classes, sets=plan.multilabel)
     labels = np.empty((len(images.ids), *plan_labels.shape[1:]), dtype=plan_labels.dtype)
     labels[rows] = plan_labels[kept]
     train_labels = labels.copy()

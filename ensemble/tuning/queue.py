@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.run import FoldKey, find_checkpoints, now
-from ensemble.engine.task import Task, TaskEvent
+from ensemble.engine.task import LAST, Task, TaskEvent
 from ensemble.errors import InputError, stop_on_full_disk
 from ensemble.runs.record import fold_state
 from ensemble.runs.work import RunWork
@@ -72,7 +72,7 @@ class TrialWork:
 
     def follow(self, event: TaskEvent) -> None:
         """Note what happened to one of its folds."""
-        if event.is_last:
+        if event.kind in LAST:
             self.at_work.pop(event.task, None)
         if event.kind == "finished" and (end := event.data["result"].get("given_up")) is not None:
             self.early_end = EarlyEnd(end["epoch"], self._sign * end["value"], self._floors[event.task])
@@ -222,7 +222,7 @@ class FoldQueue:
         """Tell a trial of its fold; it may be over by that."""
         trial = self._owner[event.task]
         trial.follow(event)
-        if event.is_last:
+        if event.kind in LAST:
             self._settle(trial)
 
     def withdrawn(self) -> Sequence[str]:

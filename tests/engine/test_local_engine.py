@@ -17,7 +17,7 @@ import pytest
 
 from ensemble.engine.local import LocalEngine, count_memory_kills
 from ensemble.engine.scheduler import run_tasks
-from ensemble.engine.task import Limits, Slots, Task, TaskEvent
+from ensemble.engine.task import LAST, Limits, Slots, Task, TaskEvent
 
 SOURCE = """
 import atexit, os, signal, subprocess, threading, time
@@ -95,7 +95,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 from ensemble.engine.scheduler import run_tasks
-from ensemble.engine.task import Slots, Task
+from ensemble.engine.task import LAST, Slots, Task
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -249,7 +249,7 @@ def test_a_silent_worker_writes_its_stack_and_is_restarted(tmp_path: Path, beats
     time.sleep(0.2)  # let it reach its sleep
     engine.poll(0.0)
     clock.now += 100_000.0 if beats else 600_000.0
-    drive(engine, events, lambda event: event.is_last)
+    drive(engine, events, lambda event: event.kind in LAST)
     engine.close()
     retried = [event.data["how"] for event in events if event.data.get("event") == "retried"]
     assert len(retried) == 1
@@ -264,7 +264,7 @@ def test_a_worker_before_its_first_beat_is_given_more_time(tmp_path: Path) -> No
     engine.submit(Task("a", "local_tasks:hang", {"beats": 0, "seconds": 0.5}, tmp_path / "a"))
     engine.poll(0.0)
     clock.now += 100_000.0
-    drive(engine, events, lambda event: event.is_last)
+    drive(engine, events, lambda event: event.kind in LAST)
     engine.close()
     assert [event.kind for event in events] == ["started", "finished"]
 

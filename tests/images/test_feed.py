@@ -27,10 +27,9 @@ from ensemble.images.batches import (
     draw_order,
     plain_batches,
 )
-from ensemble.images.cache import DecodedImages, Images, build_pixels, open_pixels
+from ensemble.images.cache import DecodedImages, Images, MappedFile, build_pixels, open_pixels
 from ensemble.images.contact_sheet import contact_sheet, save_contact_sheet
 from ensemble.images.decode import StoredShape, resized
-from ensemble.images.packed_file import MappedFile
 from ensemble.recipe.parts import SamplingPart
 from ensemble.recipe.transforms import PRESETS
 

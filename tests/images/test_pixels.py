@@ -20,8 +20,12 @@ from hypothesis import strategies as st
 from ensemble.data.table import Rows
 from ensemble.errors import InputError
 from ensemble.images.cache import (
+    BLOCK_BYTES,
     DecodedImages,
+    MappedFile,
+    PackWriter,
     VariableImages,
+    block_sums,
     build_pixels,
     is_mapped,
     load_note,
@@ -30,7 +34,6 @@ from ensemble.images.cache import (
 )
 from ensemble.images.decode import StoredShape, fit, load_fitted
 from ensemble.images.headers import ImageHeader
-from ensemble.images.packed_file import BLOCK_BYTES, MappedFile, PackWriter, block_sums
 from ensemble.images.scan import scan_images
 
 MODES = ("decoded", "encoded", "none")

@@ -173,7 +173,7 @@ def test_problems_that_recipes_share_are_listed_once() -> None:
     with errors.collect("c"):
         raise InputError("recipes/c.yaml:1: wrong")
     with pytest.raises(InputError) as raised:
-        errors.raise_any()
+        raise errors.as_one()
     assert raised.value.messages == ("a, b: data: gone", "  look", "recipes/c.yaml:1: wrong")
     with pytest.raises(InputError), RecipeErrors().collect("alone"):
         raise InputError("at once")

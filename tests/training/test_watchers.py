@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ensemble.core.machine import check_watchers, split_watchers
+from ensemble.core.machine import check_watchers
 from ensemble.errors import InputError
 from ensemble.training.watchers import Watchers
 
@@ -71,6 +71,6 @@ def test_tensorboard_reads_what_it_was_shown_also_after_a_second_start(tmp_path:
 def test_unknown_names_and_missing_packages_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
-        check_watchers(split_watchers("tensorboard, mlflow"))
+        check_watchers(("tensorboard", "mlflow"))
     assert "pip install 'ens[tensorboard]'" in caught.value.messages[0]
     assert "--log mlflow: unknown; the names are tensorboard, wandb" in caught.value.messages[1]

@@ -21,7 +21,7 @@ from typing import Any
 from side_by_side import row
 
 from ensemble.engine.scheduler import run_tasks
-from ensemble.engine.task import Slots, Task, TaskEvent
+from ensemble.engine.task import LAST, Slots, Task, TaskEvent
 from ensemble.engine.worker import start_process
 from ensemble.runs.train import train
 
@@ -48,7 +48,7 @@ def measure_tasks(place: Path, count: int) -> None:
     ends: list[float] = []
 
     def listen(event: TaskEvent) -> None:
-        if event.is_last:
+        if event.kind in LAST:
             ends.append(time.monotonic())
 
     tasks = [Task(str(number), f"{MODULE}:first_line", {}, place / "tasks" / str(number)) for number in range(count)]

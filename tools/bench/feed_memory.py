@@ -16,8 +16,7 @@ import numpy as np
 
 from ensemble.images.augment import Augment
 from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows, plain_batches
-from ensemble.images.cache import DecodedImages
-from ensemble.images.packed_file import MappedFile
+from ensemble.images.cache import DecodedImages, MappedFile
 from ensemble.recipe.parts import SamplingPart
 from ensemble.recipe.transforms import Transforms
 

@@ -26,8 +26,7 @@ from torch.nn import functional
 from ensemble.core.randomness import derive_seed
 from ensemble.images.augment import make_augment
 from ensemble.images.batches import FeedWorkers, SeedParts, TrainingFeed, TrainingRows
-from ensemble.images.cache import DecodedImages
-from ensemble.images.packed_file import MappedFile
+from ensemble.images.cache import DecodedImages, MappedFile
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import SamplingPart, TrainPart
 from ensemble.training.loop import Precision, Schedule, Trainer, TrainerParts, make_optimizer, set_rate
