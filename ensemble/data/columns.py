@@ -82,6 +82,8 @@ GROUP_WORDS = (
 )
 """Words for what several images may be of, and must then stay on one side of a split."""
 
+_PERSON_WORDS = GROUP_WORDS.index("case")  # the words before it are for persons
+
 UNKNOWN_GROUPS = ("", "-1", "NA", "N/A", "nan", "NaN", "None", "none", "null", "unknown", "Unknown", "UNKNOWN", "?")
 """Cells of a group's column that mean that nobody knows."""
 
@@ -92,6 +94,7 @@ _SEPARATORS = ("|", ";", ",", " ")
 _NAME_SEPARATORS = ("_", "-", ".", " ")
 _FEWEST_GROUPS = 10  # fewer than two a fold make no split of groups
 _MOST_FOLDS = 20
+_NO_PLACEHOLDER = re.compile(r"[{}:!]")
 _HAS_DIGIT = re.compile(r"[0-9]")
 _CORNER_ORDER = ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")
 _SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"))
@@ -101,6 +104,11 @@ def words_of(name: str) -> list[str]:
     """The words of a column's or a file's name, in lower case: `patientID` and `Patient-id` are patient and id."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return [word for word in re.split(r"[^A-Za-z]+", parted.lower()) if word]
+
+
+def can_be_named(column: str) -> bool:
+    """Whether a template can name a column: `{a:b}` and an empty name are none."""
+    return bool(column) and not _NO_PLACEHOLDER.search(column)
 
 
 def has_word(name: str, words: Collection[str]) -> bool:
@@ -141,7 +149,7 @@ def find_label(
 
     None where no column can be a label.
     """
-    free = [name for name in table.header if name and name not in taken]
+    free = [name for name in table.header if name not in taken and can_be_named(name)]
     if len(answers) > 1:
         if set(answers) <= set(table.header) and (kind := _hot_kind(table, answers)):
             return LabelColumns(tuple(answers), kind, "columns of 0 and 1, named like those of the sample submission")
@@ -231,12 +239,14 @@ def find_groups(table: TextTable, taken: Collection[str]) -> list[tuple[str, Gro
     groups = []
     for name in table.header:
         rank = next((rank for rank, word in enumerate(GROUP_WORDS) if word in words_of(name)), None)
-        if rank is None or name in taken:
+        if rank is None or name in taken or not can_be_named(name):
             continue
         counts = Counter(table.columns[name])
         unknown = tuple(value for value in UNKNOWN_GROUPS if counts.pop(value, 0))
         rows = counts.total()
-        if len(counts) >= _FEWEST_GROUPS // 2 and rows > len(counts):
+        # A few persons are a group all the same; a few sites or locations are facts.
+        fewest = _FEWEST_GROUPS // 2 if rank < _PERSON_WORDS else _FEWEST_GROUPS
+        if len(counts) >= fewest and rows > len(counts):
             groups.append((rank, name, GroupColumn(f"{{{name}}}", len(counts), rows / len(counts), unknown)))
     return [(name, group) for _, name, group in sorted(groups, key=lambda item: item[:2])]
 

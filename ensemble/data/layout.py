@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.complaints import closest
+from pydantic import ValidationError
+
+from ensemble.core.complaints import FaultyInput, Place, closest
 from ensemble.core.dataset import DatasetDescription
+from ensemble.core.schema import retell
 from ensemble.core.text import natural_key
 from ensemble.data.columns import find_name_group, words_of
 from ensemble.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
@@ -154,7 +157,7 @@ class LayoutReader:
 
     def decide(self, what: str, chosen: str, why: str, other: str = "", change: str = "") -> None:
         """Remember a decision."""
-        self.decisions.append(Decision(what, chosen, why, other, change))
+        self.decisions.append(Decision(what, chosen, why, other, change if other else ""))
 
     def not_used(self, places: Sequence[str], why: str = "") -> None:
         """Tell of directories whose images no row is."""
@@ -166,7 +169,11 @@ class LayoutReader:
         """The layout, its description checked as a written one would be."""
         order = ("classes", "metric", "train", "test", "submission")
         values = {key: self.values[key] for key in order if key in self.values}
-        description = DatasetDescription.model_validate(values)
+        try:
+            description = DatasetDescription.model_validate(values)
+        except ValidationError as error:  # such as a template of --label that is malformed, or a folder called `a*b`
+            place = Place(str(self.survey.folder))
+            raise FaultyInput(retell(error, DatasetDescription, lambda path: place)) from error
         return Layout(
             folder=self.survey.folder,
             kind=kind,
@@ -220,7 +227,6 @@ class LayoutReader:
 
     def rows_of_test_folder(self, place: str, why: str) -> Values:
         """The files of a folder, flat or in a folder for each class."""
-        place = place.strip("/").removeprefix("./").removeprefix(f"{self.survey.folder.name}/")
         below = self.survey.below(place)
         if not below:
             near = closest(place, [*self.survey.images, *self.survey.table_paths])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ensemble.core.complaints import closest
@@ -46,7 +47,7 @@ def recognise(
     """
     folder, table = _folder_of(place)
     survey = survey_folder(folder, skip)
-    choice = choice or Choice()
+    choice = _checked(choice or Choice(), folder)
     tables = TableReader(survey, choice, named_table=table)
     if not survey.count:
         raise InputError(*tables.no_images())
@@ -56,6 +57,23 @@ def recognise(
                 return tables.known(name, description)
     train = tables.train_table()
     return _FileReader(survey, choice).file_layout() if train is None else tables.table_layout(train)
+
+
+def _checked(choice: Choice, folder: Path) -> Choice:
+    """The choice, templates that are malformed refused, the place of test rows as one below the folder."""
+    problems = []
+    for option, value in (("--label", choice.label), ("--id", choice.id), ("--group", choice.group)):
+        try:
+            columns_of(value or "")
+        except ValueError as error:
+            problems.append(f"{option} {value!r}: the template is malformed: {str(error).lower()}")
+    if problems:
+        raise InputError(*problems)
+    test = (choice.test or "").strip("/")
+    inside, base = os.path.abspath(choice.test or "."), os.path.abspath(folder)
+    if choice.test and os.path.exists(inside) and inside.startswith(f"{base}{os.sep}"):  # as the shell completes it
+        test = os.path.relpath(inside, base)
+    return replace(choice, test=test.removeprefix("./") or None)
 
 
 def _folder_of(place: Path) -> tuple[Path, str | None]:
@@ -103,7 +121,7 @@ class _FileReader(LayoutReader):
         """Rows from files: a folder for each class, or the class in each name."""
         places = list(self.survey.images)
         if self.choice.test not in (None, "none"):
-            aside = set(self.survey.below(str(self.choice.test).strip("/")))
+            aside = set(self.survey.below(str(self.choice.test)))
             places = [place for place in places if place not in aside] or places
         parts: dict[str, list[str]] = {}
         for place in places:
@@ -136,15 +154,13 @@ class _FileReader(LayoutReader):
             raise self.refuse(
                 f"only one class, {names[0]}, in {start or './'}", "two are needed: a folder for each class"
             )
-        self.values["train"] = {"files": f"{literal(start)}{'/'.join(['*'] * (depth + 1))}"}
-        spec = self.values["train"]
-        label = "{file.folder}"
-        spec["id"] = "{file.folder}/{file.name}" if depth == 1 else "{file.path}"
-        sizes = Counter({place.rpartition("/")[2]: len(self.survey.images[place]) for place in chosen})
-        if depth == 2:
-            label = self.nested_label(start, chosen, names)
-        elif depth > 2:
+        if depth > 2:
             raise self.refuse(f"class folders {depth} deep below {start or '.'}", "one or two levels can be described")
+        self.values["train"] = {
+            "files": f"{literal(start)}{'/'.join(['*'] * (depth + 1))}",
+            "id": "{file.folder}/{file.name}" if depth == 1 else "{file.path}",
+        }
+        label = self.nested_label(start, chosen, names) if depth == 2 else "{file.folder}"
         self.values["classes"] = "found"
         if self.choice.label is not None:
             label = self.choice.label if "{" in self.choice.label else f"{{{self.choice.label}}}"
@@ -153,11 +169,9 @@ class _FileReader(LayoutReader):
                     f"--label {self.choice.label}: there is no table with columns here; the folders are the classes"
                 )
         self.values["train"]["label"] = {"value": label}
-        values = list(sizes.values())
-        self.values["metric"] = "accuracy" if max(values) <= UNEVEN * min(values) else "macro_f1"
-        where = start or "./"
-        count = sum(len(self.survey.images[place]) for place in chosen)
-        self.decide("training rows", f"{count:,} images in {where}", "its folders hold images")
+        sizes = [len(self.survey.images[place]) for place in chosen]
+        self.values["metric"] = "accuracy" if max(sizes) <= UNEVEN * min(sizes) else "macro_f1"
+        self.decide("training rows", f"{sum(sizes):,} images in {start or './'}", "its folders hold images")
         self.decide("label", f"the folder's name, {len(names)} of them", few(names, 4))
         self.notes["classes"] = f"the folders in natural order: {few(names, 6)}"
         if depth == 1:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ensemble.core.text import TextTable, read_text_table
+from ensemble.data.columns import can_be_named
 from ensemble.data.listing import IMAGE_SUFFIXES, is_image
 from ensemble.errors import InputError
 
@@ -30,7 +31,7 @@ _PARTS = {
     "val": {"val", "valid", "validation", "dev"},
 }
 """Words of a table's path by the part that it is of; any other is taken to be of `train`."""
-_NO_PLACEHOLDER = re.compile(r"[{}:!]")  # in a column's name: a template could not name it
+_MOST_BYTES = 1 << 28  # of a table: some millions of rows; larger ones hold measurements
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class Survey:
         tables = []
         for path in self.table_paths[:_MOST_TABLES]:
             try:
+                if (size := os.stat(self.folder / path).st_size) > _MOST_BYTES:
+                    self.faults.append(f"{self.folder / path}: not read, as it has {size >> 20:,} MiB")
+                    continue
                 table = read_text_table(self.folder / path)
             except InputError as error:
                 self.faults += error.messages
@@ -213,7 +217,7 @@ def find_links(path: str, table: TextTable, index: ImageIndex) -> Iterator[Image
     links = []
     part = next((part for part, words in _PARTS.items() if words & set(re.split(r"[^a-z]+", path.lower()))), "train")
     for column in table.header:
-        if _NO_PLACEHOLDER.search(column) or not column:
+        if not can_be_named(column):
             continue
         cells = table.columns[column]
         # A class called `1` is not the image `1.jpg`: a column that names images hardly repeats itself.
@@ -319,7 +323,7 @@ def _class_folder_link(column: str, table: TextTable, index: ImageIndex, before:
     cells = table.columns[column]
     rows = range(0, len(cells), max(1, len(cells) // _TRIED))
     for other in table.header:
-        if other == column or _NO_PLACEHOLDER.search(other) or not other:
+        if other == column or not can_be_named(other):
             continue
         votes: Counter[tuple[str, str]] = Counter()
         for row in rows:

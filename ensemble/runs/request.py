@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-given-up,
 fold-failed, merged`) and its facts: `run` where it is about one, and a `label` to tell runs apart where there are
 several."""
+
+LikeRun = RunFolder | Literal["usual"] | None
+"""A run that goes on, that of the usual name, or none."""
 
 _ONE_CLASS_LOSSES = ("cross-entropy",)  # a softmax over classes has no meaning for rows with several of them
 
@@ -124,8 +127,8 @@ class SharedRequests:
     data: str | None
     on_event: OnEvent
     allow_code: bool
-    like: RunFolder | None = None
-    """The run that goes on, where it has not its usual name."""
+    like: LikeRun = "usual"
+    """The run that goes on, of a folder without a description: it keeps what it was begun with."""
     _tables: dict[str, Table] = field(default_factory=dict)
 
     def request(self, recipe: str | None) -> RunRequest:
@@ -171,19 +174,21 @@ def read_recipe(
     sets: Sequence[str] = (),
     searches: Sequence[str] = (),
     data: str | None = None,
-    like: RunFolder | None = None,
+    like: LikeRun = None,
     on_event: OnEvent = lambda event: None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`.
 
-    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it; a run that
-    was begun so, `like` or of the usual name, keeps both.
+    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless the
+    run `like` was begun from that folder and has both.
     """
     given = name = None
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
-        before = (like or RunFolder(outputs / (name or Path(str(recipe)).stem))).load_record() or {}
+        if like == "usual":
+            like = RunFolder(outputs / (name or Path(str(recipe)).stem))
+        before = (like.load_record() if like is not None else None) or {}
         recipe, sets, given = _undescribed(recipe, sets, place, before, folder, outputs, on_event)
         data = str(place.absolute())
     elif recipe is None:

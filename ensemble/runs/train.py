@@ -137,7 +137,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     errors = RecipeErrors(several=len(names) > 1)
     requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
     if options.fresh:
-        requests.like = RunFolder(options.outputs / ".none")  # no run can be called so
+        requests.like = None
     elif options.name is not None:
         requests.like = RunFolder(options.outputs / options.name)
     audited: dict[tuple[Any, ...], list[Finding]] = {}

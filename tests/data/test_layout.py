@@ -230,6 +230,32 @@ def test_test_decides_which_rows_are_predicted(tmp_path: Path) -> None:
     assert "did you mean new?" in refusal(tmp_path, Choice(test="nwe"))
 
 
+def test_test_may_be_a_path_as_the_shell_completes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "pets", [*(f"train/{path}" for path in CLASSES), *(f"new/{n}.jpg" for n in range(3))])
+    monkeypatch.chdir(tmp_path)
+    for place in ("pets/new", "./pets/new/", str(tmp_path / "pets" / "new"), "new/"):
+        table = rows_of(recognise(Path("pets"), Choice(test=place)))
+        assert table.test is not None and len(table.test.ids) == 3
+
+
+def test_a_few_sites_are_no_groups(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "label", "site"], [[f"r{n}", "ab"[n % 2], f"s{n % 6}"] for n in range(36)])
+    assert rows_of(recognise(tmp_path)).groups is None
+    assert len(set(rows_of(recognise(tmp_path, Choice(group="site"))).groups or ())) == 6
+
+
+@pytest.mark.parametrize("choice", [Choice(label="{x:y}"), Choice(id="{}"), Choice(group="{a")])
+def test_a_malformed_template_is_refused(choice: Choice, tmp_path: Path) -> None:
+    assert "the template is malformed" in refusal(draw(tmp_path, CLASSES), choice)
+
+
+def test_names_that_no_template_can_hold_are_refused_or_passed_over(tmp_path: Path) -> None:
+    table_set(tmp_path / "a", ["id", "label:x", "kind"], [[f"r{n}", "ab"[n % 2], "cd"[n % 2]] for n in range(8)])
+    assert rows_of(recognise(tmp_path / "a")).classes == ("c", "d")
+    draw(tmp_path / "b", [f"a*b*c/{path}" for path in CLASSES])
+    assert "two * between slashes" in refusal(tmp_path / "b")
+
+
 def test_labels_of_test_rows_never_become_training_rows(tmp_path: Path) -> None:
     make_standin("cassava", tmp_path / "x", 60)
     layout = recognise(tmp_path / "x")
