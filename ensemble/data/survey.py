@@ -248,10 +248,10 @@ def _file_link(column: str, cells: Sequence[str], index: ImageIndex, part: str) 
     for cell in map(_plain, tried):
         base = cell.rpartition("/")[2]
         if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
-            endings: Iterable[tuple[str, str]] = ((place, "") for place in index.by_name.get(base, ()))
+            files: Iterable[tuple[str, str]] = ((place, "") for place in index.by_name.get(base, ()))
         else:
-            endings = index.by_stem.get(base, ())
-        for place, ending in endings:
+            files = index.by_stem.get(base, ())
+        for place, ending in files:
             path = f"{place}/{base}" if place else base
             if path == cell or path.endswith(f"/{cell}"):
                 votes[path[: len(path) - len(cell)], ending] += 1
