@@ -205,6 +205,11 @@ class _FileReader(LayoutReader):
         names = sorted(self.survey.images[base], key=natural_key)
         stems = [stem_of(name) for name in names]
         pattern = find_name_class(stems)
+        if pattern is None and base and not part and base.rpartition("/")[2].lower() not in PLAIN_FOLDERS:
+            raise self.refuse(
+                f"only one class, if the folder {base} is one, and no table of labels",
+                "two are needed: add a folder for each class, or a CSV table with columns of file names and classes",
+            )
         if pattern is None:
             raise self.refuse(
                 f"{len(names):,} images in {base or '.'}/, but neither a table of labels, nor a folder for each class, "

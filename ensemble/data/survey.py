@@ -23,6 +23,7 @@ _ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".ra
 _OTHER_TABLES = frozenset({".tsv", ".xlsx", ".xls", ".parquet", ".feather", ".jsonl", ".ods"})
 _DEEPEST = 8  # directories below each other; deeper ones hold no data set that a template could name
 _PASSED_OVER = frozenset({"__MACOSX", "__pycache__", "node_modules"})
+_OWN_FOLDERS = ("cache", "folds")  # a directory with both is where `ens` writes: its plans are no tables of labels
 _MOST_TABLES = 40  # read whole: a folder with more is one of results, not of data
 _TRIED = 200  # cells by which the folder and the ending are found; all of them are then counted
 _ENOUGH = 0.5  # share of a column's cells that lead to images, from which on the column names images
@@ -191,6 +192,8 @@ def _list_directory(survey: Survey, path: Path, place: str) -> tuple[list[str], 
             else:
                 _enter_file(survey, start + name)
                 files += 1
+    if {f"{start}{name}" for name in _OWN_FOLDERS} <= set(inner):  # `outputs` of an earlier command
+        return [], []
     if images:
         survey.images[place] = images
     elif not (inner or linked or files) and place:

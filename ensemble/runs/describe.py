@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,10 @@ class StarterRecipe:
     notes: dict[str, str]
     device: str
     """`cpu` or `gpu`."""
+    folds: int
+    """How many there are: five, or those that the table gives."""
     seconds: float
-    """Estimated time of all folds on this machine."""
+    """Estimated time of all of them on this machine."""
 
     @property
     def sets(self) -> list[str]:
@@ -115,7 +117,7 @@ class Initialised:
     name: str
     dataset_path: Path
     recipe_path: Path
-    described: FolderDescription
+    described: FolderDescription = field(repr=False)
     next_command: str
 
     @property
@@ -285,7 +287,7 @@ def recipe_text(described: FolderDescription) -> str:
     recipe = described.recipe
     machine = f"{usable_cores()} CPU cores" if recipe.device == "cpu" else "a GPU"
     comment = (
-        f"Fitted by `ens init` to {len(described.table.train.ids):,} images and {machine}; five folds take "
+        f"Fitted by `ens init` to {len(described.table.train.ids):,} images and {machine}; {recipe.folds} folds take "
         f"{recipe.duration} there, an estimate.\nWhat is not here is as in {recipe.base}: ens recipes {described.name}"
     )
     head = {
@@ -300,7 +302,8 @@ def recipe_text(described: FolderDescription) -> str:
 def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
     """A small net from scratch for CPUs, a pretrained ResNet-50 for a GPU; epochs and batches by the number of rows."""
     rows = len(described.table.train.ids)
-    fold_rows = max(1, rows * (_FOLDS - 1) // _FOLDS)
+    folds = len(set(described.table.given_folds or ())) or _FOLDS
+    fold_rows = max(1, rows * (folds - 1) // folds)
     values: dict[str, Any] = {}
     notes: dict[str, str] = {}
 
@@ -328,10 +331,10 @@ def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
         if batch < 64:  # a rate for smaller steps: AdamW's noise grows as batches shrink
             put("train.lr", round(6e-3 * batch / 64, 6), "for batches of this size")
         base, device, rate = "quickstart", "cpu", _CPU_RATE * usable_cores()
-    # Validation costs a third of a training step; every row is trained on by four folds and validated by one.
-    seen = (fold_rows + (rows - fold_rows) / 3) * _FOLDS * epochs
+    # Validation costs a third of a training step; every row is trained on by all folds but one, and validated by that.
+    seen = (fold_rows + (rows - fold_rows) / 3) * folds * epochs
     seconds = _START_S + rows / (_DECODE_RATE * usable_cores()) + seen * size * size / rate
-    return StarterRecipe(base, values, notes, device, seconds)
+    return StarterRecipe(base, values, notes, device, folds, seconds)
 
 
 def _rare_note(table: Table) -> str:

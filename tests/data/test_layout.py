@@ -327,6 +327,10 @@ def test_links_in_a_circle_end_and_hidden_files_are_passed_over(tmp_path: Path) 
 def test_what_the_tool_wrote_itself_is_passed_over(tmp_path: Path) -> None:
     draw(tmp_path, [*CLASSES, "outputs/eda/augment.png"])
     assert survey_folder(tmp_path, [tmp_path / "outputs"]).count == 8
+    draw(tmp_path, ["elsewhere/cache/1.png"])
+    write(tmp_path / "elsewhere" / "folds" / "x.csv", ["id", "label", "fold"], [[path, "a", 0] for path in CLASSES])
+    survey = survey_folder(tmp_path, [tmp_path / "outputs"])
+    assert survey.count == 8 and survey.tables == []
 
 
 def test_what_is_no_folder_of_images_is_refused_with_a_next_step(tmp_path: Path) -> None:
@@ -344,6 +348,8 @@ def test_what_is_no_folder_of_images_is_refused_with_a_next_step(tmp_path: Path)
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "a", [f"train/cat/{n}.jpg" for n in range(4)])
     assert "only one class, cat, in train/" in refusal(tmp_path / "a")
+    draw(tmp_path / "c", [f"cat/{number}.jpg" for number in range(4)])
+    assert "only one class, if the folder cat is one" in refusal(tmp_path / "c")
     table_set(tmp_path / "b", ["id", "label"], [[f"r{n}", "a"] for n in range(4)])
     assert "label" in refusal(tmp_path / "b", Choice(label="label"))
 
