@@ -173,6 +173,15 @@ def test_what_is_written_loads_and_says_why(folder: Path, ens: Ens) -> None:
     assert load_recipe("moles", folder=folder).dataset_name == "moles"
 
 
+def test_odd_names_of_folders_and_classes_are_written_and_read_back(folder: Path, ens: Ens) -> None:
+    draw_classes(folder / "my pets: #1 {x}", ["a\tb", "c # d", "é {y}"], each=5)
+    result = ensemble.init("my pets: #1 {x}")
+    assert result.name == "my_pets_1_x"
+    answer = ens("folds", "--recipe", result.name, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.document["classes"] == ["a\tb", "c # d", "é {y}"]
+
+
 def test_nothing_is_overwritten_and_another_name_is_offered(folder: Path, ens: Ens) -> None:
     draw_classes(folder / "pets")
     assert ens("init", "pets").code == 0
