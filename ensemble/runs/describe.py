@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.core.dataset import DatasetDescription
 from ensemble.core.files import save_text
 from ensemble.core.labels import class_pairs
 from ensemble.core.machine import usable_cores
@@ -195,7 +196,7 @@ def describe_folder(
     place: Path, name: str, choice: Choice | None = None, *, folder: Path, outputs: Path
 ) -> FolderDescription:
     """Recognise a folder, and read its rows as training would; faults are told beside what was recognised."""
-    layout = recognise(place, choice, known=_composed_datasets(folder), skip=(outputs, folder / "recipes"))
+    layout = recognise(place, choice, known=_composed_datasets(), skip=(outputs, folder / "recipes"))
     try:
         table = load_table(name, layout.description, layout.folder.absolute())
     except InputError as error:
@@ -368,14 +369,14 @@ def _usual_side(table: Table) -> int:
     return int(np.median(sides)) if sides else 224
 
 
-def _composed_datasets(folder: Path) -> dict[str, Any]:
+def _composed_datasets() -> dict[str, DatasetDescription]:
     """Descriptions that ship and whose labels are composed: what no folder shows by itself."""
     known = {}
-    for name, path in datasets_by_name(folder).items():
-        if path.parent.parent == shipped_folder() and "parts:" in path.read_text(encoding="utf-8"):
-            description = load_dataset(name, folder)
+    for path in sorted((shipped_folder() / "data").glob("*.yaml")):
+        if "parts:" in path.read_text(encoding="utf-8"):  # the others need no reading
+            description = load_dataset(path.stem, shipped_folder().parent)
             if description.label.parts is not None:
-                known[name] = description
+                known[path.stem] = description
     return known
 
 
