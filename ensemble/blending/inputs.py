@@ -20,7 +20,7 @@ from ensemble.blending.combine import Integers
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
 from ensemble.core.complaints import any_of
-from ensemble.core.dataset import DatasetDescription, SubmissionSpec
+from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
@@ -193,8 +193,8 @@ def _described(dataset: str, members: Sequence[Member]) -> DatasetDescription | 
             record = RunFolder(member.path.parent).load_record() or {}
         except InputError:  # of another version of `ens`: its probabilities are good, its record no help
             continue
-        if record.get("dataset") == dataset and record.get("described"):
-            return DatasetDescription.model_validate(record["described"])
+        if record.get("dataset") == dataset:
+            return described_in(record)  # one record is enough: a thousand members take a second to read
     return None
 
 

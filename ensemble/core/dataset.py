@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
+from ensemble.errors import InputError
 
 _BETWEEN_PARTS = " / "  # of a composed class's name: mask / female / under 30
 
@@ -328,3 +330,16 @@ class DatasetDescription(Frozen):
         if self.submission.probability_of not in (None, *names):
             raise ValueError(f"submission.probability_of: {self.submission.probability_of} is no class")
         return self
+
+
+def described_in(record: Mapping[str, Any]) -> DatasetDescription | None:
+    """The description that a run's record holds: that of a folder which has none in `recipes/data`; None for others."""
+    if not record.get("described"):
+        return None
+    try:
+        return DatasetDescription.model_validate(record["described"])
+    except ValidationError as error:
+        run = record.get("run", "run.json")
+        raise InputError(
+            f"{run}: its record's description of the data can't be read by this version: {error}"
+        ) from error

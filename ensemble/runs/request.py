@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ensemble.audit.bad_images import duplicate_clusters
 from ensemble.core.complaints import closest
-from ensemble.core.dataset import DatasetDescription
+from ensemble.core.dataset import described_in
 from ensemble.core.files import canonical_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
@@ -234,9 +234,9 @@ def _undescribed(
 
 def _given(record: Mapping[str, Any]) -> GivenDataset | None:
     """The dataset of a run that was made from a folder without a description; None for other runs."""
-    if not record.get("described"):
+    description = described_in(record)
+    if description is None:
         return None
-    description = DatasetDescription.model_validate(record["described"])
     return GivenDataset(record["dataset"], Path(record["data_folder"]), description)
 
 
