@@ -191,10 +191,10 @@ def _described(dataset: str, members: Sequence[Member]) -> DatasetDescription | 
     for member in members:
         try:
             record = RunFolder(member.path.parent).load_record() or {}
+            if record.get("dataset") == dataset:
+                return described_in(record)  # one record is enough: a thousand members take a second to read
         except InputError:  # of another version of `ens`: its probabilities are good, its record no help
             continue
-        if record.get("dataset") == dataset:
-            return described_in(record)  # one record is enough: a thousand members take a second to read
     return None
 
 

@@ -339,7 +339,8 @@ def described_in(record: Mapping[str, Any]) -> DatasetDescription | None:
     try:
         return DatasetDescription.model_validate(record["described"])
     except ValidationError as error:
-        run = record.get("run", "run.json")
+        fault = error.errors()[0]
         raise InputError(
-            f"{run}: its record's description of the data can't be read by this version: {error}"
+            f"{record.get('run', 'run.json')}: the description of its data can't be read by this version "
+            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']})"
         ) from error

@@ -212,9 +212,7 @@ class TableReader(LayoutReader):
         if asked is not None:
             return self.rows_of_test_folder(asked, "asked for with --test")
         if sample is not None and sample.link is not None:
-            self.decide("test rows", sample.path, f"its {len(sample.table):,} ids name images")
-            column = sample.link.column
-            return {"table": sample.path, "id": f"{{{column}}}", **self.image_of(sample.link)}
+            return self.rows_of_sample(sample, sample.link)
         part = [place for place in self.survey.images if part_of(place) == "test" and place not in link.places]
         if part:
             base = os.path.commonpath(part)
@@ -223,11 +221,20 @@ class TableReader(LayoutReader):
         self.decide("test rows", "none", why)
         return None
 
+    def rows_of_sample(self, sample: SurveyedTable, link: ImageLink) -> Values:
+        """The rows that the sample submission asks for, whose ids name the images."""
+        self.decide("test rows", sample.path, f"its {len(sample.table):,} ids name images")
+        return {"table": sample.path, "id": f"{{{link.column}}}", **self.image_of(link)}
+
     def rows_of_test_table(self, table: SurveyedTable, sample: SurveyedTable | None) -> Values:
         """The rows of a table, with the ids that the sample submission has."""
         if table.link is None:
             raise InputError(f"--test {table.path}: no column names images")
         cells = table.table.columns
+        if sample is not None and sample.link is not None and self.choice.test is None:
+            asked = set(sample.table.columns[sample_id(sample)])
+            if all(set(column) != asked for column in cells.values()):  # spelled otherwise, as with an ending
+                return self.rows_of_sample(sample, sample.link)
         role = self.role(table.path)
         why = {"val": "labelled rows apart from the training table", "test labels": "the test rows, with labels"}
         usual = f"{table.link.rows:,} of {len(table.table):,} rows name an image"

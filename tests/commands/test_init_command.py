@@ -130,6 +130,17 @@ def test_everything_works_on_a_run_of_a_folder_never_described(folder: Path, ens
     assert ens("blend", "outputs/set/probs.npy", "outputs/quickstart/probs.npy").code == 0
 
 
+def test_a_description_of_another_version_is_told_and_stops_no_blend(folder: Path, ens: Ens) -> None:
+    make_standin("row_numbers", folder / "shapes", 40)
+    assert ens("train", "--data", "shapes", *FAST).code == 0
+    path = folder / "outputs" / "shapes" / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "described": {"of": "the future"}}), encoding="utf-8")
+    answer = ens("train", "--data", "shapes", *FAST)
+    assert answer.code == 2 and "can't be read by this version" in answer.err
+    assert ens("blend", "outputs/shapes/probs.npy").code == 0
+
+
 def test_a_folder_never_described_can_be_tuned(folder: Path, ens: Ens) -> None:
     draw_classes(folder / "pets")
     words = ("tune", "--data", "pets", "--trials", "2", "--no-rescore", *FAST, "--set", "search.budget={epochs: 1}")

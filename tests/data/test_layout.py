@@ -222,6 +222,15 @@ def test_ids_that_both_tables_have_are_told_apart(tmp_path: Path) -> None:
     assert (table.train.paths[0], table.test.paths[0]) == ("train/0.jpg", "test/0.jpg")
 
 
+def test_ids_are_spelled_as_the_sample_submission_has_them(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "label"], [[f"r{n}", "ab"[n % 2]] for n in range(8)])
+    draw(tmp_path, [f"test/t{n}.jpg" for n in range(4)])
+    write(tmp_path / "test.csv", ["id"], [[f"t{n}"] for n in range(4)])
+    write(tmp_path / "sample_submission.csv", ["file", "label"], [[f"t{n}.jpg", "a"] for n in range(4)])
+    table = rows_of(recognise(tmp_path))
+    assert table.test is not None and table.test.ids[0] == "t0.jpg"
+
+
 def test_test_decides_which_rows_are_predicted(tmp_path: Path) -> None:
     draw(tmp_path, [f"train/{path}" for path in CLASSES] + [f"new/{n}.jpg" for n in range(3)])
     assert rows_of(recognise(tmp_path)).test is None
