@@ -50,15 +50,13 @@ class TableReader(LayoutReader):
         if self.named_table is not None:
             return self._named(tables)
         sample = self.sample()
-        asked = set(sample.table.columns[sample_id(sample)]) if sample else set()
         candidates = []
         for item in tables:
             role = self.role(item.path)
             if item.path == self.choice.test or role in ("sample", "test", "test labels") or item.link is None:
                 continue
-            rows = set(item.table.columns[item.link.column])
-            if asked and len(rows & asked) > len(rows) / 2:  # the answers of the very rows that are asked for
-                continue
+            if sample is not None and role != "train" and _same_images(item, sample):
+                continue  # the answers of the very rows that are asked for
             label = self.label_of(item)
             if label is not None:
                 rank = {"train": 2, "": 1, "val": 0}[role]
@@ -211,7 +209,7 @@ class TableReader(LayoutReader):
             return self.rows_of_test_table(table, sample)
         if asked is not None:
             return self.rows_of_test_folder(asked, "asked for with --test")
-        if sample is not None and sample.link is not None:
+        if sample is not None and sample.link is not None and not _same_images(sample, train):
             return self.rows_of_sample(sample, sample.link)
         part = [place for place in self.survey.images if part_of(place) == "test" and place not in link.places]
         if part:
@@ -232,8 +230,9 @@ class TableReader(LayoutReader):
             raise InputError(f"--test {table.path}: no column names images")
         cells = table.table.columns
         if sample is not None and sample.link is not None and self.choice.test is None:
-            asked = set(sample.table.columns[sample_id(sample)])
-            if all(set(column) != asked for column in cells.values()):  # spelled otherwise, as with an ending
+            wanted = set(sample.table.columns[sample_id(sample)])
+            is_spelled_otherwise = all(set(column) != wanted for column in cells.values())  # as with an ending
+            if is_spelled_otherwise and sample.link.places & table.link.places:
                 return self.rows_of_sample(sample, sample.link)
         role = self.role(table.path)
         why = {"val": "labelled rows apart from the training table", "test labels": "the test rows, with labels"}
@@ -460,3 +459,11 @@ class TableReader(LayoutReader):
         ]
         if left:
             self.not_used(left)
+
+
+def _same_images(table: SurveyedTable, other: SurveyedTable) -> bool:
+    """Whether most rows of a table name images that the other one names too, however they are spelled."""
+    if table.link is None or other.link is None or not table.link.places & other.link.places:
+        return False
+    cells = {stem_of(cell) for cell in table.table.columns[table.link.column]}
+    return len(cells & {stem_of(cell) for cell in other.table.columns[other.link.column]}) > len(cells) / 2

@@ -19,7 +19,7 @@ import numpy as np
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.files import save_text
 from ensemble.core.labels import class_pairs
-from ensemble.core.machine import usable_cores
+from ensemble.core.parallel import usable_cores
 from ensemble.core.run import RESERVED_NAMES, check_run_name
 from ensemble.data.layout import PLAIN_FOLDERS, Choice, Layout, part_of
 from ensemble.data.recognise import recognise

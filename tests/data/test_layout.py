@@ -220,6 +220,12 @@ def test_ids_that_both_tables_have_are_told_apart(tmp_path: Path) -> None:
     table = rows_of(recognise(tmp_path))
     assert table.train.ids[0] == "train/0.jpg" and table.test is not None and table.test.ids[0] == "0.jpg"
     assert (table.train.paths[0], table.test.paths[0]) == ("train/0.jpg", "test/0.jpg")
+    write(tmp_path / "sample_submission.csv", ["id", "label"], [[f"{n}.jpg", "a"] for n in range(8)])
+    for name in ("train.csv", "facts.csv"):
+        (tmp_path / "train.csv").rename(tmp_path / name)
+        table = rows_of(recognise(tmp_path))
+        assert table.train.paths[0] == "train/0.jpg" and table.test is not None and table.test.paths[0] == "test/0.jpg"
+        (tmp_path / name).rename(tmp_path / "train.csv")
 
 
 def test_ids_are_spelled_as_the_sample_submission_has_them(tmp_path: Path) -> None:
@@ -229,6 +235,16 @@ def test_ids_are_spelled_as_the_sample_submission_has_them(tmp_path: Path) -> No
     write(tmp_path / "sample_submission.csv", ["file", "label"], [[f"t{n}.jpg", "a"] for n in range(4)])
     table = rows_of(recognise(tmp_path))
     assert table.test is not None and table.test.ids[0] == "t0.jpg"
+
+
+def test_numbers_of_test_rows_are_not_taken_for_training_images(tmp_path: Path) -> None:
+    draw(tmp_path, [f"train/{n}.jpg" for n in range(8)] + [f"test/x{n}.jpg" for n in range(8)])
+    write(tmp_path / "labels.csv", ["id", "label"], [[n, "ab"[n % 2]] for n in range(8)])
+    write(tmp_path / "test.csv", ["img"], [[f"test/x{n}.jpg"] for n in range(8)])
+    write(tmp_path / "sample_submission.csv", ["id", "label"], [[n, "a"] for n in range(8)])
+    table = rows_of(recognise(tmp_path))
+    assert table.train.paths[0] == "train/0.jpg"
+    assert table.test is not None and (table.test.ids[1], table.test.paths[1]) == ("1", "test/x1.jpg")
 
 
 def test_test_decides_which_rows_are_predicted(tmp_path: Path) -> None:
