@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.runs.describe import Initialised as Initialised
+    from ensemble.runs.describe import init as init
     from ensemble.runs.eda import fold_plan as fold_plan
     from ensemble.runs.pack import Packed as Packed
     from ensemble.runs.pack import pack as pack
@@ -35,6 +37,7 @@ _HOMES = {
     "Adopted": "ensemble.blending.adopt",
     "Blend": "ensemble.blending.blend",
     "EnsError": "ensemble.errors",
+    "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.predictions",
     "Packed": "ensemble.runs.pack",
@@ -44,6 +47,7 @@ _HOMES = {
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
     "fold_plan": "ensemble.runs.eda",
+    "init": "ensemble.runs.describe",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.save",
     "pack": "ensemble.runs.pack",

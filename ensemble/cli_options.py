@@ -116,7 +116,11 @@ def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) 
         default=[],
         help="override a value of the recipe; may be given several times",
     )
-    option("--data", metavar="D", help="a dataset's name, or NAME=PATH to say where its files lie")
+    option(
+        "--data",
+        metavar="D",
+        help="a dataset's name, NAME=PATH to say where its files lie, or a folder of images, which is recognised",
+    )
 
 
 def _workplace_options(command: argparse.ArgumentParser) -> None:
@@ -153,6 +157,21 @@ def _workplace_options(command: argparse.ArgumentParser) -> None:
 def _engine_option(option: Callable[..., object]) -> None:
     texts = "; ".join(f"{name}: {text}" for name, (_, text) in ENGINES.items())
     option("--engine", choices=list(ENGINES), default=next(iter(ENGINES)), help=texts)
+
+
+def _init_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("images", metavar="DIR", help="a folder of images, with or without tables; or its CSV table of labels")
+    option("--name", metavar="N", help="name of the dataset and the recipe (default: the folder's)")
+    option(
+        "--label",
+        metavar="C",
+        help="the column of classes, or several columns of 0 and 1 as a,b,c; without a table a template such as "
+        "{file.folder}",
+    )
+    option("--id", metavar="C", help="the column of ids, or a template")
+    option("--group", metavar="C", help="the column of what stays on one side of a split, as a patient, or none")
+    option("--test", metavar="X", help="the folder or table of test rows, below DIR, or none")
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
@@ -352,6 +371,11 @@ def _no_options(command: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "init": (
+        "look at a folder of images, and write a dataset's description and a recipe for it",
+        "ens init data/leaves --label species",
+        _init_options,
+    ),
     "train": (
         "train every fold of a recipe, resumed where it stopped; then out-of-fold and test probabilities",
         "ens train --recipe r50_kfold5 --set train.lr=3e-4",
