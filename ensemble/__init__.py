@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.runs.describe import Initialised as Initialised
+    from ensemble.runs.describe import init as init
     from ensemble.runs.eda import fold_plan as fold_plan
+    from ensemble.runs.pack import Packed as Packed
+    from ensemble.runs.pack import pack as pack
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
@@ -33,16 +37,20 @@ _HOMES = {
     "Adopted": "ensemble.blending.adopt",
     "Blend": "ensemble.blending.blend",
     "EnsError": "ensemble.errors",
+    "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.predictions",
+    "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
     "fold_plan": "ensemble.runs.eda",
+    "init": "ensemble.runs.describe",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.save",
+    "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
     "status": "ensemble.runs.status",

@@ -116,7 +116,11 @@ def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) 
         default=[],
         help="override a value of the recipe; may be given several times",
     )
-    option("--data", metavar="D", help="a dataset's name, or NAME=PATH to say where its files lie")
+    option(
+        "--data",
+        metavar="D",
+        help="a dataset's name, NAME=PATH to say where its files lie, or a folder of images, which is recognised",
+    )
 
 
 def _workplace_options(command: argparse.ArgumentParser) -> None:
@@ -153,6 +157,21 @@ def _workplace_options(command: argparse.ArgumentParser) -> None:
 def _engine_option(option: Callable[..., object]) -> None:
     texts = "; ".join(f"{name}: {text}" for name, (_, text) in ENGINES.items())
     option("--engine", choices=list(ENGINES), default=next(iter(ENGINES)), help=texts)
+
+
+def _init_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("images", metavar="DIR", help="a folder of images, with or without tables; or its CSV table of labels")
+    option("--name", metavar="N", help="name of the dataset and the recipe (default: the folder's)")
+    option(
+        "--label",
+        metavar="C",
+        help="the column of classes, or several columns of 0 and 1 as a,b,c; without a table a template such as "
+        "{file.folder}",
+    )
+    option("--id", metavar="C", help="the column of ids, or a template")
+    option("--group", metavar="C", help="the column of what stays on one side of a split, as a patient, or none")
+    option("--test", metavar="X", help="the folder or table of test rows, below DIR, or none")
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
@@ -216,7 +235,11 @@ def _listed(option: Callable[..., object], name: str, dest: str, metavar: str, t
 
 def _predict_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("run", metavar="RUN", help="a finished run: its folder, or its name in outputs")
+    option(
+        "run",
+        metavar="RUN",
+        help="a finished run, a blend or a pack: its folder, its name in outputs, or a pack's .zip",
+    )
     option(
         "--images",
         nargs="+",
@@ -250,9 +273,21 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     _engine_option(option)
 
 
+def _pack_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("source", metavar="BLEND_OR_RUN", help="a blend or a finished run: its folder, or its name in outputs")
+    option("--out", required=True, metavar="F", help="a new folder, or a new file that ends in .zip")
+    option("--allow-code", action="store_true", help="pack the code of a network that recipes/ does not hold, too")
+
+
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
+    option(
+        "probs",
+        nargs="+",
+        metavar="PROBS",
+        help="probability files of test rows (of out-of-fold rows where there are none), or folders of runs or studies",
+    )
     default, *others, last = METHOD_WORDS
     option("--method", default=default, metavar="M", help=f"{default} (default), {', '.join(others)} or {last}")
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
@@ -346,6 +381,11 @@ def _no_options(command: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "init": (
+        "look at a folder of images, and write a dataset's description and a recipe for it",
+        "ens init data/leaves --label species",
+        _init_options,
+    ),
     "train": (
         "train every fold of a recipe, resumed where it stopped; then out-of-fold and test probabilities",
         "ens train --recipe r50_kfold5 --set train.lr=3e-4",
@@ -357,7 +397,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         _tune_options,
     ),
     "predict": (
-        "probabilities for new images from a finished run; without images, for its own rows again",
+        "probabilities for new images from a run, a blend or a pack; without images, for a run's own rows again",
         "ens predict quickstart --images new/ --top 3",
         _predict_options,
     ),
@@ -365,6 +405,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "combine probability files into a submission, and say what the blend is worth",
         "ens blend outputs/*/probs.npy --method auto",
         _blend_options,
+    ),
+    "pack": (
+        "copy all that prediction needs of a blend or run into one folder or .zip, for another machine",
+        "ens pack outputs/blends/auto-3 --out digits.zip",
+        _pack_options,
     ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
@@ -404,7 +449,8 @@ COMPLETIONS = {
     "points": "setting",
     "study": "study",
     "warm_from": "study",
-    "predict run": "run",
+    "predict run": "source",
+    "pack source": "source",
     "train name": "run",
     "blend name": "blend_name",
     "probs": "member",

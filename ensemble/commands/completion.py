@@ -48,18 +48,25 @@ def complete_recipe(arguments: argparse.Namespace, prefix: str) -> Iterable[str]
 
 
 def complete_dataset(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
-    """Names of described datasets, and after `NAME=` the folders that may hold its files."""
+    """Names of described datasets, folders of images, and after `NAME=` the folders that may hold its files."""
     from ensemble.recipe.find import datasets_by_name
 
     name, separator, path = prefix.partition("=")
     if separator:
         return [f"{name}={folder}" for folder in _files(path) if Path(folder).is_dir()]
-    return datasets_by_name(_folder(arguments))
+    folders = [path for path in _files(prefix) if Path(path).is_dir()] if os.sep in prefix else []
+    return [*datasets_by_name(_folder(arguments)), *folders]
 
 
 def complete_run(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     """Names of the runs in the outputs folder; what has a slash is completed from files."""
     return _files(prefix) if "/" in prefix else _folders_with(_outputs(arguments), "run.json")
+
+
+def complete_source(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of runs and blends in the outputs folder; what has a slash, a pack too, is completed from files."""
+    runs = complete_run(arguments, prefix)
+    return runs if "/" in prefix else [*runs, *complete_blend_name(arguments, prefix)]
 
 
 def complete_study(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ensemble.core.complaints import closest
 from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
+from ensemble.errors import InputError
 
 _BETWEEN_PARTS = " / "  # of a composed class's name: mask / female / under 30
 
@@ -267,10 +269,13 @@ class SubmissionSpec(Frozen):
 
 
 class DatasetDescription(Frozen):
-    """A file in `recipes/data/`. Its files lie at `--data NAME=PATH`, or `ENS_DATA_ROOT/NAME`, unless embedded."""
+    """A file in `recipes/data/`. Its images lie at `--data NAME=PATH`, `ENS_DATA_ROOT/NAME` or `folder`."""
 
     description: str = ""
     """One sentence."""
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    """Where its files lie: from the directory that holds `recipes/`, or an absolute path. `--data NAME=PATH` and
+    `ENS_DATA_ROOT/NAME` win. Changes no result."""
     embedded: Literal["digits"] | None = None
     """A dataset that comes with a library: written into the cache when first used, needs no path."""
     classes: ClassNames | Literal["found", "parts"]
@@ -348,3 +353,17 @@ class DatasetDescription(Frozen):
         if self.submission.probability_of not in (None, *names):
             raise ValueError(f"submission.probability_of: {self.submission.probability_of} is not a class")
         return self
+
+
+def described_in(record: Mapping[str, Any]) -> DatasetDescription | None:
+    """The description that a run's record holds: that of a folder which has none in `recipes/data`; None for others."""
+    if not record.get("described"):
+        return None
+    try:
+        return DatasetDescription.model_validate(record["described"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(
+            f"{record.get('run', 'run.json')}: the description of its data can't be read by this version "
+            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']})"
+        ) from error

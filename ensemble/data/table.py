@@ -180,13 +180,20 @@ class Table:
         return _hash_lines([*parts, self.test.content_sha256 if self.test else "no test rows"])
 
 
-def dataset_folder(name: str, description: DatasetDescription, path: Path | None, cache: Path) -> Path:
-    """Where a dataset's files lie: the path asked for, the cache for embedded ones, else `ENS_DATA_ROOT/NAME`."""
+def dataset_folder(
+    name: str, description: DatasetDescription, path: Path | None, cache: Path, base: Path = Path(".")
+) -> Path:
+    """Where a dataset's files lie: the path asked for, the cache for embedded ones, `ENS_DATA_ROOT/NAME`, its `folder`.
+
+    `base` is the directory that holds `recipes/`.
+    """
     if path is None and description.embedded == "digits":
         return draw_digits(cache / "datasets" / "digits")
     root = os.environ.get("ENS_DATA_ROOT")
-    if path is None and root:
+    if path is None and root and (description.folder is None or (Path(root) / name).is_dir()):
         path = Path(root) / name
+    if path is None and description.folder is not None:
+        path = base / os.path.expanduser(description.folder)
     if path is None:
         raise InputError(
             f"data {name}: the place of its files is unknown; pass --data {name}=PATH, or set ENS_DATA_ROOT"

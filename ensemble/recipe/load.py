@@ -18,7 +18,7 @@ from ensemble.core.dataset import DatasetDescription
 from ensemble.core.schema import leaf_keys, retell, unknown_key_text
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset, find_recipe, shown_path
-from ensemble.recipe.layers import Layer, layer_with, merge_layers, parse_data, put_sets, read_chain
+from ensemble.recipe.layers import DATA_PLACE, Layer, layer_with, merge_layers, parse_data, put_sets, read_chain
 from ensemble.recipe.recipe import BUDGET, Recipe, SearchBudget
 from ensemble.recipe.yaml import YamlError, read_yaml
 
@@ -52,6 +52,20 @@ _DATASET_ADVICE = dict.fromkeys(
 
 
 @dataclass(frozen=True)
+class GivenDataset:
+    """A dataset without a file in `recipes/data/`: its folder was given with `--data`, and recognised."""
+
+    name: str
+    path: Path
+    description: DatasetDescription
+
+    @property
+    def source(self) -> str:
+        """Where values that it decides come from, for a person."""
+        return f"--data {self.path}"
+
+
+@dataclass(frozen=True)
 class ResolvedRecipe:
     """A recipe with every value concrete, and where each came from."""
 
@@ -70,6 +84,15 @@ class ResolvedRecipe:
     """Where `--data NAME=PATH` says that the files lie: a machine setting, not part of the recipe."""
     files: tuple[Path, ...] = ()
     """The file that was asked for and all that it extends, in this order: beside them lies the recipe's own code."""
+    given: GivenDataset | None = None
+    """The dataset, where it has no description of its own."""
+
+    @property
+    def dataset_source(self) -> str:
+        """Where the dataset's description comes from, for a person."""
+        if self.given is not None:
+            return self.given.source
+        return shown_path(find_dataset(self.dataset_name, self.folder), self.folder)
 
 
 def load_recipe(
@@ -79,29 +102,37 @@ def load_recipe(
     sets: Sequence[str] = (),
     searches: Sequence[str] = (),
     data: str | None = None,
+    given: GivenDataset | None = None,
 ) -> ResolvedRecipe:
     """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`.
 
-    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys.
+    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys. `given` is a
+    dataset in place of `data`, which names one.
     """
     path = find_recipe(name_or_path, folder)
     complaints: list[Complaint] = []
     layers, is_whole = read_chain(path, folder, complaints)
-    data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
+    if given is not None:
+        data_layer = layer_with(("data", "name"), given.name, DATA_PLACE)
+        dataset_path: Path | None = given.path
+    else:
+        data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
     root = Layer(places={(): Place(shown_path(path, folder))})  # a missing key is missing in the file asked for
     merged = put_sets(merge_layers([root, *layers, data_layer]), sets, complaints)
     merged = put_sets(merged, searches, complaints, of_search=True)
     recipe = _check_recipe(merged, complaints, is_whole=is_whole)
-    dataset = _check_dataset(merged, folder, complaints)
+    dataset = given.description if given is not None else _check_dataset(merged, folder, complaints)
     raise_together(complaints)
     assert recipe is not None and dataset is not None  # without complaints there are both
     name = recipe.data.name
-    resolved, decided = _resolve(merged, recipe, dataset, shown_path(find_dataset(name, folder), folder))
+    source = given.source if given is not None else shown_path(find_dataset(name, folder), folder)
+    resolved, decided = _resolve(merged, recipe, dataset, source)
     paths: dict[str, KeyPath] = {key: tuple(key.split(".")) for key in leaf_keys(Recipe) if key != "search"}
     paths |= {f"search.{key}": ("search", key) for key in resolved.search}  # a dimension counts as one value
     origins = {key: str(merged.place_of(path)) if merged.holds(path) else "default" for key, path in paths.items()}
     files = tuple(folder / layer.places[()].source for layer in reversed(layers))
-    return ResolvedRecipe(path.stem, path, folder, resolved, origins | decided, name, dataset, dataset_path, files)
+    origins |= decided
+    return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files, given)
 
 
 def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: str = "search") -> ResolvedRecipe:
@@ -113,8 +144,7 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     recipe = _check_recipe(merged, complaints, is_whole=True, is_trial=True)
     raise_together(complaints)
     assert recipe is not None
-    description = shown_path(find_dataset(source.dataset_name, source.folder), source.folder)
-    resolved, decided = _resolve(merged, recipe, source.dataset, description)
+    resolved, decided = _resolve(merged, recipe, source.dataset, source.dataset_source)
     return replace(source, recipe=resolved, origins=source.origins | dict.fromkeys(values, origin) | decided)
 
 

@@ -78,6 +78,7 @@ def find_run(run: str | Path, outputs: Path) -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     names = sorted(record.parent.name for record in outputs.glob("*/run.json"))
+    names += sorted(f"blends/{record.parent.name}" for record in outputs.glob("blends/*/blend.json"))
     there = f"there are {', '.join(names[:_LISTED_RUNS])}" if names else f"{outputs} holds none"
     raise InputError(f"{run}: no run there (it would have a run.json); {there}")
 
@@ -100,7 +101,7 @@ def request_of_run(
             f"{run.path}: its recipe, {asked['recipe']}, which names its rows, is gone; "
             "--images predicts other images without it"
         )
-    requests = SharedRequests(outputs, folder, asked["sets"], asked["data"], on_event, allow_code)
+    requests = SharedRequests(outputs, folder, asked["sets"], asked["data"], on_event, allow_code, like=run)
     request = requests.request(asked["recipe"])
     check_same_identity(record, request, run.path)
     return request

@@ -17,6 +17,7 @@ from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
 from ensemble.runs.checks import checked_request
+from ensemble.runs.describe import undescribed_folder
 from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, RecipeErrors, SharedRequests, newest_run
 from ensemble.runs.work import RunWork, execute_runs
@@ -130,9 +131,15 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     if options.several:
         names = expand_recipes(options.recipes, options.folder)
     newest = newest_run(options.outputs) if names == [None] else None  # looked up before anything new is written
-    own_name = options.name or (newest.name if newest is not None else None)
+    is_folder = options.data is not None and undescribed_folder(options.data, options.folder) is not None
+    # The newest run goes on, but not where a folder is given, whose run is called after it.
+    own_name = options.name or (newest.name if newest is not None and not is_folder else None)
     errors = RecipeErrors(several=len(names) > 1)
     requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
+    if options.fresh:
+        requests.like = None
+    elif options.name is not None:
+        requests.like = RunFolder(options.outputs / options.name)
     audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for name in names:

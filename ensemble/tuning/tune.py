@@ -126,6 +126,7 @@ def run_study(options: TuneOptions) -> Study:
         sets=options.sets,
         searches=options.search,
         data=options.data,
+        on_event=options.on_event,
     )
     space = resolved.recipe.space
     if not space:
