@@ -25,7 +25,7 @@ from ensemble.core.parallel import for_each_row
 from ensemble.core.text import read_text_table
 from ensemble.data.label_values import LabelPart, read_labels
 from ensemble.data.listing import Listing
-from ensemble.data.rows import Complaints, RawRows, few, read_rows
+from ensemble.data.rows import Complaints, RawRows, few, join_rows, read_rows
 from ensemble.errors import InputError
 
 TEST_LABELS_NAME = "kept_apart/test_labels.csv"
@@ -147,7 +147,7 @@ class Table:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The training table's own columns, row by row: what the audit looks for hints in."""
     given_folds: tuple[str, ...] | None = None
-    """Each training row's value in the fold column, if the description names one."""
+    """Each training row's value in the fold column, or its part where the description names validation rows."""
 
     @property
     def has_sets(self) -> bool:
@@ -197,16 +197,26 @@ def dataset_folder(name: str, description: DatasetDescription, path: Path | None
 def load_table(
     name: str, description: DatasetDescription, folder: Path, bins: Mapping[str, Sequence[float]] | None = None
 ) -> Table:
-    """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with."""
+    """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with.
+
+    Labels of test rows are not read, whatever the description says of them: `answers.py` does that, for `ens score`.
+    """
     listing = Listing(folder)  # shared by both parts: each directory is listed once
     complaints = Complaints()
     train = read_rows(description.train, listing, folder, complaints)
+    given_folds: Sequence[str] | None = None
+    if train and (spec := description.validation_rows) is not None:
+        validation = read_rows(spec, listing, folder, complaints)
+        if validation is not None:
+            given_folds = ["train"] * train.count + ["validation"] * validation.count  # as a fold column would say it
+            train = join_rows(train, validation, complaints)
     test = read_rows(description.test, listing, folder, complaints) if description.test else None
     labels = read_labels(description, train, bins or {}, complaints) if train else None
     groups = _groups(description.train, train, complaints) if train else None
     train_only = _train_only(description.train, train, complaints) if train else None
     folds = description.train.fold_column
-    given_folds = train.column(folds, complaints, "fold_column") if train and folds else None
+    if train and folds:
+        given_folds = train.column(folds, complaints, "fold_column")
     if train and test and train.ids and test.ids:
         both = sorted(set(train.ids) & set(test.ids))  # predictions are joined by id, so an id must mean one row
         complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)

@@ -30,7 +30,7 @@ _DATASET_EXAMPLES: dict[KeyPath, str] = {
 }
 _NOT_FOR_TEST = "is for training rows alone; leave it out"
 _DATASET_ADVICE = dict.fromkeys(["label", "group", "group_unknown", "train_only", "fold_column"], _NOT_FOR_TEST)
-"""What to say where these are unknown keys: in `test`."""
+"""What to say where these are unknown keys: in `test` and `validation`."""
 
 
 def load_dataset(name: str, folder: Path) -> DatasetDescription:
