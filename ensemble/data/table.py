@@ -212,7 +212,8 @@ def load_table(
             train = join_rows(train, validation, complaints)
     test = read_rows(description.test, listing, folder, complaints) if description.test else None
     labels = read_labels(description, train, bins or {}, complaints) if train else None
-    groups = _groups(description.train, train, complaints) if train else None
+    group, unknown = description.train.group, description.train.group_unknown
+    groups = read_groups(group, unknown, train, complaints) if train and group is not None else None
     train_only = _train_only(description.train, train, complaints) if train else None
     folds = description.train.fold_column
     if train and folds:
@@ -246,14 +247,14 @@ def _as_rows(raw: RawRows, folder: Path) -> Rows:
     return Rows(raw.ids, raw.paths, folder, raw.boxes)
 
 
-def _groups(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> tuple[str, ...] | None:
+def read_groups(
+    template: str, unknown_values: Sequence[str], rows: RawRows, complaints: Complaints
+) -> tuple[str, ...] | None:
     """Each row's group; where it is unknown, a group of its own that no other row can have."""
-    if spec.group is None:
-        return None
-    values = rows.fill(spec.group, complaints, "group")
+    values = rows.fill(template, complaints, "group")
     if values is None or rows.ids is None:
         return None
-    unknown = set(spec.group_unknown)
+    unknown = set(unknown_values)
     mark = "?"
     # Longer until no known group begins with it: `?` and the row's id can then be nobody else's group.
     while any(value.startswith(mark) for value in set(values) - unknown):
