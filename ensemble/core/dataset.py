@@ -364,7 +364,11 @@ class DatasetDescription(Frozen):
         if self.test is None or self.test.label is None:
             return None
         spec = self.test.label
-        return LabelSpec.model_validate({n: getattr(spec, n) for n in LabelSpec.model_fields}) if spec.kinds else self.label
+        return (
+            LabelSpec.model_validate({n: getattr(spec, n) for n in LabelSpec.model_fields})
+            if spec.kinds
+            else self.label
+        )
 
     @property
     def submission_format(self) -> SubmissionSpec:
@@ -411,10 +415,14 @@ class DatasetDescription(Frozen):
         """Refuse validation rows that can't be read beside the training rows, and test labels of another kind."""
         if self.validation is not None:
             if self.train.fold_column is not None:
-                raise ValueError("validation: stands beside train.fold_column, which says the same; give one of the two")
+                raise ValueError(
+                    "validation: stands beside train.fold_column, which says the same; give one of the two"
+                )
             own = (self.validation.table, self.validation.files, self.validation.where)
             if all(part is None for part in own):
-                raise ValueError("validation: names no rows of its own; give a table, files such as 'val/*/*', or where")
+                raise ValueError(
+                    "validation: names no rows of its own; give a table, files such as 'val/*/*', or where"
+                )
             try:
                 _ = self.validation_rows
             except ValidationError as error:

@@ -223,7 +223,7 @@ def linear_roc_auc(labels: Integers, probs: Probs) -> Scorer:
 
 
 def _area_parts(labels: Integers, probs: Probs, block: range) -> tuple[list[float], Floats]:
-    """The areas of some classes that have both sides, and (rows,) by how much a row of weight 2 would raise their sum."""
+    """The areas of some classes that have both sides, and (rows,) by how much weight 2 of a row would raise their sum."""
     of_rows = np.zeros(len(labels))
     areas = []
     for label, scores in zip(block, np.ascontiguousarray(probs[:, block.start : block.stop].T), strict=True):
@@ -381,10 +381,9 @@ def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | Non
     return {name: None if math.isnan(score) else score for name, score in scores.items()}
 
 
-def per_class(labels: Integers, probs: Probs) -> dict[str, list[Any]]:
+def per_class(labels: Integers, probs: Probs, decisions: Integers | None = None) -> dict[str, list[Any]]:
     """Rows, precision, recall, F1 of each class, in the order of classes; None for one neither labelled nor decided."""
-    counter = set_counter if are_sets(labels) else class_counter
-    totals = counter(labels, probs, None)(np.ones(len(labels)))
+    totals = _counter(labels, probs, decisions)(np.ones(len(labels)))
     shares = {
         "precision": precision_of(totals),
         "recall": recall_of(totals),
