@@ -223,7 +223,7 @@ def linear_roc_auc(labels: Integers, probs: Probs) -> Scorer:
 
 
 def _area_parts(labels: Integers, probs: Probs, block: range) -> tuple[list[float], Floats]:
-    """The areas of some classes that have both sides, and (rows,) by how much weight 2 of a row would raise their sum."""
+    """The areas of the classes that have both sides, and (rows,) what one more of a row would add to their sum."""
     of_rows = np.zeros(len(labels))
     areas = []
     for label, scores in zip(block, np.ascontiguousarray(probs[:, block.start : block.stop].T), strict=True):

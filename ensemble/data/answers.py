@@ -73,7 +73,7 @@ def load_answers(
         group = description.test.label.group if description.test and description.test.label else None
     else:
         raise TypeError("labels come from a file, or from a description and its folder")
-    if rows is None or rows.ids is None or complaints:
+    if rows is None or rows.ids is None:
         raise InputError(*complaints.all)
     rows, empty = _without_empty(rows, spec)
     labels = read_labels(_described(description, names, spec), rows, {}, complaints) if rows.count else None
