@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn, get_args
 
@@ -56,11 +55,6 @@ class CommandParser(argparse.ArgumentParser):
         if unknown and self.prog != "ens":
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
-
-
-def names(text: str) -> tuple[str, ...]:
-    """`tensorboard,wandb` as names, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def gpu_list(text: str) -> list[str] | str:
@@ -170,8 +164,6 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(
         "--log",
-        type=names,
-        default=os.environ.get("ENS_LOG", ""),
         metavar="WHERE",
         help="log epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
     )
@@ -181,11 +173,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     _workplace_options(command)
     option = command.add_argument
-    option("--trials", type=positive, metavar="N", help="trials the study shall have in all")
+    option("--trials", type=positive, metavar="N", help="number of trials in all")
     option("--more", type=positive, metavar="N", help="instead of --trials: trials to add to those there are")
     option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
     option("--timeout", type=positive, metavar="S", help="start no new trial after this many seconds")
-    option("--patience", type=positive, metavar="N", help="start no new trial when N in a row brought no gain")
+    option("--patience", type=positive, metavar="N", help="start no new trial after N in a row without a gain")
     _listed(
         option,
         "--search",
@@ -203,11 +195,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
         "--policy",
         choices=list(POLICIES),
         default="race",
-        help=f"what stops before its last fold (default: race). {POLICIES_HELP}",
+        help=f"which trials stop early (default: race). {POLICIES_HELP}",
     )
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
-    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know the trials of another study")
+    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler learn from the trials of another study")
     option(
         "--nested",
         action="store_true",
@@ -277,7 +269,7 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
-    option("--tune-classes", action="store_true", help="learn class multipliers for metrics of decisions, as macro_f1")
+    option("--tune-classes", action="store_true", help="learn class multipliers for decision metrics such as macro_f1")
     option(
         "--select",
         choices=[*get_args(Select)],
@@ -315,14 +307,12 @@ def _adopt_options(command: argparse.ArgumentParser) -> None:
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
     option("--ids", metavar="F", help="the rows' ids in order: one a line, or a .csv with an id column")
     option("--classes", metavar="F", help="the columns' classes in order: one a line, or the header of a .csv")
-    option(
-        "--kind", choices=["test", "oof"], help="whose rows these are (default: oof where --labels or --folds is given)"
-    )
+    option("--kind", choices=["test", "oof"], help="which rows these are (default: oof with --labels or --folds)")
     option("--labels", metavar="F", help="a .csv with the columns id and label, for out-of-fold rows")
     option(
         "--folds", metavar="F", help="a .csv with the columns id and fold, or a plan of outputs/folds, which has both"
     )
-    option("--run", metavar="NAME", help="what the model is called (default: from the file's name)")
+    option("--run", metavar="NAME", help="the model's name (default: from the file's name)")
     option("--out", metavar="STEM", help="write it here, a folder for several files (default: beside the file given)")
     option("--multilabel", action="store_true", help="a row may have several classes: each is a probability by itself")
     _renormalize_option(option)
