@@ -29,7 +29,7 @@ from ensemble.data.rows import Complaints, RawRows, few, join_rows, read_rows
 from ensemble.errors import InputError
 
 TEST_LABELS_NAME = "kept_apart/test_labels.csv"
-"""The answers of the test rows, for scoring a finished submission by hand; no description points at it."""
+"""The answers of the test rows: the description's `test.label` leads to them, and `ens score` alone follows."""
 
 _DRAWN_MARK = "drawn-2.txt"  # written last; another number draws the files again in every cache
 _TEST_SHARE, _SPLIT_SEED = 0.2, 20  # part of the embedded dataset: other values would be another dataset
