@@ -26,6 +26,7 @@ _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of the header's length, by 
 _ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two are at it
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
 _SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}  # little-endian alone: a mapped file is not converted
+_ALLOWED = any_of([np.dtype(size).name for size in _SIZES], "and")
 
 
 def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
@@ -107,11 +108,10 @@ def _parse_header(text: bytes) -> dict[str, Any]:
 def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
     """Rows, columns and type that the header tells of; refused unless it is a matrix of ours."""
     kind, shape = header["descr"], header["shape"]
-    allowed = any_of([np.dtype(size).name for size in _SIZES], "and")
     if not isinstance(kind, str):
-        raise _NotAMatrix(f"holds a structured type; only {allowed} are allowed")
+        raise _NotAMatrix(f"holds a structured type; only {_ALLOWED} are allowed")
     if kind not in _SIZES:
-        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {allowed} are allowed")
+        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {_ALLOWED} are allowed")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
     if len(shape) != 2:

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
+@dataclass(eq=False)
 class Seen:
     """Values that were read already; one that comes again is the same object."""
 
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, Any] = {}
-        self._last: tuple[bytes, str, tuple[str, ...]] = (b"", "", ())
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
+    _last: tuple[bytes, str, tuple[str, ...]] = (b"", "", ())
 
     def ids(self, path: Path) -> tuple[tuple[str, ...], str]:
         """The ids of a file and its hash; what was in the file before, is neither parsed nor hashed again."""
@@ -196,6 +196,8 @@ def _load(files: _Found, path: Path, renormalize: bool, verify_hashes: bool, see
     _refuse_missing(paths)
     problems: list[str] = []
     probs = _collect(problems, map_matrix, paths.npy)
+    # Hashed at once, which brings the numbers into memory for the checks; other faults are told before a wrong hash.
+    npy_sha256 = mapped_sha256(probs) if verify_hashes and probs is not None else ""
     ids, ids_sha256 = _collect(problems, seen.ids, paths.ids) or (None, "")
     document = _collect(problems, parse_document, paths.json, FORMAT)
     if document is not None and probs is not None:
@@ -203,7 +205,12 @@ def _load(files: _Found, path: Path, renormalize: bool, verify_hashes: bool, see
     if ids is not None and probs is not None:
         problems += [f"{paths.ids}: {problem}" for problem in shape_problems(len(ids), probs.shape[0])]
     if document is not None and verify_hashes and not problems:
-        problems += _hash_problems(paths, document, mapped_sha256(probs), ids_sha256)
+        hashes = ((paths.npy, "npy_sha256", npy_sha256), (paths.ids, "ids_sha256", ids_sha256))
+        problems += [
+            f"{path}: changed after it was written (its sha256 is not the {key} of {paths.json.name}); make it again"
+            for path, key, sha256 in hashes
+            if sha256 != document[key]
+        ]
     if problems or probs is None or ids is None or document is None:
         raise InputError(*problems)
     activation: Activation = document.get("activation") or "softmax"
@@ -257,16 +264,6 @@ def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:
     except InputError as error:
         problems.extend(error.messages)
         return None
-
-
-def _hash_problems(paths: ProbabilityPaths, document: dict[str, Any], npy_sha256: str, ids_sha256: str) -> list[str]:
-    """Which of the two files are not those that the sidecar was written for."""
-    hashes = ((paths.npy, "npy_sha256", npy_sha256), (paths.ids, "ids_sha256", ids_sha256))
-    return [
-        f"{path}: changed after it was written (its sha256 is not the {key} of {paths.json.name}); make it again"
-        for path, key, sha256 in hashes
-        if sha256 != document[key]
-    ]
 
 
 def _predictions(
