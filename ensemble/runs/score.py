@@ -7,7 +7,7 @@ Each look at the labels is counted in `outputs/scored.json` before a score is sh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.honest import RESAMPLES, with_intervals
-from ensemble.blending.inputs import Member, load_members, unique_names
+from ensemble.blending.inputs import load_members, unique_names
 from ensemble.core.complaints import Complaint, any_of, closest, raise_together
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.files import load_json, save_json
@@ -34,6 +34,7 @@ from ensemble.core.metrics import (
     per_class,
     shared_scorers,
 )
+from ensemble.core.predictions import Predictions
 from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
 from ensemble.core.text import natural_key
 from ensemble.data.answers import Answers, load_answers
@@ -95,16 +96,15 @@ def score(
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     outputs, folder = Path(outputs), Path(folder)
-    members = _load(_files(given, outputs))
-    sets = members[0].test.activation == "sigmoid"
-    name, remarks = _ranking_metric(members, metric, sets=sets)
-    dataset = _Dataset.of(members, data, folder)
-    answers = _answers(members, dataset, labels, outputs, sets=sets)
-    joined = [_Joined(member, answers) for member in members]
+    files = _load(_paths(given, outputs))
+    sets = files[0].test.activation == "sigmoid"
+    name, remarks = _ranking_metric(files, metric, sets=sets)
+    dataset = _Dataset.of(files, data, folder, outputs)
+    answers = _answers(files, dataset, labels, outputs, sets=sets)
+    joined = [_Joined(file, answers) for file in files]
     _refuse_strangers(joined, answers)
-    items = [
-        _describe(rows, called, name) for rows, called in zip(joined, unique_names(members), strict=True)
-    ]  # all is computed before the look is counted, and counted before anything is shown
+    # All is computed before the look is counted, and counted before anything is shown.
+    items = [_describe(rows, name) for rows in joined]
     looks = _count_look(outputs, answers, dataset.name, [(item["name"], item["npy_sha256"]) for item in items])
     for item in items:
         item["looks"] = looks["files"][item["npy_sha256"]]["looks"]
@@ -136,13 +136,13 @@ def score(
 # Which files, and which labels
 
 
-def _files(given: Sequence[Path | str], outputs: Path) -> list[Path]:
+def _paths(given: Sequence[Path | str], outputs: Path) -> list[Path]:
     """The probability files that paths, and names of runs, blends and studies, stand for; each once."""
     files: dict[Path, Path] = {}
     problems: list[str] = []
     for word in given:
         try:
-            for path in _files_of(str(word), outputs):
+            for path in _paths_of(str(word), outputs):
                 files.setdefault(path.absolute(), path)
         except InputError as error:
             problems += error.messages
@@ -153,27 +153,27 @@ def _files(given: Sequence[Path | str], outputs: Path) -> list[Path]:
     return list(files.values())
 
 
-def _files_of(word: str, outputs: Path) -> list[Path]:
+def _paths_of(word: str, outputs: Path) -> list[Path]:
     path = Path(word)
     if path.suffix == ".csv":
         raise InputError(f"{word}: is a table, not probabilities with ids; ens adopt makes them of it")
     if path.is_dir():
-        return _files_in(path)
+        return _paths_in(path)
     if path.is_file() or path.with_name(f"{path.name}.npy").is_file():
         return [path]
     places = {"run": outputs, "blend": outputs / "blends", "study": outputs / "studies"}
-    named = [place / word for place in places.values() if (place / word).is_dir()] if path.name == word else []
+    named = [place / path for place in places.values() if (place / path).is_dir()] if path.name == str(path) else []
     if len(named) > 1:
         raise InputError(f"{word}: may be {any_of(list(map(str, named)))}; give the path")
     if named:
-        return _files_in(named[0])
+        return _paths_in(named[0])
     names = [note.parent.name for place in places.values() for note in place.glob("*/*.json")]
     near = closest(path.name, sorted(set(names)))
     hint = f"did you mean {near}?" if near else f"ens status {outputs} lists runs, studies and blends"
     raise InputError(f"{word}: no such file, run, blend or study; {hint}")
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _paths_in(folder: Path) -> list[Path]:
     """The test probabilities of a run, a blend, or all finished trials of a study."""
     if (folder / "study.json").is_file():
         trials = sorted(folder.glob("*/probs.npy"), key=lambda path: natural_key(path.parent.name))
@@ -192,27 +192,49 @@ def _files_in(folder: Path) -> list[Path]:
     raise InputError(f"{folder}: this run is {RunFolder(folder).state(record)}; ens train finishes it")
 
 
-def _load(files: Sequence[Path]) -> list[Member]:
-    """The probabilities of test rows, with the out-of-fold rows beside them."""
-    members = load_members(files)
-    first = members[0].test
-    problems = []
-    for member in members:
+@dataclass(frozen=True, eq=False)
+class _File:
+    """Probabilities of test rows, with the out-of-fold rows of the same model where they lie beside them."""
+
+    name: str
+    path: Path
+    test: Predictions
+    oof: Predictions | None
+
+    @cached_property
+    def blend(self) -> dict[str, Any] | None:
+        """The `blend.json` that was written with it; None where it is no blend's, or lies elsewhere now."""
+        if self.test.sidecar.get("blend_of") is None:
+            return None
+        try:
+            record = load_json(self.path.with_name("blend.json"))
+        except (OSError, ValueError):
+            return None
+        is_its = isinstance(record, dict) and record.get("files", {}).get(self.path.name) == self.test.npy_sha256
+        return record if is_its else None
+
+
+def _load(paths: Sequence[Path]) -> list[_File]:
+    """The files, of one kind of labels and the same classes; everything wrong with any of them is one error."""
+    members = load_members(paths)
+    files, problems = [], []
+    for member, name in zip(members, unique_names(members), strict=True):
         test = member.test
-        if test.kind != "test":
-            problems.append(
-                f"{member.path}: holds {test.kind} rows; test rows are scored: give the probs.npy beside it"
-            )
-        elif test.activation != first.activation:
-            problems.append(f"{members[0].path} and {member.path}: one class a row here, sets of classes there")
-        elif set(test.classes) != set(first.classes):
-            problems.append(f"{members[0].path} and {member.path}: different classes; score them one by one")
+        if test is None or test.kind != "test":
+            problems.append(f"{member.path}: holds oof rows; test rows are scored: give the probs.npy beside it")
+            continue
+        files.append(_File(name, member.path, test, member.oof))
+        first = files[0]
+        if test.activation != first.test.activation:
+            problems.append(f"{first.path} and {member.path}: one class a row in one, sets of classes in the other")
+        elif set(test.classes) != set(first.test.classes):
+            problems.append(f"{first.path} and {member.path}: different classes; score them one by one")
     if problems:
         raise InputError(*problems)
-    return members
+    return files
 
 
-def _ranking_metric(members: Sequence[Member], wanted: str | None, *, sets: bool) -> tuple[str, list[str]]:
+def _ranking_metric(files: Sequence[_File], wanted: str | None, *, sets: bool) -> tuple[str, list[str]]:
     """The metric that was asked for, else the one that all files share, else accuracy; and what to say about it."""
     known = METRICS | SET_METRICS
     if wanted is not None:
@@ -223,7 +245,7 @@ def _ranking_metric(members: Sequence[Member], wanted: str | None, *, sets: bool
         if problem := metric_problem(wanted, sets=sets):
             raise InputError(f"--metric {problem}")
         return wanted, []
-    shared = {str(member.test.sidecar.get("metric") or "accuracy") for member in members}
+    shared = {str(file.test.sidecar.get("metric") or "accuracy") for file in files}
     name = shared.pop() if len(shared) == 1 else "accuracy"
     if name in metrics_for(sets=sets):
         return name, []
@@ -241,50 +263,55 @@ class _Dataset:
     """Why there is no description."""
 
     @classmethod
-    def of(cls, members: Sequence[Member], data: str | None, folder: Path) -> _Dataset:
+    def of(cls, files: Sequence[_File], data: str | None, folder: Path, outputs: Path) -> _Dataset:
         """The one that `--data` names, else the one that the files do."""
-        path = None
         if data is not None:
             complaints: list[Complaint] = []
             layer, path = parse_data(data, folder, complaints)
             raise_together(complaints)
-            return cls(
-                str(layer.value_at(("data", "name"))), load_dataset(layer.value_at(("data", "name")), folder), path
-            )
-        named = {
-            str(member.test.sidecar["dataset"]): member for member in members if member.test.sidecar.get("dataset")
-        }
+            name = str(layer.value_at(("data", "name")))
+            return cls(name, load_dataset(name, folder), path)
+        named = sorted({str(file.test.sidecar["dataset"]) for file in files if file.test.sidecar.get("dataset")})
         if len(named) > 1:
-            raise InputError(f"the files are of different datasets: {', '.join(sorted(named))}; score them one by one")
-        name = next(iter(named), None)
-        if name is None:
+            raise InputError(f"the files are of different datasets: {', '.join(named)}; score them one by one")
+        if not named:
             return cls(None, None, None)
+        for record in _records(files, outputs, named[0]):
+            if record.get("described"):  # a folder that has no description of its own, as it was recognised
+                return cls(named[0], DatasetDescription.model_validate(record["described"]), None)
         try:
-            find_dataset(name, folder)
+            find_dataset(named[0], folder)
         except InputError as error:  # a file from elsewhere; a table of labels may be enough
-            return cls(name, None, None, error)
-        return cls(name, load_dataset(name, folder), None)
+            return cls(named[0], None, None, error)
+        return cls(named[0], load_dataset(named[0], folder), None)
 
-    def folder(self, members: Sequence[Member], outputs: Path) -> Path:
+    def folder(self, files: Sequence[_File], outputs: Path) -> Path:
         """Where the files lie: as said, as the runs recorded it, else as `dataset_folder` finds them."""
         assert self.name is not None and self.description is not None
         if self.path is None and self.description.embedded is None:
-            for run in [*(RunFolder(member.path.parent) for member in members), *find_runs(outputs)]:
-                try:
-                    record = run.load_record() or {}
-                except InputError:  # of another version: no help
-                    continue
+            for record in _records(files, outputs, self.name):
                 place = record.get("data_folder")
-                if record.get("dataset") == self.name and isinstance(place, str) and Path(place).is_dir():
+                if isinstance(place, str) and Path(place).is_dir():
                     return Path(place)
         return dataset_folder(self.name, self.description, self.path, outputs / "cache")
 
 
+def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[dict[str, Any]]:
+    """The records of the files' own runs, then of all others, that are of a dataset."""
+    for run in [*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)]:
+        try:
+            record = run.load_record() or {}
+        except InputError:  # of another version: no help
+            continue
+        if record.get("dataset") == dataset:
+            yield record
+
+
 def _answers(
-    members: Sequence[Member], dataset: _Dataset, labels: Path | str | None, outputs: Path, *, sets: bool
+    files: Sequence[_File], dataset: _Dataset, labels: Path | str | None, outputs: Path, *, sets: bool
 ) -> Answers:
     """The labels that were asked for, else those that the dataset's description names."""
-    classes, description = members[0].test.classes, dataset.description
+    classes, description = files[0].test.classes, dataset.description
     known = description.class_names if description is not None else None
     is_other = known is not None and set(known) != set(classes)
     is_other |= description is not None and description.label.is_set != sets
@@ -292,19 +319,19 @@ def _answers(
         return load_answers(classes, sets=sets, description=None if is_other else description, file=Path(labels))
     remedy = "or give --labels F, a CSV table with ids and labels"
     if dataset.name is None:
-        raise InputError(f"{members[0].path}: does not name its dataset; say --data D, {remedy}")
+        raise InputError(f"{files[0].path}: does not name its dataset; say --data D, {remedy}")
     if description is None:
         messages = dataset.fault.messages if dataset.fault is not None else ()
         raise InputError(*(f"{message}; say --data D, {remedy}" for message in messages))
     if is_other:
-        raise InputError(f"{members[0].path}: its classes are not those of dataset {dataset.name}; {remedy}")
+        raise InputError(f"{files[0].path}: its classes are not those of dataset {dataset.name}; {remedy}")
     if description.test_label is None:
         example = '{value: "{label}"}' if description.label.parts is None else "{}"
         raise InputError(
             f"dataset {dataset.name} names no labels of its test rows; say in its description where they are, as in "
             f"test.label: {example} (docs/score.md), {remedy}"
         )
-    return load_answers(classes, sets=sets, description=description, folder=dataset.folder(members, outputs))
+    return load_answers(classes, sets=sets, description=description, folder=dataset.folder(files, outputs))
 
 
 # Scores
@@ -313,10 +340,10 @@ def _answers(
 class _Joined:
     """One file's rows that have labels, joined by id; columns in the order of the answers' classes."""
 
-    def __init__(self, member: Member, answers: Answers) -> None:
-        self.member, self.answers = member, answers
+    def __init__(self, file: _File, answers: Answers) -> None:
+        self.file, self.answers = file, answers
         position = {row_id: row for row, row_id in enumerate(answers.ids)}
-        ids = member.test.ids
+        ids = file.test.ids
         places = np.fromiter((position.get(row_id, -1) for row_id in ids), dtype=np.int64, count=len(ids))
         self.rows = np.flatnonzero(places >= 0)
         self.places = places[self.rows]
@@ -325,18 +352,18 @@ class _Joined:
     @cached_property
     def probs(self) -> Probs:
         """(rows, classes); a copy only where rows or columns stand otherwise."""
-        test = self.member.test
+        test = self.file.test
         probs = test.probs if len(self.rows) == len(test.ids) else test.probs[self.rows]
         return _in_order(probs, test.classes, self.answers.classes)
 
     @cached_property
     def decisions(self) -> Integers:
         """As the file answers: a blend may have learned a multiplier or a threshold for each class."""
-        sets, learned = self.labels.ndim == 2, (_blend_record(self.member) or {}).get("learned") or {}
+        sets, learned = self.labels.ndim == 2, (self.file.blend or {}).get("learned") or {}
         tuned = learned.get("class_thresholds" if sets else "class_multipliers")
         if tuned is None:
             return np.asarray(decide_sets(self.probs) if sets else decide(self.probs), dtype=np.int64)
-        wanted = _in_order(np.asarray(tuned)[None], self.member.test.classes, self.answers.classes)
+        wanted = _in_order(np.asarray(tuned)[None], self.file.test.classes, self.answers.classes)
         return np.asarray(self.probs >= wanted if sets else decide(self.probs * wanted), dtype=np.int64)
 
     @property
@@ -349,14 +376,14 @@ class _Joined:
     def unlabelled(self) -> list[str]:
         """Rows of the file without a label."""
         has_label = set(self.rows.tolist())
-        return [row_id for row, row_id in enumerate(self.member.test.ids) if row not in has_label]
+        return [row_id for row, row_id in enumerate(self.file.test.ids) if row not in has_label]
 
     @property
     def unpredicted(self) -> list[str]:
         """Labelled rows that the file does not have."""
         if len(self.places) == len(self.answers.ids):
             return []
-        ids = set(self.member.test.ids)
+        ids = set(self.file.test.ids)
         return [row_id for row_id in self.answers.ids if row_id not in ids]
 
 
@@ -378,18 +405,18 @@ def _refuse_strangers(joined: Sequence[_Joined], answers: Answers) -> None:
     problems = []
     for rows in joined:
         if not len(rows.rows):
-            test = rows.member.test
+            test = rows.file.test
             problems.append(
-                f"{answers.where}: none of its {len(answers.ids):,} ids is a row of {rows.member.path}; ids are "
+                f"{answers.where}: none of its {len(answers.ids):,} ids is a row of {rows.file.path}; ids are "
                 f"compared letter by letter: {answers.ids[0]!r} here, {test.ids[0]!r} there"
             )
     if problems:
         raise InputError(*problems)
 
 
-def _describe(rows: _Joined, name: str, metric: str) -> dict[str, Any]:
+def _describe(rows: _Joined, metric: str) -> dict[str, Any]:
     """All that is known of one file."""
-    test = rows.member.test
+    test = rows.file.test
     sets, probs, decisions = rows.labels.ndim == 2, rows.probs, rows.decisions
     scorers = shared_scorers(metrics_for(sets=sets), rows.labels, probs, decisions)
     scored = with_intervals(list(scorers.values()), rows.units)
@@ -397,14 +424,14 @@ def _describe(rows: _Joined, name: str, metric: str) -> dict[str, Any]:
         key: {"value": _plain(value), "ci95": None if math.isnan(value) else _list(interval)}
         for key, (value, interval) in zip(scorers, scored, strict=True)
     }
-    promise, reason = _promise(rows.member, metric)
+    promise, reason = _promise(rows.file, metric)
     if promise is not None:
         promise |= _difference(scores[metric], promise, greater_is_better=is_greater_better(metric))
     unpredicted, unlabelled = rows.unpredicted, rows.unlabelled
     return {
         "rank": None,
-        "name": name,
-        "path": str(rows.member.path),
+        "name": rows.file.name,
+        "path": str(rows.file.path),
         "npy_sha256": test.npy_sha256,
         "rows": len(rows.rows),
         "without_label": _told(unlabelled),
@@ -412,22 +439,21 @@ def _describe(rows: _Joined, name: str, metric: str) -> dict[str, Any]:
         "scores": scores,
         "promise": promise,
         "promise_reason": reason,
-        "out_of_fold": (rows.member.oof.sidecar.get("scores") if rows.member.oof is not None else None) or {},
+        "out_of_fold": (rows.file.oof.sidecar.get("scores") if rows.file.oof is not None else None) or {},
         "per_class": per_class(rows.labels, probs, decisions),
     }
 
 
-def _promise(member: Member, metric: str) -> tuple[dict[str, Any] | None, str | None]:
+def _promise(file: _File, metric: str) -> tuple[dict[str, Any] | None, str | None]:
     """What the out-of-fold rows say of this metric, or why they say nothing."""
-    blend = _blend_record(member)
-    if blend is not None:
-        honest = blend.get("honest")
+    if file.blend is not None:
+        honest = file.blend.get("honest")
         if honest is None:
-            return None, str(blend.get("honest_reason"))
-        if blend["metric"] != metric:
-            return None, f"the blend was judged by {blend['metric']}"
+            return None, str(file.blend.get("honest_reason"))
+        if file.blend["metric"] != metric:
+            return None, f"the blend was judged by {file.blend['metric']}"
         return {"from": "blend.json", "value": honest["value"], "ci95": honest["ci95"], "optimistic": False}, None
-    oof = member.oof
+    oof = file.oof
     if oof is None or oof.labels is None:
         return None, "there are no out-of-fold rows beside it"
     known = metrics_for(sets=oof.labels.ndim == 2)
@@ -435,10 +461,9 @@ def _promise(member: Member, metric: str) -> tuple[dict[str, Any] | None, str | 
     ((value, interval),) = with_intervals([scorer], _units(oof.groups, len(oof.ids)))
     if math.isnan(value):
         return None, f"{metric} has no meaning on the out-of-fold rows"
-    is_optimistic = bool(member.test.sidecar.get("optimistic"))
-    return {"from": oof.path.name if oof.path else "", "value": value, "ci95": _list(interval)} | {
-        "optimistic": is_optimistic
-    }, None
+    source = oof.path.name if oof.path is not None else ""
+    is_optimistic = bool(file.test.sidecar.get("optimistic"))
+    return {"from": source, "value": value, "ci95": _list(interval), "optimistic": is_optimistic}, None
 
 
 def _difference(score: Mapping[str, Any], promise: Mapping[str, Any], *, greater_is_better: bool) -> dict[str, Any]:
@@ -462,18 +487,6 @@ def _difference(score: Mapping[str, Any], promise: Mapping[str, Any], *, greater
     if not greater_is_better:
         value, ends = -value, [-ends[1], -ends[0]]
     return {"difference": value, "difference_ci95": ends, "held": ends[1] >= 0}
-
-
-def _blend_record(member: Member) -> dict[str, Any] | None:
-    """The `blend.json` that was written with this file; None where the file is no blend's, or lies elsewhere now."""
-    if member.test.sidecar.get("blend_of") is None:
-        return None
-    try:
-        record = load_json(member.path.with_name("blend.json"))
-    except (OSError, ValueError):
-        return None
-    is_its = isinstance(record, dict) and record.get("files", {}).get(member.path.name) == member.test.npy_sha256
-    return record if is_its else None
 
 
 def _rank(items: list[dict[str, Any]], metric: str) -> None:

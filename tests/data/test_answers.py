@@ -8,14 +8,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from standins.make import LAYOUTS, make_standin
+from standins.plan import TEST_LABELS_NAME
 
 from ensemble.core.dataset import DatasetDescription
 from ensemble.data.answers import Answers, load_answers
 from ensemble.data.folds import make_plan
 from ensemble.data.table import load_table
 from ensemble.errors import InputError
+from ensemble.recipe.load import load_dataset
 from ensemble.recipe.parts import FoldsPart
 
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("cat", "dog", "eel")
 ROWS: dict[str, Any] = {"id": "{id}", "image": "images/{id}.png"}
 
@@ -149,6 +153,18 @@ def test_numbers_that_are_names_too_are_read_as_the_description_reads_them(tmp_p
 def test_sets_of_classes_are_read_from_one_cell_or_from_columns(tmp_path: Path, lines: tuple[str, ...]) -> None:
     answers = load_answers(CLASSES, sets=True, file=write(tmp_path / "t.csv", *lines))
     assert answers.values.tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_answers_kept_apart_of_every_layout_are_read_as_they_are_spelled(name: str, tmp_path: Path) -> None:
+    make_standin(name, tmp_path, 60)
+    description = load_dataset(name, ROOT)
+    table = load_table(name, description, tmp_path)
+    path = tmp_path / TEST_LABELS_NAME
+    answers = load_answers(table.classes, sets=table.has_sets, description=description, file=path)
+    assert table.test is not None and set(answers.ids) == set(table.test.ids)
+    assert (answers.classes, answers.empty) == (table.classes, ())
+    assert len(np.unique(answers.values, axis=0)) > 1
 
 
 def test_a_table_with_several_columns_that_may_be_labels_is_refused_with_their_names(tmp_path: Path) -> None:

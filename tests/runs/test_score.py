@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -234,6 +236,19 @@ def test_a_broken_count_of_looks_is_refused_rather_than_begun_again(model: Model
     assert "looks at test labels: " in ens("status").out
 
 
+def test_no_score_is_shown_when_the_look_can_not_be_written_down(
+    model: Model, outputs: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model("a")
+
+    def full(path: Path, value: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("ensemble.runs.score.save_json", full)
+    answer = ens("score", "a", "--labels", str(write_labels(outputs.parent / "y.csv")))
+    assert (answer.code, answer.out) == (3, "") and "No space left" in answer.err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -297,14 +312,14 @@ def test_folders_for_training_validation_and_test_lead_to_a_score(
     assert len(oof.ids) == 15 and all(row_id.startswith("val/") for row_id in oof.ids)
     assert set(np.ravel(oof.folds).tolist()) == {0}
     assert ens("blend", "outputs/tiny/probs.npy", "--name", "b").code == 0
+    before = (workspace / "outputs" / "tiny" / "run.json").read_bytes()
     monkeypatch.delenv("ENS_DATA_ROOT")  # the run remembers where its files lie
     document = ens("score", "tiny", "b", "--json").document
     assert {item["name"] for item in document["scored"]} == {"tiny", "b"}
     assert all(item["rows"] == 15 and item["promise"]["value"] > 0 for item in document["scored"])
     assert document["looks"]["looks"] == 1 and document["dataset"] == "leaves"
-    before = json.loads((workspace / "outputs" / "tiny" / "run.json").read_text())["identity"]
+    assert (workspace / "outputs" / "tiny" / "run.json").read_bytes() == before
     assert "kept" in ens("train", "--recipe", "tiny", "--data", f"leaves={tmp_path / 'data' / 'leaves'}").err
-    assert json.loads((workspace / "outputs" / "tiny" / "run.json").read_text())["identity"] == before
 
 
 def test_a_study_stands_for_all_its_trials(workspace: Path, squares: Path, ens: Ens) -> None:
