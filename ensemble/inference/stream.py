@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.machine import usable_cores
+from ensemble.core.parallel import usable_cores
 from ensemble.data.table import Rows
 from ensemble.images.decode import StoredShape, load_fitted, read_content, resized
 from ensemble.images.headers import BadImage
