@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from ensemble.core.complaints import any_of
 from ensemble.core.labels import are_sets, has_class, likelihoods
-from ensemble.core.machine import usable_cores
-from ensemble.core.parallel import map_in_threads
+from ensemble.core.parallel import map_in_threads, usable_cores
 
 TIE_TOLERANCE = 1e-12  # above rounding of sums in 64 bits, below any difference that a model means
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # where log_loss clips, as scikit-learn does for float64
