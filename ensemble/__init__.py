@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ensemble.runs.describe import Initialised as Initialised
     from ensemble.runs.describe import init as init
     from ensemble.runs.eda import fold_plan as fold_plan
+    from ensemble.runs.pack import Packed as Packed
+    from ensemble.runs.pack import pack as pack
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
@@ -38,6 +40,7 @@ _HOMES = {
     "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
     "Predictions": "ensemble.core.predictions",
+    "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
@@ -47,6 +50,7 @@ _HOMES = {
     "init": "ensemble.runs.describe",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.save",
+    "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
     "status": "ensemble.runs.status",

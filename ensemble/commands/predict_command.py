@@ -1,4 +1,4 @@
-"""`ens predict`: a finished run's rows again with other views, or new images from the run's folder alone.
+"""`ens predict`: a finished run's rows again with other views, or new images by a run, a blend or a pack of either.
 
 Checks which options go together and shows the result; `runs/predict.py` predicts.
 """
@@ -122,12 +122,17 @@ def _of_images(predicted: Predicted) -> list[str | ShownTable]:
         # cut while reading: there may be millions of lines
         header, *rows = [cells for cells, _ in zip(csv.reader(stream), range(_SHOWN + 1), strict=False)]
     more = f"; the first {len(rows)}" if document["rows"] > len(rows) else ""
-    title = f"{document['rows']:,} images, {document['folds']} folds, views {document['tta']}{more}"
+    by = f"{document['folds']} folds, views {document['tta']}"
+    if "blend" in document:
+        members = len(document["members"])
+        by = f"{document['method']} of {members} member{'s' * (members > 1)}, {document['folds']} networks"
+    title = f"{document['rows']:,} images, {by}{more}"
     lines: list[str | ShownTable] = [ShownTable(header, rows, title)]
     if document["bad"]:
         lines.append(
             f"{document['bad']} bad images have the class shares of the training rows: {predicted.path}/bad_images.csv"
         )
+    lines += [f"note: {note}" for note in document.get("notes", ())]
     seconds = document["cost"]["seconds_per_1000_images"]
     lines.append(f"{seconds:.4g} seconds per 1000 images")
     lines.append(f"complete: {shown_path(str(predicted.path))}: predictions.csv, probs.npy")

@@ -178,4 +178,8 @@ def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
         return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
     if len(complete) == 1:  # a blend of one run is that run
         return "train a second recipe (ens recipes lists them), and blend both"
+    if not any(item["rows"]["test"] for item in complete):  # nothing to submit: what was trained is for new images
+        if report["blends"]:
+            return f"ens predict {shlex.quote(report['blends'][0]['path'])} --images DIR{elsewhere}"
+        return f"ens blend {' '.join(shlex.quote(item['path']) for item in complete)}{elsewhere}"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"

@@ -78,6 +78,7 @@ def find_run(run: str | Path, outputs: Path) -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     names = sorted(record.parent.name for record in outputs.glob("*/run.json"))
+    names += sorted(f"blends/{record.parent.name}" for record in outputs.glob("blends/*/blend.json"))
     there = f"there are {', '.join(names[:_LISTED_RUNS])}" if names else f"{outputs} holds none"
     raise InputError(f"{run}: no run there (it would have a run.json); {there}")
 

@@ -140,9 +140,10 @@ def _study(path: Path) -> dict[str, Any]:
 
 def _blend(path: Path) -> dict[str, Any]:
     """A blend's record, and which of its files are gone."""
+    record = _load(path)
     names = ("submission.csv", "probs.npy", "probs.json", "probs.ids.txt")
-    missing = [name for name in names if not (path.parent / name).exists()]
-    return {**_load(path), "blend": path.parent.name, "path": str(path.parent), "missing": missing}
+    missing = [name for name in record.get("files", names) if not (path.parent / name).exists()]
+    return {**record, "blend": path.parent.name, "path": str(path.parent), "missing": missing}
 
 
 def _load(path: Path) -> dict[str, Any]:
