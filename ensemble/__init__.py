@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
+    from ensemble.runs.score import Scored as Scored
+    from ensemble.runs.score import score as score
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
@@ -42,6 +44,7 @@ _HOMES = {
     "Predictions": "ensemble.core.predictions",
     "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
+    "Scored": "ensemble.runs.score",
     "Study": "ensemble.tuning.tune",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
@@ -53,6 +56,7 @@ _HOMES = {
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
+    "score": "ensemble.runs.score",
     "status": "ensemble.runs.status",
     "study_tta": "ensemble.runs.predict",
     "train": "ensemble.runs.train",

@@ -329,6 +329,14 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     _renormalize_option(option)
 
 
+def _score_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("scored", nargs="+", metavar="RUN", help="runs, blends, studies (names or folders), or files of test rows")
+    option("--data", metavar="D", help="the dataset that names the labels, or NAME=PATH (default: the files' own)")
+    option("--labels", metavar="F", help="a .csv with ids and labels, in place of those that the dataset names")
+    option("--metric", metavar="M", help="the score that ranks (default: the files' own)")
+
+
 def _adopt_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
@@ -411,6 +419,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "ens pack outputs/blends/auto-3 --out digits.zip",
         _pack_options,
     ),
+    "score": (
+        "test probabilities against labels that were kept apart, beside what the out-of-fold rows promised",
+        "ens score quickstart",
+        _score_options,
+    ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
         "ens folds --recipe quickstart --set folds.k=10",
@@ -454,6 +467,7 @@ COMPLETIONS = {
     "train name": "run",
     "blend name": "blend_name",
     "probs": "member",
+    "scored": "scored",
     "tta": "view_policy",
     "method": "method",
     "metric": "metric",

@@ -86,6 +86,12 @@ def complete_member(arguments: argparse.Namespace, prefix: str) -> Iterable[str]
     return [*runs, *_files(prefix)]
 
 
+def complete_scored(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of runs, blends and studies, and whatever files begin with what was typed."""
+    names = [*complete_run(arguments, ""), *complete_blend_name(arguments, ""), *complete_study(arguments, "")]
+    return [*names, *_files(prefix)]
+
+
 def complete_setting(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     """Keys that `--set` takes, with their `=`, and after it the values of a closed list."""
     from ensemble.core.schema import choices_of, leaf_keys

@@ -46,7 +46,7 @@ _MACHINE_OPTIONS = {
 }
 _ADVICE = {key: f"is a machine setting, not part of a recipe{option}" for key, option in _MACHINE_OPTIONS.items()}
 _DATASET_ADVICE = dict.fromkeys(
-    ["label", "group", "group_unknown", "train_only", "fold_column"],  # known in `train`, so unknown ones are in `test`
+    ["label", "group", "group_unknown", "train_only", "fold_column"],  # known in `train`, so unknown in another part
     "is for training rows alone; leave it out",
 )
 

@@ -14,7 +14,7 @@ from typing import Any
 from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
-from ensemble.core.run import FoldKey, RunFolder, find_runs, verify_files
+from ensemble.core.run import FoldKey, RunFolder, find_runs, load_looks, verify_files
 from ensemble.errors import InputError
 
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
@@ -22,7 +22,10 @@ _EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut mus
 
 
 def status(outputs: Path | str = "outputs") -> dict[str, Any]:
-    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`."""
+    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`.
+
+    `scored`: how often test labels were looked at.
+    """
     outputs = Path(outputs)
     if not outputs.is_dir():
         raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
@@ -31,7 +34,20 @@ def status(outputs: Path | str = "outputs") -> dict[str, Any]:
         "runs": _ranked([_run(folder) for folder in find_runs(outputs)]),
         "studies": [_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
         "blends": [_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+        "scored": _looks(outputs),
     }
+
+
+def _looks(outputs: Path) -> list[dict[str, Any]]:
+    """A mapping for each set of test labels that `ens score` has read, the last looked at first."""
+    try:
+        labels = load_looks(outputs)["labels"]
+    except InputError as error:
+        return [{"error": str(error)}]
+    entries = [
+        {"labels_sha256": sha256, **entry, "files": list(entry["files"].values())} for sha256, entry in labels.items()
+    ]
+    return sorted(entries, key=lambda entry: entry["last"], reverse=True)
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:
