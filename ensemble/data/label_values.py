@@ -248,7 +248,7 @@ def _wrong_value(value: str, in_rows: Sequence[int], rows: RawRows, near: str | 
     if rows.lines:
         places = f"line{'s' if len(in_rows) > 1 else ''} {few([str(rows.lines[row]) for row in in_rows])}"
     else:
-        places = few([rows.show(row) for row in in_rows], 1)
+        places = f"first {rows.show(in_rows[0])}"
     count = f"{len(in_rows):,} row{'s' if len(in_rows) > 1 else ''}"
     return f"{value!r} ({count}, {places}{f'; did you mean {near}?' if near else ''})"
 
