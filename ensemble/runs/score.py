@@ -157,12 +157,14 @@ def _paths_of(word: str, outputs: Path) -> list[Path]:
     path = Path(word)
     if path.suffix == ".csv":
         raise InputError(f"{word}: is a table, not probabilities with ids; ens adopt makes them of it")
-    if path.is_dir():
-        return _paths_in(path)
     if path.is_file() or path.with_name(f"{path.name}.npy").is_file():
         return [path]
     places = {"run": outputs, "blend": outputs / "blends", "study": outputs / "studies"}
     named = [place / path for place in places.values() if (place / path).is_dir()] if path.name == str(path) else []
+    # A folder of images often has the name of the run that was trained on it.
+    is_ours = any((path / name).is_file() for name in ("run.json", "blend.json", "study.json", "probs.npy"))
+    if path.is_dir() and (is_ours or not named):
+        return _paths_in(path)
     if len(named) > 1:
         raise InputError(f"{word}: may be {any_of(list(map(str, named)))}; give the path")
     if named:
