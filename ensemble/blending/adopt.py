@@ -31,6 +31,7 @@ from ensemble.blending.id_files import (
 )
 from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
+from ensemble.core.notebook import check_arguments, listed
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
 from ensemble.core.predictions_check import check_rows, class_problems, parse_ids, renormalized_rows, shape_problems
@@ -99,8 +100,9 @@ class Adopted:
         return {**vars(self), **paths}
 
 
+@check_arguments
 def adopt(
-    files: Sequence[Path | str],
+    files: Path | str | Sequence[Path | str],
     *,
     ids: Path | str | None = None,
     classes: Path | str | None = None,
@@ -129,7 +131,7 @@ def adopt(
         renormalize=renormalize,
         multilabel=multilabel,
     )
-    return adopt_files(files, options)
+    return adopt_files(listed(files), options)
 
 
 def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adopted]:

@@ -12,7 +12,7 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
 from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files
-from ensemble.runs.eda import draw_augmentation, look_at_data
+from ensemble.runs.eda import draw_augmentation, eda
 
 _BAR = 30  # letters of the longest bar, so that a line fits into 80
 _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
@@ -21,7 +21,7 @@ _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the sm
 def run(arguments: argparse.Namespace) -> Outcome:
     """Look, and show the result; with --out, write tables and figures."""
     with progress(arguments) as on_event:
-        look = look_at_data(
+        look = eda(
             arguments.recipe,
             sets=arguments.sets,
             data=arguments.data,

@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 _LONGEST_VALUE = 60  # characters of a value in a message: with the rest, two lines of a notebook
-_MOST_ROWS = 20  # of a table in a notebook; more push the next cell off the screen
+MOST_ROWS = 20  # of a table in a notebook; more push the next cell off the screen
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False each"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     str: ("text", "texts"),
     Path: ("a path", "paths"),
-    types.NoneType: ("None", "None"),
 }
 """How messages call a type: one value, several."""
 
@@ -88,7 +87,7 @@ class NotebookValue:
 
 def html_of(headline: str, table: pd.DataFrame, rows: int) -> str:
     """A line and the first rows of a table that has `rows` of them."""
-    shown = table.head(_MOST_ROWS)
+    shown = table.head(MOST_ROWS)
     more = f"<p>… and {rows - len(shown):,} more rows</p>" if rows > len(shown) else ""
     return f"<p>{html.escape(headline)}</p>{shown.to_html(float_format='{:.4f}'.format, na_rep='')}{more}"
 
@@ -170,8 +169,9 @@ def _phrase(allowed: Any, *, several: bool = False) -> str:
         words = next((word for word in get_args(allowed)[1:] if isinstance(word, str)), None)
         return words or _phrase(get_args(allowed)[0], several=several)
     if kind in (Union, types.UnionType):
-        members = [member for member in get_args(allowed) if not (member is str and Path in get_args(allowed))]
-        return any_of([_phrase(member, several=several) for member in members])
+        # What stands for "left out" is no news to who gave something; a path may always be text.
+        silent = (types.NoneType, str) if Path in get_args(allowed) else (types.NoneType,)
+        return any_of([_phrase(member, several=several) for member in get_args(allowed) if member not in silent])
     if kind is Literal:
         return any_of([repr(choice) for choice in get_args(allowed)])
     if kind is Sequence:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ensemble.core.files import newest, replaced_together, sha256_file
 from ensemble.core.labels import Activation, Labels, labels_of_plain, plain_labels
+from ensemble.core.notebook import MOST_ROWS, NotebookValue, check_arguments, html_of
 from ensemble.core.npy import map_matrix, mapped_sha256, release_pages
 from ensemble.core.predictions_check import (
     OWN_KEYS,
@@ -96,8 +97,8 @@ FORMAT = 1  # of the sidecar; another one is refused
 _PATIENCE = 5  # files that are replaced while they are read are read again
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictions(NotebookValue):
     """Probabilities of named rows over named classes, and where they come from."""
 
     ids: tuple[str, ...]
@@ -122,11 +123,30 @@ class Predictions:
     path: Path | None = None
     """The `.npy` file these came from."""
 
+    @property
+    def headline(self) -> str:
+        """How many rows and classes, of which run."""
+        run = self.sidecar.get("run")
+        of_run = f" of {run}" if run else ""
+        where = f" ({self.path})" if self.path is not None else ""
+        return f"{self.kind} rows{of_run}: {len(self.ids):,} rows x {len(self.classes):,} classes{where}"
+
     def frame(self) -> pd.DataFrame:
         """The probabilities as a pandas table, for notebooks: a row an id, a column a class."""
+        return self._frame(slice(None))
+
+    def table(self) -> pd.DataFrame:
+        """The same as `frame`, under the name that runs and blends have for it."""
+        return self.frame()
+
+    def _frame(self, rows: slice) -> pd.DataFrame:
         import pandas as pd  # 0.36 s, which no command has to pay
 
-        return pd.DataFrame(np.asarray(self.probs), index=pd.Index(self.ids, name="id"), columns=list(self.classes))
+        index = pd.Index(self.ids[rows], name="id")
+        return pd.DataFrame(np.asarray(self.probs[rows]), index=index, columns=list(self.classes))
+
+    def _repr_html_(self) -> str:
+        return html_of(self.headline, self._frame(slice(MOST_ROWS)), len(self.ids))  # of a million rows, the first
 
 
 @dataclass(frozen=True)
@@ -173,14 +193,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
+@check_arguments
 def load_predictions(
-    path: Path, *, renormalize: bool = False, verify_hashes: bool = True, seen: Seen | None = None
+    path: Path | str, *, renormalize: bool = False, verify_hashes: bool = True, seen: Seen | None = None
 ) -> Predictions:
     """Load a probability file by any of its three names or its stem; all that is wrong with it is one `InputError`.
 
     `seen`: what other files said; ids, labels, folds and groups that are the same are kept once.
     """
-    named, seen = ProbabilityPaths.of(path), seen or Seen()
+    named, seen = ProbabilityPaths.of(Path(path)), seen or Seen()
     for _ in range(_PATIENCE):
         files = named.found()
         try:
@@ -216,11 +237,13 @@ def _load(files: _Found, path: Path, renormalize: bool, verify_hashes: bool, see
     return _predictions(path, probs, ids, document, int(rows.to_renormalize.size), seen)
 
 
-def save_predictions(stem: Path, predictions: Predictions, *, written: Path | None = None) -> None:
+@check_arguments
+def save_predictions(stem: Path | str, predictions: Predictions, *, written: Path | None = None) -> None:
     """Write `stem`.npy, `.ids.txt` and `.json`, all or none; `ValueError` for what `load_predictions` would refuse.
 
     `written`: a file beside `stem` that holds the very numbers, and is moved rather than written a second time.
     """
+    stem = Path(stem)
     probs = _storable(predictions.probs)
     document = _document(predictions)
     ids_text = "".join(f"{name}\n" for name in predictions.ids)

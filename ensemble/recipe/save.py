@@ -43,6 +43,12 @@ def save_recipe_with(
     save_text(path, format_yaml(head | nested(kept), comment=comment))
 
 
+def save_given_recipe(source: ResolvedRecipe) -> None:
+    """Write a recipe that was given as a mapping into the folder of its run or study, so that commands can name it."""
+    if source.text is not None:
+        save_text(source.path, source.text)
+
+
 def _differences(source: ResolvedRecipe, leaves: Mapping[KeyPath, Any]) -> set[KeyPath]:
     """The keys whose values the source's file, loaded for the same dataset, would not give by itself."""
     own_path = str(source.path.absolute())

@@ -60,7 +60,7 @@ def _figures(look: Look) -> dict[str, str]:
 
 def _image_rows(look: Look) -> Iterable[Sequence[Any]]:
     """A row an image, training rows first."""
-    table = look.table
+    table = look.rows
     parts: list[tuple[str, tuple[str, ...], ImageScan]] = [("train", table.train.paths, look.train)]
     if table.test is not None and look.test is not None:
         parts.append(("test", table.test.paths, look.test))

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_folder
+from ensemble.core.notebook import NotebookValue, check_arguments, listed
+from ensemble.core.predictions import load_predictions
 from ensemble.core.run import RunFolder
 from ensemble.engine.task import Task
 from ensemble.errors import InputError
@@ -24,20 +26,36 @@ from ensemble.runs.record import sidecar_of
 from ensemble.runs.request import OnEvent, fold_keys
 from ensemble.runs.view_study import study_views
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Predicted:
+
+@dataclass(frozen=True, repr=False)
+class Predicted(NotebookValue):
     """The result of `predict`: where the files are, the views, and the document of `ens predict --json`."""
 
     path: Path
     views: str
     document: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def headline(self) -> str:
+        """Where the files are, and how the rows were looked at."""
+        rows = self.document["rows"]  # of new images their number, else what `run.json` says of both parts
+        count = rows if isinstance(rows, int) else rows["validated"] + rows["test"]
+        return f"{count:,} rows, views {self.views} ({self.path})"
 
+    def table(self) -> pd.DataFrame:
+        """The probabilities of the new images, or of the run's test rows, else of its out-of-fold rows."""
+        stem = "probs" if (self.path / "probs.npy").exists() else "oof"
+        return load_predictions(self.path / f"{stem}.npy").frame()
+
+
+@check_arguments
 def predict(
-    run: str | Path,
+    run: Path | str,
     *,
-    images: Sequence[str] = (),
+    images: Path | str | Sequence[Path | str] = (),
     tta: Any = None,
     folds: Sequence[int] | None = None,
     out: Path | str | None = None,
@@ -58,15 +76,16 @@ def predict(
     """
     source = find_run(run, Path(outputs))
     workplace = Workplace(engine, workers)
+    sources = [str(image) for image in listed(images)]
     record = record_of(source)
     asked = TtaPart.model_validate(tta if isinstance(tta, dict) else {"views": tta}) if tta is not None else None
     views = RunViews.of(record) if asked is None else RunViews(ViewChoice.asked(asked), {}, "asked for")
-    if images and asked is not None and is_learned(asked):
+    if sources and asked is not None and is_learned(asked):
         raise InputError(
             "tta: new images have no labels to choose views by; name a policy, or leave it to the run's own"
         )
-    if images:
-        job = NewImages(source, record, list(images), views, folds, bad_images, top, precision)
+    if sources:
+        job = NewImages(source, record, sources, views, folds, bad_images, top, precision)
         job.check_code(Path(folder), allow_code=allow_code)
         place = Path(out) if out is not None else job.usual_place()
         return Predicted(place, views.choice.text, job.predict_into(place, workplace, on_event))
@@ -82,8 +101,9 @@ def predict(
     return Predicted(source.path, views.choice.text, record)
 
 
+@check_arguments
 def study_tta(
-    run: str | Path,
+    run: Path | str,
     *,
     engine: str = "local",
     workers: int | None = None,

@@ -28,6 +28,7 @@ from ensemble.errors import InputError
 from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
+from ensemble.recipe.layers import RecipeSource, Sets, set_words
 from ensemble.recipe.load import ResolvedRecipe, load_recipe
 from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
@@ -117,15 +118,17 @@ class SharedRequests:
 
     outputs: Path
     folder: Path
-    sets: Sequence[str]
-    data: str | None
+    sets: Sets
+    data: Path | str | None
     on_event: OnEvent
     allow_code: bool
     _tables: dict[str, Table] = field(default_factory=dict)
 
-    def request(self, recipe: str | None) -> RunRequest:
-        """The recipe, its rows and its fold plan; code of its own must be allowed."""
-        asked, resolved = read_recipe(recipe, folder=self.folder, outputs=self.outputs, sets=self.sets, data=self.data)
+    def request(self, recipe: RecipeSource | None, home: Path | None = None) -> RunRequest:
+        """The recipe, its rows and its fold plan; code of its own must be allowed. `home`: see `load_recipe`."""
+        asked, resolved = read_recipe(
+            recipe, folder=self.folder, outputs=self.outputs, sets=self.sets, data=self.data, home=home
+        )
         require_allowed(find_code(resolved), self.allow_code)
         find_weights(resolved)  # refuses a missing file before the images are looked at, which may take minutes
         place = str(resolved.dataset_path) if resolved.dataset_path is not None else None
@@ -137,12 +140,12 @@ class SharedRequests:
 
 
 def make_request(
-    recipe: str | None,
+    recipe: RecipeSource | None,
     *,
     folder: Path,
     outputs: Path,
-    sets: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    data: Path | str | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
     """A request that is looked at, not trained: none of its own code runs, and no image is kept decoded."""
@@ -151,22 +154,27 @@ def make_request(
 
 
 def read_recipe(
-    recipe: str | None,
+    recipe: RecipeSource | None,
     *,
     folder: Path,
     outputs: Path,
-    sets: Sequence[str] = (),
-    searches: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    searches: Sets = (),
+    data: Path | str | None = None,
+    home: Path | None = None,
 ) -> tuple[Asked, ResolvedRecipe]:
-    """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`."""
+    """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`.
+
+    `home`: the folder of the run or study, which keeps a recipe given as a mapping.
+    """
+    words = set_words(sets)
     if recipe is None:
         before = _newest_asked(outputs)
-        recipe, sets, data = before.recipe, [*before.sets, *sets], data or before.data
-    resolved = load_recipe(recipe, folder=folder, sets=sets, searches=searches, data=data)
+        recipe, words, data = before.recipe, (*before.sets, *words), data or before.data
+    resolved = load_recipe(recipe, folder=folder, sets=words, searches=searches, data=data, home=home)
     if resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
-    return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved
+    return Asked(str(resolved.path.absolute()), words, None if data is None else str(data)), resolved
 
 
 def request_for(

@@ -9,29 +9,79 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
+from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.core.run import FoldKey, RunFolder, find_runs, verify_files
 from ensemble.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
+_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "plan", "missing", "path")
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
 _EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut must not matter
 
 
-def status(outputs: Path | str = "outputs") -> dict[str, Any]:
+class Status(NotebookValue, dict[str, Any]):
+    """What an outputs folder holds: `runs`, `studies` and `blends`, lists of mappings; what `ens status --json` prints."""
+
+    @property
+    def headline(self) -> str:
+        """How many of each kind."""
+        counts = [f"{len(self[plural])} {plural if len(self[plural]) != 1 else kind}" for kind, plural in KINDS.items()]
+        return f"{self['outputs']}: {', '.join(counts)}"
+
+    def table(self) -> pd.DataFrame:
+        """A row a run, study and blend: its state, deciding metric and score; only scores of one `plan` compare."""
+        import pandas as pd
+
+        rows = [_row(kind, item) for kind, plural in KINDS.items() for item in self[plural]]
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+@check_arguments
+def status(outputs: Path | str = "outputs") -> Status:
     """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`."""
     outputs = Path(outputs)
     if not outputs.is_dir():
         raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
+    return Status(
+        outputs=str(outputs),
+        runs=_ranked([_run(folder) for folder in find_runs(outputs)]),
+        studies=[_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
+        blends=[_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+    )
+
+
+def _row(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """One run, study or blend of the table; an unreadable one has no more than its name and state."""
+    value = {
+        "run": ((item.get("scores") or {}).get("oof") or {}).get(item.get("metric")),
+        "study": (item.get("best") or {}).get("value"),
+        "blend": (item.get("honest") or {}).get("value"),
+    }[kind]
     return {
-        "outputs": str(outputs),
-        "runs": _ranked([_run(folder) for folder in find_runs(outputs)]),
-        "studies": [_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
-        "blends": [_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+        "kind": kind,
+        "name": item[kind],
+        "state": item.get("state"),
+        "dataset": item.get("dataset"),
+        "metric": item.get("metric"),
+        "value": value,
+        "plan": plan_of(item),
+        "missing": "; ".join(item["missing"]),
+        "path": item["path"],
     }
+
+
+def plan_of(item: Mapping[str, Any]) -> str | None:
+    """The first letters of the hash of the fold plan of a run or blend: scores on different plans do not compare."""
+    sha256 = (item.get("folds") or {}).get("sha256") or item.get("folds_sha256")
+    return None if sha256 is None else str(sha256)[:8]
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:
