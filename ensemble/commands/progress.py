@@ -71,7 +71,7 @@ def _is_notebook() -> bool:
 
 @contextmanager
 def _notebook_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """The table as the output of a cell, where its last state stays. No clock draws it: only a cell's own thread may."""
+    """The table as the output of a cell, where its last state stays. No clock draws it: only a cell's thread may."""
     from IPython.display import display
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""What the public names share where they are used from Python: arguments are checked, values show themselves shortly.
+"""What the public names share where they are used from Python: checked arguments, values that show themselves shortly.
 
 `check_arguments` is put on every public function; `NotebookValue` is the base of what they give back. Not here: progress
 (`commands/progress.py`), and what stands in each value's table.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 _LONGEST_VALUE = 60  # characters of a value in a message: with the rest, two lines of a notebook
+_LIST: Any = Sequence  # `Any`: to mypy, what `get_origin` gives is never a class like this one
 MOST_ROWS = 20  # of a table in a notebook; more push the next cell off the screen
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False each"),
@@ -40,8 +41,8 @@ _WORDS: dict[Any, tuple[str, str]] = {
 def check_arguments(verb: Verb) -> Verb:
     """`verb`, whose arguments of wrong types are answered together, as one `InputError`, before it is called.
 
-    What is allowed is read from its annotations, where `Annotated[..., "words"]` gives the words of the message. One text
-    or path stands for a list of one, anything that can be gone through for a list, numpy's numbers for Python's.
+    What is allowed is read from its annotations, where `Annotated[..., "words"]` gives the message's words. One text or
+    path stands for a list of one, anything that can be gone through for a list, numpy's numbers for Python's.
     """
     signature = inspect.signature(verb)
 
@@ -118,15 +119,18 @@ def _fitted(value: Any, allowed: Any) -> Any:
         value = value.tolist()
     if kind in (Union, types.UnionType):
         # Lists last: a text that is allowed as itself is no list of one.
-        for member in sorted(get_args(allowed), key=lambda member: get_origin(member) is Sequence):
+        lists = [member for member in get_args(allowed) if get_origin(member) is _LIST]
+        for member in [*(member for member in get_args(allowed) if member not in lists), *lists]:
             try:
                 return _fitted(value, member)
             except _MisfitError:
                 continue
         raise _MisfitError
-    if kind is Literal and any(value is choice or (value == choice and type(value) is str) for choice in get_args(allowed)):
+    if kind is Literal and any(
+        value is choice or (value == choice and type(value) is str) for choice in get_args(allowed)
+    ):
         return value
-    if kind is Sequence:
+    if kind is _LIST:
         return _fitted_list(value, get_args(allowed)[0])
     if kind is Mapping and isinstance(value, Mapping):
         of_keys, of_values = get_args(allowed)
@@ -174,7 +178,7 @@ def _phrase(allowed: Any, *, several: bool = False) -> str:
         return any_of([_phrase(member, several=several) for member in get_args(allowed) if member not in silent])
     if kind is Literal:
         return any_of([repr(choice) for choice in get_args(allowed)])
-    if kind is Sequence:
+    if kind is _LIST:
         return f"a list of {_phrase(get_args(allowed)[0], several=True)}"
     if kind is Mapping:
         return "mappings" if several else "a mapping"

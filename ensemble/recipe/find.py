@@ -76,7 +76,7 @@ def is_path(name_or_path: str) -> bool:
 
 
 def is_same_file(path: Path, other: Path) -> bool:
-    """Whether both are one file. One that does not exist, such as a recipe given as a mapping, is itself by its name."""
+    """Whether both are one file; of one that isn't there, as of a recipe given as a mapping, the path decides."""
     try:
         return os.path.samefile(path, other)
     except OSError:

@@ -73,6 +73,7 @@ def document_of(values: Mapping[str, Any], folder: Path, complaints: list[Compla
     extends = plain.get("extends")
     if isinstance(extends, str) and is_path(extends):  # from the working directory: the file will lie elsewhere
         plain["extends"] = os.path.abspath(folder / os.path.expanduser(extends))
+    document: YamlDocument | None
     try:
         document = parse_yaml(format_yaml(plain) if plain else "", GIVEN)
     except YamlError as error:

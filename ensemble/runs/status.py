@@ -28,7 +28,7 @@ _EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut mus
 
 
 class Status(NotebookValue, dict[str, Any]):
-    """What an outputs folder holds: `runs`, `studies` and `blends`, lists of mappings; what `ens status --json` prints."""
+    """What an outputs folder holds, as `ens status --json` prints it: lists of mappings, `runs`, `studies`, `blends`."""
 
     @property
     def headline(self) -> str:

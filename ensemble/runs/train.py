@@ -78,7 +78,9 @@ class TrainedRun(NotebookValue):
         import pandas as pd
 
         metric = self.record["metric"]
-        names = list(dict.fromkeys([metric, *(name for state in self.record["fold_states"] for name in state["scores"] or ())]))
+        names = list(
+            dict.fromkeys([metric, *(name for state in self.record["fold_states"] for name in state["scores"] or ())])
+        )
         facts = ("repeat", "fold", "state", "best_epoch", "seconds", "error")
         rows = [
             {key: state.get(key) for key in facts} | {name: (state["scores"] or {}).get(name) for name in names}
@@ -109,8 +111,8 @@ def train(
 ) -> TrainedRun:
     """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
 
-    `recipe` is a name, a path, or a mapping, which is kept as `recipe.yaml` in the run's folder; left out, it is that of
-    the newest run, else `quickstart`. `sets` override its values, as `{"train.lr": 1e-3}`.
+    `recipe` is a name, a path, or a mapping, which is kept as `recipe.yaml` in the run's folder; left out, it is that
+    of the newest run, else `quickstart`. `sets` override its values, as `{"train.lr": 1e-3}`.
     `allow_code`: run code that a recipe from outside the working directory names.
     `log` names where epochs are reported besides `history.csv`: `tensorboard`, `wandb`.
     """

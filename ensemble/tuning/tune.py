@@ -154,7 +154,9 @@ def run_study(options: TuneOptions) -> Study:
     is_new = not trial_folders(path)
     record = open_study(path, request, sampler=options.sampler, seed=options.seed, policy=options.policy)
     start = own_values(resolved.recipe)
-    words = [point if isinstance(point, str) else ",".join(set_words(point, of_search=True)) for point in options.points]
+    words = [
+        point if isinstance(point, str) else ",".join(set_words(point, of_search=True)) for point in options.points
+    ]
     points = parse_points(words, space, start)
     record["points"] += [point for point in points if point not in record["points"]]  # the same command adds none
     for other in options.warm_from:
