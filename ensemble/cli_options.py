@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn, get_args
 
@@ -56,11 +55,6 @@ class CommandParser(argparse.ArgumentParser):
         if unknown and self.prog != "ens":
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
-
-
-def names(text: str) -> tuple[str, ...]:
-    """`tensorboard,wandb` as names, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def gpu_list(text: str) -> list[str] | str:
@@ -170,8 +164,6 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(
         "--log",
-        type=names,
-        default=os.environ.get("ENS_LOG", ""),
         metavar="WHERE",
         help="log epochs to tensorboard, wandb or both (tensorboard,wandb) besides history.csv (default: ENS_LOG)",
     )

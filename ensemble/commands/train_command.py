@@ -6,6 +6,7 @@ Turns arguments into `TrainOptions` and shows the runs; `runs/train.py` trains.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             f"--name {arguments.name}: several recipes can't share one folder; "
             "leave --name out, and each run gets its recipe's name"
         )
+    log = (arguments.log or os.environ.get("ENS_LOG", "")).replace(",", " ").split()
     options = TrainOptions(
         recipes=recipes,
         several=is_many,
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         data=arguments.data,
         fresh=arguments.fresh,
         allow_code=arguments.allow_code,
-        log=arguments.log,
+        log=tuple(dict.fromkeys(log)),
         workplace=Workplace(
             arguments.engine, arguments.workers, arguments.gpus, arguments.per_gpu, arguments.hang_timeout
         ),
