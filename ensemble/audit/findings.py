@@ -53,11 +53,6 @@ def with_examples(message: str, count: int, examples: Sequence[str]) -> str:
     return f"{message}: {', '.join(examples)}{', …' if count > len(examples) >= SHOWN else ''}"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `1,200 images`."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes; in the order of the codes."""
     levels = get_args(Level)

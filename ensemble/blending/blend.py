@@ -24,6 +24,7 @@ from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
 from ensemble.blending.submission import Difference, Submission, make_submission, read_old, save_submission
 from ensemble.blending.verdict import Verdict, judge
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import save_json, save_text, sweep_temporaries
 from ensemble.core.locks import folder_lock
@@ -65,8 +66,7 @@ class Blend(NotebookValue):
         """The method and the honest score."""
         document, honest = self.document, self.document["honest"]
         score = "no honest score" if honest is None else f"{document['metric']} {honest['value']:.4f} out of fold"
-        count = len(document["members"])
-        members = f"{count} member{'s' if count != 1 else ''}"
+        members = counted(len(document["members"]), "member")
         return f"{document['name']}: {document['used']} of {members}, {score} ({self.folder})"
 
     def table(self) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blending.combine import Integers
+from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Labels, labels_of_plain
 from ensemble.core.predictions_check import parse_ids
@@ -78,8 +79,9 @@ class Truth:
             position = {str(index): index for index in range(len(classes))}
         strangers = [name for name in distinct if name not in position]
         if strangers:
+            labels = counted(len(strangers), "label is", "labels are")
             raise InputError(
-                f"{self.labels_from}: {len(strangers)} labels are none of the classes ({examples(strangers)}); "
+                f"{self.labels_from}: {labels} none of the classes ({examples(strangers)}); "
                 f"the {len(classes)} classes begin with {examples(classes)}"
             )
         return np.array([position[name] for name in names], dtype=np.int64)
@@ -95,8 +97,9 @@ class Truth:
                 position = {name: index for index, name in enumerate(classes)}
                 lists = [[position[part] for part in parts_of[cell]] for cell in cells]
                 return labels_of_plain(lists, len(classes), sets=True)
+        labels = counted(len(odd), "label is", "labels are")
         raise InputError(
-            f"{self.labels_from}: {len(odd)} labels are none of the classes ({examples(odd)}); "
+            f"{self.labels_from}: {labels} none of the classes ({examples(odd)}); "
             f"the {len(classes)} classes begin with {examples(classes)}; put | between those of a row"
         )
 
@@ -173,7 +176,8 @@ def check_ids(path: Path, ids: Sequence[str]) -> list[str]:
         problems.append(f"{path}: {len(broken)} ids hold a line break ({examples(broken)}); an id is one line")
     doubled = [name for name, count in Counter(ids).items() if count > 1 and name]
     if doubled:
-        problems.append(f"{path}: {len(doubled)} ids stand more than once ({examples(doubled)}); each may stand once")
+        stand = counted(len(doubled), "id stands", "ids stand")
+        problems.append(f"{path}: {stand} more than once ({examples(doubled)}); each may stand once")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""What the public names share where they are used from Python: checked arguments, values that show themselves shortly.
+"""What public names share where they are used from Python: checked arguments, values that show themselves in a line.
 
 `check_arguments` is put on every public function; `NotebookValue` is the base of what they give back. Not here: progress
 (`commands/progress.py`), and what stands in each value's table.

@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from ensemble.core.complaints import Complaint, FaultsInside, KeyPath, Place, any_of, closest, dotted, show_value
+from ensemble.core.complaints import (
+    Complaint,
+    FaultsInside,
+    KeyPath,
+    Place,
+    any_of,
+    closest,
+    dotted,
+    likely,
+    show_value,
+)
 
 MetricName = Literal[
     "accuracy",
@@ -299,8 +309,8 @@ def _value_text(path: KeyPath, value: Any, allowed: Any) -> str:
     text = f"{dotted(path)} is {show_value(value)}, but must be {must_be or allowed_text(allowed)}"
     if isinstance(value, int | float) and any("text" in allowed_text(member)[:4] for member in members):
         return f"{text}; put it in quotes"
-    near = closest(value, choices_of(allowed)) if isinstance(value, str) else None
-    return f"{text}; did you mean {near}?" if near else text
+    meant = likely(value, choices_of(allowed)) if isinstance(value, str) else []
+    return f"{text}; did you mean {any_of(meant)}?" if meant else text
 
 
 def _missing_text(path: KeyPath, model: type[BaseModel], examples: Mapping[KeyPath, str]) -> str:

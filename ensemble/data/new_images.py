@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec, RowsSpec
 from ensemble.core.text import natural_key, read_text_table
 from ensemble.data.listing import IMAGE_SUFFIXES, Listing, is_image, other_formats
@@ -61,8 +62,9 @@ def _of_files(sources: Sequence[str]) -> Rows:
     ids = [Path(source).name for source in sources]
     doubled = sorted(doubles(ids))
     if doubled:
+        stand = counted(len(doubled), "file name stands", "file names stand")
         raise InputError(
-            f"--images: {len(doubled)} file names stand more than once, and are ids: {few(doubled)}; "
+            f"--images: {stand} more than once, and names are ids: {few(doubled)}; "
             "name the files in a CSV file with an id column"
         )
     # Files may lie anywhere, and paths of rows are below a folder: the root is above all of them.

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, raise_together, show_value
+from ensemble.core.complaints import (
+    Complaint,
+    FaultyInput,
+    KeyPath,
+    Place,
+    counted,
+    dotted,
+    raise_together,
+    show_value,
+)
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.core.schema import leaf_keys, retell, unknown_key_text
@@ -283,8 +292,8 @@ class ResolvedRecipe(NotebookValue):
         """The recipe in a line."""
         recipe, k = self.recipe, self.recipe.folds.k
         where = "given as a mapping" if self.text is not None else shown_path(self.path, self.folder)
-        epochs = f"{recipe.train.epochs} epoch{'s' if recipe.train.epochs > 1 else ''}"
-        return f"{self.name}: {recipe.model.name} on {self.dataset_name}, {k} folds, {epochs} ({where})"
+        counts = f"{counted(k, 'fold')}, {counted(recipe.train.epochs, 'epoch')}"
+        return f"{self.name}: {recipe.model.name} on {self.dataset_name}, {counts} ({where})"
 
     def table(self) -> pd.DataFrame:
         """A row a key: its value, and where it came from."""

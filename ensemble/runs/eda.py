@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.audit.findings import Finding
+from ensemble.core.complaints import counted
 from ensemble.core.foldplan import FoldPlan, save_plan
 from ensemble.core.labels import class_counts, class_pairs, row_numbers
 from ensemble.core.notebook import NotebookValue, check_arguments
@@ -87,9 +88,11 @@ class Look(NotebookValue):
     def headline(self) -> str:
         """How much there is, and how much of it is suspicious."""
         facts = self.facts
-        findings = [f"{count} {level}{'s' if count > 1 else ''}" for level, count in self._levels().items()]
-        rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes']):,} classes"
-        return f"{facts['dataset']}: {rows}; findings: {', '.join(findings) or 'none'}"
+        levels = Counter(finding["level"] for finding in facts["findings"])
+        findings = ", ".join(counted(count, level) for level, count in levels.items())
+        rows = f"{counted(facts['rows'], 'training row')}, {counted(facts['test_rows'], 'test row')}"
+        classes = counted(len(facts["classes"]), "class", "classes")
+        return f"{facts['dataset']}: {rows}, {classes}; findings: {findings or 'none'}"
 
     def table(self) -> pd.DataFrame:
         """A row a class: its training rows and their share."""
@@ -105,9 +108,6 @@ class Look(NotebookValue):
 
         columns = ["level", "code", "count", "message", "examples"]
         return pd.DataFrame(self.facts["findings"], columns=columns)
-
-    def _levels(self) -> Counter[str]:
-        return Counter(finding["level"] for finding in self.facts["findings"])
 
 
 @check_arguments

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import load_json, save_json
 from ensemble.core.notebook import NotebookValue
 from ensemble.core.run import now
@@ -49,9 +50,9 @@ class Study(NotebookValue):
     @property
     def headline(self) -> str:
         """How many trials there are, and the best one."""
-        count, best = len(self.trials), self.record["best"]
+        best = self.record["best"]
         shown = f"; the best is trial {best['number']}, {self.record['metric']} {best['value']:.4f}" if best else ""
-        return f"{self.path.name}: {count} trial{'s' if count != 1 else ''}{shown} ({self.path})"
+        return f"{self.path.name}: {counted(len(self.trials), 'trial')}{shown} ({self.path})"
 
     def table(self) -> pd.DataFrame:
         """A row a trial: what became of it, and its values by their dotted keys."""

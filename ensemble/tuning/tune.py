@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import save_json, sweep_temporaries
 from ensemble.core.locks import folder_lock
 from ensemble.core.notebook import check_arguments
@@ -288,14 +289,14 @@ class _StudyWork:
 
     def _why_no_more(self, trials: Sequence[Trial]) -> str | None:
         if len(trials) >= self.trials:
-            return f"{len(trials)} trials"
+            return counted(len(trials), "trial")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "the time is up"
         patience, greater = self.options.patience, self.facts.greater_is_better
         if patience is not None and (best := best_trial(trials, greater_is_better=greater)) is not None:
             since = sum(trial.number > best.number and trial.state != "running" for trial in trials)
             if since >= patience:
-                return f"no gain in {since} trials"
+                return f"no gain in {counted(since, 'trial')}"
         return None
 
     def _params(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any] | None, str]:
