@@ -100,9 +100,10 @@ class BlendOptions:
         if problem := method_problem(self.method):
             problems.append(f"--method {self.method}: {problem}")
         if self.metric is not None and self.metric not in METRICS | SET_METRICS:
-            meant = any_of(likely(self.metric, known := list(METRICS | SET_METRICS)))
+            metrics = list(METRICS | SET_METRICS)
+            meant = any_of(likely(self.metric, metrics))
             advice = f"did you mean {meant}? Known are" if meant else "known are"
-            problems.append(f"--metric {self.metric}: unknown; {advice} {any_of(known, 'and')}")
+            problems.append(f"--metric {self.metric}: unknown; {advice} {any_of(metrics, 'and')}")
         if (self.method == "weighted") != (self.weights is not None):
             problems.append("--weights and --method weighted belong together: --method weighted --weights a=2,b=1")
         for option, value, known in (

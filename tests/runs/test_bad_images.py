@@ -103,7 +103,7 @@ def dropped(spoilt: Path, workspace: Path, ens: Ens) -> Path:
     """A complete run without the bad images."""
     answer = ens("train", "--recipe", "tiny", *DROP)
     assert answer.code == 0, answer.err
-    warning = "2 training images are left out and 1 test rows have no usable image and get the class shares"
+    warning = "2 training images are left out and 1 test row has no usable image and gets the class shares"
     assert f"warning: {warning}" in answer.err
     return workspace / "outputs" / "tiny"
 
