@@ -194,11 +194,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     _workplace_options(command)
     option = command.add_argument
-    option("--trials", type=positive, metavar="N", help="trials the study shall have in all")
+    option("--trials", type=positive, metavar="N", help="number of trials in all")
     option("--more", type=positive, metavar="N", help="instead of --trials: trials to add to those there are")
     option("--study", metavar="S", help="name of the study's folder (default: the recipe's name)")
     option("--timeout", type=positive, metavar="S", help="start no new trial after this many seconds")
-    option("--patience", type=positive, metavar="N", help="start no new trial when N in a row brought no gain")
+    option("--patience", type=positive, metavar="N", help="start no new trial after N in a row without a gain")
     _listed(
         option,
         "--search",
@@ -216,11 +216,11 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
         "--policy",
         choices=list(POLICIES),
         default="race",
-        help=f"what stops before its last fold (default: race). {POLICIES_HELP}",
+        help=f"which trials stop early (default: race). {POLICIES_HELP}",
     )
     option("--seed", type=natural, default=0, metavar="N", help="seed of the sampler (default: 0)")
     _listed(option, "--point", "points", "KEY=VALUE,…", "values to try first")
-    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler know the trials of another study")
+    _listed(option, "--warm-from", "warm_from", "STUDY", "let the sampler learn from the trials of another study")
     option(
         "--nested",
         action="store_true",
@@ -290,7 +290,7 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
-    option("--tune-classes", action="store_true", help="learn class multipliers for metrics of decisions, as macro_f1")
+    option("--tune-classes", action="store_true", help="learn class multipliers for decision metrics such as macro_f1")
     option(
         "--select",
         choices=[*get_args(Select)],
@@ -320,14 +320,12 @@ def _adopt_options(command: argparse.ArgumentParser) -> None:
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
     option("--ids", metavar="F", help="the rows' ids in order: one a line, or a .csv with an id column")
     option("--classes", metavar="F", help="the columns' classes in order: one a line, or the header of a .csv")
-    option(
-        "--kind", choices=["test", "oof"], help="whose rows these are (default: oof where --labels or --folds is given)"
-    )
+    option("--kind", choices=["test", "oof"], help="which rows these are (default: oof with --labels or --folds)")
     option("--labels", metavar="F", help="a .csv with the columns id and label, for out-of-fold rows")
     option(
         "--folds", metavar="F", help="a .csv with the columns id and fold, or a plan of outputs/folds, which has both"
     )
-    option("--run", metavar="NAME", help="what the model is called (default: from the file's name)")
+    option("--run", metavar="NAME", help="the model's name (default: from the file's name)")
     option("--out", metavar="STEM", help="write it here, a folder for several files (default: beside the file given)")
     option("--multilabel", action="store_true", help="a row may have several classes: each is a probability by itself")
     _renormalize_option(option)

@@ -15,7 +15,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -30,6 +31,19 @@ from ensemble.recipe.yaml import format_yaml
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated -->", "<!-- end -->"
+_KEY_HEADERS = ["key", "allowed", "default", "meaning"]
+_SHORT = {
+    " that is not empty": "",
+    "a whole number": "whole number",
+    "a number": "number",
+    "a list": "list",
+    "a mapping": "mapping",
+    ", at least ": " >= ",
+    " greater than ": " > ",
+    " and at most ": ", <= ",
+    " and less than ": ", < ",
+}
+"""How a table shortens what messages say of allowed values."""
 
 
 def main() -> int:
@@ -77,10 +91,19 @@ def recipe_part() -> str:
 
 
 def dataset_part() -> str:
-    """Every key of a dataset's description, and below it those of one part of a composed label."""
+    """Every key of a dataset's description, and below it those of one part of a composed label.
+
+    A key of `test` that means what that of `train` means has no row of its own.
+    """
+    rows = {row[0].strip("`"): row for row in _key_rows(DatasetDescription)}
+    for key, row in list(rows.items()):
+        twin = rows.get(f"test.{key.removeprefix('train.')}", row)
+        if twin is not row and [row[1], row[3]] == [twin[1], twin[3]]:
+            row[0] += f", {twin[0]}"
+            del rows[twin[0].strip("`")]
     return "\n".join(
         [
-            *_key_table(DatasetDescription),
+            *_table(_KEY_HEADERS, list(rows.values())),
             "",
             "A part of `train.label.parts` has these keys:",
             "",
@@ -90,13 +113,13 @@ def dataset_part() -> str:
 
 
 def augmentation_part() -> str:
-    """Every preset written out, then every transform with its arguments."""
+    """Every preset written out, then the name of every transform; messages list the arguments of one."""
     lines: list[str] = []
     for name, transforms in PRESETS.items():
         items = [f"  - {_flow(item)}" for item in transforms]
         lines += [f"`{name}`:", "", "```yaml", "\n".join(["augment:", *items]) if items else "augment: []", "```", ""]
-    rows = [[f"`{name}`", " ".join(f"`{key}`" for key in keys)] for name, keys in argument_names().items()]
-    return "\n".join([*lines, *_table(["transform", "arguments"], rows)])
+    names = " ".join(f"`{name}`" for name in argument_names())
+    return "\n".join([*lines, "The transforms:", "", names])
 
 
 def _flow(transform: Any) -> str:
@@ -106,23 +129,32 @@ def _flow(transform: Any) -> str:
 
 
 def commands_part() -> str:
-    """Every command: its job, its own options, one example; the options they share once, at the end."""
+    """Every command: its job, its own options, one example; at the end, once, the options that commands share."""
     commands = _commands(build_parser())
-    lines: list[str] = []
-    shared: list[str] = []
+    users: dict[tuple[str, str], list[str]] = {}
     for name, command in commands.items():
-        own, common = _split_options(command)
+        for action in filter(lambda action: action.option_strings, _split_options(command)[0]):
+            users.setdefault((_spelling(action), _help(action)), []).append(name)
+    lines: list[str] = []
+    common: list[argparse.Action] = []
+    for name, command in commands.items():
+        options, common = _split_options(command)
+        own = [action for action in options if len(users.get((_spelling(action), _help(action)), [])) < 2]
+        shared = [f"`{action.option_strings[-1]}`" for action in options if action not in own]
         lines += [f"## ens {name}", "", command.description or "", ""]
         lines += [*_option_table(own), ""] if own else []
+        lines += (
+            [f"And, [as in other commands](#options-of-several-commands): {' '.join(shared)}", ""] if shared else []
+        )
         lines += ["```sh", (command.epilog or "").removeprefix("example:\n").strip(), "```", ""]
-        shared = _option_table(common)
-    return "\n".join(
-        [*lines, "## Options of every command", "", "They may stand before or after the verb.", "", *shared]
-    )
+    rows = [[f"`{option}`", " ".join(names), meaning] for (option, meaning), names in users.items() if len(names) > 1]
+    lines += ["## Options of several commands", "", *_table(["option", "commands", "meaning"], rows), ""]
+    lines += ["## Options of every command", "", "They may stand before or after the verb.", "", *_option_table(common)]
+    return "\n".join(lines)
 
 
 def api_part() -> str:
-    """Every public name: functions with their arguments, then what they give back, then the words of the annotations."""
+    """Every public name: functions with their arguments, what they give back, the words of the annotations."""
     values = {name: getattr(ensemble, name) for name in ensemble.__all__ if name != "__version__"}
     functions = {name: value for name, value in values.items() if not isinstance(value, type)}
     classes = {name: value for name, value in values.items() if isinstance(value, type)}
@@ -219,16 +251,29 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def _key_table(schema: type[BaseModel]) -> list[str]:
-    rows = [
-        [f"`{key}`", allowed_text(_annotation(field)), _default(schema, key, field), field.description or ""]
+    return _table(_KEY_HEADERS, _key_rows(schema))
+
+
+def _key_rows(schema: type[BaseModel]) -> list[list[str]]:
+    return [
+        [f"`{key}`", _allowed(field), _default(schema, key, field), field.description or ""]
         for key, field in leaf_keys(schema).items()
     ]
-    return _table(["key", "allowed", "default", "meaning"], rows)
 
 
-def _annotation(field: FieldInfo) -> Any:
-    """A field's annotation with its limits, which pydantic keeps apart."""
-    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+def _allowed(field: FieldInfo) -> str:
+    """What messages say of a field's values, in the short form of a table: `number > 0, <= 1`.
+
+    That null is allowed is left out: the default `none` says it.
+    """
+    annotation: Any = field.annotation
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = Union[tuple(member for member in get_args(annotation) if member is not NoneType)]  # noqa: UP007
+    # its limits, which pydantic keeps apart
+    text = allowed_text(Annotated[annotation, *field.metadata] if field.metadata else annotation)
+    for words, short in _SHORT.items():
+        text = text.replace(words, short)
+    return text
 
 
 def _default(schema: type[BaseModel], key: str, field: FieldInfo) -> str:

@@ -109,7 +109,7 @@ def _schemes() -> str:
                 parts.append(_cell(150 + row * _STEP + pair, top, int(fold), f"row {row}"))
             top += _STEP
         top += 12
-    return _svg(150 + 16 * _STEP + 12, top + 32, [*parts, *_legend(150, top + 12, 4, "only trained on")])
+    return _svg(150 + 16 * _STEP + 12, top + 32, [*parts, *_legend(112, top + 16, 4, "only trained on")])
 
 
 def _duplicates() -> str:
@@ -121,7 +121,7 @@ def _duplicates() -> str:
     apart = _folds(labels, groups, FoldsPart(k=2))
     together = _folds(labels, groups, FoldsPart(k=2, keep_together="duplicates", rare="allow"), clusters=clusters)
     parts = []
-    lines = ((56, "keep_together: none", apart), (136, "keep_together: duplicates", together))
+    lines = ((34, "keep_together: none", apart), (116, "keep_together: duplicates", together))
     for top, name, folds in lines:
         parts.append(_text(12, top - 10, name, bold=True))
         for row, fold in enumerate(folds[:, 0]):
@@ -130,7 +130,7 @@ def _duplicates() -> str:
         curve = f"M {start} {low} C {start} {low + 22}, {end} {low + 22}, {end} {low}"
         parts.append(f'<path d="{curve}" fill="none" stroke="#333333" stroke-width="1.5"/>')
         parts.append(_text(end + 12, low + 16, "the same picture"))
-    return _svg(450, 216, [*parts, *_legend(12, 198, 2)])
+    return _svg(450, 208, [*parts, *_legend(12, 192, 2)])
 
 
 def _left(row: int) -> int:

@@ -85,13 +85,13 @@ class LabelSpec(Frozen):
     kind: Literal["name", "index"] = "name"
     """Whether the value is a class name, or its position in `classes`, from 0."""
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """For a `value` that names several classes: what stands between them, such as `" "` or `";"`. Each row then has a
-    set of classes: see docs/multilabel.md."""
+    """For a `value` that names several classes: what stands between them, such as `" "` or `";"`:
+    docs/multilabel.md."""
     empty: list[str] | None = None
     """With `separator`: values that mean no class at all, such as `[No Finding]`; left out: the empty cell."""
     columns: Literal["one-hot", "multi-hot"] | None = None
-    """A column for each class, by its name. `one-hot`: a 1 in one of them and 0 in the others; `multi-hot`: a 1 in any
-    number of them, so that each row has a set of classes."""
+    """A column for each class, by its name. `one-hot`: a 1 in one of them; `multi-hot`: a 1 in any number of them, so
+    that each row has a set of classes."""
     parts: Annotated[list[PartSpec], Field(min_length=1)] | None = None
     """Parts that compose the class: its index counts through the last part first, as 6·mask + 3·gender + age does."""
 
@@ -138,8 +138,8 @@ class FieldsSpec(Frozen):
     value: Template
     """Template of what is taken apart, such as `{file.stem}`."""
     pattern: Template
-    """How it is put together, as `{breed}_{number}`: each field becomes a column. An earlier field takes as much as
-    it can: of `Egyptian_Mau_12` the breed is `Egyptian_Mau`."""
+    """How it is composed, as `{breed}_{number}`: each field becomes a column, an earlier one as long as possible: of
+    `Egyptian_Mau_12` the breed is `Egyptian_Mau`."""
 
     @model_validator(mode="after")
     def _names_fields(self) -> FieldsSpec:
@@ -153,11 +153,11 @@ class BoxSpec(Frozen):
     """The part of each image that is used; the rest is cut off."""
 
     columns: Annotated[list[ColumnName], Field(min_length=4, max_length=4)]
-    """Names of the four columns, in pixels."""
+    """The four columns, in pixels."""
     format: Literal["xyxy", "xywh"] = "xyxy"
     """`xyxy`: left, top, right, bottom; `xywh`: left, top, width, height."""
     margin: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """What is kept around the box on every side, as a share of its width and height."""
+    """Margin kept around the box, as a share of its width and height."""
 
 
 class RowsSpec(Frozen):
@@ -166,16 +166,16 @@ class RowsSpec(Frozen):
     table: InnerPath | None = None
     """Path of a CSV file below the dataset's folder. Read as text: `NA`, `001` and `1e5` stay as they are."""
     files: PatternTemplate | None = None
-    """One row for each image file here, in natural order: `train/*/*`; with a table, for each file of each of its rows:
-    `images/{path}/*`. Adds the columns `{file.path}`, `{file.name}`, `{file.stem}` and `{file.folder}`. Hidden files
-    and what is no image by its name are passed over."""
+    """One row for each image file: `train/*/*`; with a table, for each file of each of its rows: `images/{path}/*`.
+    Adds the columns `{file.path}`, `{file.name}`, `{file.stem}` and `{file.folder}`. Hidden files and files without an
+    image's extension are skipped."""
     fields: FieldsSpec | None = None
     """More columns, taken out of a name."""
     id: Template
     """Template of the row's id, unique in the table."""
     image: PatternTemplate | None = None
-    """Template of the image's path below the dataset's folder; `images/{id}.*` finds whichever extension there is.
-    Left out where `files` names them."""
+    """Template of the image's path below the dataset's folder; `images/{id}.*` finds the extension. Left out with
+    `files`."""
     box: BoxSpec | None = None
     """Columns of a box to crop to."""
 
@@ -196,7 +196,7 @@ class TrainOnlySpec(Frozen):
     """Rows that are in every training part, and never validated."""
 
     column: ColumnName
-    """The column that tells."""
+    """The column that decides."""
     values: Annotated[list[str], Field(min_length=1)]
     """Its values in rows that are for training only."""
 
@@ -209,7 +209,7 @@ class TrainRowsSpec(RowsSpec):
     group: Template | None = None
     """Template of what must stay on one side of a split, such as the person photographed."""
     group_unknown: list[str] = Field(default_factory=lambda: [""])
-    """Values of `group` that mean that nobody knows: each such row is a group of its own."""
+    """Values of `group` that mean unknown: each such row is a group of its own."""
     train_only: TrainOnlySpec | None = None
     """Rows to train on but never to validate on, such as those of another year."""
     fold_column: ColumnName | None = None
@@ -226,8 +226,8 @@ class SubmissionSpec(Frozen):
     label: ColumnName = "label"
     """Name of the answer's column, for `index`, `name`, and `probability_of`."""
     value: Literal["index", "name", "probability", "binary"] = "name"
-    """What is asked for: the class's position from 0, its name, or one probability column a class; of rows with sets
-    of classes all positions or names in one cell, or, as `binary`, a column of 0 or 1 for each class."""
+    """What is asked for: the class's position from 0, its name, or a probability column per class; for rows with sets
+    of classes all positions or names in one cell, or, as `binary`, a column of 0 or 1 per class."""
     separator: str | None = None
     """For rows with sets of classes: what stands between them in one cell; left out: as in the label, else a blank."""
     empty: str | None = None
@@ -251,7 +251,7 @@ class DatasetDescription(Frozen):
     description: str = ""
     """One sentence."""
     embedded: Literal["digits"] | None = None
-    """A dataset that comes with a library: drawn into the cache when first used, needs no path."""
+    """A dataset that comes with a library: written into the cache when first used, needs no path."""
     classes: ClassNames | Literal["found", "parts"]
     """Class names; their order is the order of the probability columns. `found`: the training rows' labels in natural
     order, written into each run; `parts`: every combination of `train.label.parts`, the last part changing fastest."""

@@ -25,39 +25,35 @@ class DataPart(Frozen):
     name: Annotated[str, Field(min_length=1)]
     """Name of the dataset's description. `data: digits` is short for `data: {name: digits}`."""
     bad_images: Literal["error", "drop"] = "error"
-    """What to do about images that are missing or can't be decoded whole: `error` lists them and stops; `drop` leaves
-    training rows out (the fold plan stays as it is), and gives test rows the class shares of the training rows; both
-    are recorded."""
+    """Images that are missing or can't be decoded whole: `error` lists them and stops; `drop` leaves training rows out
+    (the fold plan stays), and gives test rows the class shares of the training rows; both are recorded."""
     cache: Literal["auto", "decoded", "encoded", "none"] = "auto"
-    """How images are kept in `outputs/cache`: `decoded` pixels, `encoded` as their files' bytes, `none`: the files are
-    read again each time; `auto` takes the first of these that leaves half of the free disk. Changes no result."""
+    """How images are kept in `outputs/cache`: decoded pixels, their files' bytes (`encoded`), or not at all; `auto`
+    takes the first of these that leaves half of the free disk. Changes no result."""
     bins: dict[str, Bounds] = Field(default_factory=dict)
-    """Other bounds for parts of composed labels, for training rows alone: `{age: [30, 58]}`. Validation rows keep the
-    description's."""
+    """Other bounds for parts of composed labels, for training rows alone: `{age: [30, 58]}`."""
 
 
 class FoldsPart(Frozen):
     """The fold plan. Recipes with the same dataset and the same values here share one plan, and can be blended."""
 
     k: Annotated[int, Field(ge=2, le=100)] = 5
-    """Number of folds. Each is a model; cost grows with k, and so does the share of rows each model sees: (k-1)/k.
-    Without effect for `column` and `holdout`."""
+    """Number of folds, each a model that sees (k-1)/k of the rows. Without effect for `column` and `holdout`."""
     scheme: FoldScheme = "auto"
     """`stratified` keeps class shares equal; `group` keeps a group's rows on one side; `stratified-group` does both;
     `multilabel-stratified` keeps the shares of every class of a set, or of every part of a composed label, equal, and
-    groups on one side if there are any; `column` takes the folds that the dataset's table gives; `holdout` validates
-    one share of the rows, once; `auto`: `column` if the dataset names a fold column, else `multilabel-stratified` if
-    rows have sets of classes, else `stratified-group` if it names groups, else `stratified`."""
+    groups on one side; `column` takes the table's folds; `holdout` validates one share of the rows, once; `auto`:
+    docs/folds.md."""
     seed: Seed = 0
     """Seed of the plan alone, so that models with other training seeds share the plan."""
     repeats: Annotated[int, Field(ge=1, le=20)] = 1
-    """How often all rows are split anew, each time with k models; out-of-fold probabilities are averaged over them."""
+    """How often all rows are split anew, each time with k models; out-of-fold probabilities are averaged."""
     holdout: Annotated[float, Field(ge=0.01, le=0.9)] = 0.2
     """Share of the rows that `holdout` validates."""
     keep_together: Literal["none", "duplicates"] = "none"
-    """`duplicates`: images that are the same, or nearly, become one group, joined with the dataset's own groups."""
+    """`duplicates`: images that are the same, or nearly, become one group, joined with the dataset's groups."""
     near_distance: Annotated[int, Field(ge=0, le=12)] = 4
-    """How many of 64 bits may differ between the perceptual hashes of two images that are nearly the same."""
+    """How many of 64 bits may differ between the perceptual hashes of nearly the same images."""
     rare: Literal["refuse", "allow"] = "refuse"
     """A class with fewer rows, or groups, than folds: `refuse` to make a plan, or `allow` folds that do not validate
     it, with a warning."""
@@ -78,10 +74,10 @@ class ImagePart(Frozen):
     """Side in pixels of the square the network sees. `auto`: what the dataset's description recommends, else 224."""
     cache_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] = "auto"
     """Side in pixels at which images are kept, at least `size`. `auto`: `size`, or 8/7 of it (256 for 224) where
-    `augment` crops and does not pad. Validation and test images are resized to `size`, nothing cut off."""
+    `augment` crops and does not pad."""
     keep_aspect: bool = False
-    """`false`: images are kept as squares; `true`: their shorter side is kept at `cache_size`, and their aspect too,
-    up to eight times as long as wide, for augmentations that crop."""
+    """`false`: images are kept as squares; `true`: with their shorter side at `cache_size`, up to eight times as long
+    as wide, for augmentations that crop."""
     mean: Channel | None = None
     """Mean per channel, of values in 0..1; left out: the dataset's, else ImageNet's."""
     std: Channel | None = None
@@ -100,15 +96,15 @@ class SamplingPart(Frozen):
     kind: Literal["plain", "balanced", "weighted", "oversample"] = "plain"
     """`plain`: each row once; `balanced`: equally many rows of each class; `weighted`: rows as often as their class's
     weight says; `oversample`: rows of rare classes repeated until `ratio` is reached. The first three draw as many rows
-    as there are, in whole; what is repeated within an epoch is augmented anew."""
+    as there are."""
     weights: Annotated[dict[str, PositiveFloat], Field(min_length=1)] | None = None
-    """For `weighted`: class name to how often its rows are drawn, against 1 for the classes left out."""
+    """For `weighted`: class name to how often its rows are drawn, 1 for the classes left out."""
     ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """For `oversample`: least share of a class's rows against those of the largest class; 1 makes all equal."""
 
     share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    """Share of a fold's training rows that is used at all, of each class alike and at least one; the same in every
-    epoch. For a quick look, or to see what more data would bring."""
+    """Share of a fold's training rows that is used, of each class alike and at least one; the same in every epoch. For
+    a quick look, or to see what more data would bring."""
 
     @model_validator(mode="after")
     def _weights_are_for_weighted(self) -> SamplingPart:
@@ -122,48 +118,43 @@ class ModelPart(Frozen):
     """The network, built afresh for every fold."""
 
     name: Annotated[str, Field(min_length=1)]
-    """Any timm model name, such as `resnet50` or `convnext_tiny.fb_in22k`, or `module:function`, a function of your own
-    that makes a network: docs/models.md."""
+    """Any timm model name, such as `resnet50` or `convnext_tiny.fb_in22k`, or `module:function`, your own:
+    docs/models.md."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """More arguments for the function that makes the network, timm's or your own: `{width: 64}`. Empty by default,
-    since what matters for most networks has a key of its own. `null` takes one away that an extended recipe gives."""
+    """More arguments for the function that makes the network: `{width: 64}`. Empty by default, since what matters for
+    most networks has a key of its own. `null` removes one of an extended recipe."""
     pretrained: bool | Literal["auto"] | WeightsFile = "auto"
     """`true`: weights are required; `false`: from scratch; `auto`: weights if they are cached or can be had, else from
-    scratch with one warning; decided once, before any fold starts, and recorded. Or a file of weights, beside the
-    recipe. `auto` by default: pretrained weights are nearly always better, and a machine without a network can still
-    train."""
+    scratch with one warning; or a file of weights, beside the recipe. `auto` by default: pretrained weights are nearly
+    always better, and a machine without internet can still train."""
     channels: Literal[1, 3] = 3
-    """What the network sees: `3` colours, or `1`, the mean of the three normalised colours, for images without colour;
-    pretrained first layers are adapted by summing theirs. 3 by default, as pretrained networks are made; 1 saves little
-    time, and is for networks and data where colour would only be noise."""
+    """What the network sees: `3` colours, as pretrained networks do, or `1`, the mean of the three normalised colours.
+    1 saves little time, and is for data where colour would only be noise."""
     heads: Literal["one", "parts"] = "one"
     """`one`: a score for each class; `parts`: a head for each part of a composed label, whose probabilities are
-    multiplied. `one` by default: it assumes nothing. `parts` shares what classes have in common, which helps where some
-    combinations are rare."""
+    multiplied. `one` by default: it assumes nothing. `parts` helps where some combinations are rare."""
     pool: Literal["avg", "max", "avgmax", "catavgmax", "token", "map"] | None = None
-    """How the last feature map becomes one vector; left out: as the network was designed and pretrained. What a network
-    can't do is refused."""
+    """How the last feature map becomes one vector; left out: as the network was designed."""
     drop_rate: Fraction = 0.0
-    """Dropout before the classifier. None by default: stronger augmentation is usually the better cure of
-    overfitting."""
+    """Dropout before the classifier. None by default: stronger augmentation is usually better against overfitting."""
     drop_path_rate: Fraction = 0.0
-    """Stochastic depth: how often a block is skipped in training, for networks that have it. None by default; 0.1 to
-    0.3 suits transformers and ConvNeXts trained for long."""
+    """Stochastic depth: how often a block is skipped in training. None by default; 0.1 to 0.3 suits transformers and
+    ConvNeXts trained for long."""
     freeze: Literal["none", "backbone"] = "none"
-    """`none`: all weights are trained (fine-tuning); `backbone`: those of the classifier alone (feature extraction), or
-    first, with `freeze_epochs`. `none` by default: given a low rate, tuning everything wins on all but tiny data."""
+    """`none`: all weights are trained (fine-tuning); `backbone`: the classifier alone (feature extraction), or first,
+    with `freeze_epochs`. `none` by default: at a low rate, tuning everything wins on all but tiny data."""
     freeze_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """For `freeze: backbone`: epochs until the backbone is trained too; left out: never. A few let the new classifier
-    settle before its random gradients reach pretrained weights."""
+    settle before its gradients reach pretrained weights."""
     unfreeze: Literal["all", "gradual"] = "all"
     """After `freeze_epochs`: `all` of the backbone at once, or `gradual`: one more stage, from the top down, after each
     so many epochs. `all` by default: with a warm-up or `layer_decay`, gradual is rarely better."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learning rate of a layer against that of the layer above it. 1 by default, the same for all; 0.65 to 0.9 keeps
-    the general first layers of pretrained transformers while the last ones learn."""
+    """Learning rate of a layer against that of the layer above it. 1 by default; 0.65 to 0.9 protects the general first
+    layers of pretrained transformers."""
     head_lr: PositiveFloat = 1.0
-    """Learning rate of the classifier against that of the rest. 1 by default; 3 to 10 where a pretrained backbone needs
-    a low rate, which a new classifier does not."""
+    """Learning rate of the classifier against that of the rest. 1 by default; 3 to 10 where only the pretrained
+    backbone needs a low rate."""
 
     @model_validator(mode="after")
     def _freezing_fits(self) -> ModelPart:
@@ -185,8 +176,8 @@ class LossPart(Frozen):
 
     name: LossName | CodeName = "cross-entropy"
     """`cross-entropy`: softmax cross-entropy; `focal`: the same with rows that are right already counting less;
-    `soft-f1`: one minus the macro F1 of probabilities; `bce`: a yes or no for each class, and what is taken where rows
-    have sets of classes and no loss is named; `module:function`: one's own."""
+    `soft-f1`: one minus the macro F1 of probabilities; `bce`: a yes or no for each class, the default where rows have
+    sets of classes; `module:function`: your own."""
     plus: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Losses added to it, each times its weight: `{soft-f1: 0.3}`."""
     label_smoothing: Fraction = 0.0
@@ -194,14 +185,14 @@ class LossPart(Frozen):
     gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
     """For `focal`: how much less right rows count; 0 is cross-entropy."""
     weights: Literal["none", "balanced", "effective"] | ClassWeights = "none"
-    """What a class counts, for `cross-entropy`, `focal` and `bce`: `balanced` against its rows; `effective` against
-    its effective number of rows, which `beta` says; or class name to weight, against 1 for those left out. Counted in
-    the fold's own training rows, and scaled so that the mean over them is 1."""
+    """Weight of a class, for `cross-entropy`, `focal` and `bce`: `balanced`: inverse to its rows; `effective`: inverse
+    to its effective number of rows, by `beta`; or class name to weight, 1 for those left out. Counted in the fold's
+    training rows, and scaled to a mean of 1 over them."""
     beta: Fraction = 0.999
     """For `weights: effective`: towards 0 all classes count the same, towards 1 as `balanced`."""
     positive_weight: PositiveFloat | Literal["balanced"] = 1.0
-    """For `bce`: what a class's own rows count against those without it; `balanced`: as many times as there are
-    more of these."""
+    """For `bce`: weight of a class's rows against those without it; `balanced`: as many times as there are more of
+    these."""
 
     @property
     def terms(self) -> dict[str, float]:
@@ -224,18 +215,18 @@ class MixPart(Frozen):
     `{kind: both}`. Every row draws a share of its own."""
 
     kind: Literal["none", "mixup", "cutmix", "both"] = "none"
-    """`mixup`: both images shine through each other; `cutmix`: a rectangle is taken from the other image; `both`: each
-    row draws one of the two."""
+    """`mixup`: the two images are blended; `cutmix`: a rectangle is taken from the other image; `both`: each row draws
+    one of the two."""
     mixup_alpha: PositiveFloat = 0.2
     """The share of the row itself is drawn from Beta(alpha, alpha): small values mix little, 1 evenly."""
     cutmix_alpha: PositiveFloat = 1.0
     """The same for the area that stays."""
     probability: Share = 1.0
-    """How likely a row is mixed at all."""
+    """Probability that a row is mixed."""
     switch_probability: Share = 0.5
-    """For `both`: how likely it is by cutmix."""
+    """For `both`: probability of cutmix."""
     last_epochs_off: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """So many epochs at the end see rows as they are."""
+    """Number of last epochs without mixing."""
 
 
 Optimizer = Literal["adamw", "adam", "sgd", "nadam", "radam", "rmsprop", "lion", "lamb", "adan", "adopt", "muon"]
@@ -249,27 +240,27 @@ class TrainPart(Frozen):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Rows per batch, and per optimiser step unless `accumulate` says otherwise."""
     drop_last: bool = False
-    """Leave out the last batch of a training epoch where it is not full. Kept, a single last row joins the batch
-    before. Validation and test rows are always all predicted."""
+    """Leave out the last batch of a training epoch if it is not full. Kept, a single last row joins the batch
+    before."""
     accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Batches per optimiser step: gradients are those of the mean loss over all their rows."""
+    """Batches per optimiser step: gradients of the mean loss over all their rows."""
     optimizer: Optimizer = "adamw"
-    """`sgd` is with Nesterov momentum. `adam`, `nadam`, `radam`, `rmsprop` and `sgd` decay weights through the
-    gradient, the others apart from it. Some want other rates than `adamw`: docs/training-loop.md."""
+    """`sgd` has Nesterov momentum. `adam`, `nadam`, `radam`, `rmsprop` and `sgd` decay weights through the gradient,
+    the others apart from it. Rates to try: docs/training-loop.md."""
     lr: PositiveFloat = 1e-3
     """Highest learning rate of the schedule."""
     momentum: Fraction | None = None
     """Of `sgd`, `rmsprop` and `muon`; left out: 0.9."""
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=3)] | None = None
-    """Decay rates of the optimiser's running means; three for `adan`, none for `sgd` and `rmsprop`; left out: the
+    """Decay rates of the optimiser's running means: three for `adan`, none for `sgd` and `rmsprop`; left out: the
     optimiser's own."""
     eps: PositiveFloat | None = None
     """What the optimiser adds to a denominator; none for `sgd` and `lion`; left out: the optimiser's own."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
-    """Weight decay; spared are biases, normalisation weights, and what the network itself names, such as position
+    """Weight decay, of all but biases, normalisation weights, and what the network names, such as position
     embeddings."""
     schedule: Literal["cosine", "linear", "step", "plateau", "one-cycle", "constant"] = "cosine"
-    """How the rate goes after the warm-up: `cosine` and `linear` fall to `final_lr`; `step` falls by `step_factor`
+    """How the rate changes after the warm-up: `cosine` and `linear` fall to `final_lr`; `step` falls by `step_factor`
     every `step_epochs`, `plateau` when the training loss has stopped falling; `one-cycle` rises for a quarter, then
     falls, and takes no other warm-up."""
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -277,9 +268,9 @@ class TrainPart(Frozen):
     step_epochs: PositiveFloat = 10.0
     """Epochs between two falls of `step`; may be a fraction."""
     step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """What a fall of `step` or `plateau` multiplies the rate by."""
+    """Factor of a fall of `step` or `plateau`."""
     plateau_epochs: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Epochs without a lower training loss that `plateau` puts up with. It never looks at the validation fold."""
+    """Epochs without a lower training loss before `plateau` lowers the rate."""
     warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Epochs of linear rise before the schedule; may be a fraction."""
     warmup_steps: Annotated[int, Field(ge=1)] | None = None
@@ -287,33 +278,33 @@ class TrainPart(Frozen):
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; left out: not clipped."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of a moving average of the weights, such as 0.999, taken after every step; the average is then what is
-    validated, saved and predicted with. Left out: none."""
+    """Decay of a moving average of the weights, such as 0.999; the average is what is validated, saved and predicted
+    with."""
     swa_epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """How many of the last epochs' weights to average, in the same role. Wants a rate that stays up: see `final_lr`."""
+    """How many of the last epochs' weights to average, likewise. Needs a rate that stays up: see `final_lr`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on a GPU that computes in it, else fp32; decided when the run starts, and recorded. `fp16` scales
-    the loss, and needs a GPU."""
+    """`auto`: bf16 on a GPU that supports it, else fp32; decided when the run starts. `fp16` scales the loss, and needs
+    a GPU."""
     channels_last: bool = True
-    """Keep colours innermost in memory, as convolutions are fastest on most devices."""
+    """Keep channels last in memory, fastest for convolutions on most devices."""
     compile: bool = False
-    """Compile the network with `torch.compile` for training: a slow start, then faster steps on large networks."""
+    """Compile the network with `torch.compile`: a slow start, then faster steps on large networks."""
     select: Literal["last", "best", "inner"] = "last"
-    """Which epoch's weights are taken. `last` looks at no score, so the out-of-fold score stays honest. `best`: the one
-    with the best `metric` on the fold's own validation rows; the run is then marked `optimistic` wherever its score is
-    shown. `inner`: the best on a share of the training rows kept apart for that, so the score stays honest."""
+    """Which epoch's weights are taken. `last` looks at no score. `best`: by `metric` on the fold's own validation rows;
+    the run is then marked `optimistic`. `inner`: by a share of the training rows kept apart. With `last` and `inner`
+    the out-of-fold score stays honest."""
     inner_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """With `select: inner`, the share of the fold's training rows that are not trained on but decide; groups stay
-    together, classes keep their shares."""
+    """With `select: inner`, the share of the fold's training rows that is kept apart; groups stay together, classes
+    keep their shares."""
     patience: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Stop after this many epochs in a row without a better one, by the rows that `select` looks at; so not with
-    `select: last`. Left out: all epochs."""
+    """Stop after this many epochs in a row without a better one, by the rows that `select` looks at; not with `select:
+    last`."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
     """Save the state of the training every so many optimiser steps, besides at the end of each epoch. Changes no
     result."""
     deterministic: bool = False
-    """Use only operations of CUDA that give the same bits each time, so that a run that was stopped ends in the same
-    bytes as one that was not; slower. On a CPU this is so in any case."""
+    """Use only CUDA operations that give the same bits each time, so that a resumed run ends in the same bytes; slower.
+    On a CPU this is always so."""
 
     @model_validator(mode="after")
     def _patience_has_something_to_look_at(self) -> TrainPart:
@@ -363,16 +354,16 @@ class TtaPart(Frozen):
 
     views: Annotated[PolicyName | list[Any], AfterValidator(checked_views)] = "none"
     """A policy: `hflip` 2 views, `flips` 4 (mirrored both ways), `d4` 8 (mirrored and turned by right angles),
-    `rotations` 4, `scales` 3, `fivecrop` 5, `faces` 4; `auto` takes the one that the out-of-fold rows speak for. Or a
-    list of ttach's transforms such as `[HorizontalFlip, {Scale: {scales: [1.2]}}]`: docs/prediction.md. `tta: d4` is
-    short for `{views: d4}`."""
+    `rotations` 4, `scales` 3, `fivecrop` 5, `faces` 4; `auto`: the best on out-of-fold rows. Or a list of ttach's
+    transforms such as `[HorizontalFlip, {Scale: {scales: [1.2]}}]`: docs/prediction.md. `tta: d4` is short for `{views:
+    d4}`."""
     merge: Literal["mean", "gmean", "power"] = "mean"
-    """What the probabilities of a row's views become: their mean, their geometric mean, or the mean of `power`."""
+    """What the probabilities of a row's views become: their mean, geometric mean, or power mean."""
     power: Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)] = 0.5
-    """Of `merge: power`: below 1 it mistrusts views that stand alone, above 1 it trusts them."""
+    """Of `merge: power`: below 1, a single confident view counts less; above 1, more."""
     weights: Literal["equal", "learned"] = "equal"
-    """`learned`: weights of the views, from out-of-fold rows, taken where they beat equal ones on rows that they were
-    not learned from."""
+    """`learned`: weights of the views, from out-of-fold rows, if they beat equal ones on rows that they were not
+    learned from."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> TtaPart:

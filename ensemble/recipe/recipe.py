@@ -37,18 +37,18 @@ class SearchDimension(Frozen):
     """The values a search may give one key: `{low, high, log, step}`, or a list of choices."""
 
     low: float | int | None = None
-    """Smallest value. Both ends whole numbers: only whole numbers are tried."""
+    """Smallest value. If both ends are whole numbers, only whole numbers are tried."""
     high: float | int | None = None
     """Largest value, included."""
     log: bool = False
-    """Search the exponent evenly, as learning rates want."""
+    """Search on a logarithmic scale, as suits learning rates."""
     step: float | int | None = None
     """Distance between the values tried."""
     choices: Annotated[list[Any], Field(min_length=1)] | None = None
     """The values themselves; `key: [a, b]` is short for `key: {choices: [a, b]}`."""
     when: dict[str, Any] | None = None
     """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
-    key is as if nobody had written it, whatever the recipe says."""
+    key is left out, whatever the recipe says."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,8 +143,8 @@ class Recipe(Frozen):
     image: ImagePart = ImagePart()
     """Size and normalisation."""
     augment: Annotated[list[Any] | PresetName, AfterValidator(checked_transforms)] = "none"
-    """Random changes to training images; never to validation or test images. A preset, or a list of albumentations
-    transforms such as `[{HorizontalFlip: {p: 0.5}}]`: docs/augmentation.md."""
+    """Random changes to training images, never to others: a preset, or a list of albumentations transforms such as
+    `[{HorizontalFlip: {p: 0.5}}]`: docs/augmentation.md."""
     sampling: Annotated[SamplingPart, _from_short("kind", str)] = SamplingPart()
     """Which training rows an epoch draws, and how often. `sampling: balanced` is short for `{kind: balanced}`."""
     model: ModelPart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from html import escape
 
@@ -12,6 +13,9 @@ _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 180, 130, 22, 40
 _HEIGHT, _BOTTOM = 260, 40
 _BLUE, _GREY, _PALE = "#3465a4", "#555753", "#babdb6"
 _LONGEST = 26  # characters of a name: what fits left of the bars at 12 points
+_CHARACTER = 6.8  # pixels that a character of a name takes at 12 points in a wide font, DejaVu Sans
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def bars(title: str, names: Sequence[str], counts: Sequence[int]) -> str:
@@ -67,7 +71,8 @@ def frontier(
     room, height = _WIDTH - 110 - 40, 320 - _TOP - _BOTTOM
 
     def place(cost: float, value: float) -> tuple[float, float]:
-        return 110 + room * cost / right, _TOP + 10 + (height - 20) * (top - sign * value) / span
+        # 24 below the lowest point: room for its name, which stands under it
+        return 110 + room * cost / right, _TOP + 10 + (height - 34) * (top - sign * value) / span
 
     best = [(cost, value) for cost, value, is_best, _ in points if is_best]
     steps: list[tuple[float, float]] = []
@@ -84,8 +89,8 @@ def frontier(
         x, y = place(cost, value)
         label = f"<title>{escape(f'{name}: {value:.4f} at {cost:.4g} {unit}')}</title>"
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_BLUE if is_best else _PALE}">{label}</circle>')
-        if is_best:
-            parts.append(_text(x + 6, y - 6, _short(name), "start" if x < 110 + room * 0.7 else "end"))
+    dots = [(*place(cost, value), is_best, _short(name)) for cost, value, is_best, name in points]
+    parts += _names_beside(dots, steps, (110, _TOP - 10, _WIDTH - 4, _TOP + height))
     base = 320 - _BOTTOM + 16
     parts += [
         _text(104, place(0, sign * top)[1] + 4, f"{sign * top:.4f}", "end"),
@@ -96,6 +101,38 @@ def frontier(
         _text(110 + room, base, f"{right:.4g}", "middle"),
     ]
     return _svg(title, 320, parts)
+
+
+def _names_beside(
+    dots: Sequence[tuple[float, float, bool, str]], steps: Sequence[tuple[float, float]], frame: _Box
+) -> list[str]:
+    """The names of the best `dots` (x, y, best, name), each where it covers no dot, no line and no other name.
+
+    A line that rises in steps leaves room below on the right and above on the left of each point, and above on the
+    right where the next step is far. Where all are taken the name is left out: the point's tooltip has it.
+    """
+    taken: list[_Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in dots]
+    for (x1, y1), (x2, y2) in itertools.pairwise(steps):
+        taken.append((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
+    parts = []
+    for x, y, is_best, name in dots:
+        width = _CHARACTER * len(name)
+        for left, base, start, anchor in (
+            (x + 7, y + 15, x + 7, "start"),
+            (x - 7 - width, y - 7, x - 7, "end"),
+            (x + 7, y - 7, x + 7, "start"),
+        ):
+            box = (left, base - 10, left + width, base + 3)
+            is_inside = box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
+            if is_best and is_inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                parts.append(_text(start, base, name, anchor))
+                break
+    return parts
+
+
+def _overlap(first: _Box, second: _Box) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def _binned(values: npt.NDArray[np.float64], most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ET
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.report.figures import bars, histogram
+from ensemble.report.figures import bars, frontier, histogram
 
 NS = "{http://www.w3.org/2000/svg}"
 printable = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=40)
@@ -39,3 +40,22 @@ def test_a_histogram_counts_every_value_once(values: list[float]) -> None:
 def test_nothing_is_fetched_from_elsewhere() -> None:
     text = histogram("t", np.arange(9.0), "pixels") + bars("t", ["a"], [1])
     assert text.replace("http://www.w3.org/2000/svg", "").count("http") == 0
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), min_size=1, max_size=20))
+def test_names_on_a_frontier_lie_apart_and_inside_of_the_picture(pairs: list[tuple[float, float]]) -> None:
+    """A character counts as six pixels, what digits and small letters take in a usual font."""
+    best, points = -1.0, []
+    for number, (cost, score) in enumerate(sorted(pairs)):
+        points.append((cost, score, score > best, f"member {number:02d}"))
+        best = max(best, score)
+    root = ET.fromstring(frontier("t", points, "s", "accuracy", greater_is_better=True))
+    boxes = []
+    for text in root.findall(f"{NS}text"):
+        if (text.text or "").startswith("member"):
+            x, y, width = float(text.attrib["x"]), float(text.attrib["y"]), 6.0 * len(text.text or "")
+            left = x - width if text.attrib["text-anchor"] == "end" else x
+            boxes.append((left, y - 9, left + width, y + 2))
+    assert boxes and all(box[0] >= 110 and box[2] <= 720 for box in boxes)
+    for (left, top, right, bottom), other in itertools.combinations(boxes, 2):
+        assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
