@@ -183,12 +183,12 @@ class RunFolder:
 
 def unfinished_text(run: RunFolder, record: Mapping[str, Any]) -> str:
     """What to say of a run that has not all its files yet, and the command that continues it."""
-    states = [state["state"] for state in record["fold_states"]]
+    repeats = record["folds"]["repeats"]
+    states = [state for state in record["fold_states"] if state["state"] != "complete"]
+    names = ", ".join(FoldKey(state["repeat"], state["fold"]).shown(repeats) for state in states)
+    folds = f"fold {names} is not complete" if len(states) == 1 else f"folds {names} are not complete"
     words = shlex.join([*Asked(**record["asked"]).words(), "--name", run.path.name])
-    return (
-        f"{run.path}: not finished ({run.state(dict(record))}, {states.count('complete')} of {len(states)} folds "
-        f"complete); ens train {words} continues it"
-    )
+    return f"{run.path}: not finished: {folds if states else 'not merged'}; ens train {words} continues it"
 
 
 def check_run_name(name: str, option: str = "--name") -> None:
