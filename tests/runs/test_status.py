@@ -15,6 +15,7 @@ import pytest
 
 from ensemble import status
 from ensemble.core.locks import folder_lock
+from ensemble.errors import EnsError
 from tests.support import Ens
 
 
@@ -296,11 +297,18 @@ def test_a_run_that_failed_by_accident_is_proposed_again(
     assert ens("status").out.rstrip().endswith("--name tiny continues tiny")
 
 
-def test_a_fold_that_is_trained_well_after_all_forgets_why_it_failed(workspace: Path, ens: Ens) -> None:
-    assert ens("train", "--recipe", "tiny", "--engine", "inline", "--set", "train.lr=1e30").code == 3
-    path = workspace / "outputs" / "tiny" / "run.json"
-    record = json.loads(path.read_text())
-    record["fold_states"] = [{**state, "error": "full"} for state in record["fold_states"]]
-    path.write_text(json.dumps(record))
-    assert ens("train", "--recipe", "tiny", "--engine", "inline", "--set", "train.lr=1e-3", "--fresh").code == 0
+def test_a_fold_that_is_trained_well_after_all_forgets_why_it_failed(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ensemble.training.loop import FoldTraining
+
+    def fail(self: FoldTraining, done: int) -> None:
+        raise EnsError("the weights are gone; restore the file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FoldTraining, "after_step", fail)
+        assert ens("train", "--recipe", "tiny", "--engine", "inline").code == 3
+    states = status(workspace / "outputs")["runs"][0]["fold_states"]
+    assert [state["failed_by"] for state in states] == ["settings", "settings"]
+    assert ens("train", "--recipe", "tiny", "--engine", "inline").code == 0
     assert not any("failed_by" in state for state in status(workspace / "outputs")["runs"][0]["fold_states"])
