@@ -41,9 +41,8 @@ from ensemble.errors import InputError
 Kind = Literal["test", "oof"]
 Names = tuple[str, ...]
 
-_READABLE = (".npy", ".csv")
+_READABLE = (".npy", ".csv")  # the others below are refused by name: loading a pickle would run its code
 _OTHER_FORMATS = (".npz", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".feather", ".xlsx", ".joblib")
-_PATHS = ("source", "path", "original")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Adopted:
 
     source: Path
     path: Path
-    """Its `.npy`."""
     kind: Kind
     rows: int
     classes: int
@@ -96,8 +94,7 @@ class Adopted:
 
     def plain(self) -> dict[str, Any]:
         """For `--json`."""
-        paths = {key: None if path is None else str(path) for key, path in vars(self).items() if key in _PATHS}
-        return {**vars(self), **paths}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
 
 
 @check_arguments
@@ -116,27 +113,17 @@ def adopt(
 ) -> list[Adopted]:
     """Check files of predictions, or folders of them, and write each one's ids and sidecar beside it.
 
-    `multilabel`: a row may have several classes, and need not sum to 1.
-    `out` is a stem for one file, a folder for several. `labels` and `folds` make out-of-fold files, on which a blend
-    can be judged. In a folder, files with `oof` in their name are out-of-fold files, all others test files.
+    The arguments are those of `AdoptOptions`. `labels` and `folds` make out-of-fold files, on which a blend can be
+    judged. In a folder, files with `oof` in their name are out-of-fold files, all others test files.
     """
-    options = AdoptOptions(
-        ids=ids,
-        classes=classes,
-        kind=kind,
-        labels=labels,
-        folds=folds,
-        run=run,
-        out=out,
-        renormalize=renormalize,
-        multilabel=multilabel,
+    return adopt_files(
+        listed(files), AdoptOptions(ids, classes, kind, labels, folds, run, out, renormalize, multilabel)
     )
-    return adopt_files(listed(files), options)
 
 
 def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adopted]:
     """The same, from one options object, as the command line makes it."""
-    names = _read_names(options)
+    names = _read_names(options)  # first and alone: what is wrong with it, every file would suffer from
     problems: list[str] = []
     sources = _sources([Path(file) for file in files], options, problems)
     if options.run is not None and len(sources) > 1:
@@ -148,7 +135,7 @@ def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adop
     for source, target in zip(sources, targets, strict=True):
         with collected(problems):
             plans.append(_plan(source, target, names, options.run or _model_name(source)))
-    if problems:
+    if problems:  # each once: files of one folder share what is wrong with the folder
         raise InputError(*dict.fromkeys(problems))
     return [plan.write() for plan in plans]
 
@@ -159,8 +146,7 @@ class _Names:
 
     ids: Names | None
     classes: Names | None
-    truth: Truth | None
-    """Of out-of-fold rows."""
+    truth: Truth | None  # of out-of-fold rows
     renormalize: bool
     activation: Activation
 
@@ -189,131 +175,135 @@ def _read_names(options: AdoptOptions) -> _Names:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """One file that may be adopted, and where to."""
+    """One file that passed every check, and where it goes."""
 
-    foreign: _Foreign
+    source: Path
     target: ProbabilityPaths
-    predictions: Predictions
-    """With the numbers as they lie in the file: they are made when they are written, so that fifty files need not be in
-    memory at once."""
-    is_there: bool
+    predictions: Predictions  # with the numbers as they lie in the file, or fifty files would be in memory at once
+    to_renormalize: Integers  # rows that must be divided by their sum
+    is_new: bool  # whether nothing lies there yet that calls itself a probability file
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether the file can stay as it is."""
+        is_wide = self.predictions.probs.dtype.itemsize > 2
+        return self.source.suffix == ".npy" and is_wide and not self.to_renormalize.size
+
+    @property
+    def original(self) -> Path:
+        """What the file given is called once a changed one has taken its place."""
+        return self.target.npy.with_name(self.target.npy.name + ".original")
+
+    def probs(self) -> Matrix:
+        """The numbers as a probability file holds them: float16 as float32, rows divided where they must be."""
+        probs: Matrix = self.predictions.probs
+        probs = probs.astype(np.float32) if probs.dtype.itemsize == 2 else probs
+        return renormalized_rows(probs, self.to_renormalize) if self.to_renormalize.size else probs
+
+    def check(self) -> None:
+        """Refuse to write over another file; where the very probability file is there already, all is well."""
+        source, npy = self.source, self.target.npy
+        if not self.is_new:
+            self._refuse_others()
+            return
+        is_in_place = source.resolve() == npy.resolve()
+        problems = [f"{parent}: is a file, not a folder" for parent in npy.parents if parent.is_file()]
+        if npy.exists() and not is_in_place:
+            problems.append(f"{npy}: is there already; say --out to write {source} elsewhere")
+        if is_in_place and not self.is_as_stored and self.original.exists():
+            problems.append(f"{self.original}: is there already, and {source.name} would be kept so; move it away")
+        meant, ids = "".join(f"{name}\n" for name in self.predictions.ids).encode("utf-8"), self.target.ids
+        # The last line end is optional, as in any list of ids.
+        if ids.is_file() and ids.read_bytes().removesuffix(b"\n") != meant.removesuffix(b"\n"):
+            problems.append(f"{ids}: is there already, with other ids than those given; move it away, or say --out")
+        if problems:
+            raise InputError(*problems)
+
+    def _refuse_others(self) -> None:
+        """Whether the probability file that is there is the one that would be written; another one is refused."""
+        remedy = f"remove {self.target.json.name} to adopt it anew, or say --out"
+        try:
+            present = load_predictions(self.target.npy)
+        except InputError as error:
+            raise InputError(*(f"{message}; {remedy}" for message in error.messages)) from error
+        here, there = vars(present), vars(self.predictions)
+        same = {key: here[key] == there[key] for key in ("kind", "activation", "ids", "classes")}
+        same |= {key: np.array_equal(here[key], there[key]) for key in ("labels", "folds", "groups")}
+        if all(same.values()):  # numbers last, as they may be gigabytes
+            same["probabilities"] = np.array_equal(present.probs, self.probs())
+        differing = [key for key, is_same in same.items() if not is_same]
+        if differing:
+            raise InputError(f"{self.target.json}: is there already, with other {', '.join(differing)}; {remedy}")
 
     def write(self) -> Adopted:
         """Write the trio, unless it is there."""
-        probs = self.foreign.probs()
+        predictions, probs = self.predictions, self.probs()
         scores = commonest = original = None
-        if self.predictions.labels is not None:
-            scores = score_all(self.predictions.labels, probs)
-            commonest = float(np.bincount(row_numbers(self.predictions.labels)).max() / len(probs))
-        if not self.is_there:
-            original = self._keep_original()
-            sidecar = {**self.predictions.sidecar, **({"scores": scores} if scores is not None else {})}
-            save_predictions(self.target.npy.with_suffix(""), replace(self.predictions, probs=probs, sidecar=sidecar))
+        if predictions.labels is not None:
+            scores = score_all(predictions.labels, probs)
+            commonest = float(np.bincount(row_numbers(predictions.labels)).max() / len(probs))
+        if self.is_new:
+            if not self.is_as_stored and self.source.resolve() == self.target.npy.resolve():
+                original = self.original  # a second name for the old numbers, before the new ones take their place
+                try:
+                    os.link(self.target.npy, original)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(self.target.npy, original)
+            sidecar = {**predictions.sidecar, **({"scores": scores} if scores is not None else {})}
+            save_predictions(self.target.npy.with_suffix(""), replace(predictions, probs=probs, sidecar=sidecar))
         return Adopted(
-            source=self.foreign.path,
+            source=self.source,
             path=self.target.npy,
-            kind=self.predictions.kind,
-            rows=len(self.predictions.ids),
-            classes=len(self.predictions.classes),
-            run=str(self.predictions.sidecar["run"]),
-            is_new=not self.is_there,
-            renormalized=int(self.foreign.to_renormalize.size),
+            kind=predictions.kind,
+            rows=len(predictions.ids),
+            classes=len(predictions.classes),
+            run=str(predictions.sidecar["run"]),
+            is_new=self.is_new,
+            renormalized=int(self.to_renormalize.size),
             original=original,
             scores=scores,
             commonest=commonest,
         )
 
-    def _keep_original(self) -> Path | None:
-        """A second name for the file given, where the new one takes its place with other numbers."""
-        if self.foreign.is_as_stored or self.foreign.path.resolve() != self.target.npy.resolve():
-            return None
-        original = _original(self.target.npy)
-        try:
-            os.link(self.target.npy, original)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(self.target.npy, original)
-        return original
-
 
 def _plan(source: Path, target: ProbabilityPaths, names: _Names, run: str) -> _Plan:
-    """Read a file, name its rows, and check what lies where it goes."""
-    foreign = _read_foreign(source, names)
+    """Read a file, check it, name its rows, and check what lies where it goes."""
+    ids, classes, raw = _read_file(source, names)
+    rows = check_rows(raw, ids, classes, renormalize=names.renormalize, activation=names.activation)
+    if rows.problems:
+        as_sets = check_rows(raw, ids, classes, renormalize=False, activation="sigmoid").problems
+        is_softmax = names.activation == "softmax"
+        hint = "; --multilabel is for rows with several classes" if is_softmax and not as_sets else ""
+        raise InputError(*(f"{source}: {problem}{hint}" for problem in rows.problems))
     labels = folds = groups = None
     sidecar: dict[str, Any] = {"run": run}
     if names.truth is not None:
-        sets = names.activation == "sigmoid"
-        labels, folds, groups = names.truth.of(foreign.ids, foreign.classes, sets=sets)
+        labels, folds, groups = names.truth.of(ids, classes, sets=names.activation == "sigmoid")
         sidecar |= names.truth.sidecar
-    predictions = Predictions(
-        foreign.ids,
-        foreign.classes,
-        foreign.raw,
-        "test" if names.truth is None else "oof",
-        labels,
-        folds,
-        groups,
-        sidecar,
-        activation=names.activation,
-    )
-    is_there = target.json.exists() and _is_same(target, predictions, foreign)
-    problems = [] if is_there else _obstacles(source, target, foreign)
-    if problems:
-        raise InputError(*problems)
-    return _Plan(foreign, target, predictions, is_there)
-
-
-def _is_same(target: ProbabilityPaths, meant: Predictions, foreign: _Foreign) -> bool:
-    """Whether the probability file is there already; another one in its place is refused."""
-    remedy = f"remove {target.json.name} to adopt it anew, or say --out"
-    try:
-        present = load_predictions(target.npy)
-    except InputError as error:
-        raise InputError(*(f"{message}; {remedy}" for message in error.messages)) from error
-    here, there = vars(present), vars(meant)
-    same = {key: here[key] == there[key] for key in ("kind", "activation", "ids", "classes")}
-    same |= {key: np.array_equal(here[key], there[key]) for key in ("labels", "folds", "groups")}
-    if all(same.values()):
-        same["probabilities"] = np.array_equal(present.probs, foreign.probs())
-    differing = [key for key, is_same in same.items() if not is_same]
-    if differing:
-        raise InputError(f"{target.json}: is there already, with other {', '.join(differing)}; {remedy}")
-    return True
-
-
-def _obstacles(source: Path, target: ProbabilityPaths, foreign: _Foreign) -> list[str]:
-    """Files that would be written over."""
-    is_in_place = source.resolve() == target.npy.resolve()
-    problems = [f"{parent}: is a file, not a folder" for parent in target.npy.parents if parent.is_file()]
-    if target.npy.exists() and not is_in_place:
-        problems.append(f"{target.npy}: is there already; say --out to write {source} elsewhere")
-    if is_in_place and not foreign.is_as_stored and _original(source).exists():
-        problems.append(f"{_original(source)}: is there already, and {source.name} would be kept so; move it away")
-    meant = "".join(f"{name}\n" for name in foreign.ids).encode("utf-8")
-    if target.ids.is_file() and target.ids.read_bytes().removesuffix(b"\n") != meant.removesuffix(b"\n"):
-        problems.append(f"{target.ids}: is there already, with other ids than those given; move it away, or say --out")
-    return problems
+    kind: Kind = "test" if names.truth is None else "oof"
+    predictions = Predictions(ids, classes, raw, kind, labels, folds, groups, sidecar, activation=names.activation)
+    plan = _Plan(source, target, predictions, rows.to_renormalize, is_new=not target.json.exists())
+    plan.check()
+    return plan
 
 
 def _sources(given: Sequence[Path], options: AdoptOptions, problems: list[str]) -> list[Path]:
     """The files to adopt; a folder stands for what can be read in it, without the files that only name rows."""
     lists = (options.ids, options.classes, options.labels, options.folds)
     taken = {Path(path).resolve() for path in lists if path is not None}
-    sources: list[Path] = []
+    sources: list[Path] = []  # the files of folders, sorted: the order of a folder's listing is the file system's
     for path in given:
         if not path.is_dir():
             sources.append(path)
             continue
         inside = [file for file in sorted(path.iterdir()) if file.is_file() and file.resolve() not in taken]
-        problems += [
-            f"{file}: can't be read; save it again with numpy.save, or as a CSV table, and remove this one"
-            for file in inside
-            if file.suffix in _OTHER_FORMATS
-        ]
-        readable = [
-            file
-            for file in inside
-            if file.suffix in _READABLE and ("oof" in file.stem) == options.is_oof and not _was_adopted(file)
-        ]
+        remedy = "save it again with numpy.save, or as a CSV table, and remove this one"
+        problems += [f"{file}: can't be read; {remedy}" for file in inside if file.suffix in _OTHER_FORMATS]
+        readable = [file for file in inside if file.suffix in _READABLE and ("oof" in file.stem) == options.is_oof]
+        # A table whose probability file lies beside it was adopted before.
+        tables = [file for file in readable if file.suffix == ".csv"]
+        done = {file for file in tables if not ProbabilityPaths.of(file.with_suffix(".npy")).missing()}
+        readable = [file for file in readable if file not in done]
         if not readable:
             wanted = "with oof in its name" if options.is_oof else "(those with oof in their name are for --kind oof)"
             problems.append(f"{path}: holds no .npy or .csv file {wanted}")
@@ -321,11 +311,6 @@ def _sources(given: Sequence[Path], options: AdoptOptions, problems: list[str]) 
     doubled = [path for path, count in Counter(path.resolve() for path in sources).items() if count > 1]
     problems += [f"{path}: is named twice; name it once" for path in doubled]
     return sources
-
-
-def _was_adopted(path: Path) -> bool:
-    """Whether this is a table whose probability file lies beside it already."""
-    return path.suffix == ".csv" and not ProbabilityPaths.of(path.with_suffix(".npy")).missing()
 
 
 def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> list[ProbabilityPaths]:
@@ -341,9 +326,7 @@ def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> 
         if stem in first:
             problems.append(f"{first[stem]} and {source}: both would become {stem}.npy; rename one of them")
         first.setdefault(stem, source)
-    return [
-        ProbabilityPaths(*(stem.with_name(stem.name + end) for end in (".npy", ".ids.txt", ".json"))) for stem in stems
-    ]
+    return [ProbabilityPaths.of(stem.with_name(f"{stem.name}.npy")) for stem in stems]
 
 
 def _model_name(source: Path) -> str:
@@ -352,53 +335,15 @@ def _model_name(source: Path) -> str:
     return rest or source.absolute().parent.name or "adopted"
 
 
-def _original(npy: Path) -> Path:
-    return npy.with_name(npy.name + ".original")
-
-
-@dataclass(frozen=True, eq=False)
-class _Foreign:
-    """A file that passed every check, its numbers still as they lie there."""
-
-    path: Path
-    ids: Names
-    classes: Names
-    raw: Matrix
-    to_renormalize: Integers
-    """Rows that must be divided by their sum."""
-
-    @property
-    def is_as_stored(self) -> bool:
-        """Whether the file can stay as it is."""
-        return self.path.suffix == ".npy" and self.raw.dtype.itemsize > 2 and not self.to_renormalize.size
-
-    def probs(self) -> Matrix:
-        """The numbers as a probability file holds them: float16 as float32, rows divided where they must be."""
-        probs = self.raw.astype(np.float32) if self.raw.dtype.itemsize == 2 else self.raw
-        return renormalized_rows(probs, self.to_renormalize) if self.to_renormalize.size else probs
-
-
-def _read_foreign(path: Path, names: _Names) -> _Foreign:
-    """Read rows in the order of the ids, columns in that of the classes; all that is wrong is one `InputError`.
-
-    A table names its own rows and columns; then ids and classes, where given, must be the same ones in any order.
-    """
+def _read_file(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
+    """The rows' ids, the columns' classes, and the numbers, as they lie in the file."""
     if path.suffix == ".npy":
-        ids, classes, raw = _read_matrix(path, names)
-    elif path.suffix == ".csv":
-        ids, classes, raw = _read_table(path, names)
-    elif not path.exists():
+        return _read_matrix(path, names)
+    if path.suffix == ".csv":
+        return _read_table(path, names)
+    if not path.exists():
         raise InputError(f"{path}: no such file")
-    else:
-        raise InputError(f"{path}: neither .npy nor .csv; save the probabilities with numpy.save, or as a CSV table")
-    rows = check_rows(raw, ids, classes, renormalize=names.renormalize, activation=names.activation)
-    if rows.problems:
-        as_sets = check_rows(raw, ids, classes, renormalize=False, activation="sigmoid").problems
-        hint = (
-            "; --multilabel is for rows with several classes" if names.activation == "softmax" and not as_sets else ""
-        )
-        raise InputError(*(f"{path}: {problem}{hint}" for problem in rows.problems))
-    return _Foreign(path, ids, classes, raw, rows.to_renormalize)
+    raise InputError(f"{path}: neither .npy nor .csv; save the probabilities with numpy.save, or as a CSV table")
 
 
 def _read_matrix(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
@@ -434,6 +379,7 @@ def _read_table(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
     problems += [f"{path}: {problem}" for problem in class_problems(list(classes), len(classes))]
     if not classes:
         problems.append(f"{path}: one column only, {id_name!r}; it needs an id, and a column of probabilities a class")
+    # A table names its own rows and columns; ids and classes that are given as well only have to be the same ones.
     for what, own, given in (("ids", ids, names.ids), ("classes", classes, names.classes)):
         if given is not None and set(own) != set(given):
             sides = (("missing", given, set(own)), ("unknown", own, set(given)))
@@ -453,19 +399,14 @@ def _numbers(path: Path, table: TextTable, ids: Names, classes: Names) -> Floats
         cells = table.columns[name]
         try:
             matrix[:, column] = cells
-        except ValueError:
-            row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
-            problems.append(
-                f"{path}: column {name!r} holds {cells[row][:40]!r} for id {ids[row]!r}; probabilities are needed"
-            )
+        except ValueError:  # one cell at a time, to name the first that is no number
+            for row, cell in enumerate(cells):
+                try:
+                    float(cell)
+                except ValueError:
+                    what = f"{cell[:40]!r} for id {ids[row]!r}"
+                    problems.append(f"{path}: column {name!r} holds {what}; probabilities are needed")
+                    break
     if problems:
         raise InputError(*problems[:3], *([f"{path}: so do {len(problems) - 3} more columns"] if problems[3:] else []))
     return matrix
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

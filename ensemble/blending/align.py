@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from ensemble.blending.combine import Integers, Matrices, Matrix
+from ensemble.blending.combine import Integers, Matrix
 from ensemble.core.labels import Labels
 from ensemble.core.npy import release_pages
 from ensemble.core.predictions import Predictions
@@ -25,15 +24,10 @@ Order = Integers | None  # None: as it is
 Read = Callable[[Predictions], Labels | None]
 
 _MOST_BYTES = 1 << 28  # of mapped files in memory: a quarter of a gibibyte, which even a laptop has to spare
-_ORIGINS = {
-    "dataset": "of different datasets",
-    "dataset_sha256": "of different contents of the dataset",
-    "folds_sha256": "of different fold plans",
-}
-_REMEDY = {
-    "dataset": "blend members of one dataset",
-    "dataset_sha256": "train again what saw the old files",
-    "folds_sha256": "train both on one plan; out-of-fold rows of two plans can't be compared",
+_ORIGINS = {  # what differs, and what to do; of several the first is the cause of the others, so it alone is said
+    "dataset": ("datasets", "blend members of one dataset"),
+    "dataset_sha256": ("contents of the dataset", "train again what saw the old files"),
+    "folds_sha256": ("fold plans", "train both on one plan; out-of-fold rows of two plans can't be compared"),
 }
 
 
@@ -43,18 +37,13 @@ class Aligned:
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
-    names: tuple[str, ...]
-    """What each member was called by the caller."""
-    members: tuple[Predictions, ...]
-    """As loaded; their own row and class order."""
-    stack: Stack
-    """Each member's (rows, classes) in the common order."""
-    classes_agreed: bool
-    """Whether all members had their classes in one order before."""
+    names: tuple[str, ...]  # what each member was called by the caller
+    members: tuple[Predictions, ...]  # as loaded; their own row and class order
+    stack: Stack  # each member's (rows, classes) in the common order
+    classes_agreed: bool  # whether all members had their classes in one order before
     labels: Labels | None = None
     groups: Integers | None = None
-    folds: Integers | None = None
-    """(rows,), or (repeats, rows)."""
+    folds: Integers | None = None  # (rows,), or (repeats, rows)
 
 
 def align(
@@ -66,27 +55,30 @@ def align(
     sort_rows: bool = False,
     keep_order: bool = False,
 ) -> Aligned:
-    """Join members by id and class name; everything that keeps them apart is one `InputError`.
+    """Join members by id and class name, and put them in order by run and hash, unless `keep_order`.
 
-    Members are put in order by run and hash, unless `keep_order`.
     Rows keep the order all members share, else (or with `sort_rows`) they are sorted by id. Classes take the order of
     `classes` when it names the same ones, else the one all members share, else the natural one.
     """
     if not members:
         raise InputError("no probability files given; name at least one, such as outputs/*/probs.npy")
-    if not keep_order:
+    if not keep_order:  # by what is in the files: the order of arguments must not change a bit of the blend
         by_run = [(str(member.sidecar.get("run") or ""), member.npy_sha256) for member in members]
         canonical = sorted(range(len(members)), key=lambda index: (by_run[index], names[index]))
         members, names = [members[index] for index in canonical], [names[index] for index in canonical]
-    _refuse(_kind_problems(members, names, kind) + _twin_problems(members, names))
-    _refuse(_activation_problems(members, names) or _origin_problems(members, names))
+    # One kind of fault at a time: members of another dataset would also have other classes, and hide why.
+    _refuse(_kind_problems(members, names, kind))
+    _refuse(_origin_problems(members, names))
     _refuse(_name_problems(members, names))
     ids, rows = _row_orders(members, sort_rows)
-    agreed = all(member.classes == members[0].classes for member in members)
-    common = _class_order(members, classes, agreed)
-    columns = [_column_order(member.classes, common) for member in members]
+    first, agreed = members[0].classes, all(member.classes == members[0].classes for member in members)
+    if classes is not None and set(classes) == set(first):
+        common = tuple(classes)
+    else:
+        common = first if agreed else tuple(sorted(first, key=natural_key))
+    columns = [_class_order(member.classes, common) for member in members]
     stack = Stack([member.probs for member in members], rows, columns)
-    labels, groups, folds = _truth(members, names, rows, common) if kind == "oof" else (None, None, None)
+    labels, groups, folds = _truth(members, names, ids, rows, common) if kind == "oof" else (None, None, None)
     return Aligned(ids, common, tuple(names), tuple(members), stack, agreed, labels, groups, folds)
 
 
@@ -96,54 +88,40 @@ def _refuse(problems: list[str]) -> None:
 
 
 def _kind_problems(members: Sequence[Predictions], names: Sequence[str], kind: str) -> list[str]:
-    """Members that are no members: the wrong kind, or themselves a blend."""
-    problems = []
+    """Members that are no members: the wrong kind, themselves a blend, or the numbers of another one."""
+    problems, twins = [], []
+    first: dict[str, str] = {}
+    hint = "; give the probs.npy beside it; its out-of-fold rows are found by themselves" if kind == "test" else ""
     for member, name in zip(members, names, strict=True):
         if member.kind != kind:
-            hint = (
-                "give the probs.npy beside it; its out-of-fold rows are found by themselves" if kind == "test" else ""
-            )
-            problems.append(f"{name}: holds {member.kind} rows, {kind} rows are needed" + (f"; {hint}" if hint else ""))
+            problems.append(f"{name}: holds {member.kind} rows, {kind} rows are needed{hint}")
         if member.sidecar.get("blend_of") is not None:
             inner = ", ".join(map(str, member.sidecar["blend_of"]))
             problems.append(f"{name}: is itself a blend and would vote twice; name its members instead: {inner}")
-    return problems
-
-
-def _twin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
-    """Members whose numbers are the same file's."""
-    first: dict[str, str] = {}
-    problems = []
-    for member, name in zip(members, names, strict=True):
-        if member.npy_sha256 and member.npy_sha256 in first:
-            problems.append(f"{first[member.npy_sha256]} and {name}: the same predictions twice; leave one out")
+        if member.npy_sha256 and member.npy_sha256 in first:  # what was made in memory has no hash
+            twins.append(f"{first[member.npy_sha256]} and {name}: the same predictions twice; leave one out")
         first.setdefault(member.npy_sha256, name)
-    return problems
-
-
-def _activation_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
-    """Members with one class a row beside members with sets of classes."""
-    what = {"softmax": "holds one class a row (softmax)", "sigmoid": "holds a set of classes a row (sigmoid)"}
-    other = [index for index, member in enumerate(members) if member.activation != members[0].activation][:1]
-    return [
-        f"{names[0]} {what[members[0].activation]}, {names[index]} {what[members[index].activation]}; "
-        "they can't be blended: adopt or train both alike"
-        for index in other
-    ]
+    return problems + twins
 
 
 def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
-    """Members of another dataset or fold plan than the first that names one; a member that names none fits any."""
-    for key, what in _ORIGINS.items():
+    """Members of another activation than the first, of another dataset or fold plan than the first that names one."""
+    held = {"softmax": "holds one class a row (softmax)", "sigmoid": "holds a set of classes a row (sigmoid)"}
+    own = members[0].activation
+    for member, name in zip(members, names, strict=True):
+        if member.activation != own:
+            what = f"{names[0]} {held[own]}, {name} {held[member.activation]}"
+            return [f"{what}; they can't be blended: adopt or train both alike"]
+    for key, (what, remedy) in _ORIGINS.items():
         known = [
             (member.sidecar[key], name)
             for member, name in zip(members, names, strict=True)
             if member.sidecar.get(key) is not None
         ]
         problems = [
-            f"{known[0][1]} and {name}: {what} ({key} {_short(known[0][0])} and {_short(value)}); {_REMEDY[key]}"
+            f"{known[0][1]} and {name}: of different {what} ({key} {_short(known[0][0])} and {_short(value)}); {remedy}"
             for value, name in known[1:]
-            if value != known[0][0]
+            if value != known[0][0]  # a member that names none fits any: it may come from elsewhere
         ]
         if problems:
             return problems
@@ -155,70 +133,63 @@ def _short(value: str) -> str:
 
 
 def _name_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
-    """Members whose classes or ids are not those of the first."""
-    problems = []
+    """Members whose classes or ids are not those of the first: how many stand on one side only, and the first three."""
+    problems, first = [], members[0]
     for member, name in zip(members[1:], names[1:], strict=True):
-        pair = f"{names[0]} and {name}"
-        for what, here, there in (
-            ("classes", members[0].classes, member.classes),
-            ("ids", members[0].ids, member.ids),
-        ):
-            if here is not there and here != there and set(here) != set(there):
-                problems.append(f"{pair}: different {what}; {_difference(names[0], here, name, there)}")
+        for what, here, there in (("classes", first.classes, member.classes), ("ids", first.ids, member.ids)):
+            # Cheapest first: files share one tuple of ids where they can, and a set of a million takes its time.
+            if here is there or here == there:
+                continue
+            own, other = set(here), set(there)
+            sides = ((names[0], own - other), (name, other - own))
+            parts = [
+                f"{len(alone)} only in {owner} ({', '.join(map(repr, sorted(alone)[:3]))})"
+                for owner, alone in sides
+                if alone
+            ]
+            if parts:
+                problems.append(f"{names[0]} and {name}: different {what}; {', '.join(parts)}")
     return problems
-
-
-def _difference(name: str, here: Sequence[str], other_name: str, there: Sequence[str]) -> str:
-    """How many names stand on one side only, and the first of them."""
-    parts = []
-    for owner, own, other in ((name, here, set(there)), (other_name, there, set(here))):
-        alone = [name for name in own if name not in other]
-        if alone:
-            parts.append(f"{len(alone)} only in {owner} ({', '.join(map(repr, sorted(alone)[:3]))})")
-    return ", ".join(parts)
 
 
 def _row_orders(members: Sequence[Predictions], sort_rows: bool) -> tuple[tuple[str, ...], list[Order]]:
     """The common ids, and what brings each member's rows into that order."""
     if not sort_rows and all(member.ids is members[0].ids or member.ids == members[0].ids for member in members):
         return members[0].ids, [None] * len(members)
-    orders: dict[tuple[str, ...], Order] = {}
+    orders: dict[tuple[str, ...], Order] = {}  # members with the same ids are sorted once
     for member in members:
         if member.ids not in orders:
-            order = np.array(sorted(range(len(member.ids)), key=member.ids.__getitem__), dtype=np.int64)
-            orders[member.ids] = None if _is_identity(order) else order
+            orders[member.ids] = _order(sorted(range(len(member.ids)), key=member.ids.__getitem__))
     return tuple(sorted(members[0].ids)), [orders[member.ids] for member in members]
 
 
-def _class_order(members: Sequence[Predictions], wanted: Sequence[str] | None, agreed: bool) -> tuple[str, ...]:
-    """The order of the classes that come out."""
-    if wanted is not None and set(wanted) == set(members[0].classes):
-        return tuple(wanted)
-    return members[0].classes if agreed else tuple(sorted(members[0].classes, key=natural_key))
-
-
-def _column_order(own: tuple[str, ...], common: tuple[str, ...]) -> Order:
+def _class_order(own: tuple[str, ...], common: tuple[str, ...]) -> Order:
+    """What brings a member's columns into the common order."""
     position = {name: column for column, name in enumerate(own)}
-    order = np.array([position[name] for name in common], dtype=np.int64)
-    return None if _is_identity(order) else order
+    return _order([position[name] for name in common])
 
 
-def _is_identity(order: Integers) -> bool:
-    return bool(np.array_equal(order, np.arange(len(order))))
+def _order(positions: list[int]) -> Order:
+    """None where nothing moves: the member is then a view of its file, not a copy."""
+    order = np.array(positions, dtype=np.int64)
+    return None if np.array_equal(order, np.arange(len(order))) else order
 
 
 def _truth(
-    members: Sequence[Predictions], names: Sequence[str], rows: Sequence[Order], common: tuple[str, ...]
+    members: Sequence[Predictions],
+    names: Sequence[str],
+    ids: Sequence[str],
+    rows: Sequence[Order],
+    common: Sequence[str],
 ) -> tuple[Labels | None, Integers | None, Integers | None]:
     """Labels, groups and folds in the common order; members must not contradict one another."""
     index = {name: column for column, name in enumerate(common)}
-    ids = tuple(sorted(members[0].ids)) if any(order is not None for order in rows) else members[0].ids
     sets = members[0].activation == "sigmoid"
 
     def labels_of(member: Predictions) -> Labels | None:
         return None if member.labels is None else _named_labels(member.labels, member.classes, index)
 
-    def folds_of(member: Predictions) -> Labels | None:
+    def folds_of(member: Predictions) -> Integers | None:
         return None if member.folds is None else np.array(member.folds, dtype=np.int64)
 
     def in_order(read: Read, own: Callable[[Predictions], Hashable]) -> Iterator[Labels | None]:
@@ -231,16 +202,21 @@ def _truth(
                 latest = {key: values if values is None or order is None else values[..., order]}
             yield latest[key]
 
-    def show_set(row: Sequence[int]) -> str:
+    def show_label(row: Sequence[int]) -> str:
+        if not sets:
+            return common[row[0]]
         return JOINER.join(name for name, has in zip(common, row, strict=True) if has) or "no class"
 
-    labels = partial(in_order, labels_of, lambda member: (id(member.labels), member.classes))
-    folds = partial(in_order, folds_of, lambda member: id(member.folds))
-    groups = in_order(lambda member: member.groups, lambda member: id(member.groups))
-    _refuse(_contradictions("labels", labels(), names, ids, show_set if sets else lambda row: common[row[0]]))
-    _refuse(_contradictions("folds", folds(), names, ids, lambda row: ", ".join(map(str, row))))
-    truth = _first(labels())
-    return truth if truth is None or not sets else np.ascontiguousarray(truth.T), _first(groups), _first(folds())
+    labels = _agreed(
+        "labels", in_order(labels_of, lambda member: (id(member.labels), member.classes)), names, ids, show_label
+    )
+    folds = _agreed(
+        "folds", in_order(folds_of, lambda member: id(member.folds)), names, ids, lambda row: ", ".join(map(str, row))
+    )
+    # The first one's groups alone: how a file numbers its groups means nothing beside another's numbers.
+    grouped = ((member.groups, order) for member, order in zip(members, rows, strict=True) if member.groups is not None)
+    groups = next((own if order is None else own[order] for own, order in grouped), None)
+    return labels if labels is None or not sets else np.ascontiguousarray(labels.T), groups, folds
 
 
 def _named_labels(labels: Labels, own: Sequence[str], index: Mapping[str, int]) -> Labels:
@@ -253,23 +229,18 @@ def _named_labels(labels: Labels, own: Sequence[str], index: Mapping[str, int]) 
     return named
 
 
-def _first(values: Iterable[Any | None]) -> Any | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _contradictions(
+def _agreed(
     what: str,
     values: Iterable[Labels | None],
     names: Sequence[str],
     ids: Sequence[str],
     show: Callable[[Sequence[int]], str],
-) -> list[str]:
-    """Members that contradict the first that has any of these values."""
+) -> Any | None:
+    """The values of the first member that has any, of its own type; members that contradict it are refused."""
     known = ((value, name) for value, name in zip(values, names, strict=True) if value is not None)
-    first = next(known, None)
-    if first is None:
-        return []
-    here, first_name = first
+    here, first_name = next(known, (None, ""))
+    if here is None:
+        return None
     problems = []
     for value, name in known:
         if value is here:
@@ -284,18 +255,15 @@ def _contradictions(
                 f"{first_name} and {name}: different {what} for {different.size} rows; the first is id {ids[row]!r} "
                 f"({shown[0]} and {shown[1]})"
             )
-    return problems
+    _refuse(problems)
+    return here
 
 
-class Stack(Matrices):
+class Stack(Sequence[Matrix]):
     """One matrix a member, in order; a view where the order is the member's own. Of 16 bits it becomes one of 32."""
 
     def __init__(
-        self,
-        matrices: Sequence[Matrix],
-        rows: Sequence[Order],
-        columns: Sequence[Order],
-        room: _Room | None = None,
+        self, matrices: Sequence[Matrix], rows: Sequence[Order], columns: Sequence[Order], room: _Room | None = None
     ) -> None:
         self._parts = list(zip(matrices, rows, columns, strict=True))
         self._room = room or _Room(matrices)
@@ -303,44 +271,41 @@ class Stack(Matrices):
     def __len__(self) -> int:
         return len(self._parts)
 
-    def member(self, index: int) -> Matrix:
+    def __getitem__(self, index: int) -> Matrix:  # type: ignore[override]  # members are never sliced
         matrix, rows, columns = self._parts[index]
         self._room.make(matrix)
-        if rows is not None:
+        if rows is not None:  # rows first: of a sample, the columns of few rows are moved
             matrix = matrix[rows]
-        if matrix.dtype.itemsize == 2:
+        if matrix.dtype.itemsize == 2:  # sums of 16 bits would be too coarse, and slow
             matrix = matrix.astype(np.float32)
         return matrix if columns is None else matrix[:, columns]
 
     def rows(self, chosen: Integers) -> Stack:
         """Some rows of every member, in this order."""
-        parts = [(matrix, chosen if rows is None else rows[chosen], columns) for matrix, rows, columns in self._parts]
-        return self._with(parts)
+        return self._cut(lambda matrix, rows: (matrix, chosen if rows is None else rows[chosen]))
 
     def block(self, start: int, stop: int) -> Stack:
-        """Rows `start` to `stop` of every member."""
-        parts: list[tuple[Matrix, Order, Order]] = [
-            (matrix[start:stop], None, columns) if rows is None else (matrix, rows[start:stop], columns)
-            for matrix, rows, columns in self._parts
-        ]
-        return self._with(parts)
+        """Rows `start` to `stop` of every member; views, where rows stand as in the file."""
+        return self._cut(
+            lambda matrix, rows: (matrix[start:stop], None) if rows is None else (matrix, rows[start:stop])
+        )
 
-    def _with(self, parts: Sequence[tuple[Matrix, Order, Order]]) -> Stack:
-        matrices, rows, columns = zip(*parts, strict=True)
-        return Stack(matrices, rows, columns, self._room)
+    def _cut(self, cut: Callable[[Matrix, Order], tuple[Matrix, Order]]) -> Stack:
+        """The same members with other rows; what is in memory is counted for all of them together."""
+        matrices, rows = zip(*(cut(matrix, rows) for matrix, rows, _ in self._parts), strict=True)
+        return Stack(matrices, rows, [columns for _, _, columns in self._parts], self._room)
 
 
 class _Room:
     """What has been read of mapped files; all of it is let go of when it has become much."""
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:
-        self._matrices = matrices
-        self._read = 0
+        self._matrices, self._read = matrices, 0
 
     def make(self, matrix: Matrix) -> None:
         """Before `matrix` is read."""
         self._read += matrix.nbytes
         if self._read > _MOST_BYTES:
-            for mapped in self._matrices:
+            for mapped in self._matrices:  # all: which of them the system still holds is not known
                 release_pages(mapped)
             self._read = matrix.nbytes

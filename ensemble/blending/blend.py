@@ -11,7 +11,7 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -228,7 +228,8 @@ def _save(
 
 def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, name: str) -> dict[str, Any]:
     """The document, all but the hashes of the files."""
-    test = ingredients.test
+    test, labelled = ingredients.test, ingredients.labelled
+    asked = _honest(ingredients, verdict, verdict.asked)
     return {
         "format": BLEND_FORMAT,
         "name": name,
@@ -238,8 +239,8 @@ def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, 
         "metric": ingredients.metric,
         "honest": _honest(ingredients, verdict, verdict.honest),
         "honest_reason": verdict.honest_reason,
-        "scored_rows": _scored_rows(ingredients),
-        "asked": _asked(ingredients, verdict),
+        "scored_rows": None if labelled is None else {"used": len(labelled.labels), "of": ingredients.oof_rows},
+        "asked": None if asked is None else {"method": verdict.asked_name, **asked},
         "fallback": verdict.fallback,
         "forced": options.force,
         "learned": verdict.fitted.learned,
@@ -281,24 +282,19 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
     """The honest scores, and what was resampled."""
     if honest is None or ingredients.labelled is None:
         return None
+    best = honest.best_single
     return {
-        **honest.plain([ingredients.names[member] for member in verdict.kept]),
+        "value": honest.value,
+        "ci95": honest.ci95,
+        "best_single": {"run": ingredients.names[verdict.kept[best]], "value": honest.members[best]},
+        "uniform": {"value": honest.uniform},
+        "optimistic": None if honest.optimistic is None else {"value": honest.optimistic},
+        "gain_over_best_single": asdict(honest.gain_over_best_single),
+        "gain_over_uniform": asdict(honest.gain_over_uniform),
         "resamples": RESAMPLES,
         "resampled": "rows" if ingredients.labelled.groups is None else "groups",
         "evidence": EVIDENCE,
     }
-
-
-def _scored_rows(ingredients: Ingredients) -> dict[str, int] | None:
-    """How many out-of-fold rows were looked at, and how many there are."""
-    labelled = ingredients.labelled
-    return None if labelled is None else {"used": labelled.rows, "of": ingredients.oof_rows}
-
-
-def _asked(ingredients: Ingredients, verdict: Verdict) -> dict[str, Any] | None:
-    """The method that was asked for and is not used."""
-    honest = _honest(ingredients, verdict, verdict.asked)
-    return None if honest is None else {"method": verdict.asked_name, **honest}
 
 
 def _total_cost(ingredients: Ingredients, verdict: Verdict) -> dict[str, float] | None:

@@ -87,10 +87,8 @@ def _temperature(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, A
 
 
 def fit_temperature(probs: Matrix, labels: Labels) -> float:
-    """The temperature of least log-loss; above 1 where the probabilities are too sure.
-
-    Newton's method on the sharpness, 1 / temperature, in which the log-loss is convex.
-    """
+    """The temperature of least log-loss (Guo and others, 2017); above 1 where the probabilities are too sure."""
+    # Newton's method on the sharpness, 1 / temperature, in which the log-loss is convex.
     scores = logs(probs)
     row = np.arange(len(labels))
     sharpness, low, high = 1.0, 1 / _HOTTEST, 1 / _COLDEST
@@ -122,20 +120,13 @@ CALIBRATIONS: dict[str, Callable[[Matrix, Labels], tuple[Calibrator, dict[str, A
 }
 
 
-def _share_right(right: Floats, labelled: Floats, decided: Floats, rows: int) -> Floats:
-    return right / rows
-
-
-def _recall(right: Floats, labelled: Floats, decided: Floats, rows: int) -> Floats:
-    return right / np.maximum(labelled, 1)
-
-
-def _f1(right: Floats, labelled: Floats, decided: Floats, rows: int) -> Floats:
-    return 2 * right / np.maximum(labelled + decided, 1)
-
-
-TUNABLE: dict[str, Share] = {"accuracy": _share_right, "balanced_accuracy": _recall, "macro_f1": _f1}
-"""What each class adds to the score, up to a factor: rows rightly decided, labelled so, decided so; all rows."""
+# What each class adds to the score, up to a factor, from rows rightly decided, labelled so, decided so, and all rows.
+# `maximum`: a class without rows has none rightly decided, and adds nothing.
+TUNABLE: dict[str, Share] = {
+    "accuracy": lambda right, labelled, decided, rows: right / rows,
+    "balanced_accuracy": lambda right, labelled, decided, rows: right / np.maximum(labelled, 1),
+    "macro_f1": lambda right, labelled, decided, rows: 2 * right / np.maximum(labelled + decided, 1),
+}
 SET_TUNABLE = ("macro_f1",)
 """Of sets of classes, the scores that are a mean over classes of what each class's own decisions make."""
 
@@ -186,10 +177,8 @@ def best_multipliers(probs: Floats, labels: Labels, metric: str) -> Floats:
 
 
 def _best_for(column: int, scaled: Floats, labels: Labels, share: Share) -> float:
-    """The factor for one class that scores best; 1 where no other is better.
-
-    As the factor grows from zero, rows tip into the class one by one, each out of the class that led it before.
-    """
+    """The factor for one class that scores best; 1 where no other is better."""
+    # As the factor grows from zero, rows tip into the class one by one, each out of the class that led it before.
     rows, classes = scaled.shape
     others = scaled.copy()
     others[:, column] = -1.0  # below every probability, so that the class is never its own rival

@@ -7,11 +7,10 @@ threads that the arithmetic runs in. What learns is in `methods`.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,45 +24,26 @@ Matrix = NDArray[np.floating[Any]]  # (rows, classes) of one member, as wide as 
 Floats = NDArray[np.float64]  # what is computed, of any shape
 Integers = NDArray[np.int64]
 Weights = Sequence[float] | None  # one a member; None: equal ones
-Found = TypeVar("Found")
-RowCombiner = TypeVar("RowCombiner", bound="Callable[..., Combined]")
+Result = TypeVar("Result")
 
 BLOCK_NUMBERS = 1 << 16  # half a megabyte in 64 bits: the sums of a block stay in a core's own cache
 FLOOR = 1e-12  # stands for a probability of zero, else one member could veto a class for good
-
-
-class Matrices(Sequence[Matrix]):
-    """A sequence of matrices that are made when asked for; a subclass has `__len__` and makes one."""
-
-    @abstractmethod
-    def member(self, index: int) -> Matrix:
-        """Make one member's matrix."""
-
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self.member(index) for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Matrix: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Matrix]: ...
-    def __getitem__(self, index: int | slice) -> Matrix | list[Matrix]:
-        if isinstance(index, slice):
-            return [self.member(number) for number in range(*index.indices(len(self)))]
-        return self.member(index)
 
 
 @dataclass(frozen=True, eq=False)
 class Combined:
     """One answer a row."""
 
-    probs: Floats
-    """(rows, classes); rows sum to 1, except where each row has a set of classes."""
+    probs: Floats  # (rows, classes); rows sum to 1, except where each row has a set of classes
     decisions: NDArray[np.integer[Any]]
     """Class index of each row, or (rows, classes) which classes each row has. Not always `decide(probs)`: a method may
     break ties by more than its shares."""
 
 
-Combiner = Callable[[Sequence[Matrix], Weights], Combined]
+class Combiner(Protocol):
+    """From a stack of matrices, and weights, to one answer a row."""
+
+    def __call__(self, stack: Sequence[Matrix], weights: Weights = None, /) -> Combined: ...
 
 
 def decided(probs: Floats, *, sets: bool = False) -> Combined:
@@ -71,7 +51,7 @@ def decided(probs: Floats, *, sets: bool = False) -> Combined:
     return Combined(probs, decide_sets(probs) if sets else decide(probs))
 
 
-def in_blocks(combine: RowCombiner) -> RowCombiner:
+def in_blocks(combine: Combiner) -> Combiner:
     """A combiner that looks at each row by itself, given some rows at a time."""
 
     @wraps(combine)
@@ -79,7 +59,7 @@ def in_blocks(combine: RowCombiner) -> RowCombiner:
         rows, classes = stack[0].shape
         if rows * classes <= BLOCK_NUMBERS:
             return combine(stack, weights)
-        probs = np.empty((rows, classes))
+        probs = np.empty((rows, classes))  # one array for all blocks: to join them afterwards would take it twice
 
         def part(start: int, stop: int) -> NDArray[np.integer[Any]]:
             answer = combine(block_of(stack, start, stop), weights)
@@ -88,20 +68,18 @@ def in_blocks(combine: RowCombiner) -> RowCombiner:
 
         return Combined(probs, np.concatenate(block_by_block(part, rows, classes)))
 
-    return cast(RowCombiner, combined)
+    return combined
 
 
-def block_by_block(work: Callable[[int, int], Found], rows: int, classes: int) -> list[Found]:
+def block_by_block(work: Callable[[int, int], Result], rows: int, classes: int) -> list[Result]:
     """What `work` gives for rows `start` to `stop` of each block, in order; in threads, which NumPy lets run."""
     step = max(1, BLOCK_NUMBERS // classes)
-    starts = range(0, rows, step)
-    stops = [min(start + step, rows) for start in starts]
-    return in_threads(lambda number: work(starts[number], stops[number]), range(len(starts)))
+    return in_threads(lambda start: work(start, min(start + step, rows)), range(0, rows, step))
 
 
-def in_threads(work: Callable[[int], Found], numbers: range, at_once: bool = True) -> list[Found]:
+def in_threads(work: Callable[[int], Result], numbers: range, at_once: bool = True) -> list[Result]:
     """What `work` gives for each number, in order; in threads if there are enough numbers, and unless told not to."""
-    threads = min(usable_cores(), len(numbers) // 2)
+    threads = min(usable_cores(), len(numbers) // 2)  # for a single piece a thread is not worth its start
     if threads < 2 or not at_once:
         return list(map(work, numbers))
     return map_in_threads(work, numbers, threads)
@@ -131,10 +109,8 @@ def weighted_mean(stack: Sequence[Matrix], weights: Weights = None) -> Floats:
 
 @in_blocks
 def hard(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-    """Each member votes for its top class, most votes win; a tie goes to the tied class with the larger mean.
-
-    A member undecided between several classes splits its vote among them. Probabilities are shares of the votes.
-    """
+    """Each member votes for its top class, most votes win; a tie goes to the tied class with the larger mean."""
+    # A member undecided between several classes splits its vote among them. Probabilities are shares of the votes.
     votes, mean, wide = np.zeros(stack[0].shape), np.zeros(stack[0].shape), np.empty(stack[0].shape)
     scaled = scaled_weights(weights, len(stack))
     for matrix, weight in _voting(stack, scaled):
@@ -168,16 +144,14 @@ def power(exponent: float) -> Combiner:
         total = np.zeros(stack[0].shape)
         for matrix, weight in _voting(stack, scaled):
             total += weight * np.exp(exponent * logs(matrix))
-        return decided(softmax(np.log(total / sum(scaled)) / exponent))
+        return decided(softmax(np.log(total / sum(scaled)) / exponent))  # softmax: power means don't sum to 1
 
     return combine
 
 
 def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-    """Each class by itself: the mean of the rows' ranks, read back as a probability from the members' mean scale.
-
-    Members on different scales then have the same say in the order of the rows, which is all that ROC AUC looks at.
-    """
+    """Each class by itself: the mean of the rows' ranks, read back as a probability from the members' mean scale."""
+    # Members on different scales then have the same say in the order of the rows, which is all that ROC AUC looks at.
     total = ranked(stack, weights)
     sums = total.sum(axis=1, keepdims=True)
     total[sums[:, 0] <= 0] = 1 / total.shape[1]  # a row that is last in every class: nothing is known of it
@@ -224,16 +198,14 @@ def _weighed(matrix: Matrix, weight: float, wide: Floats) -> Matrix:
 
 
 def ranked(stack: Sequence[Matrix], weights: Weights = None) -> Floats:
-    """(rows, classes): the mean ranks read back, before rows are made to sum to 1.
-
-    It needs all rows of a column at once, so it can't go block by block: columns go to threads, member by member.
-    """
+    """(rows, classes): the mean ranks read back, before rows are made to sum to 1."""
+    # It needs all rows of a column at once, so it can't go block by block: columns go to threads, member by member.
     scaled = scaled_weights(weights, len(stack))
     rows, classes = stack[0].shape
     ranks, scale = np.zeros((classes, rows)), np.zeros((classes, rows))
     at_once = rows * classes > BLOCK_NUMBERS  # of fewer numbers, starting threads takes longer than sorting
     for matrix, weight in _voting(stack, scaled):
-
+        # Defaults bind this round's values: a closure would see those of the last member.
         def add(column: int, matrix: Matrix = matrix, weight: float = weight) -> None:
             order, ordered = in_order(matrix[:, column])
             places = _shared_ranks(ordered)
@@ -256,11 +228,9 @@ def ranked(stack: Sequence[Matrix], weights: Weights = None) -> Floats:
 
 
 def in_order(values: Matrix) -> tuple[Integers, Floats]:
-    """What sorts probabilities, and them sorted.
-
-    Non-negative numbers of 32 bits have the order of their bits. With its row behind it, each becomes one whole number
-    of 64 bits, and those are sorted several times as fast as rows by their numbers.
-    """
+    """What sorts probabilities, and them sorted."""
+    # Non-negative numbers of 32 bits have the order of their bits. With its row behind it, each becomes one whole
+    # number of 64 bits, and those are sorted several times as fast as rows by their numbers.
     row_bits, low = np.uint64(32), np.uint64(0xFFFFFFFF)
     if values.dtype != np.float32 or len(values) > int(low):  # a row's number must fit into the lower 32 bits
         order = np.argsort(values)
@@ -311,8 +281,8 @@ def class_by_class(combine: Combiner) -> Combiner:
     return combined
 
 
-class _Pairs(Matrices):
-    """A stack as pairs, one member at a time."""
+class _Pairs(Sequence[Matrix]):
+    """A stack as pairs, one member at a time: of all at once there would be four times the stack's bytes."""
 
     def __init__(self, stack: Sequence[Matrix]) -> None:
         self._stack = stack
@@ -320,7 +290,7 @@ class _Pairs(Matrices):
     def __len__(self) -> int:
         return len(self._stack)
 
-    def member(self, index: int) -> Matrix:
+    def __getitem__(self, index: int) -> Matrix:  # type: ignore[override]  # members are never sliced
         return pairs(self._stack[index])
 
 

@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Combiner, Floats, Integers, Matrices, Matrix, block_of
+from ensemble.blending.combine import Combined, Combiner, Floats, Integers, Matrix, block_of
 from ensemble.core.labels import Labels, likelihoods
 from ensemble.core.metrics import SMALLEST_PROBABILITY, Metric, metrics_for
+
+Value = TypeVar("Value")
 
 _OWN_FOLDS = 5  # of a hold-out: four fifths to learn from, and only five fits
 _BLOCKS = 50  # left out one by one for a jackknife: enough for a standard error to 10 %, a twentieth of a bootstrap
 
 
-class Part(Matrices):
-    """Some rows and some members of a stack, cut out when asked for."""
+class Part(Sequence[Matrix]):
+    """Some rows and some members of a stack, cut out when asked for; without `members`, all of them."""
 
-    def __init__(self, stack: Sequence[Matrix], rows: Integers | None, members: Sequence[int]) -> None:
+    def __init__(self, stack: Sequence[Matrix], rows: Integers | None, members: Sequence[int] | None = None) -> None:
+        members = range(len(stack)) if members is None else members
         self._stack, self._rows, self._members = stack, rows, tuple(members)
         if isinstance(stack, Part):  # cut once, from the whole, else each level of cross-fitting would copy again
             self._stack = stack._stack
@@ -36,7 +39,7 @@ class Part(Matrices):
     def __len__(self) -> int:
         return len(self._members)
 
-    def member(self, index: int) -> Matrix:
+    def __getitem__(self, index: int) -> Matrix:  # type: ignore[override]  # members are never sliced
         matrix = self._stack[self._members[index]]
         return matrix if self._rows is None else matrix.take(self._rows, axis=0)
 
@@ -51,31 +54,16 @@ class Part(Matrices):
 class Labelled:
     """Members' probabilities of labelled rows, with the folds that say what may be learned from what."""
 
-    stack: Sequence[Matrix]
-    """One (rows, classes) matrix a member."""
+    stack: Sequence[Matrix]  # one (rows, classes) matrix a member
     labels: Labels
-    folds: Integers
-    """(repeats, rows)."""
+    folds: Integers  # (repeats, rows)
     groups: Integers | None = None
-    metric: str = "accuracy"
-    """The score that decides."""
+    metric: str = "accuracy"  # the score that decides
     seed: int = 0
-    key: Hashable = ()
-    """Which folds were taken out and which members are in."""
+    key: Hashable = ()  # which folds were taken out and which members are in
     memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     """What was learned already; shared by all parts of the same rows."""
-    true: Floats | None = field(default=None, repr=False)
-    """`true_class`, where it was cut out of a larger one."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows."""
-        return len(self.labels)
-
-    @property
-    def classes(self) -> int:
-        """How many classes."""
-        return int(self.stack[0].shape[1])
+    true: Floats | None = field(default=None, repr=False)  # `true_class`, where it was cut out of a larger one
 
     @property
     def sets(self) -> bool:
@@ -94,10 +82,7 @@ class Labelled:
 
     @cached_property
     def true_class(self) -> Floats:
-        """(members, rows): what each member gives to the class that is right, at least 2.2e-16.
-
-        Of sets, (members, rows x classes): what it gives to each yes and no that is right.
-        """
+        """(members, rows): what each member gives to the right class; of sets, (members, rows x classes) yes and no."""
         if self.true is not None:
             return self.true
         chosen = np.empty((len(self.stack), self.labels.size))
@@ -109,59 +94,61 @@ class Labelled:
     def units(self) -> Integers:
         """The number of each row's group, counted from 0; each row is its own where there are no groups."""
         if self.groups is None:
-            return np.arange(self.rows)
+            return np.arange(len(self.labels))
         return np.asarray(np.unique(self.groups, return_inverse=True)[1], dtype=np.int64)
 
     @cached_property
     def splits(self) -> list[list[tuple[Labelled, Integers]]]:
-        """A list a repeat: for each fold what is left without it, and the fold's rows.
-
-        Where fewer than two folds are left (a hold-out), groups are dealt into folds of our own: no model has seen any
-        of these rows. Empty where even that is impossible.
-        """
-        splits = []
+        """A list a repeat: for each fold what is left without it, and its rows; empty where rows can't be split."""
+        units, splits = self.units, []
         for repeat, folds in enumerate(self.folds):
-            names = np.unique(folds)
-            if len(names) < 2:
-                order = np.random.default_rng(self.seed).permutation(int(self.units.max()) + 1)
-                folds = np.asarray((order % _OWN_FOLDS)[self.units], dtype=np.int64)
-                names = np.unique(folds)
-            if len(names) > 1:
-                splits.append(
-                    [(self._without(repeat, folds, int(name)), np.flatnonzero(folds == name)) for name in names]
-                )
+            # A hold-out is a single fold that no model has seen, so its rows may be dealt anew; whole groups, else
+            # rows that are nearly alike would stand on both sides.
+            if len(np.unique(folds)) < 2:
+                order = np.random.default_rng(self.seed).permutation(int(units.max()) + 1)
+                folds = np.asarray((order % _OWN_FOLDS)[units], dtype=np.int64)
+            names = np.unique(folds).tolist()
+            if len(names) > 1:  # one group alone can't be split
+                splits.append([(self._without(repeat, folds, name), np.flatnonzero(folds == name)) for name in names])
         return splits
 
     def _without(self, repeat: int, folds: Integers, fold: int) -> Labelled:
         """The rows that are not of this fold; remembered, as nested cross-fitting comes by again in another order."""
+        # What is left without folds 1 and 2 is the same in either order: the key is the set of folds that are out.
         if isinstance(self.key, tuple) and len(self.key) == 4 and self.key[0] == "without":
             key: Hashable = (*self.key[:3], self.key[3] | {fold})
         else:
             key = ("without", self.key, repeat, frozenset({fold}))
-        if key not in self.memo:
-            rows, members = np.flatnonzero(folds != fold), len(self.stack)
-            self.memo[key] = replace(
+
+        def cut() -> Labelled:
+            rows, count = np.flatnonzero(folds != fold), len(self.labels)
+            true = self.true_class.reshape(-1, count, self.labels.size // count)[:, rows]
+            return replace(
                 self,
-                stack=Part(self.stack, rows, range(members)),
+                stack=Part(self.stack, rows),
                 labels=self.labels[rows],
                 folds=folds[None, rows],
                 groups=None if self.groups is None else self.groups[rows],
                 key=key,
-                true=self.true_class.reshape(members, self.rows, -1)[:, rows].reshape(members, -1),
+                true=true.reshape(len(true), -1),
             )
-        part: Labelled = self.memo[key]
-        return part
+
+        return self.remembered(key, cut)
+
+    def remembered(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """What `make` gave the first time this key was asked for."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        value: Value = self.memo[key]
+        return value
 
     def with_members(self, members: Sequence[int]) -> Labelled:
         """The same rows, seen through some members."""
         if list(members) == list(range(len(self.stack))):
             return self
         key = ("members", self.key, tuple(members))
-        if key not in self.memo:
-            true = self.true_class[list(members)]
-            self.memo[key] = replace(self, stack=Part(self.stack, None, members), key=key, true=true)
-        part: Labelled = self.memo[key]
-        return part
+        part = Part(self.stack, None, members)
+        return self.remembered(key, lambda: replace(self, stack=part, key=key, true=self.true_class[list(members)]))
 
     def with_stack(self, stack: Sequence[Matrix]) -> Labelled:
         """The same rows with other probabilities; nothing learned before holds for them."""
@@ -173,10 +160,8 @@ class Fitted:
     """A method with all it has learned: from here on it only answers."""
 
     combine: Combiner
-    weights: tuple[float, ...] | None = None
-    """One a member; None: equal ones."""
-    learned: dict[str, Any] = field(default_factory=dict)
-    """What it learned, for people and `blend.json`."""
+    weights: tuple[float, ...] | None = None  # one a member; None: equal ones
+    learned: dict[str, Any] = field(default_factory=dict)  # what it learned, for people and `blend.json`
     weighs: bool = True
     """Whether `weights` are all it learned, so that a member can be taken out by its weight."""
 
@@ -191,67 +176,54 @@ class Method:
 
     name: str
     fit: Callable[[Labelled], Fitted]
-    ready: Fitted | None = None
-    """What it is without looking at any label; None for a method that learns."""
+    ready: Fitted | None = None  # what it is without looking at any label; None for a method that learns
 
 
 def learn(method: Method, labelled: Labelled) -> Fitted:
     """What the method learns from these rows; remembered."""
-    if method.ready is not None:
-        return method.ready
-    key = (method, labelled.key)
-    if key not in labelled.memo:
-        labelled.memo[key] = method.fit(labelled)
-    fitted: Fitted = labelled.memo[key]
-    return fitted
+    return method.ready or labelled.remembered((method, labelled.key), lambda: method.fit(labelled))
 
 
 def cross_fit(method: Method, labelled: Labelled) -> list[Combined]:
-    """Answers for all rows, one a repeat of the fold plan, each row's by what was learned without its fold.
-
-    Empty where rows can't be split.
-    """
+    """Answers for all rows, one a repeat of the fold plan, each row's by what was learned without its fold."""
     if method.ready is not None:
         return [method.ready.answer(labelled.stack)]
     answers = []
     for splits in labelled.splits:
-        probs = np.empty((labelled.rows, labelled.classes))
+        probs = np.empty(labelled.stack[0].shape)
         decisions = np.empty(labelled.labels.shape, dtype=np.int64)
         for rest, rows in splits:
-            part = Part(labelled.stack, rows, range(len(labelled.stack)))
-            fitted = learn(method, rest)
-            combined = fitted.combine(part, fitted.weights)
+            combined = learn(method, rest).answer(Part(labelled.stack, rows))
             probs[rows], decisions[rows] = combined.probs, combined.decisions
         answers.append(Combined(probs, decisions))
     return answers
 
 
-def choice(name: str, candidates: Sequence[Method], *, simplest: bool = True) -> Method:
-    """The candidate of the best cross-fitted score; with `simplest`, the first within a standard error of it.
+def optimistic(method: Method, labelled: Labelled) -> Combined | None:
+    """The answer for the very rows that were learned from; None for a method that learns nothing."""
+    return learn(method, labelled).answer(labelled.stack) if method.ready is None else None
 
-    Where no row can be left out, the first candidate is taken.
-    """
+
+def choice(name: str, candidates: Sequence[Method], *, simplest: bool = True) -> Method:
+    """The candidate of the best cross-fitted score; with `simplest`, the first within a standard error of it."""
 
     def fit(labelled: Labelled) -> Fitted:
         index = _best_index([_block_errors(candidate, labelled) for candidate in candidates], simplest)
         fitted = learn(candidates[index], labelled)
-        learned = {"chosen": candidates[index].name, **fitted.learned}
-        return replace(fitted, learned=learned)
+        return replace(fitted, learned={"chosen": candidates[index].name, **fitted.learned})
 
     return Method(name, fit)
 
 
 def _block_errors(method: Method, labelled: Labelled) -> Floats:
-    """Cross-fitted errors (1 + blocks,), lower is better: of all rows, then without each block of whole groups.
-
-    The spread of the latter is the jackknife's, which needs far fewer scores than a bootstrap.
-    """
+    """Cross-fitted errors (1 + blocks,), lower is better: of all rows, then without each block of whole groups."""
+    # The spread of the latter is the jackknife's, which needs far fewer scores than a bootstrap.
     count = int(labelled.units.max()) + 1
     blocks = min(_BLOCKS, count)
     block = (np.random.default_rng(labelled.seed).permutation(count) % blocks)[labelled.units]
-    row_weights = [np.ones(labelled.rows), *((block != number).astype(np.float64) for number in range(blocks))]
+    row_weights = [np.ones(len(block)), *((block != number).astype(np.float64) for number in range(blocks))]
     answers = cross_fit(method, labelled)
-    if not answers:
+    if not answers:  # no row can be left out: of errors that are all unknown, the first candidate is taken
         return np.full(1 + blocks, np.nan)
     scores = []
     for combined in answers:
@@ -266,6 +238,8 @@ def _best_index(errors: Sequence[Floats], simplest: bool) -> int:
     best = int(np.argmin(totals))
     if not simplest or not np.isfinite(totals[best]):
         return best
+    # The rule of one standard error (Breiman and others, 1984): candidates stand from simple to complex, and one that
+    # is no worse than chance could make it is taken before the best.
     for index, error in enumerate(errors[:best]):
         differences = (error - errors[best])[1:]
         known = differences[~np.isnan(differences)]

@@ -39,10 +39,8 @@ class Picks:
     """Members in the order they were taken, up to the best beginning."""
 
     order: tuple[int, ...]
-    error: float
-    """Lower is better; of the score where greater is better, its negative."""
-    all_picks: tuple[int, ...]
-    """Also those that came after the best beginning."""
+    error: float  # lower is better; of the score where greater is better, its negative
+    all_picks: tuple[int, ...]  # also those that came after the best beginning
 
     def weights(self, members: int) -> Floats:
         """How often each was taken, as shares."""
@@ -50,10 +48,9 @@ class Picks:
 
 
 def greedy_weights(labelled: Labelled, *, rounds: int = ROUNDS, bags: int = 0) -> Floats:
-    """Weights (members,) by greedy selection from a sorted start; with `bags`, the mean over random halves.
-
-    Each bag may only choose from its own half of the members, so that one lucky member can't take all.
-    """
+    """Weights (members,) by greedy selection from a sorted start; with `bags`, the mean over random halves."""
+    # Bags and the sorted start are Caruana's too: a bag may only choose from its own half of the members, so that one
+    # lucky member can't take all.
     members = len(labelled.stack)
     if not bags or members < 3:  # half of two members leaves nothing to choose
         return pick_greedily(labelled, rounds=rounds, sorted_start=True).weights(members)
@@ -68,17 +65,16 @@ def greedy_weights(labelled: Labelled, *, rounds: int = ROUNDS, bags: int = 0) -
 def pick_greedily(
     labelled: Labelled, *, rounds: int = ROUNDS, sorted_start: bool = False, among: Sequence[int] | None = None
 ) -> Picks:
-    """Add the member that helps most, `rounds` times.
-
-    `sorted_start` begins with the best members by their own score, as many as do best together.
-    """
+    """Add the member that helps most, `rounds` times; `sorted_start`: after the best by their own score."""
     members = list(range(len(labelled.stack))) if among is None else list(among)
     search = _Search(labelled, members)
     if sorted_start:
         search.start_sorted()
     for _ in range(rounds if len(members) > 1 else 1 - len(search.order)):
         search.take_best()
-    return search.picks()
+    # The best beginning: later picks followed the luck of these rows.
+    end = int(np.argmin(search.errors)) + 1
+    return Picks(tuple(search.order[:end]), search.errors[end - 1], tuple(search.order))
 
 
 class _Search:
@@ -89,14 +85,14 @@ class _Search:
         self._candidates = make_candidates(labelled)
         self._rounding = False
         self.order: list[int] = []
-        self._errors: list[float] = []
+        self.errors: list[float] = []
 
     def start_sorted(self) -> None:
         """The best members by their own score, as many as are best together."""
         own, losses = self._candidates.errors(self._members), self._losses(self._members)
-        ranked = [self._members[index] for index in np.lexsort((losses, own))]
+        ranked = [self._members[index] for index in np.lexsort((losses, own))]  # by error, of equals by log-loss
         labelled, errors = self._labelled, []
-        total = np.zeros((labelled.rows, labelled.classes))
+        total = np.zeros(labelled.stack[0].shape)
         for count, member in enumerate(ranked, start=1):
             total += labelled.stack[member]
             errors.append(-labelled.sign * labelled.measure(labelled.labels, total / count))
@@ -106,31 +102,24 @@ class _Search:
     def take_best(self) -> None:
         """One round."""
         errors = self._candidates.errors(self._members)
+        # Once rounded, always rounded: an error of six digits must not be compared with one of sixteen.
         self._rounding = self._rounding or bool(np.abs(errors).min() > _ROUNDED_FROM)
         errors = errors.round(_DECIMALS) if self._rounding else errors
-        best = np.nanmin(errors) if not np.isnan(errors).all() else np.nan
-        ties = [
-            member for member, error in zip(self._members, errors, strict=True) if not error > best + _SAME * abs(best)
-        ]
-        self._take(self._best_tied(ties), float(best))
-
-    def picks(self) -> Picks:
-        """The best beginning of what was taken."""
-        end = int(np.argmin(self._errors)) + 1
-        return Picks(tuple(self.order[:end]), self._errors[end - 1], tuple(self.order))
-
-    def _take(self, member: int, error: float) -> None:
-        self._candidates.add(member)
-        self.order.append(member)
-        self._errors.append(error)
-
-    def _best_tied(self, ties: list[int]) -> int:
+        best = float(np.nanmin(errors)) if not np.isnan(errors).all() else np.nan
+        most = best + _SAME * abs(best)
+        # `not >` rather than `<=`: where the metric has no meaning, all errors are NaN and all members tie.
+        ties = [member for member, error in zip(self._members, errors, strict=True) if not error > most]
         if len(ties) > 1:
             ties = [member for member in ties if member in self.order] or ties
         if len(ties) > 1:
             losses = self._losses(ties)
             ties = [member for member, loss in zip(ties, losses, strict=True) if loss <= losses.min() * (1 + _SAME)]
-        return ties[0]
+        self._take(ties[0], best)
+
+    def _take(self, member: int, error: float) -> None:
+        self._candidates.add(member)
+        self.order.append(member)
+        self.errors.append(error)
 
     def _losses(self, among: Sequence[int]) -> Floats:
         """The log-loss with each of these added."""
@@ -143,9 +132,7 @@ class _Search:
 class Candidates(Protocol):
     """An ensemble of equal votes, a member possibly several times, that grows by one at a time."""
 
-    def add(self, member: int) -> None:
-        """Take a member in."""
-
+    def add(self, member: int) -> None: ...
     def errors(self, among: Sequence[int]) -> Floats:
         """The error, lower is better, of the ensemble with each of `among` added; the ensemble stays as it is."""
 
@@ -165,60 +152,49 @@ class LogLossCandidates:
     """Log-loss, from (members, rows) probabilities of the right class, all at least 2.2e-16."""
 
     def __init__(self, true_class: Floats) -> None:
-        self._true_class = true_class
-        self._rows = true_class.shape[1]
-        self._sum = np.zeros(self._rows)
-        self._count = 0
+        self._true_class, self._rows = true_class, true_class.shape[1]
+        self._sum, self._count = np.zeros(self._rows), 0
         self._even = self._rows - self._rows % _FACTORS
-        self._mixed = np.empty(self._rows)
+        self._mixed = np.empty(self._rows)  # memory for each candidate in turn
 
     def add(self, member: int) -> None:
         self._sum += self._true_class[member]
         self._count += 1
 
     def errors(self, among: Sequence[int]) -> Floats:
-        return np.array([self._error(member) for member in among])
-
-    def _error(self, member: int) -> float:
-        mixed = np.add(self._true_class[member], self._sum, out=self._mixed)
-        # The logarithm of a product of sixteen is the sum of their logarithms, at a sixteenth of the price.
-        products = np.multiply.reduce(mixed[: self._even].reshape(_FACTORS, -1), axis=0)
-        total = np.log(products, out=products).sum() + np.log(mixed[self._even :]).sum()
-        return float(np.log(self._count + 1) - total / self._rows)
+        errors = []
+        for member in among:
+            mixed = np.add(self._true_class[member], self._sum, out=self._mixed)
+            # The logarithm of a product of sixteen is the sum of their logarithms, at a sixteenth of the price.
+            products = np.multiply.reduce(mixed[: self._even].reshape(_FACTORS, -1), axis=0)
+            total = np.log(products, out=products).sum() + np.log(mixed[self._even :]).sum()
+            errors.append(float(np.log(self._count + 1) - total / self._rows))
+        return np.array(errors)
 
 
 Counted = Callable[[Floats, Floats, Floats], float]
 
 
-def _accuracy(right: Floats, labelled: Floats, decided: Floats) -> float:
-    return float(right.sum() / labelled.sum())
+def _mean_share(part: Floats, whole: Floats) -> float:
+    """The mean over classes that there are any of."""
+    present = whole > 0
+    return float(np.mean(part[present] / whole[present]))
 
 
-def _balanced_accuracy(right: Floats, labelled: Floats, decided: Floats) -> float:
-    present = labelled > 0
-    return float(np.mean(right[present] / labelled[present]))
-
-
-def _macro_f1(right: Floats, labelled: Floats, decided: Floats) -> float:
-    both = labelled + decided
-    present = both > 0
-    return float(np.mean(2 * right[present] / both[present]))
-
-
+# Scores that follow from three totals a class: rightly decided, labelled so, decided so.
 _COUNTED: dict[str, Counted] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro_f1,
+    "accuracy": lambda right, labelled, decided: float(right.sum() / labelled.sum()),
+    "balanced_accuracy": lambda right, labelled, decided: _mean_share(right, labelled),
+    "macro_f1": lambda right, labelled, decided: _mean_share(2 * right, labelled + decided),
 }
-"""Scores that follow from three totals a class: rightly decided, labelled so, decided so."""
 
 
 class _DecisionCandidates:
-    """Scores of decisions.
+    """Scores of decisions."""
 
-    A row's leader can be overtaken by a class only if some member prefers that class by more than the leader is ahead.
-    Rows without such a class are settled and counted once a round; of the others only such classes are looked at.
-    """
+    # A row's leader can be overtaken by a class only if some member prefers that class by more than the leader is
+    # ahead. Rows without such a class are settled and counted once a round; of the others only such classes are looked
+    # at.
 
     def __init__(self, stack: Sequence[Matrix], labels: Labels, score: Counted) -> None:
         self._matrices = [np.ascontiguousarray(matrix) for matrix in stack]
@@ -228,8 +204,8 @@ class _DecisionCandidates:
         self._labelled = np.bincount(labels, minlength=self._classes).astype(np.float64)
         self._sum, self._count = np.zeros((rows, self._classes)), 0
         self._leader = np.full(rows, -1)
+        # By how much the member that likes a class most prefers it to the leader.
         self._reach = np.empty((rows, self._classes))
-        """By how much the member that likes a class most prefers it to the leader."""
 
     def add(self, member: int) -> None:
         self._sum += self._matrices[member]
@@ -267,33 +243,28 @@ class _DecisionCandidates:
 
 
 class _AreaCandidates:
-    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's.
-
-    Where each row has a set of classes, of all of them.
-    """
+    """ROC AUC of each class against the rest, the mean of those that have both sides; of two classes the second's."""
 
     def __init__(self, stack: Sequence[Matrix], labels: Labels) -> None:
         classes = stack[0].shape[1]
         self._stack = stack
-        scored = [1] if classes == 2 and not are_sets(labels) else range(classes)
+        scored = [1] if classes == 2 and not are_sets(labels) else range(classes)  # of two, both areas are the same
         positives = {column: np.flatnonzero(has_class(labels, column)) for column in scored}
         self._positives = {column: rows for column, rows in positives.items() if 0 < len(rows) < len(labels)}
         self._columns = np.array(list(self._positives), dtype=np.int64)
         self._sum, self._count = np.zeros((len(self._columns), len(labels))), 0
 
     def add(self, member: int) -> None:
-        self._sum += self._stack[member].T[self._columns]
+        self._sum += self._stack[member].T[self._columns]  # (columns, rows), as areas are taken by columns
         self._count += 1
 
     def errors(self, among: Sequence[int]) -> Floats:
-        return np.array([-self._area(self._stack[member]) for member in among])
-
-    def _area(self, matrix: Matrix) -> float:
-        if not self._positives:
-            return float("nan")
-        mixed = self._sum + matrix.T[self._columns]
-        areas = [_area(values, rows) for values, rows in zip(mixed, self._positives.values(), strict=True)]
-        return float(np.mean(areas))
+        errors = np.full(len(among), np.nan)  # as it stays where no class has both sides
+        for place, member in enumerate(among if self._positives else ()):
+            mixed = self._sum + self._stack[member].T[self._columns]
+            areas = [_area(values, rows) for values, rows in zip(mixed, self._positives.values(), strict=True)]
+            errors[place] = -float(np.mean(areas))
+        return errors
 
 
 def _area(values: Floats, positives: Integers) -> float:
@@ -309,40 +280,33 @@ class _AnyCandidates:
     """Any metric, by asking it."""
 
     def __init__(self, labelled: Labelled) -> None:
-        self._stack, self._labels = labelled.stack, labelled.labels
-        self._measure, self._sign = labelled.measure, labelled.sign
-        self._sum, self._count = np.zeros(self._stack[0].shape), 0
+        self._labelled, self._sum, self._count = labelled, np.zeros(labelled.stack[0].shape), 0
 
     def add(self, member: int) -> None:
-        self._sum += self._stack[member]
+        self._sum += self._labelled.stack[member]
         self._count += 1
 
     def errors(self, among: Sequence[int]) -> Floats:
-        mixtures = ((self._sum + self._stack[member]) / (self._count + 1) for member in among)
-        return np.array([-self._sign * self._measure(self._labels, mixed) for mixed in mixtures])
+        measure, labels, sign = self._labelled.measure, self._labelled.labels, self._labelled.sign
+        mixtures = ((self._sum + self._labelled.stack[member]) / (self._count + 1) for member in among)
+        return np.array([-sign * measure(labels, mixed) for mixed in mixtures])
 
 
 class OpenRows(NamedTuple):
     """The classes that could still win a row, of the rows that have several; one entry a row and class, in order."""
 
-    settled: NDArray[np.bool_]
-    """(rows,): whether the row is none of these."""
+    settled: NDArray[np.bool_]  # (rows,): whether the row is none of these
     rows: Integers
-    starts: Integers
-    """Where each row's entries begin; one more, the end of all."""
-    flat: Integers
-    """Where each entry stands in a flattened matrix."""
-    columns: Integers
-    """The class of each entry."""
-    sums: Floats
-    """What the ensemble gives it."""
+    starts: Integers  # where each row's entries begin; one more, the end of all
+    flat: Integers  # where each entry stands in a flattened matrix
+    columns: Integers  # the class of each entry
+    sums: Floats  # what the ensemble gives it
 
 
 class Steps(NamedTuple):
     """What `_DecisionCandidates` is made of."""
 
-    tops: Callable[[Matrix], Integers]
-    """The first largest class of each row."""
+    tops: Callable[[Matrix], Integers]  # the first largest class of each row
     raise_reach: Callable[[Matrix, Integers, Integers, Floats], None]
     """Raise (rows, classes) reach, in these rows, to what the member prefers each class by to the row's leader."""
     opened: Callable[[Floats, Floats, Integers, float], OpenRows]

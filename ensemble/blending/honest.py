@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from ensemble.core.metrics import Scorer
 RESAMPLES = 1000  # a share of 95 % is then known to 0.7 points; the ends of an interval lie on 25 resamples each
 EVIDENCE = 0.95  # a gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %
 FEWEST = 10  # rows (or groups) that evidence needs: of two that are both better, every resample is, and proves nothing
-Interval = tuple[float, float] | None
+Interval = list[float] | None  # both ends, as JSON holds them
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,7 @@ class Gain:
 
     value: float
     ci95: Interval
-    p_better: float
-    """Share of the resamples in which it is better; ties count half."""
-
-    def plain(self) -> dict[str, Any]:
-        """As `blend.json` holds it."""
-        return {"value": self.value, "ci95": _plain_interval(self.ci95), "p_better": self.p_better}
+    p_better: float  # share of the resamples in which it is better; ties count half
 
 
 @dataclass(frozen=True)
@@ -44,34 +38,19 @@ class Honest:
 
     value: float
     ci95: Interval
-    members: tuple[float, ...]
-    """In the order of the stack."""
-    best_single: int
-    """Which member scores best."""
+    members: tuple[float, ...]  # in the order of the stack
+    best_single: int  # which member scores best
     uniform: float
     gain_over_best_single: Gain
     gain_over_uniform: Gain
     optimistic: float | None = None
     """The score of the blend on the very rows that it learned from; None where it learned nothing."""
-    units: int = FEWEST
-    """How many rows, or groups, were resampled."""
+    units: int = FEWEST  # how many rows, or groups, were resampled
 
     @property
     def is_evident(self) -> bool:
         """Whether the gain over the plain mean is more than luck."""
         return self.units >= FEWEST and self.gain_over_uniform.p_better >= EVIDENCE
-
-    def plain(self, names: Sequence[str]) -> dict[str, Any]:
-        """As `blend.json` holds it, with the members' names."""
-        return {
-            "value": self.value,
-            "ci95": _plain_interval(self.ci95),
-            "best_single": {"run": names[self.best_single], "value": self.members[self.best_single]},
-            "uniform": {"value": self.uniform},
-            "optimistic": None if self.optimistic is None else {"value": self.optimistic},
-            "gain_over_best_single": self.gain_over_best_single.plain(),
-            "gain_over_uniform": self.gain_over_uniform.plain(),
-        }
 
 
 def assess(
@@ -85,11 +64,11 @@ def assess(
     """Score cross-fitted `answers`, one a repeat of the fold plan, beside the members and their plain mean.
 
     `mean` stands in for the plain mean of all members; `optimistic` is the answer of the blend that learned from all
-    rows. None where the metric has no meaning on these rows.
+    rows. None where there are no answers, or the metric has no meaning on these rows.
     """
-    measure, labels, stack = labelled.measure, labelled.labels, labelled.stack
-    sign = labelled.sign
+    measure, labels, stack, sign = labelled.measure, labelled.labels, labelled.stack, labelled.sign
     members = tuple(measure(labels, matrix) for matrix in stack)
+    # The best single member was picked on these very rows, which flatters it: a gain over it is rather too small.
     best = int(np.argmax([sign * value for value in members]))
     blend, plain = (
         _mean_scorer([measure.scorer(labels, combined.probs, combined.decisions) for combined in repeats])
@@ -121,10 +100,8 @@ def compare(scorer: Scorer, other: Scorer, units: Integers, *, greater_is_better
 
 
 def resample(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
-    """Scores (scorers, resamples): each resample draws as many groups as there are, with replacement.
-
-    `units` numbers the group of each row from 0; rows without groups are a group each.
-    """
+    """Scores (scorers, resamples); each resample draws as many groups as there are, `units` being each row's number."""
+    # Whole groups, since rows of one group are alike: drawn one by one they would promise too much (cluster bootstrap).
     count = int(units.max()) + 1
     is_row_by_row = np.array_equal(units, np.arange(count))  # then a draw is the rows' weights as it stands
     random = np.random.default_rng(seed)
@@ -145,7 +122,7 @@ def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
 
 
 def _gain(value: float, differences: Floats) -> Gain:
-    known = differences[~np.isnan(differences)]
+    known = differences[~np.isnan(differences)]  # a resample without one of the classes can have no score
     better = float(np.mean((known > 0) + 0.5 * (known == 0))) if known.size else 0.5
     return Gain(value + 0.0, _interval(differences + 0.0), better)  # + 0.0: never a gain of -0.0
 
@@ -155,9 +132,4 @@ def _interval(values: Floats) -> Interval:
     known = values[~np.isnan(values)]
     if not known.size:
         return None
-    low, high = np.quantile(known, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _plain_interval(interval: Interval) -> list[float] | None:
-    return None if interval is None else list(interval)
+    return [float(end) for end in np.quantile(known, (0.025, 0.975))]

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ensemble.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]{1,9}")  # nine digits always fit; no fold or class has a larger number
 _SEPARATORS = (JOINER, ";", ",", " ")  # ours first; the blank last, as names of classes hold it more often
-_FOLD = re.compile(r"fold(_[0-9]+)?")
+_FOLD = re.compile(r"fold(_[0-9]+)?")  # as in plans of ours: `fold`, then `fold_1`, … of the repeats
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +37,19 @@ class Truth:
     labels: Mapping[str, str]
     folds_from: Path
     folds: Mapping[str, tuple[int, ...]]
-    groups: Mapping[str, str] | None
-    sidecar: dict[str, Any]
+    groups: Mapping[str, str] | None = None
+    sidecar: dict[str, Any] = field(default_factory=dict)
     """The plan's hash and dataset, where `folds_from` is a plan of ours."""
-    sets: bool = False
-    """Whether a plan of ours says that rows have sets of classes."""
+    sets: bool = False  # whether a plan of ours says that rows have sets of classes
 
     def of(
         self, ids: Sequence[str], classes: Sequence[str], *, sets: bool = False
     ) -> tuple[Labels, list[Any], Integers | None]:
-        """Labels, or with `sets` which classes each row has, folds and groups of these rows.
-
-        All that is missing is one `InputError`.
-        """
-        problems = [*_unknown_ids(self.labels_from, "label", ids, self.labels)]
-        problems += _unknown_ids(self.folds_from, "fold", ids, self.folds)
+        """Labels, or with `sets` which classes each row has, folds and groups of these rows."""
+        problems = []
+        for path, what, known in ((self.labels_from, "label", self.labels), (self.folds_from, "fold", self.folds)):
+            if unknown := [name for name in ids if name not in known]:
+                problems.append(f"{path}: no {what} for {len(unknown)} of {len(ids)} rows ({examples(unknown)})")
         if self.sets and not sets:
             problems.append(f"{self.folds_from}: its rows have sets of classes; say --multilabel")
         if problems:
@@ -67,23 +65,21 @@ class Truth:
         groups = None
         if self.groups is not None:
             names = [self.groups[name] for name in ids]
+            # As objects: one long name would make numpy's fixed-width text of a million rows gigabytes.
             groups = np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
         repeated = folds.T.tolist()
         return labels, repeated[0] if len(repeated) == 1 else repeated, groups
 
     def _labels(self, names: Sequence[str], classes: Sequence[str]) -> Integers:
         """Positions of the classes; numbers from 0 are read as such where no label is a class's name."""
+        # Names first: where classes are called "3" and "7", a label of 3 is that name, not the fourth class.
         position = {name: index for index, name in enumerate(classes)}
         distinct = dict.fromkeys(names)
         if not distinct.keys() & position.keys() and all(_WHOLE.fullmatch(name) for name in distinct):
             position = {str(index): index for index in range(len(classes))}
         strangers = [name for name in distinct if name not in position]
         if strangers:
-            labels = counted(len(strangers), "label is", "labels are")
-            raise InputError(
-                f"{self.labels_from}: {labels} none of the classes ({examples(strangers)}); "
-                f"the {len(classes)} classes begin with {examples(classes)}"
-            )
+            raise InputError(self._none_of(strangers, classes))
         return np.array([position[name] for name in names], dtype=np.int64)
 
     def _sets(self, cells: Sequence[str], classes: Sequence[str]) -> Labels:
@@ -97,11 +93,11 @@ class Truth:
                 position = {name: index for index, name in enumerate(classes)}
                 lists = [[position[part] for part in parts_of[cell]] for cell in cells]
                 return labels_of_plain(lists, len(classes), sets=True)
-        labels = counted(len(odd), "label is", "labels are")
-        raise InputError(
-            f"{self.labels_from}: {labels} none of the classes ({examples(odd)}); "
-            f"the {len(classes)} classes begin with {examples(classes)}; put | between those of a row"
-        )
+        raise InputError(f"{self._none_of(odd, classes)}; put | between those of a row")
+
+    def _none_of(self, strangers: Sequence[str], classes: Sequence[str]) -> str:
+        what = f"{counted(len(strangers), 'label is', 'labels are')} none of the classes ({examples(strangers)})"
+        return f"{self.labels_from}: {what}; the {len(classes)} classes begin with {examples(classes)}"
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -122,32 +118,23 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 def read_truth(labels: Path | None, folds: Path | None) -> Truth:
     """Labels and folds of training rows; a fold plan of ours brings both, and the groups."""
-    problems: list[str] = []
     if folds is None:
         raise InputError(
             "--folds: missing; out-of-fold rows need the fold of each, a table with the columns id and fold"
         )
+    problems: list[str] = []
     parts: dict[str, Any] = {}
     with collected(problems):
         parts = _fold_parts(folds)
         if labels is None and "labels" not in parts:
-            problems.append(
-                "--labels: missing; out-of-fold rows need their classes, a table with the columns id and label"
-            )
+            needed = "out-of-fold rows need their classes, a table with the columns id and label"
+            problems.append(f"--labels: missing; {needed}")
     if labels is not None:
         with collected(problems):
             parts["labels"] = _column(labels, read_text_table(labels, "table of labels"), "label")
     if problems:
         raise InputError(*problems)
-    return Truth(
-        labels_from=labels or folds,
-        labels=parts["labels"],
-        folds_from=folds,
-        folds=parts["folds"],
-        groups=parts.get("groups"),
-        sidecar=parts.get("sidecar", {}),
-        sets=parts.get("sets", False),
-    )
+    return Truth(labels_from=labels or folds, folds_from=folds, **parts)
 
 
 @contextmanager
@@ -163,7 +150,7 @@ def id_column(path: Path, table: TextTable) -> str:
     """The column that holds the ids: `id`, else the first."""
     if "" in table.header:
         raise InputError(f"{path}: a column has no name (the index of a pandas table?); save it with index=False")
-    return "id" if "id" in table.header else table.header[0]
+    return "id" if "id" in table.header else table.header[0]  # as sample submissions have it: the id comes first
 
 
 def check_ids(path: Path, ids: Sequence[str]) -> list[str]:
@@ -187,7 +174,7 @@ def examples(names: Sequence[str]) -> str:
 
 
 def _fold_parts(path: Path) -> dict[str, Any]:
-    """Folds by id; from a plan of ours labels, groups, hash and dataset as well."""
+    """The fields of `Truth` that a file brings: folds, and from a plan of ours labels, groups, hash and dataset."""
     if path.with_suffix(".json").is_file():
         plan = load_plan(path)
         parts: dict[str, Any] = {
@@ -201,12 +188,17 @@ def _fold_parts(path: Path) -> dict[str, Any]:
         return parts
     table = read_text_table(path, "table of folds")
     named = [name for name in table.header if _FOLD.fullmatch(name)] or [_only_other(path, table, "fold")]
-    columns = [_whole_numbers(path, name, table.columns[name]) for name in named]
+    columns = []
+    for name in named:
+        wrong = next((cell for cell in table.columns[name] if not _WHOLE.fullmatch(cell)), None)
+        if wrong is not None:
+            raise InputError(f"{path}: column {name!r} holds {wrong[:40]!r}; a fold is a whole number from 0")
+        columns.append([int(cell) for cell in table.columns[name]])
     ids = _checked_ids(path, table)
     parts = {"folds": dict(zip(ids, zip(*columns, strict=True), strict=True))}
     if "label" in table.header:
         parts["labels"] = _column(path, table, "label")
-    if "group" in table.header and any(table.columns["group"]):
+    if "group" in table.header and any(table.columns["group"]):  # a plan without groups has the column, but empty
         parts["groups"] = _column(path, table, "group")
     return parts
 
@@ -230,15 +222,3 @@ def _only_other(path: Path, table: TextTable, what: str) -> str:
     if len(others) != 1:
         raise InputError(f"{path}: no column {what!r} among {', '.join(table.header)}; name the {what}s' column so")
     return others[0]
-
-
-def _whole_numbers(path: Path, name: str, cells: Sequence[str]) -> list[int]:
-    wrong = [cell for cell in cells if not _WHOLE.fullmatch(cell)]
-    if wrong:
-        raise InputError(f"{path}: column {name!r} holds {wrong[0][:40]!r}; a fold is a whole number from 0")
-    return [int(cell) for cell in cells]
-
-
-def _unknown_ids(path: Path, what: str, ids: Sequence[str], known: Mapping[str, Any]) -> list[str]:
-    unknown = [name for name in ids if name not in known]
-    return [f"{path}: no {what} for {len(unknown)} of {len(ids)} rows ({examples(unknown)})"] if unknown else []

@@ -263,7 +263,7 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
         labels, folds, stack = labels[chosen], folds[:, chosen], stack.rows(chosen)
         groups = None if groups is None else groups[chosen]
     size = len(oofs) * len(labels) * len(aligned.classes) * max(oof.probs.itemsize for oof in oofs)
-    ordered = stack if size > _IN_MEMORY else [np.ascontiguousarray(stack.member(index)) for index in range(len(oofs))]
+    ordered = stack if size > _IN_MEMORY else [np.ascontiguousarray(matrix) for matrix in stack]
     return Labelled(ordered, labels, folds, groups, metric), None
 
 

@@ -32,19 +32,16 @@ _ROUNDING = 1 + 1e-9  # a budget that is the exact sum of costs must not fail by
 class Diversity:
     """How alike members are, each (members, members)."""
 
-    correlation: Floats
-    """Of their errors: probabilities less the truth."""
-    disagreement: Floats
-    """Share of rows that two members decide differently."""
-    q_statistic: Floats
-    """Yule's Q of being right: 1 the same rows, 0 independent, below 0 one makes up for the other."""
+    correlation: Floats  # of their errors: probabilities less the truth
+    disagreement: Floats  # share of rows that two members decide differently
+    q_statistic: Floats  # Yule's Q of being right: 1 the same rows, 0 independent, below 0 one makes up for the other
 
 
 def diversity(labelled: Labelled) -> Diversity:
     """All three matrices; from 20,000 evenly spaced rows at most, fewer where members or classes are very many."""
     members, (count, classes), sets = len(labelled.stack), labelled.stack[0].shape, labelled.labels.ndim == 2
     most = max(1, min(count, _MOST_ROWS, _MOST_NUMBERS // (members * classes)))
-    rows = np.linspace(0, count - 1, most).astype(np.int64)
+    rows = np.linspace(0, count - 1, most).astype(np.int64)  # evenly spaced: no chance in which members are copies
     labels = labelled.labels[rows]
     errors = np.empty((members, len(rows) * classes), dtype=np.float32)
     decisions = np.empty((members, len(rows), classes if sets else 1), dtype=np.int64)
@@ -59,26 +56,24 @@ def diversity(labelled: Labelled) -> Diversity:
     size[size == 0] = 1.0  # a member without errors: its products are zero, and so is the correlation
     right = (decisions == labels.reshape(len(rows), -1)).all(axis=2).astype(np.float64)
     both, only = right @ right.T, right @ (1 - right).T
-    neither = len(rows) - both - only - only.T
-    crossed = only * only.T
+    together, crossed = both * (len(rows) - both - only - only.T), only * only.T
+    whole = together + crossed  # zero where a member is always or never right: Q says nothing then, and counts as 0
     return Diversity(
         correlation=np.clip(products / np.outer(size, size), -1, 1),
         disagreement=np.array([(decisions != own).any(axis=2).mean(axis=1) for own in decisions]),
-        q_statistic=_ratio(both * neither - crossed, both * neither + crossed),
+        q_statistic=np.divide(together - crossed, whole, out=np.zeros_like(whole), where=whole > 0),
     )
 
 
 def copies(alike: Diversity, costs: Sequence[float | None]) -> dict[int, int]:
     """Members that are near copies of another, and of which: of two the dearer goes, else the later."""
     order = sorted(range(len(costs)), key=lambda index: (np.inf if costs[index] is None else costs[index], index))
+    # The cheapest first: of two copies the one that is met first stays.
     same = (alike.correlation >= COPY_CORRELATION) & (alike.disagreement <= COPY_DISAGREEMENT)
-    kept: list[int] = []
     dropped: dict[int, int] = {}
-    for index in order:
-        twin = next((other for other in kept if same[index, other]), None)
-        if twin is None:
-            kept.append(index)
-        else:
+    for place, index in enumerate(order):
+        twin = next((other for other in order[:place] if other not in dropped and same[index, other]), None)
+        if twin is not None:
             dropped[index] = twin
     return dropped
 
@@ -106,21 +101,24 @@ def chosen_first(method: Method, choose: Choose) -> Method:
 
 
 def harmless(labelled: Labelled) -> list[int]:
-    """All members but those without whom the plain mean is better beyond doubt, taken out one at a time.
-
-    Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse. A handful
-    of rows puts nothing beyond doubt.
-    """
-    members = list(range(len(labelled.stack)))
-    if int(labelled.units.max()) + 1 < FEWEST:
+    """All members but those without whom the plain mean is better beyond doubt, taken out one at a time."""
+    # Better is: a lower log-loss, by a one-sided test at 5 % over all members together, and a metric no worse.
+    members = list(range(len(labelled.true_class)))
+    if int(labelled.units.max()) + 1 < FEWEST:  # a handful of rows puts nothing beyond doubt
         return members
-    limit = NormalDist().inv_cdf(1 - _HARM / max(1, len(members)))
+    limit = NormalDist().inv_cdf(1 - _HARM / len(members))  # Bonferroni's correction: as many tests as members
     total = labelled.true_class.sum(axis=0)
     while len(members) > 1:
         certainty = [_certainty(labelled, total, member, len(members)) for member in members]
         worst = int(np.argmax(certainty))
         rest = [member for member in members if member != members[worst]]
-        if certainty[worst] < limit or not _no_worse(labelled, members, rest):
+        if certainty[worst] < limit:
+            break
+        with_all, without = (
+            labelled.measure(labelled.labels, soft(Part(labelled.stack, None, voting)).probs)
+            for voting in (members, rest)
+        )
+        if not (labelled.sign * (without - with_all) >= 0 or np.isnan(with_all)):  # a score that is unknown objects not
             break
         total = total - labelled.true_class[members[worst]]
         members = rest
@@ -128,13 +126,11 @@ def harmless(labelled: Labelled) -> list[int]:
 
 
 def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> list[int]:
-    """Members that cost no more than `budget` together and whose plain mean has a low log-loss.
-
-    All of them where they fit in. Else two greedy searches, for the most gain and for the most gain a second; the
-    better of the two results.
-    """
+    """Members that cost no more than `budget` together and whose plain mean has a low log-loss."""
     if sum(costs) <= budget:
         return list(range(len(costs)))
+    # A knapsack: greedy by gain and greedy by gain a second each fail where the other does well, and the better of both
+    # is never far off (Leskovec and others, 2007).
     results = [_search(labelled.true_class, costs, budget, by_second) for by_second in (False, True)]
     losses = [-np.log(labelled.true_class[members].mean(axis=0)).mean() for members in results]
     return sorted(results[int(np.argmin(losses))])
@@ -143,7 +139,7 @@ def affordable(labelled: Labelled, costs: Sequence[float], budget: float) -> lis
 def _search(true_class: Floats, costs: Sequence[float], budget: float, by_second: bool) -> list[int]:
     candidates = LogLossCandidates(true_class)
     members: list[int] = []
-    best: tuple[float, list[int]] = (np.inf, [])
+    best: tuple[float, list[int]] = (np.inf, [])  # the best beginning: later picks may only use up the budget
     loss, spent = float(np.log(true_class.shape[0] + 1)), 0.0
     while True:
         free = [index for index, cost in enumerate(costs) if index not in members and spent + cost <= budget]
@@ -165,20 +161,9 @@ def _certainty(labelled: Labelled, total: Floats, member: int, count: int) -> fl
     own = labelled.true_class[member]
     # What is left can round to zero where one member alone gives the right class anything.
     gain = np.log(np.maximum(total - own, 1e-300) / (count - 1)) - np.log(total / count)
-    drawn = np.bincount(labelled.units, gain.reshape(labelled.rows, -1).sum(axis=1))
+    drawn = np.bincount(labelled.units, gain.reshape(len(labelled.labels), -1).sum(axis=1))
     spread = float(np.sqrt(len(drawn)) * drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
     return float(drawn.sum()) / spread if spread > 0 else 0.0
-
-
-def _no_worse(labelled: Labelled, members: Sequence[int], rest: Sequence[int]) -> bool:
-    with_all, without = (
-        labelled.measure(labelled.labels, soft(Part(labelled.stack, None, voting)).probs) for voting in (members, rest)
-    )
-    return labelled.sign * (without - with_all) >= 0 or np.isnan(with_all)
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 @dataclass(frozen=True)
@@ -187,10 +172,8 @@ class Point:
 
     members: tuple[int, ...]
     cost: float
-    value: float
-    """Out of fold; the members of a mean are chosen without the fold that it is scored on."""
-    best: bool
-    """Whether nothing as cheap scores as well."""
+    value: float  # out of fold; the members of a mean are chosen without the fold that it is scored on
+    best: bool  # whether nothing as cheap scores as well
 
 
 def within_budget(method: Method, costs: Sequence[float], budget: float) -> Method:
@@ -200,6 +183,7 @@ def within_budget(method: Method, costs: Sequence[float], budget: float) -> Meth
 
 def frontier(labelled: Labelled, costs: Sequence[float]) -> list[Point]:
     """Every member, and the means that budgets between the cheapest member and all of them allow; by cost."""
+    # Budgets grow by a factor, not by a step: costs of members are apart by factors.
     mean = make_method("soft", labelled.metric, sets=labelled.sets)
     scores: dict[tuple[int, ...], float] = {
         (index,): labelled.measure(labelled.labels, labelled.stack[index]) for index in range(len(costs))
@@ -221,12 +205,9 @@ def frontier(labelled: Labelled, costs: Sequence[float]) -> list[Point]:
 
 
 def leave_one_out(method: Method, labelled: Labelled) -> list[float] | None:
-    """By how much the honest score falls when a member is taken out and the other weights stay in proportion.
-
-    For a method that learns more than weights, the fall of the plain mean's score. None for one member.
-    """
+    """By how much the honest score falls when a member is taken out and the other weights stay in proportion."""
     members = len(labelled.stack)
-    if not learn(method, labelled).weighs:
+    if not learn(method, labelled).weighs:  # no weight takes a member out of a regression: the plain mean answers
         method = make_method("soft", labelled.metric, sets=labelled.sets)
     full = mean_score(labelled, cross_fit(method, labelled))
     if members < 2 or full is None:

@@ -27,10 +27,8 @@ _HALVINGS = 40  # 2^-40 of a step is below rounding: if even that gains nothing,
 
 
 def learn_weights(true: Matrix) -> Floats:
-    """Weights (views,) that sum to 1 and maximise the mean log of `weights @ true`, for `true` (views, rows).
-
-    Expectation maximisation of a mixture: every step is better than the one before, and the optimum is the only one.
-    """
+    """Weights (views,) that sum to 1 and maximise the mean log of `weights @ true`, for `true` (views, rows)."""
+    # Expectation maximisation of a mixture: every step is better than the one before, and the optimum is the only one.
     views, rows = true.shape
     shares = np.maximum(true.astype(np.float64), _FLOOR)
     weights = np.full(views, 1 / views)
@@ -52,11 +50,8 @@ class Optimum:
 
 
 def least_log_loss(true_class: Floats, gap: float = _GAP) -> Optimum:
-    """Weights (members,) of least log-loss for `true_class` (members, rows), all above 0.
-
-    Newton's steps with the exact Hessian; the bounds are kept by an active set. The duality gap says how far from the
-    optimum the answer can be at most.
-    """
+    """Weights (members,) of least log-loss for `true_class` (members, rows), all above 0."""
+    # Newton's steps with the exact Hessian; the bounds are kept by an active set.
     members, rows = true_class.shape
     weights = np.full(members, 1 / members)
     if members == 1:
@@ -73,27 +68,20 @@ def least_log_loss(true_class: Floats, gap: float = _GAP) -> Optimum:
             break
         curvature = scaled @ scaled.T / rows
         target = _least_quadratic(curvature, slope, weights)
-        taken = _step(true_class, mixed, target, float(slope @ (target - weights)))
-        if taken is None:
+        aim, descent, length = target @ true_class, float(slope @ (target - weights)), 1.0
+        for _ in range(_HALVINGS):
+            trial = mixed + length * (aim - mixed)
+            gained = float(np.mean(np.log(trial / mixed)))
+            if gained >= -_DESCENT * length * descent and gained > 0:
+                break
+            length /= 2
+        else:  # no way down is left
             break
-        length, mixed = taken
+        mixed = trial
         weights = (1 - length) * weights + length * target
         weights[weights < _SMALL] = 0.0
         weights /= weights.sum()
     return best
-
-
-def _step(true_class: Floats, mixed: Floats, target: Floats, descent: float) -> tuple[float, Floats] | None:
-    """How far to go towards `target`, and what the mixture is there; None where no way down is left."""
-    aim = target @ true_class
-    length = 1.0
-    for _ in range(_HALVINGS):
-        trial = mixed + length * (aim - mixed)
-        gained = float(np.mean(np.log(trial / mixed)))
-        if gained >= -_DESCENT * length * descent and gained > 0:
-            return length, trial
-        length /= 2
-    return None
 
 
 def _least_quadratic(curvature: Floats, slope: Floats, start: Floats) -> Floats:
@@ -102,9 +90,7 @@ def _least_quadratic(curvature: Floats, slope: Floats, start: Floats) -> Floats:
     matrix = curvature + _RIDGE * max(1.0, float(np.trace(curvature)) / members) * np.eye(members)
     linear = slope - matrix @ start
     point, free = start.copy(), start > 0
-    for _ in range(
-        10 * members + 20
-    ):  # each face is left for a better one, so few are seen; this only rules out a cycle
+    for _ in range(10 * members + 20):  # each face is left for a better one, so few are seen; this rules out a cycle
         aim, level = _on_face(matrix, linear, free)
         if (aim[free] >= -_SMALL).all():
             point = np.maximum(aim, 0.0)

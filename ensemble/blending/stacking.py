@@ -32,7 +32,7 @@ def fit_stack(labelled: Labelled) -> Fitted:
     losses = np.zeros(len(STRENGTHS))
     for splits in labelled.splits:
         for rest, rows in splits:
-            held_out = Part(labelled.stack, rows, range(len(labelled.stack)))
+            held_out = Part(labelled.stack, rows)
             features, labels = class_features(held_out, sets=labelled.sets), labelled.labels[rows]
             losses += [-np.log(regression.true_class(features, labels)).sum() for regression in _path(rest)]
     best = int(np.argmin(losses))
@@ -44,32 +44,26 @@ def fit_stack(labelled: Labelled) -> Fitted:
 
 def _path(labelled: Labelled) -> list[Regression]:
     """The regressions of all strengths; remembered, as neighbouring choices ask for the same."""
-    key = ("stack", labelled.key)
-    if key not in labelled.memo:
-        features = class_features(labelled.stack, sets=labelled.sets)
-        labelled.memo[key] = fit_regression(features, labelled.labels, STRENGTHS)
-    regressions: list[Regression] = labelled.memo[key]
-    return regressions
+    return labelled.remembered(
+        ("stack", labelled.key),
+        lambda: fit_regression(class_features(labelled.stack, sets=labelled.sets), labelled.labels, STRENGTHS),
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Regression:
     """What was fitted."""
 
-    slopes: Floats
-    """(members, classes)."""
-    offsets: Floats
-    """(classes,)."""
-    sets: bool = False
-    """Whether each row has a set of classes."""
+    slopes: Floats  # (members, classes)
+    offsets: Floats  # (classes,)
+    sets: bool = False  # whether each row has a set of classes
 
     def answer(self, stack: Sequence[Matrix], weights: Weights = None) -> Combined:
         """Probabilities and decisions; `weights` are a combiner's and have no influence on a regression."""
         scores = np.zeros(stack[0].shape) + self.offsets
         for matrix, slope in zip(stack, self.slopes, strict=True):
             scores += (_log_odds(matrix) if self.sets else logs(matrix)) * slope
-        probs = self._probs(scores)
-        return decided(probs, sets=self.sets)
+        return decided(self._probs(scores), sets=self.sets)
 
     def true_class(self, features: Narrow, labels: Labels) -> Floats:
         """What each row's right class, or each right yes and no, gets; at least 2.2e-16."""
@@ -81,11 +75,9 @@ class Regression:
 
 
 def fit_regression(features: Narrow, labels: Labels, strengths: Sequence[float]) -> list[Regression]:
-    """A regression for each strength, the strongest first, on `features` (classes, members, rows) of log-probabilities.
-
-    L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
-    penalty starts where the stronger one ended.
-    """
+    """A regression for each strength, strongest first; `features` are log-probabilities (classes, members, rows)."""
+    # L-BFGS in coordinates in which each class's own curvature, as it is at the geometric mean, is round; each weaker
+    # penalty starts where the stronger one ended.
     from scipy.optimize import minimize  # takes a fifth of a second, so only stacking waits for it
 
     classes, members, _ = features.shape
@@ -162,10 +154,8 @@ def _log_odds(matrix: Matrix) -> Floats:
 
 
 def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Narrow:
-    """Log-probabilities, or with `sets` the logarithms of odds, as (classes, members, rows).
-
-    In 32 bits, as fitting does little but read them, again and again; what is fitted is of 64.
-    """
+    """Log-probabilities, or with `sets` the logarithms of odds, as (classes, members, rows)."""
+    # In 32 bits, as fitting does little but read them, again and again; what is fitted is of 64.
     features = np.empty((stack[0].shape[1], len(stack), len(stack[0])), dtype=np.float32)
     for index, matrix in enumerate(stack):
         features[:, index] = (_log_odds(matrix) if sets else logs(matrix)).T
@@ -173,10 +163,7 @@ def class_features(stack: Sequence[Matrix], *, sets: bool = False) -> Narrow:
 
 
 def _curvature(features: Narrow, *, sets: bool) -> Floats:
-    """(classes, members + 1, members + 1): each class's own, at the geometric mean. Looks at no label.
-
-    From a part of the rows: it decides how fast the answer is found, not what it is.
-    """
+    """(classes, members + 1, members + 1): each class's own, at the geometric mean. Looks at no label."""
     classes, _, rows = features.shape
     part = features[:, :, :: max(1, rows // _CURVATURE_ROWS)].astype(np.float64)
     mean = part.mean(axis=1)

@@ -43,10 +43,8 @@ class Submission:
     id_column: int
     answers: Callable[[int, int], list[list[str]]]
     """The other columns' cells of rows `start` to `stop`, in the header's order."""
-    value: str
-    """What the cells are: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one."""
-    separator: str | None = None
-    """Between the classes of a cell, where each row has a set of classes; else None."""
+    value: str  # what the cells are: `name`, `index`, `probability` or `binary` of each class, or `probability_of` one
+    separator: str | None = None  # between the classes of a cell, where each row has a set of classes; else None
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -69,29 +67,33 @@ def make_submission(
     template: Path | None = None,
     labels: LabelForm | None = None,
 ) -> Submission:
-    """Check everything and lay out the table; writes nothing.
-
-    A template decides rows, columns and id spelling; `labels`, else `fmt`, decides between names and numbers.
-    """
+    """Check everything and lay out the table; a template decides rows, columns and the spelling of ids."""
     if fmt.probability_of not in (None, *classes):
         raise InputError(f"submission.probability_of: {fmt.probability_of!r} is none of {examples(classes)}")
-    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None
+    separator = (fmt.separator or " ") if combined.decisions.ndim == 2 else None  # a blank: the habit of Kaggle
+    order: Integers | None = None
     if template is None:
         value: str = labels or (fmt.value if fmt.probability_of is None else "probability_of")
         header = (fmt.id, *classes) if value in _WIDE else (fmt.id, fmt.label)
+        id_column, wanted, others = 0, tuple(ids), header[1:]
         doubled = [name for name, count in Counter(header).items() if count > 1]
         if doubled:
             raise InputError(f"submission: {doubled[0]!r} would be two columns; give submission.id another name")
-        answers = _answers(combined, None, _cells(header[1:], classes, value, fmt, separator))
-        return Submission(header, tuple(ids), 0, answers, value, separator)
-    sample = _read_template(template)
-    header = sample.header
-    id_column = header.index(fmt.id) if fmt.id in header else 0
-    others = tuple(name for column, name in enumerate(header) if column != id_column)
-    value = _value_for(template, header[id_column], others, classes, fmt, labels)
-    wanted = sample.columns[header[id_column]]
-    order = _row_order(template, header[id_column], wanted, ids)
-    answers = _answers(combined, order, _cells(others, classes, value, fmt, separator))
+    else:
+        sample = read_text_table(template, "template")
+        header = sample.header
+        if len(header) < 2:
+            raise InputError(f"{template}: the template has one column, {header[0]!r}; an id and an answer are needed")
+        id_column = header.index(fmt.id) if fmt.id in header else 0
+        wanted, others = sample.columns[header[id_column]], header[:id_column] + header[id_column + 1 :]
+        value = _value_for(template, header[id_column], others, classes, fmt, labels)
+        order = _row_order(template, header[id_column], wanted, ids)
+    cells = _cells(others, classes, value, fmt, separator)
+
+    def answers(start: int, stop: int) -> list[list[str]]:
+        rows = slice(start, stop) if order is None else order[start:stop]
+        return cells(combined.probs[rows], combined.decisions[rows])
+
     return Submission(header, wanted, id_column, answers, value, separator)
 
 
@@ -103,18 +105,11 @@ def save_submission(path: Path, submission: Submission) -> None:
             writer.writerow(submission.header)
             writer.writerows(submission.rows())
         with temporary.open(encoding="utf-8", newline="") as stream:
+            # Made a second time: to keep the cells of a million rows would take gigabytes.
             expected = chain([list(submission.header)], submission.rows())
             for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
                 if written != meant:
                     raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
-
-
-def _read_template(path: Path) -> TextTable:
-    """A sample file: an id's column and at least one more."""
-    table = read_text_table(path, "template")
-    if len(table.header) < 2:
-        raise InputError(f"{path}: the template has one column, {table.header[0]!r}; an id and an answer are needed")
-    return table
 
 
 def _value_for(
@@ -138,11 +133,8 @@ def _value_for(
         return value
     missing = [name for name in classes if name not in others]
     unknown = [name for name in others if name not in classes]
-    parts = [
-        f"{len(names)} {what} ({examples(names)})"
-        for names, what in ((unknown, "unknown"), (missing, "missing"))
-        if names
-    ]
+    sides = ((unknown, "unknown"), (missing, "missing"))
+    parts = [f"{len(names)} {what} ({examples(names)})" for names, what in sides if names]
     raise InputError(
         f"{template}: beside {id_name!r} there must be one column, or exactly one a class; " + " and ".join(parts)
     )
@@ -184,6 +176,7 @@ def _cells(
         wanted = others if fmt.probability_of is None or value == "probability" else [fmt.probability_of]
         column = {name: index for index, name in enumerate(classes)}
         columns = [column[name] for name in wanted]
+        # `repr` is the shortest text that reads back as the same number.
         return lambda probs, _: [list(map(repr, row)) for row in probs[:, columns].tolist()]
     if separator is not None:
         names = [str(index) for index in range(len(classes))] if value == "index" else list(classes)
@@ -195,16 +188,6 @@ def _cells(
     if value == "index":
         return lambda _, decisions: [[str(index)] for index in decisions.tolist()]
     return lambda _, decisions: [[classes[index]] for index in decisions.tolist()]
-
-
-def _answers(combined: Combined, order: Integers | None, cells: Cells) -> Callable[[int, int], list[list[str]]]:
-    """Rows `start` to `stop` of the table, taken from `combined` in the order wanted."""
-
-    def block(start: int, stop: int) -> list[list[str]]:
-        rows = slice(start, stop) if order is None else order[start:stop]
-        return cells(combined.probs[rows], combined.decisions[rows])
-
-    return block
 
 
 @dataclass(frozen=True)
@@ -231,8 +214,7 @@ class OldSubmission:
     """A submission read from a file, in the rows and columns of the new one."""
 
     path: Path
-    cells: tuple[tuple[str, ...], ...]
-    """One tuple a column beside the ids."""
+    cells: tuple[tuple[str, ...], ...]  # one tuple a column beside the ids
 
     def difference(self, new: Submission) -> Difference:
         """What changed to `new`, for whose rows and columns this was read."""
@@ -270,28 +252,26 @@ def read_old(path: Path, new: Submission, classes: Sequence[str]) -> OldSubmissi
             f"{', '.join(new.header[:5])}; compare two submissions of one format (--template makes it)"
         )
     ids = table.columns[id_name]
-    problems = check_ids(path, ids) + _id_problems(path, ids, new.ids) + _answer_problems(path, table, new, classes)
-    if problems:
-        raise InputError(*(f"--compare {problem}" for problem in problems))
-    position = {name: row for row, name in enumerate(ids)}
-    order = [position[name] for name in new.ids]
-    return OldSubmission(path, tuple(tuple(table.columns[name][row] for row in order) for name in new.others))
-
-
-def _id_problems(path: Path, here: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    known, expected = set(here), set(wanted)
-    missing = [name for name in wanted if name not in known]
-    extra = [name for name in known if name not in expected]
-    problems = [f"{path}: {len(missing)} ids of this blend are not in it ({examples(missing)})"] if missing else []
+    position, expected = {name: row for row, name in enumerate(ids)}, set(new.ids)
+    missing = [name for name in new.ids if name not in position]
+    extra = [name for name in position if name not in expected]
+    problems = check_ids(path, ids)
+    if missing:
+        problems.append(f"{path}: {len(missing)} ids of this blend are not in it ({examples(missing)})")
     if extra:
         problems.append(f"{path}: {len(extra)} of its ids are not in this blend ({examples(sorted(extra))})")
-    return problems
+    problems += _answer_problems(path, table, new, classes)
+    if problems:
+        raise InputError(*(f"--compare {problem}" for problem in problems))
+    order = [position[name] for name in new.ids]
+    return OldSubmission(path, tuple(tuple(table.columns[name][row] for row in order) for name in new.others))
 
 
 def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Sequence[str]) -> list[str]:
     """Whether its cells are answers of the same kind."""
     if new.value.startswith("probability") or new.value == "binary":
-        is_fine, needed = (_is_bit, "0 or 1") if new.value == "binary" else (_is_finite, "a probability")
+        binary = new.value == "binary"
+        is_fine, needed = (("0", "1").__contains__, "0 or 1") if binary else (_is_finite, "a probability")
         wrong = {name: next((cell for cell in table.columns[name] if not is_fine(cell)), None) for name in new.others}
         return [
             f"{path}: column {name!r} holds {cell[:40]!r}; {needed} is needed"
@@ -305,10 +285,6 @@ def _answer_problems(path: Path, table: TextTable, new: Submission, classes: Seq
     strangers = [cell for cell in cells if cell not in allowed]
     what = "class names" if new.value == "name" else f"class numbers from 0 to {len(classes) - 1}"
     return [f"{path}: holds {examples(strangers)}; this blend answers with {what} (--labels)"] if strangers else []
-
-
-def _is_bit(cell: str) -> bool:
-    return cell in ("0", "1")
 
 
 def _is_finite(cell: str) -> bool:

@@ -1,6 +1,6 @@
-"""One line about one fault in a user's file: where it is, how values are shown, how near names are found.
+"""One line for one fault in a user's file: where it is, how values are shown, how similar names are found.
 
-Collecting complaints, instead of raising the first, is what lets all faults of a recipe be reported together.
+Complaints are collected rather than raised one by one, so that all faults of a recipe are reported together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ensemble.errors import InputError
 
 KeyPath = tuple[str | int, ...]
-"""Where a value lies in nested mappings and lists. Not a dotted text: the keys of `search` hold dots themselves."""
+"""Where a value lies in nested mappings and lists. Not a dotted string: the keys of `search` contain dots."""
 
 _SHORTEST_BEGINNING, _MOST_LIKELY = 3, 4  # of a name, to be told by it; suggestions that a person can choose from
 _LONGEST_VALUE = 60  # characters: a value, its place and the rule fit in two lines of a terminal
@@ -22,10 +22,10 @@ _LONGEST_VALUE = 60  # characters: a value, its place and the rule fit in two li
 
 @dataclass(frozen=True)
 class Place:
-    """A line of a file, or with line 0 something without lines: `--set`, a folder, `default`."""
+    """A line of a file; line 0 where there are no lines: `--set`, a folder, `default`."""
 
     source: str
-    line: int = 0
+    line: int = 0  # files count from 1
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}" if self.line else self.source
@@ -60,29 +60,28 @@ class FaultsInside(ValueError):
 
 def raise_together(complaints: Iterable[Complaint]) -> None:
     """Raise all complaints as one error, files first, by line; without complaints do nothing."""
-    distinct = dict.fromkeys(complaints)
-    ordered = sorted(
-        distinct,
-        key=lambda complaint: (complaint.place.source.startswith("--"), complaint.place.source, complaint.place.line),
-    )
-    if ordered:
+
+    def order(complaint: Complaint) -> tuple[bool, str, int]:
+        return complaint.place.source.startswith("--"), complaint.place.source, complaint.place.line
+
+    # Distinct: two checks may find the same fault, or two recipes extend one faulty file.
+    if ordered := sorted(dict.fromkeys(complaints), key=order):
         raise FaultyInput(ordered)
 
 
 def dotted(path: KeyPath) -> str:
-    """A path as messages write it: `image.mean[1]`; on one line, whatever a file's keys hold."""
+    """A path as messages write it: `image.mean[1]`; on one line, whatever characters the keys contain."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{_one_line(key)}" for key in path).removeprefix(".")
 
 
 def show_value(value: Any) -> str:
     """A value as a person would write it in YAML, on one line, cut at 60 characters."""
-    shown = _flow(value, depth=3)
-    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 1] + "…"
+    return _cut(_flow(value, depth=3))  # recipes nest this deep; more would be cut off anyway
 
 
 def closest(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name most like `word`, upper and lower case alike; None when nothing is near."""
-    by_lower = {name.lower(): name for name in reversed(known)}
+    """The known name most similar to `word`, ignoring case; None when none is similar."""
+    by_lower = {name.lower(): name for name in reversed(known)}  # reversed: of names alike in this the first wins
     matches = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None
 
@@ -110,16 +109,19 @@ def any_of(names: Sequence[str], last: str = "or") -> str:
 
 
 def _one_line(key: str) -> str:
-    shown = key if key.isprintable() else repr(key)[1:-1]
-    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 1] + "…"
+    return _cut(key if key.isprintable() else repr(key)[1:-1])  # a line break, or an escape that colours a terminal
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
 def _flow(value: Any, depth: int) -> str:
-    """`value` in flow style; what lies deeper than `depth`, or beyond what is shown anyway, becomes `…`."""
+    """`value` in flow style; what lies deeper than `depth`, or too far on to be shown, becomes `…`."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        return repr(value[: 2 * _LONGEST_VALUE])
+        return repr(value[: 2 * _LONGEST_VALUE])  # cut before repr: it may be a megabyte
     if isinstance(value, dict | list | tuple) and depth == 0:
         return "…"
     if isinstance(value, dict):

@@ -1,4 +1,7 @@
-"""The dataset as described: where rows, images, labels and groups come from. `data/` reads what it describes."""
+"""The dataset as described: where rows, images, labels and groups come from. `data/` reads what it describes.
+
+Messages of rules between keys begin with the key and a colon: `schema` finds the line of that key.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,33 @@ def _check_template(template: str) -> str:
     try:
         split_template(template)
     except ValueError as error:
+        # lower: Python's own messages begin with a capital
         raise ValueError(f"the template {template!r} is malformed: {str(error).lower()}") from error
     return template
 
 
 def _check_pattern(template: str) -> str:
-    """At most one `*` between two slashes, so that a match needs no search."""
+    """At most one `*` between two slashes, so that a match needs no search: what is before and behind it decides."""
     text = "".join(text + "x" * (column is not None) for text, column in split_template(template))
     if any(segment.count("*") > 1 for segment in text.split("/")):
         raise ValueError(f"{template!r} has two * between slashes; one is allowed")
     return template
 
 
-Template = Annotated[str, Field(min_length=1), AfterValidator(_check_template)]
+def _stays_inside(path: str) -> str:
+    # Descriptions are shared: one from elsewhere must not read files of whoever runs it.
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"{path} leads out of the dataset's folder; name a file below it")
+    return path
+
+
+Text = Annotated[str, Field(min_length=1)]
+Template = Annotated[Text, AfterValidator(_check_template)]
 """Text in which `{column}` stands for a row's value, as in `images/{id}.png`."""
-PatternTemplate = Annotated[str, Field(min_length=1), AfterValidator(_check_template), AfterValidator(_check_pattern)]
+PatternTemplate = Annotated[Template, AfterValidator(_check_pattern)]
 """A template in which `*` stands for any part of a name."""
+InnerPath = Annotated[Text, AfterValidator(_stays_inside)]
+ClassNames = Annotated[list[Text], Field(min_length=2)]
 Channel = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
 Bounds = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 """Ascending numbers between neighbouring classes; a number that equals a bound is in the class above it."""
@@ -43,9 +57,9 @@ Bounds = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min
 class PartSpec(Frozen):
     """One part of a composed label, such as the age of mask x gender x age."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Text
     """What the part is called."""
-    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
+    classes: ClassNames
     """Its own classes, in order."""
     value: Template
     """Template of the value that decides, such as `{age}`; with neither `map` nor `bins` it is the class's name."""
@@ -57,18 +71,18 @@ class PartSpec(Frozen):
     @model_validator(mode="after")
     def _is_consistent(self) -> PartSpec:
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands twice")
+            raise ValueError("classes: a name appears twice")
         if self.map is not None and self.bins is not None:
-            raise ValueError("bins: stands beside map; give one of the two")
+            raise ValueError("bins: given together with map; give one of the two")
         strangers = sorted(set((self.map or {}).values()) - set(self.classes))
         if strangers:
-            raise ValueError(f"map: leads to {strangers[0]}, which is none of {', '.join(self.classes)}")
+            raise ValueError(f"map: gives {strangers[0]}, which is none of {', '.join(self.classes)}")
         if self.bins is not None and (fault := self.fault_of(self.bins)):
             raise ValueError(f"bins: {fault}")
         return self
 
     def fault_of(self, bins: list[float]) -> str:
-        """What is wrong with bounds for this part; empty when they fit."""
+        """What is wrong with bounds for this part; empty when they fit. Asked for a recipe's `data.bins` too."""
         shown = ", ".join(f"{bound:g}" for bound in bins)
         if len(bins) != len(self.classes) - 1:
             return f"[{shown}] has {len(bins)} bounds, but {len(self.classes)} classes need {len(self.classes) - 1}"
@@ -84,7 +98,7 @@ class LabelSpec(Frozen):
     """Template of the class, such as `{label}` or `{file.folder}`."""
     kind: Literal["name", "index"] = "name"
     """Whether the value is a class name, or its position in `classes`, from 0."""
-    separator: Annotated[str, Field(min_length=1)] | None = None
+    separator: Text | None = None
     """For a `value` that names several classes: what stands between them, such as `" "` or `";"`:
     docs/multilabel.md."""
     empty: list[str] | None = None
@@ -101,9 +115,11 @@ class LabelSpec(Frozen):
         if not given:
             raise ValueError("value: missing; give a template such as {label}, or columns, or parts")
         if len(given) > 1:
-            raise ValueError(f"{given[1]}: stands beside {given[0]}; give one of the two")
+            raise ValueError(f"{given[1]}: given together with {given[0]}; give one of the two")
         if self.separator is not None and self.value is None:
-            raise ValueError(f"separator: stands beside {given[0]}, but is for a value that names several classes")
+            raise ValueError(
+                f"separator: given together with {given[0]}, but is for a value that names several classes"
+            )
         if self.empty is not None and self.separator is None:
             raise ValueError("empty: is for labels with a separator; give one, or list what it means as a class")
         names = [part.name for part in self.parts or []]
@@ -119,17 +135,6 @@ class LabelSpec(Frozen):
     def combinations(self) -> tuple[str, ...]:
         """Names for all classes that the parts make, in the order of their index."""
         return tuple(map(_BETWEEN_PARTS.join, product(*(part.classes for part in self.parts or []))))
-
-
-def _stays_inside(path: str) -> str:
-    """Refuse paths that are not below the dataset's folder."""
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise ValueError(f"{path} leads out of the dataset's folder; name a file below it")
-    return path
-
-
-ColumnName = Annotated[str, Field(min_length=1)]
-InnerPath = Annotated[str, Field(min_length=1), AfterValidator(_stays_inside)]
 
 
 class FieldsSpec(Frozen):
@@ -152,7 +157,7 @@ class FieldsSpec(Frozen):
 class BoxSpec(Frozen):
     """The part of each image that is used; the rest is cut off."""
 
-    columns: Annotated[list[ColumnName], Field(min_length=4, max_length=4)]
+    columns: Annotated[list[Text], Field(min_length=4, max_length=4)]
     """The four columns, in pixels."""
     format: Literal["xyxy", "xywh"] = "xyxy"
     """`xyxy`: left, top, right, bottom; `xywh`: left, top, width, height."""
@@ -195,7 +200,7 @@ class RowsSpec(Frozen):
 class TrainOnlySpec(Frozen):
     """Rows that are in every training part, and never validated."""
 
-    column: ColumnName
+    column: Text
     """The column that decides."""
     values: Annotated[list[str], Field(min_length=1)]
     """Its values in rows that are for training only."""
@@ -212,7 +217,7 @@ class TrainRowsSpec(RowsSpec):
     """Values of `group` that mean unknown: each such row is a group of its own."""
     train_only: TrainOnlySpec | None = None
     """Rows to train on but never to validate on, such as those of another year."""
-    fold_column: ColumnName | None = None
+    fold_column: Text | None = None
     """Column with a split that the organiser or a team gives."""
 
 
@@ -221,9 +226,9 @@ class SubmissionSpec(Frozen):
 
     sample: InnerPath | None = None
     """Path of the organiser's sample file below the dataset's folder: its rows, order and columns are followed."""
-    id: ColumnName = "id"
+    id: Text = "id"
     """Name of the id column."""
-    label: ColumnName = "label"
+    label: Text = "label"
     """Name of the answer's column, for `index`, `name`, and `probability_of`."""
     value: Literal["index", "name", "probability", "binary"] = "name"
     """What is asked for: the class's position from 0, its name, or a probability column per class; for rows with sets
@@ -240,9 +245,6 @@ class SubmissionSpec(Frozen):
         if self.probability_of is not None and self.value != "probability":
             raise ValueError(f"probability_of: is for value: probability, not for {self.value}")
         return self
-
-
-ClassNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
 
 
 class DatasetDescription(Frozen):
@@ -283,20 +285,15 @@ class DatasetDescription(Frozen):
     def label(self) -> LabelSpec:
         """The training rows' label; a checked description has one."""
         if self.train.label is None:
-            raise TypeError("a description without a training label does not validate")
+            raise TypeError("a description without a training label is not valid")
         return self.train.label
 
     @property
     def submission_format(self) -> SubmissionSpec:
         """The organiser's format, sets of classes spelled as in the labels where it does not say otherwise."""
-        fmt, label = self.submission, self.label
-        empty = (label.empty or [""])[0]
-        return fmt.model_copy(
-            update={
-                "separator": (label.separator or " ") if fmt.separator is None else fmt.separator,
-                "empty": empty if fmt.empty is None else fmt.empty,
-            }
-        )
+        given = {"separator": self.label.separator or " ", "empty": (self.label.empty or [""])[0]}
+        unsaid = {key: value for key, value in given.items() if getattr(self.submission, key) is None}
+        return self.submission.model_copy(update=unsaid)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> DatasetDescription:
@@ -313,15 +310,15 @@ class DatasetDescription(Frozen):
         if self.classes == "found" and (self.label.value is None or self.label.kind != "name"):
             raise ValueError("classes: found needs a train.label.value that is the class's name; list the classes")
         names = self.class_names
-        if names is None:
+        if names is None:  # they are checked when the rows are read
             return self
         if len(set(names)) != len(names):
-            raise ValueError("classes: a name stands twice")
+            raise ValueError("classes: a name appears twice")
         expected = math.prod(len(part.classes) for part in parts) if parts else len(names)
         if len(names) != expected:
             raise ValueError(f"classes: {len(names)} names, but the parts of train.label make {expected}")
         if self.label.is_set and (joined := [name for name in names if JOINER in name]):
-            raise ValueError(f"classes: {joined[0]} holds {JOINER}, which stands between the classes of a row in files")
+            raise ValueError(f"classes: {joined[0]} contains {JOINER}, which separates the classes of a row in files")
         if self.submission.probability_of not in (None, *names):
-            raise ValueError(f"submission.probability_of: {self.submission.probability_of} is no class")
+            raise ValueError(f"submission.probability_of: {self.submission.probability_of} is not a class")
         return self

@@ -2,16 +2,15 @@
 
 Several files: the new ones are written into a folder beside the old ones. Renaming that folder is the moment that
 counts: from then on they are the files, also while they are moved to their places. A reader meanwhile asks `newest`;
-who works in the folder next calls `settle`, which moves what a killed process did not get to.
+whoever works in the folder next calls `settle`, which moves what a killed process did not get to.
 
-A scratch folder is gone with its command: a lock that the kernel frees shows which are left by dead ones. Nothing here
+A scratch folder goes with its command: a lock that the kernel frees shows which ones dead processes left. Nothing here
 knows what the files mean.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -30,7 +29,7 @@ from ensemble.core.locks import try_lock
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN in a file would break other readers
 TEMPORARY_SUFFIX = ".ens-tmp"
-"""How files and folders end that a killed writer may leave; before it stand the process and a random word."""
+"""How files and folders end that a killed writer may leave; before it stand the process's number and a random word."""
 
 
 @contextmanager
@@ -40,13 +39,14 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     `durable=False` does not wait for the disk: for what is checked whenever it is read, and can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # beside `path`, since a rename is atomic within one file system only; hidden, since listings pass over dot files
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         if durable:
             flush_to_disk(temporary)  # before the rename: else a power cut may leave the name on an empty file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # Ctrl+C too
         temporary.unlink(missing_ok=True)
         raise
     if durable:
@@ -65,15 +65,13 @@ def save_text(path: Path, content: str) -> None:
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Write a JSON document a person can read, whole or not at all; NaN and infinity are refused."""
-    save_text(path, _laid_out(value, 2) + "\n")  # two levels: what a person scans; rows of numbers stay in one line
+    """Write a JSON document that a person can read, whole or not at all; NaN and infinity are refused."""
+    save_text(path, _laid_out(value, 2) + "\n")  # two levels are what a person scans; rows of numbers stay on one line
 
 
 def _laid_out(value: Any, depth: int, line: str = "\n") -> str:
-    """A line an entry, down to a depth: what lies deeper, and a list of plain values, is one line.
-
-    `json.dumps` with its indent is many times as slow as without, and gives each number of a list a line of its own.
-    """
+    """One line for each entry, down to a depth; what lies deeper, and a list of plain values, is one line."""
+    # Not json.dumps with indent: many times as slow as without, and each number of a list gets a line of its own.
     inner = line + "  "
     if depth and value and isinstance(value, dict) and all(isinstance(key, str) for key in value):
         entries = (f"{_ENCODE(key)}: {_laid_out(entry, depth - 1, inner)}" for key, entry in value.items())
@@ -90,6 +88,7 @@ def load_json(path: Path) -> Any:
 
 def canonical_json(value: Any) -> str:
     """One spelling for one value: sorted keys, no spaces, ASCII; what identities are hashed from."""
+    # ASCII: the same bytes whatever the encoding; any other spelling would make finished runs strangers
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -107,7 +106,7 @@ def sha256_file(path: Path) -> str:
 def sweep_temporaries(folder: Path, *, is_dead: Callable[[int], bool] | None = None) -> list[Path]:
     """Remove what killed writers left below `folder`; the caller holds the folder's lock, or passes `is_dead(pid)`."""
     swept = []
-    for leftover in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):
+    for leftover in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):  # a list: what is walked is being removed
         pid = leftover.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 2)[-2]
         if is_dead is None or (pid.isdigit() and is_dead(int(pid))):
             if leftover.is_dir():
@@ -119,8 +118,8 @@ def sweep_temporaries(folder: Path, *, is_dead: Callable[[int], bool] | None = N
 
 
 def flush_to_disk(path: Path) -> None:
-    """Force a file, or a folder's entries, to the disk; folders can't be opened on every system."""
-    if path.is_dir() and os.name == "nt":
+    """Force a file, or a folder's entries, to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows can't open folders
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -135,67 +134,55 @@ RUN_SWAP = "run"
 
 @contextmanager
 def replaced_together(folder: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder to write files into; when the block ends well they take their places in `folder`."""
+    """Yield an empty folder to write files into; when the block ends well they take their places in `folder`.
+
+    Files below it go to the same places below `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder, name)
     stage = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
     stage.mkdir()
     try:
         yield stage
-        commit_swap(stage, folder, name)
+        settle(folder, name)  # a rename onto a folder with files in it fails, and another's swap may have begun
+        for path in [*stage.rglob("*"), stage]:  # before the rename: else a power cut may leave names on empty files
+            flush_to_disk(path)
+        os.rename(stage, _swap(folder, name))  # the moment that counts
+        flush_to_disk(folder)
+        settle(folder, name)
     except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(stage, ignore_errors=True)  # after the rename there is no such folder, and the files count
         raise
 
 
-def commit_swap(stage: Path, folder: Path, name: str) -> None:
-    """Make the files below `stage` those of `folder`, at the same places below it."""
-    settle(folder, name)
-    for path in [*_files(stage), *(path for path in stage.rglob("*") if path.is_dir()), stage]:
-        flush_to_disk(path)
-    os.rename(stage, _swap(folder, name))  # the moment that counts
-    flush_to_disk(folder)
-    settle(folder, name)
-
-
 def settle(folder: Path, name: str) -> bool:
-    """Finish a swap that was begun, if there is one; whether there was."""
+    """Finish a swap that was begun; whether there was one."""
     swap = _swap(folder, name)
     if not swap.is_dir():
         return False
     touched = {folder}
-    for path in _files(swap):
+    for path in sorted(path for path in swap.rglob("*") if path.is_file()):
         target = folder / path.relative_to(swap)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # another process that settles the same was faster
+        with suppress(FileNotFoundError):  # another process that settles the same swap was faster
             os.replace(path, target)
         touched.add(target.parent)
     for place in touched:
-        flush_to_disk(place)
+        flush_to_disk(place)  # before the swap goes: a power cut must not lose both names of a file
     shutil.rmtree(swap, ignore_errors=True)
     return True
 
 
 def newest(path: Path, name: str) -> Path:
     """Where the file `path` lies now: still in the swap of that name, in a run's, or in its place."""
-    folder, file = os.path.split(path)
-    for swap in (_swap_name(name), _swap_name(RUN_SWAP)):  # a run's swap may hold any file of its folder
-        moving = os.path.join(folder, swap, file)
-        if os.path.isfile(moving):
-            return Path(moving)
+    for swap in (name, RUN_SWAP):  # a run's swap may hold any file of its folder
+        if os.path.isfile(moving := _swap(path.parent, swap) / path.name):
+            return moving
     return path
 
 
 def _swap(folder: Path, name: str) -> Path:
-    return folder / _swap_name(name)
-
-
-def _swap_name(name: str) -> str:
-    return f".{name}.ens-swap"
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return folder / f".{name}.ens-swap"  # without a process's number: whoever comes next must find it
 
 
 _LOCK_NAME = ".lock"
@@ -212,26 +199,26 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        os.close(descriptor)  # first, since Windows removes no open file; a sweep that comes between does the same
+        os.close(descriptor)  # first, since Windows removes no open file; a sweep in between does the same work
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
 def hold_process_folder() -> None:
-    """Have multiprocessing keep its sockets in a scratch folder, once a process: its own are left behind by a kill."""
-    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
-    if "tempdir" in settings:
+    """Have multiprocessing keep its sockets in a scratch folder, once per process: those it makes outlive a kill."""
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined] # it has no public setting
+    if "tempdir" in settings:  # a child has its parent's
         return
     usual, short = Path(tempfile.gettempdir()), Path("/tmp")
-    is_long = len(os.fsencode(usual)) + _BELOW > _LONGEST_ADDRESS
+    is_long = len(os.fsencode(usual)) + _BELOW > _LONGEST_ADDRESS  # as below a long TMPDIR of a cluster's job
     stack = ExitStack()
     settings["tempdir"] = str(stack.enter_context(scratch_folder(short if is_long and short.is_dir() else usual)))
-    owner = os.getpid()
+    owner = os.getpid()  # a forked child inherits the exit handler, and must not remove its parent's folder
     atexit.register(lambda: stack.close() if os.getpid() == owner else None)
 
 
 def _prefix() -> str:
-    """Names tell hosts apart, which may share the place, and not each other's locks."""
+    """Names tell hosts apart: they may share the folder, but not see each other's locks."""
     return f".ens-{sha256_text(socket.gethostname())[:4]}-"
 
 
@@ -241,19 +228,20 @@ def _make(place: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=place))
         try:
             descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:  # swept before it was locked
+        except FileNotFoundError:  # swept before there was a lock
             continue
-        with contextlib.suppress(OSError):  # no locks here: then nobody can take this one, and sweep
+        with suppress(OSError):  # a file system without locks: nobody else gets one, so nobody sweeps this folder
             try_lock(descriptor, wait=True)
-        if (folder / _LOCK_NAME).exists():
+        if (folder / _LOCK_NAME).exists():  # else a sweep had the lock first, and removed the folder
             return folder, descriptor
         os.close(descriptor)
 
 
 def _sweep(place: Path) -> None:
-    """Remove what processes of this host and user left in `place` that are dead."""
+    """Remove what dead processes of this host and user left in `place`."""
     for folder in place.glob(f"{_prefix()}*"):
-        with contextlib.suppress(OSError):  # another's, or gone meanwhile
+        with suppress(OSError):  # another user's, or gone meanwhile
+            # /tmp is everybody's: a link of that name may lead to a folder that must not be emptied
             if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
                 continue
             descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)

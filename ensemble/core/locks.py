@@ -22,14 +22,14 @@ from typing import Any
 from ensemble.errors import InputError
 
 _LOCK_NAME = ".lock"  # hidden: a listing of the outputs stays readable
-_ATTEMPTS, _PAUSE_S = 5, 0.02  # somebody who only asks for the holder has the lock for microseconds
-_TOUCH_S = 4.0  # how often a holder shows that it lives: costs nothing, and a dead host is noticed in seconds
-_BELIEVED_S = 3 * _TOUCH_S  # for how long another host's holder is believed after that
+_ATTEMPTS, _PAUSE_S = 5, 0.02  # a command that only asks who the holder is has the lock for microseconds
+_TOUCH_S = 4.0  # how often a holder shows that it lives: costs nothing, and a dead host is noticed within seconds
+_BELIEVED_S = 3 * _TOUCH_S  # for how long another host's holder is believed after that: two touches may come late
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds a lock, as it said itself; advice for a message, never what decides."""
+    """Who holds a lock, according to its own note; advice for a message, never what decides."""
 
     pid: int
     host: str
@@ -44,34 +44,34 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     path = folder / _LOCK_NAME
     descriptor = _acquire(path, wait)
     if descriptor is None or not _is_left_by_other_hosts(descriptor, path, wait):
-        holder = _read_holder(path)
+        holder = _read_holder(path)  # before the close, which lets the next holder write its note
         if descriptor is not None:
             os.close(descriptor)
         raise _refusal(folder, holder)
     over = threading.Event()
     try:
-        os.truncate(descriptor, 0)  # a longer note of the holder before us would show through
+        os.truncate(descriptor, 0)  # a longer note of the previous holder would show through
+        # In place, not by a rename like all other files: the lock is on this very file.
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        # a daemon: it must not keep a process alive that is done
+        # a daemon: it must not keep a finished process alive
         threading.Thread(target=_keep_touching, args=(descriptor, over), daemon=True).start()
         yield
     finally:
         over.set()
         path.unlink(missing_ok=True)  # while still held: whoever waits on this file sees that it is no longer `path`
         with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing was written, nothing is left; a folder with files stays
+            folder.rmdir()  # a folder in which nothing was written goes; one with files stays
         os.close(descriptor)
 
 
 def refuse_if_held(folder: Path) -> None:
-    """Refuse a folder that somebody owns now: early, before work that `folder_lock` would make useless."""
-    holder = lock_holder(folder)  # only advice: the lock itself is taken later
-    if holder is not None:
+    """Refuse a folder that another command owns now: early, before work that `folder_lock` would make useless."""
+    if holder := lock_holder(folder):  # only advice: the lock itself is taken later
         raise _refusal(folder, holder)
 
 
 def lock_holder(folder: Path) -> LockHolder | None:
-    """Who is at work in `folder` now; None when nobody is, whatever a dead process left behind."""
+    """Which command works in `folder` now; None when none does, whatever a dead process left behind."""
     path = folder / _LOCK_NAME
     try:
         descriptor = os.open(path, os.O_RDWR)  # not O_CREAT: asking must leave nothing behind
@@ -89,17 +89,21 @@ def lock_holder(folder: Path) -> LockHolder | None:
 
 def _refusal(folder: Path, holder: LockHolder | None) -> InputError:
     return InputError(
-        f"{folder}: another command is at work here ({holder or 'it did not say which'}); "
+        f"{folder}: another command is at work here ({holder or 'it left no note of itself'}); "
         "wait for it, stop it, or give this one another --name"
     )
 
 
 def _is_left_by_other_hosts(descriptor: int, path: Path, wait: bool) -> bool:
-    """Whether a note of another host, where there is one, is touched no more; looks on for a while to see that."""
+    """Whether a note of another host, where there is one, is no longer touched; watches for a while to see that.
+
+    NFS and other shared file systems may keep locks on each host by itself, so that two hosts hold the same one.
+    """
     while True:
         holder = _read_holder(path)
         if holder is None or holder.host == socket.gethostname():
             return True
+        # Watch for a change rather than compare with our clock: clocks of two hosts differ.
         touched, deadline = os.fstat(descriptor).st_mtime_ns, time.monotonic() + _BELIEVED_S
         while os.fstat(descriptor).st_mtime_ns == touched:
             if time.monotonic() > deadline:
@@ -112,7 +116,7 @@ def _is_left_by_other_hosts(descriptor: int, path: Path, wait: bool) -> bool:
 def _keep_touching(descriptor: int, over: threading.Event) -> None:
     """Show now and then that this process lives, until `over`."""
     while not over.wait(_TOUCH_S):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a file server that is away for a moment must not end the work
             os.utime(descriptor)
 
 
@@ -123,7 +127,7 @@ def _acquire(path: Path, wait: bool) -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # the holder before us left the folder empty, and removed it
+        except FileNotFoundError:  # the previous holder left the folder empty, and removed it
             continue
         try:
             is_locked = try_lock(descriptor, wait)
@@ -144,7 +148,7 @@ def _acquire(path: Path, wait: bool) -> int | None:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except FileNotFoundError:
-            pass  # the holder before us removed it between our open and our lock: take the new one
+            pass  # the previous holder removed it between our open and our lock: take the new one
         os.close(descriptor)
 
 
@@ -164,6 +168,7 @@ else:
 
     def try_lock(descriptor: int, wait: bool) -> bool:
         """Take the kernel's lock on an open file; False when another open file has it."""
+        # flock, not lockf: POSIX locks go as soon as the process closes any other descriptor of the file
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

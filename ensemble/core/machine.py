@@ -1,8 +1,4 @@
-"""What a process knows of its machine: usable cores, compiled loops, where progress and epochs are reported.
-
-Machine code is kept beside the function's file, else in the user's cache folder (NUMBA_CACHE_DIR names another), else
-made anew by each process, in a second. Sums and products are rounded one by one, as NumPy and Python do it.
-"""
+"""What a process knows of its machine: usable cores, compiled loops, where progress and epochs are reported."""
 
 from __future__ import annotations
 
@@ -17,14 +13,16 @@ from ensemble.errors import InputError
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """At least 1. Of a quota of two and a half cores two count: a thread that waits for its turn stops them all."""
-    affinity = getattr(os, "sched_getaffinity", None)
+    """Cores that this process may use, at least 1: its affinity and a container's quota count. `root`: for tests."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none; batch systems set it
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    # Down: with three threads on two and a half cores, one waits for its turn and all wait for it.
     return max(1, min([cores, *(int(quota) for quota in _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:
     """Cores that the control groups of this process, and those around them, leave it; none where nothing is limited."""
+    # os.cpu_count passes over quotas: 64 threads in a container that may use 2 cores
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -52,24 +50,26 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """The same function as machine code, which leaves Python's lock to others while it runs."""
-    import numba
+    """The same function as machine code, which releases Python's lock while it runs."""
+    import numba  # here: a slow import, and few commands run compiled loops
 
+    # No fastmath: sums and products are rounded one by one, as NumPy and Python do it. The cache lies beside the
+    # function's file, else in the user's cache folder (NUMBA_CACHE_DIR names another).
     try:
         machine_code: Any = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # there is no folder that the machine code could be written to
+    except RuntimeError:  # no folder can be written to: each process compiles anew, in a second
         machine_code = numba.njit(nogil=True)(function)
     return cast(Function, machine_code)
 
 
 class Report(Protocol):
-    """Called with one small JSON mapping, it tells of an event; `beat` says that the task gets on."""
+    """Called with a small JSON mapping, it reports an event; `beat` says that the task makes progress."""
 
     def __call__(self, data: Mapping[str, Any], /) -> None:
-        """Tell of an event."""
+        """Report an event."""
 
     def beat(self) -> None:
-        """To be called at every step, where the task could stop: nearly free. Silence for long is taken for hanging.
+        """To be called at every step, where the task could stop: nearly free. A long silence counts as hanging.
 
         Raises `StopAsked` when the command is being stopped.
         """
@@ -82,11 +82,11 @@ class PlainReport:
     tell: Callable[[Mapping[str, Any]], None] = lambda data: None
 
     def __call__(self, data: Mapping[str, Any], /) -> None:
-        """Tell of an event."""
+        """Pass the event on."""
         self.tell(data)
 
     def beat(self) -> None:
-        """Nobody waits for it."""
+        """Nothing waits for it."""
 
 
 WATCHERS = ("tensorboard", "wandb")  # modules as well as words: `find_spec` asks for them

@@ -4,9 +4,9 @@ A metric prepares once what its rows contribute and then scores any row weights 
 how often each row was drawn) costs a few additions a resample. Rows of weight zero are as good as absent. Definitions
 are those of scikit-learn, where it has one; docs/metrics.md says what happens where a class is missing.
 
-First the arithmetic. Scores of decisions count, for each class, the rows rightly decided, labelled so and decided so;
-scores of probabilities (`log_loss`, `roc_auc`, `top5_accuracy`) look at the numbers themselves. Of rows with sets of
-classes, labels and decisions are (rows, classes) of zeros and ones. Then the metrics, and the table of their names.
+First the arithmetic: scores of counts (per class, the rows labelled, decided and both), then scores of rows and of
+probabilities. Where rows have sets of classes, labels and decisions are (rows, classes) of zeros and ones. Then
+`Metric` and what is asked of it; last the two tables of names.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.complaints import any_of
-from ensemble.core.labels import are_sets, likelihoods
+from ensemble.core.labels import are_sets, has_class, likelihoods
 
 TIE_TOLERANCE = 1e-12  # above rounding of sums in 64 bits, below any difference that a model means
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # where log_loss clips, as scikit-learn does for float64
+THRESHOLD = 0.5  # of each class of a set, where no threshold was learned
 
 Floats = NDArray[np.float64]
 Probs = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Scorer = Callable[[Floats], float]
 Prepare = Callable[[Integers, Probs, Integers | None], Scorer]
-"""From labels, probs and decisions (None: `decide(probs)`) to the score as a function of row weights."""
+"""From labels, probs and decisions (None: the obvious ones) to the score as a function of row weights."""
 
 
 class Totals(NamedTuple):
-    """For each class, how many rows are rightly decided, labelled so, decided so."""
+    """For each class: rows with this label that were decided so, rows with this label, rows decided so."""
 
     right: Floats
     labelled: Floats
@@ -48,39 +49,52 @@ def decide(probs: Probs) -> NDArray[np.int64]:
     """
     first = probs.argmax(axis=1)  # three times as fast as max
     top = probs[np.arange(len(probs)), first][:, None]
-    if np.isnan(top).any():
+    if np.isnan(top).any():  # argmax takes the first NaN of a row as its maximum, so looking there is enough
         raise ValueError("NaN has no class; check the probabilities first")
     return np.asarray((probs >= top - TIE_TOLERANCE).argmax(axis=1), dtype=np.int64)
 
 
+def decide_sets(probs: Probs) -> NDArray[np.uint8]:
+    """(rows, classes): 1 where a class is at least as likely as not."""
+    if np.isnan(probs).any():
+        raise ValueError("NaN has no decision; check the probabilities first")
+    return np.asarray(probs >= THRESHOLD - TIE_TOLERANCE, dtype=np.uint8)
+
+
+def _decided(labels: Integers, probs: Probs, decisions: Integers | None) -> Integers:
+    if decisions is not None:
+        return decisions
+    return decide_sets(probs) if are_sets(labels) else decide(probs)
+
+
 def class_counter(labels: Integers, probs: Probs, decisions: Integers | None) -> Callable[[Floats], Totals]:
     """From row weights to the totals of each class."""
+    decided = _decided(labels, probs, decisions)
+    if are_sets(labels):
+        # One product counts all three. BLAS may add in any order: weights are whole numbers, whose sums are exact.
+        has, says = labels != 0, decided != 0
+        columns = np.hstack([has & says, has, says]).astype(np.float64)
+        return lambda weights: Totals(*np.split(weights @ columns, 3))
     classes = probs.shape[1]
-    decided = decide(probs) if decisions is None else decisions
     right = np.where(decided == labels, labels, classes)  # wrong rows fall into a bin of their own
 
-    def total(index: Integers, weights: Floats, bins: int) -> Floats:
-        return np.bincount(index, weights, bins).astype(np.float64, copy=False)
-
     def count(weights: Floats) -> Totals:
-        return Totals(
-            total(right, weights, classes + 1)[:classes],
-            total(labels, weights, classes),
-            total(decided, weights, classes),
-        )
+        # bincount: a matrix of rows x classes would be 800 MB for 100,000 rows of 1,000 classes
+        counts = (np.bincount(index, weights, classes + 1)[:classes] for index in (right, labels, decided))
+        return Totals(*(part.astype(np.float64, copy=False) for part in counts))  # of no rows they are whole numbers
 
     return count
 
 
 def of_totals(measure: Callable[[Totals], float]) -> Prepare:
-    """A score that the totals of each class are enough for; NaN where there are no rows."""
+    """A score that needs the totals of each class alone; NaN where no class is labelled or decided in any row."""
 
     def prepare(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
         count = class_counter(labels, probs, decisions)
 
         def score(weights: Floats) -> float:
             totals = count(weights)
-            return measure(totals) if totals.labelled.any() else math.nan
+            return measure(totals) if (totals.labelled + totals.decided).any() else math.nan
 
         return score
 
@@ -98,14 +112,51 @@ def recall_of(totals: Totals) -> Floats:
 
 
 def f1_of(totals: Totals) -> Floats:
-    """Harmonic mean of both; NaN for a class that stands in neither labels nor decisions."""
+    """Harmonic mean of both; NaN for a class in neither labels nor decisions."""
     return _share(2 * totals.right, totals.labelled + totals.decided, totals)
 
 
-def accuracy(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """The share of rows decided rightly."""
-    right = labels == (decide(probs) if decisions is None else decisions)
-    return mean_of_rows(right.astype(np.float64))
+def _share(part: Floats, whole: Floats, totals: Totals) -> Floats:
+    shares = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)  # 0, as scikit-learn's zero_division=0
+    return np.where(totals.labelled + totals.decided > 0, shares, math.nan)
+
+
+def _macro(of_class: Callable[[Totals], Floats]) -> Prepare:
+    """The mean over classes; one in neither labels nor decisions doesn't count."""
+    return of_totals(lambda totals: float(np.nanmean(of_class(totals))))
+
+
+def _balanced_accuracy(totals: Totals) -> float:
+    """The mean recall of the classes that have rows; a class without any doesn't count, even if decided."""
+    present = totals.labelled > 0
+    return float(np.mean(totals.right[present] / totals.labelled[present]))
+
+
+def _weighted_f1(totals: Totals) -> float:
+    """The mean F1, each class weighted by its share of the rows."""
+    rows = max(totals.labelled.sum(), 1e-300)  # of sets, all may be empty: 0 / tiny is the 0 that scikit-learn gives
+    return float(np.sum(totals.labelled * np.nan_to_num(f1_of(totals))) / rows)
+
+
+def _micro_f1(totals: Totals) -> float:
+    """F1 of all classes' decisions together."""
+    return float(f1_of(Totals(*(part.sum(keepdims=True) for part in totals)))[0])
+
+
+def _kappa(totals: Totals) -> float:
+    """Of what chance leaves to be decided, the share decided right; NaN where chance leaves nothing."""
+    rows = totals.labelled.sum()
+    left = rows - np.sum(totals.labelled * totals.decided) / rows
+    return 1 - float((rows - totals.right.sum()) / left) if left > 0 else math.nan
+
+
+def _mcc(totals: Totals) -> float:
+    """Correlation of labels and decisions; 0 where either is always the same."""
+    rows = totals.labelled.sum()
+    together = rows * totals.right.sum() - np.sum(totals.labelled * totals.decided)
+    apart = [float(rows**2 - np.sum(counts**2)) for counts in (totals.labelled, totals.decided)]
+    # the product before the root, as scikit-learn multiplies: two roots round to other last bits
+    return float(together / math.sqrt(apart[0] * apart[1])) if min(apart) > 0 else 0.0
 
 
 def mean_of_rows(values: Floats) -> Scorer:
@@ -113,9 +164,24 @@ def mean_of_rows(values: Floats) -> Scorer:
     return lambda weights: _ratio(_total(weights, values), float(weights.sum()))
 
 
+def accuracy(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
+    """The share of rows decided right; of sets, of rows whose whole set is."""
+    right = labels == _decided(labels, probs, decisions)
+    return mean_of_rows((right.all(axis=1) if are_sets(labels) else right).astype(np.float64))
+
+
+def samples_f1(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
+    """The mean over rows of the F1 of a row's own set; 1 where both sets are empty."""
+    decided = _decided(labels, probs, decisions)
+    both = (labels.sum(axis=1) + decided.sum(axis=1)).astype(np.float64)
+    right = (labels.astype(np.bool_) & decided.astype(np.bool_)).sum(axis=1)
+    # maximum: np.where computes both sides, and 0 / 0 would warn
+    return mean_of_rows(np.where(both > 0, 2 * right / np.maximum(both, 1), 1.0))
+
+
 def quadratic_kappa(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
     """1 - the squared distance of decisions from labels, against that of decisions dealt out at random."""
-    decided = (decide(probs) if decisions is None else decisions).astype(np.float64)
+    decided = _decided(labels, probs, decisions).astype(np.float64)
     labelled = labels.astype(np.float64)
     apart = np.square(labelled - decided)
 
@@ -123,6 +189,7 @@ def quadratic_kappa(labels: Integers, probs: Probs, decisions: Integers | None) 
         whole = float(weights.sum())
         if whole <= 0:
             return math.nan
+        # From means and spreads of both, not from the table of classes x classes: all that a resample costs is sums.
         mean_labelled, mean_decided = _total(weights, labelled) / whole, _total(weights, decided) / whole
         spread = np.square(labelled - mean_labelled) + np.square(decided - mean_decided)
         by_chance = _total(weights, spread) + whole * (mean_labelled - mean_decided) ** 2
@@ -136,21 +203,25 @@ def top5_accuracy(labels: Integers, probs: Probs, decisions: Integers | None) ->
     if probs.shape[1] <= 5:
         return lambda weights: math.nan
     own = probs[np.arange(len(labels)), labels][:, None]
-    before = np.arange(probs.shape[1]) < np.asarray(labels)[:, None]
+    before = np.arange(probs.shape[1]) < np.asarray(labels)[:, None]  # ties go to the lower index, as in `decide`
     ahead = (probs > own + TIE_TOLERANCE) | (before & (probs >= own - TIE_TOLERANCE))
     return mean_of_rows((ahead.sum(axis=1) < 5).astype(np.float64))
 
 
 def log_loss(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """The mean of -log of the true class's probability, which counts as at least 2.2e-16."""
-    true_class = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return mean_of_rows(-np.log(np.clip(true_class, SMALLEST_PROBABILITY, 1.0)))
+    """The mean of -log of what the truth was given: of the row's class, or of each class's yes or no."""
+    # Without the clip one row that is surely wrong makes the score infinite; above 1 are rounded probabilities.
+    clipped = np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0)
+    return mean_of_rows(-np.log(clipped).mean(axis=1))  # one column where rows have one class
 
 
 def roc_auc(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """One class against the rest, the mean over classes that have both sides; of two classes, the second's alone."""
-    columns = [1] if probs.shape[1] == 2 else range(probs.shape[1])
-    areas = [area_scorer(labels == column, probs[:, column]) for column in columns]
+    """How often a row of a class outranks one that isn't; the mean over classes that have both kinds of rows.
+
+    Of two classes, one a row, the second's alone: the first's is the same number.
+    """
+    columns = [1] if probs.shape[1] == 2 and not are_sets(labels) else range(probs.shape[1])
+    areas = [area_scorer(has_class(labels, column), probs[:, column]) for column in columns]
 
     def score(weights: Floats) -> float:
         known = [area for area in (area(weights) for area in areas) if not math.isnan(area)]
@@ -184,12 +255,6 @@ def area_scorer(is_positive: NDArray[np.bool_], scores: NDArray[Any]) -> Scorer:
     return score
 
 
-def _share(part: Floats, whole: Floats, totals: Totals) -> Floats:
-    """Part of whole for each class; 0 where the whole is nothing, NaN for a class in neither labels nor decisions."""
-    shares = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-    return np.where(totals.labelled + totals.decided > 0, shares, math.nan)
-
-
 def _total(weights: Floats, values: Floats) -> float:
     """Weighted sum; not BLAS, whose threads change the last bits and fight over busy cores."""
     return float(np.sum(weights * values))
@@ -197,81 +262,6 @@ def _total(weights: Floats, values: Floats) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else math.nan
-
-
-THRESHOLD = 0.5  # of a set's class, where nothing was learned
-
-
-def decide_sets(probs: Probs) -> NDArray[np.uint8]:
-    """(rows, classes): 1 where a class is at least as likely as not."""
-    if np.isnan(probs).any():
-        raise ValueError("NaN decides nothing; check the probabilities first")
-    return np.asarray(probs >= THRESHOLD - TIE_TOLERANCE, dtype=np.uint8)
-
-
-def set_counter(labels: Integers, probs: Probs, decisions: Integers | None) -> Callable[[Floats], Totals]:
-    """From row weights to the totals of each class."""
-    labelled, decided = labels != 0, _decided(probs, decisions) != 0
-    columns = np.hstack([labelled & decided, labelled, decided]).astype(np.float64)
-
-    def count(weights: Floats) -> Totals:
-        return Totals(*np.split(weights @ columns, 3))
-
-    return count
-
-
-def of_set_totals(measure: Callable[[Totals], float]) -> Prepare:
-    """A score that the totals of each class are enough for; NaN where no class is labelled or decided in any row."""
-
-    def prepare(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-        count = set_counter(labels, probs, decisions)
-
-        def score(weights: Floats) -> float:
-            totals = count(weights)
-            return measure(totals) if (totals.labelled + totals.decided).any() else math.nan
-
-        return score
-
-    return prepare
-
-
-def micro_f1(totals: Totals) -> float:
-    """F1 of all classes' yeses together."""
-    whole = Totals(*(part.sum(keepdims=True) for part in totals))
-    return float(f1_of(whole)[0])
-
-
-def samples_f1(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """The mean over rows of the F1 of a row's own set; 1 where both sets are empty."""
-    decided = _decided(probs, decisions)
-    both = (labels.sum(axis=1) + decided.sum(axis=1)).astype(np.float64)
-    right = (labels.astype(np.bool_) & decided.astype(np.bool_)).sum(axis=1)
-    return mean_of_rows(np.where(both > 0, 2 * right / np.maximum(both, 1), 1.0))
-
-
-def exact_match(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """The share of rows whose whole set is right."""
-    return mean_of_rows((labels == _decided(probs, decisions)).all(axis=1).astype(np.float64))
-
-
-def sets_log_loss(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """The mean, over rows and classes, of -log of what the truth was given, which counts as at least 2.2e-16."""
-    return mean_of_rows(-np.log(np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0)).mean(axis=1))
-
-
-def sets_roc_auc(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-    """How often a row with a class outranks one without; the mean over classes that have both sides."""
-    areas = [area_scorer(labels[:, column] != 0, probs[:, column]) for column in range(probs.shape[1])]
-
-    def score(weights: Floats) -> float:
-        known = [area for area in (area(weights) for area in areas) if not math.isnan(area)]
-        return float(np.mean(known)) if known else math.nan
-
-    return score
-
-
-def _decided(probs: Probs, decisions: NDArray[Any] | None) -> NDArray[Any]:
-    return decide_sets(probs) if decisions is None else decisions
 
 
 @dataclass(frozen=True)
@@ -282,20 +272,14 @@ class Metric:
     greater_is_better: bool = True
 
     def __call__(
-        self,
-        labels: Integers,
-        probs: Probs,
-        weights: NDArray[Any] | None = None,
-        *,
-        decisions: Integers | None = None,
+        self, labels: Integers, probs: Probs, weights: NDArray[Any] | None = None, *, decisions: Integers | None = None
     ) -> float:
         """The score of `probs` (rows, classes) on `labels`; NaN where it has no meaning.
 
         `labels`: class index a row; of a metric of `SET_METRICS`, (rows, classes) which classes each row has.
         """
-        return self.scorer(labels, probs, decisions)(
-            np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
-        )
+        each = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+        return self.scorer(labels, probs, decisions)(each)
 
     def scorer(self, labels: Integers, probs: Probs, decisions: Integers | None = None) -> Scorer:
         """The score as a function of row weights; `decisions` where they aren't simply the largest probability."""
@@ -311,7 +295,7 @@ class Metric:
 
 def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | None = None) -> dict[str, float | None]:
     """Every metric by name, one's own last; None where it has no meaning (roc_auc when no class has both sides)."""
-    decisions = decide_sets(probs) if are_sets(labels) else decide(probs)
+    decisions = _decided(labels, probs, None)  # once, not by every metric
     known = metrics_for(sets=are_sets(labels))
     scores = {name: metric(labels, probs, decisions=decisions) for name, metric in known.items()}
     scores |= {name: metric(labels, probs) for name, metric in (custom or {}).items()}
@@ -320,16 +304,9 @@ def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | Non
 
 def per_class(labels: Integers, probs: Probs) -> dict[str, list[Any]]:
     """Rows, precision, recall, F1 of each class, in the order of classes; None for one neither labelled nor decided."""
-    counter = set_counter if are_sets(labels) else class_counter
-    totals = counter(labels, probs, None)(np.ones(len(labels)))
-    shares = {
-        "precision": precision_of(totals),
-        "recall": recall_of(totals),
-        "f1": f1_of(totals),
-    }
-    plain = {
-        name: [None if math.isnan(value) else value for value in values.tolist()] for name, values in shares.items()
-    }
+    totals = class_counter(labels, probs, None)(np.ones(len(labels)))
+    shares = {"precision": precision_of(totals), "recall": recall_of(totals), "f1": f1_of(totals)}
+    plain = {name: [None if math.isnan(value) else value for value in part.tolist()] for name, part in shares.items()}
     return {"rows": totals.labelled.astype(np.int64).tolist(), **plain}
 
 
@@ -350,14 +327,14 @@ def metric_problem(metric: str, *, sets: bool) -> str | None:
     known = metrics_for(sets=sets)
     if metric in known or metric not in METRICS | SET_METRICS:
         return None
-    what = "wants one class a row, but rows have sets of classes" if sets else "is for rows with sets of classes"
-    return f"{metric} {what}; take {any_of(list(known))}"
+    what = "needs one class per row, but rows have sets of classes" if sets else "is for rows with sets of classes"
+    return f"{metric} {what}; use {any_of(list(known))}"
 
 
 def custom_metric(function: Callable[[NDArray[np.int64], NDArray[np.float64]], float]) -> Metric:
     """One's own `f(labels, probs) -> float`; `f.greater_is_better = False` where less is better.
 
-    Row weights reach it as so many copies of each row.
+    Row weights reach it as that many copies of each row: it need not know of weights.
     """
 
     def prepare(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
@@ -365,7 +342,7 @@ def custom_metric(function: Callable[[NDArray[np.int64], NDArray[np.float64]], f
 
         def score(weights: NDArray[np.float64]) -> float:
             copies = weights.astype(np.int64)
-            if (copies == 1).all():
+            if (copies == 1).all():  # the usual score: spares a copy of all probabilities
                 return float(function(whole, wide))
             return float(function(np.repeat(whole, copies), np.repeat(wide, copies, axis=0)))
 
@@ -374,43 +351,12 @@ def custom_metric(function: Callable[[NDArray[np.int64], NDArray[np.float64]], f
     return Metric(prepare, bool(getattr(function, "greater_is_better", True)))
 
 
-def _balanced_accuracy(totals: Totals) -> float:
-    """The mean recall of the classes that have rows; a class without any doesn't count, even if decided."""
-    present = totals.labelled > 0
-    return float(np.mean(totals.right[present] / totals.labelled[present]))
-
-
-def _macro(of_class: Callable[[Totals], NDArray[np.float64]]) -> Callable[[Totals], float]:
-    """The mean over the classes that stand in labels or decisions; one that stands in neither doesn't count."""
-    return lambda totals: float(np.nanmean(of_class(totals)))
-
-
-def _weighted_f1(totals: Totals) -> float:
-    """The mean F1, each class by its share of the rows."""
-    return float(np.sum(totals.labelled * np.nan_to_num(f1_of(totals))) / max(totals.labelled.sum(), 1e-300))
-
-
-def _kappa(totals: Totals) -> float:
-    """How much of what chance leaves to be decided rightly is; NaN where chance leaves nothing."""
-    rows = totals.labelled.sum()
-    left = rows - np.sum(totals.labelled * totals.decided) / rows
-    return 1 - float((rows - totals.right.sum()) / left) if left > 0 else math.nan
-
-
-def _mcc(totals: Totals) -> float:
-    """Correlation of labels and decisions; 0 where either is always the same."""
-    rows = totals.labelled.sum()
-    together = rows * totals.right.sum() - np.sum(totals.labelled * totals.decided)
-    apart = [float(rows**2 - np.sum(counts**2)) for counts in (totals.labelled, totals.decided)]
-    return float(together / math.sqrt(apart[0] * apart[1])) if min(apart) > 0 else 0.0
-
-
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(accuracy),
     "balanced_accuracy": Metric(of_totals(_balanced_accuracy)),
-    "precision": Metric(of_totals(_macro(precision_of))),
-    "recall": Metric(of_totals(_macro(recall_of))),
-    "macro_f1": Metric(of_totals(_macro(f1_of))),
+    "precision": Metric(_macro(precision_of)),
+    "recall": Metric(_macro(recall_of)),
+    "macro_f1": Metric(_macro(f1_of)),
     "weighted_f1": Metric(of_totals(_weighted_f1)),
     "kappa": Metric(of_totals(_kappa)),
     "quadratic_kappa": Metric(quadratic_kappa),
@@ -422,14 +368,9 @@ METRICS: dict[str, Metric] = {
 """Where each row has one class."""
 
 SET_METRICS: dict[str, Metric] = {
-    "accuracy": Metric(exact_match),
-    "precision": Metric(of_set_totals(_macro(precision_of))),
-    "recall": Metric(of_set_totals(_macro(recall_of))),
-    "macro_f1": Metric(of_set_totals(_macro(f1_of))),
-    "weighted_f1": Metric(of_set_totals(_weighted_f1)),
-    "micro_f1": Metric(of_set_totals(micro_f1)),
+    **{name: METRICS[name] for name in ("accuracy", "precision", "recall", "macro_f1", "weighted_f1")},
+    "micro_f1": Metric(of_totals(_micro_f1)),  # where each row has one class, it is the accuracy
     "samples_f1": Metric(samples_f1),
-    "log_loss": Metric(sets_log_loss, greater_is_better=False),
-    "roc_auc": Metric(sets_roc_auc),
+    **{name: METRICS[name] for name in ("log_loss", "roc_auc")},
 }
-"""Where each row has a set of classes."""
+"""Where each row has a set of classes. In this order scores are written to files and shown."""

@@ -23,9 +23,10 @@ from ensemble.errors import InputError
 
 _MAGIC = b"\x93NUMPY"  # how every .npy file begins
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of the header's length, by version of the format
-_ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two are at it
+_ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two use it
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
 _SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}  # little-endian alone: a mapped file is not converted
+_ALLOWED = any_of([np.dtype(size).name for size in _SIZES], "and")
 
 
 def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
@@ -34,9 +35,15 @@ def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
         with path.open("rb") as stream:
             rows, columns, kind = _matrix(_read_header(stream))
             offset = stream.tell()
-            _check_size(os.fstat(stream.fileno()).st_size - offset, rows, columns, _SIZES[kind])
+            expected, held = rows * columns * _SIZES[kind], os.fstat(stream.fileno()).st_size - offset
+            # exactly: too few bytes are a copy that was cut off, too many the remains of another file
+            if held < expected:
+                needed = f"{rows} x {columns} needs {expected} bytes of numbers"
+                raise _NotAMatrix(f"cut off: {needed}, {expected - held} are missing")
+            if held > expected:
+                raise _NotAMatrix(f"{held - expected} bytes too many after its {rows} x {columns} numbers")
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.ndarray((rows, columns), dtype=kind, buffer=mapped, offset=offset)  # a memmap's slices cost more
+        return np.ndarray((rows, columns), dtype=kind, buffer=mapped, offset=offset)  # np.memmap's slices cost more
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
     except _NotAMatrix as error:
@@ -45,17 +52,14 @@ def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
 
 def mapped_sha256(matrix: NDArray[Any]) -> str:
     """The hash of the whole file that `map_matrix` mapped, header included, read where its numbers are read next."""
-    mapped = _map_of(matrix)
-    if mapped is None:
+    if (mapped := _map_of(matrix)) is None:
         raise ValueError("not a mapped matrix")
     return hashlib.sha256(mapped).hexdigest()
 
 
 def release_pages(matrix: NDArray[Any]) -> None:
-    """Let go of what a mapped matrix (or a view of one) has brought into memory; it is read again when needed.
-
-    What was read stays in the system's cache of files, but no longer counts as this process's memory.
-    """
+    """Let go of what a mapped matrix (or a view of one) has brought into memory; it is read again when needed."""
+    # What was read stays in the system's cache of files, but no longer counts as this process's memory.
     mapped = _map_of(matrix)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -79,7 +83,7 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
         raise _NotAMatrix("not an .npy file; save it with numpy.save")
     version = (start[-2], start[-1])
     if version not in _LENGTH_BYTES:
-        raise _NotAMatrix(f".npy version {version[0]}.{version[1]} is unknown; known are 1.0, 2.0 and 3.0")
+        raise _NotAMatrix(f".npy version {version[0]}.{version[1]} is unknown; 1.0, 2.0 and 3.0 are allowed")
     length_bytes = stream.read(_LENGTH_BYTES[version])
     length = int.from_bytes(length_bytes, "little")
     if length > _LARGEST_HEADER:
@@ -97,21 +101,22 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         with _ONE_PARSER:
             # a literal runs no code; numpy itself reads headers this way
             header = ast.literal_eval(text.decode("utf-8").strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:  # each for some header
         raise _NotAMatrix("its header can't be read; save it again with numpy.save") from error
+    # by repr: keys may be of any type, and True == 1
     if not isinstance(header, dict) or set(map(repr, header)) != {"'descr'", "'fortran_order'", "'shape'"}:
         raise _NotAMatrix("its header doesn't hold exactly descr, fortran_order and shape; save it with numpy.save")
     return header
 
 
 def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
-    """Rows, columns and type that the header tells of; refused unless it is a matrix of ours."""
+    """The header's rows, columns and type; refused unless they are those of a matrix of ours."""
     kind, shape = header["descr"], header["shape"]
-    allowed = any_of([np.dtype(size).name for size in _SIZES], "and")
     if not isinstance(kind, str):
-        raise _NotAMatrix(f"holds a structured type; only {allowed} are allowed")
+        raise _NotAMatrix(f"holds a structured type; only {_ALLOWED} are allowed")
     if kind not in _SIZES:
-        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {allowed} are allowed")
+        raise _NotAMatrix(f"holds {_type_name(kind)}; only little-endian {_ALLOWED} are allowed")
+    # type(), not isinstance: True is an int too
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
     if len(shape) != 2:
@@ -125,9 +130,9 @@ def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
 
 def _type_name(kind: str) -> str:
     """What a person calls a numpy type string."""
-    if "O" in kind:
+    if "O" in kind:  # a pickle, which runs code when it is loaded
         return "Python objects"
-    if len(kind) > 16:  # numpy builds whatever such a string describes
+    if len(kind) > 16:  # numpy builds whatever such a string describes, however large
         return "an unknown type"
     try:
         dtype = np.dtype(kind)
@@ -136,28 +141,18 @@ def _type_name(kind: str) -> str:
     return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
 
 
-def _check_size(held: int, rows: int, columns: int, size: int) -> None:
-    """The bytes after the header must be exactly the matrix, each number of `size` bytes."""
-    expected = rows * columns * size
-    if held < expected:
-        raise _NotAMatrix(
-            f"cut off: {rows} x {columns} needs {expected} bytes of numbers, {expected - held} are missing"
-        )
-    if held > expected:
-        raise _NotAMatrix(f"{held - expected} bytes too many after its {rows} x {columns} numbers")
-
-
 class RowsFile:
     """An `.npy` file of float32 rows, of which there will be `rows`. As a context manager it is closed."""
 
     def __init__(self, path: Path, rows: int, columns: int) -> None:
         self._rows, self._columns, self._written = rows, columns, 0
         self._stream: BinaryIO = path.open("wb")
+        # the number of rows first: an .npy header can't grow once numbers stand behind it
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
         np.lib.format.write_array_header_1_0(self._stream, header)
 
     def add(self, block: NDArray[np.floating[Any]]) -> None:
-        """The next rows."""
+        """Append rows."""
         if block.ndim != 2 or block.shape[1] != self._columns or self._written + len(block) > self._rows:
             raise ValueError(f"{block.shape} does not go on from row {self._written} of {self._rows, self._columns}")
         self._stream.write(np.ascontiguousarray(block, dtype="<f4").tobytes())

@@ -19,7 +19,7 @@ OnProgress = Callable[[int, int], None]
 """(done, total)"""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_CHUNK = 8  # rows a thread takes at a time: more would delay a stop and the end, fewer cost more handing over
+_CHUNK = 8  # rows a thread takes at a time: more would delay a stop and the end, fewer cost more in handing over
 
 
 def for_each_row(
@@ -28,12 +28,12 @@ def for_each_row(
     """Call `work` with every row, in any order, in threads; the first exception stops the rest and is raised here.
 
     `on_progress` is called in this thread at every hundredth, at last with (total, total). A thread takes `at_once`
-    rows at a time. When this returns or raises, after Ctrl+C too, no thread is at work any more.
+    rows at a time. When this returns or raises, also after Ctrl+C, no thread is running any more.
     """
     from joblib import Parallel, delayed  # here: its import takes 75 to 200 ms, which `ens --help` must not pay
 
     total = len(rows)
-    threads = max(1, min(usable_cores(), -(-total // at_once)))
+    threads = max(1, min(usable_cores(), -(-total // at_once)))  # no more than there are chunks, rounded up
     at_work = Semaphore(threads)
     failures: list[BaseException] = []
     stopped = False
@@ -49,7 +49,9 @@ def for_each_row(
                 failures.append(error)
         return len(chunk)
 
-    def chunks() -> Iterator[Sequence[int]]:
+    def chunks() -> Iterator[
+        Sequence[int]
+    ]:  # one after another: a list of all would have to be worked off after a stop
         for start in range(0, total, at_once):
             if stopped or failures:
                 return
@@ -88,7 +90,7 @@ def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], thread
 
 @contextmanager
 def _one_opencv_thread_each() -> Iterator[None]:
-    """Keep OpenCV from starting threads of its own under ours."""
+    """Keep OpenCV from starting threads of its own inside ours."""
     cv2 = sys.modules.get("cv2")  # where nobody has imported it, nobody calls it, and its import takes 60 ms
     if cv2 is None:
         yield

@@ -1,7 +1,7 @@
 """The checks of a probability file: its ids, its sidecar, its numbers; each fault in one clear message.
 
-Pure functions of pieces that `predictions` has read. Numbers are looked at in blocks of rows, so that a file larger
-than memory can be checked, without a Python loop over rows. Of rows with sets of classes no sum is checked.
+Functions of pieces that `predictions` has read. Numbers are checked in blocks of rows, so that a file larger than
+memory can be checked, without a Python loop over rows. Where rows have sets of classes no sum is checked.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import types
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,8 +23,8 @@ from ensemble.core.labels import Activation
 from ensemble.errors import InputError
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of 1,000 classes miss 1 by up to half of it
-_BLOCK_NUMBERS = 1 << 18  # a megabyte: looked at thrice, read once
-_SHORT = 64  # classes; the product with ones pays for short rows only
+_BLOCK_NUMBERS = 1 << 18  # a megabyte: stays in the cache while it is looked at three times
+_SHORT = 64  # classes; the product with ones is faster for short rows only
 _ONE_THREAD = 8192  # numbers; OpenBLAS multiplies fewer than 9,216 without threads
 _NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
@@ -32,7 +34,7 @@ class RowCheck:
     """What is wrong with the numbers, and which rows must still be divided by their sum."""
 
     problems: list[str]
-    to_renormalize: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    to_renormalize: NDArray[np.int64]
 
 
 def check_rows(
@@ -43,23 +45,27 @@ def check_rows(
     renormalize: bool,
     activation: Activation = "softmax",
 ) -> RowCheck:
-    """Look at every number of `probs` (rows, classes); with `renormalize`, a row that needs dividing is fine."""
+    """Check every number of `probs` (rows, classes); with `renormalize`, a row that needs dividing is fine."""
     sums_to_1 = activation == "softmax"
     renormalize = renormalize and sums_to_1
     broken, negative, off = _Finding(), _Finding(), _Finding()
-    for start, block in _blocks(probs):
+    step = max(1, _BLOCK_NUMBERS // probs.shape[1])
+    for start in range(0, probs.shape[0], step):
+        block = np.asarray(probs[start : start + step])
+        if block.dtype.itemsize == 2:
+            block = block.astype(np.float32)  # sums of float16 are slow, and too coarse to be compared with 1
         if _is_fine(block, sums_to_1):
             continue
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity; it is reported below
             sums = block.sum(axis=1, dtype=np.float64)
-        is_broken = ~np.isfinite(sums)
+        is_broken = ~np.isfinite(sums)  # one NaN or infinity makes the sum one
         if renormalize:
             is_broken |= ~block.any(axis=1)
         is_negative = ~is_broken & (block.min(axis=1) < 0)
         is_off = block.max(axis=1) > 1
         if sums_to_1:
             is_off |= np.abs(sums - 1) > SUM_TOLERANCE
-        is_off &= ~is_broken & ~is_negative
+        is_off &= ~is_broken & ~is_negative  # a row has one fault, the first of these that explains the others
         broken.note(start, is_broken, block)
         negative.note(start, is_negative, block)
         off.note(start, is_off, block)
@@ -68,12 +74,11 @@ def check_rows(
         what = "can't be used (NaN, infinity or all zero)" if renormalize else "hold NaN or infinity"
         problems.append(f"{broken.count} rows {what}; {broken.first(ids, classes)}; predict them again")
     if negative.count:
-        problems.append(
-            f"{negative.count} rows hold negative values; {negative.first(ids, classes)}; "
-            f"raw logits? {activation} first"
-        )
+        what = f"{negative.count} rows hold negative values; {negative.first(ids, classes)}"
+        problems.append(f"{what}; if they are raw logits, apply {activation} first")
     if off.count and not sums_to_1:
-        problems.append(f"{off.count} rows exceed 1; {off.first(ids, classes)}; raw logits? sigmoid first")
+        what = f"{off.count} rows exceed 1; {off.first(ids, classes)}"
+        problems.append(f"{what}; if they are raw logits, apply sigmoid first")
     elif off.count and not renormalize:
         problems.append(
             f"{off.count} rows don't sum to 1 within {SUM_TOLERANCE:g}, or exceed 1; {off.first(ids, classes)}; "
@@ -91,7 +96,7 @@ def renormalized_rows(probs: NDArray[np.floating[Any]], rows: NDArray[np.int64])
 
 
 class _Finding:
-    """Rows with one fault: how many, which, and the numbers of the first."""
+    """Rows with one kind of fault: how many, which, and the numbers of the first."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -104,7 +109,7 @@ class _Finding:
         if not bad_rows.size:
             return
         if not self.count:
-            self._numbers = np.array(block[bad_rows[0]])
+            self._numbers = np.array(block[bad_rows[0]])  # a copy: the block is a piece of a mapped file
         self.count += int(bad_rows.size)
         self._parts.append(bad_rows + start)
 
@@ -113,7 +118,7 @@ class _Finding:
         return np.concatenate(self._parts) if self._parts else _NO_ROWS
 
     def first(self, ids: Sequence[str], classes: Sequence[str]) -> str:
-        """The first such row: its id, its sum, and the value that shows the fault best."""
+        """The first such row: its id, its sum, and the value that shows its fault most clearly."""
         numbers = self._numbers
         column = int(np.argmin(np.isfinite(numbers)))  # the first that is not finite, else the first
         if np.isfinite(numbers[column]):
@@ -124,24 +129,21 @@ class _Finding:
 
 
 def _is_fine(block: NDArray[np.floating[Any]], sums_to_1: bool) -> bool:
-    """Whether no row needs a closer look: five times as fast as looking closely, and never wrong in saying yes."""
-    if not (block.min() >= 0 and block.max() <= 1):  # so does NaN
+    """Whether no row needs a closer look: five times as fast as looking closely, and never wrong when it says yes."""
+    if not (block.min() >= 0 and block.max() <= 1):  # written so that NaN, which fails both, is no yes
         return False
-    if not sums_to_1:
-        return True
-    return bool(np.abs(_sums(block) - 1).max() <= SUM_TOLERANCE / 2)  # half: 32 bits round sums by far less than that
+    # half the tolerance: 32 bits round sums by far less than the other half
+    return not sums_to_1 or bool(np.abs(_sums(block) - 1).max() <= SUM_TOLERANCE / 2)
 
 
 def _sums(block: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """The sum of each row, in the block's own precision.
-
-    Of short rows a product with ones is the fastest by far, in parts too small for BLAS to start threads of its own,
-    which would get in the way of ours.
-    """
+    """The sum of each row, in the block's own precision."""
     rows, classes = block.shape
     if classes > _SHORT:
         long: NDArray[np.floating[Any]] = np.einsum("ij->i", block)
         return long
+    # For short rows a product with ones is by far the fastest; in parts too small for BLAS to start threads of its own,
+    # which would compete with ours for the cores.
     step = _ONE_THREAD // classes
     ones, sums = np.ones(classes, block.dtype), np.empty(rows, block.dtype)
     whole = rows - rows % step
@@ -150,28 +152,20 @@ def _sums(block: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return sums
 
 
-def _blocks(probs: NDArray[np.floating[Any]]) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
-    """Slices of rows, with the row they begin at."""
-    step = max(1, _BLOCK_NUMBERS // probs.shape[1])
-    for start in range(0, probs.shape[0], step):
-        block = np.asarray(probs[start : start + step])
-        # sums of float16 are slow, and too coarse to be compared with 1
-        yield start, block.astype(np.float32) if block.dtype.itemsize == 2 else block
-
-
 OWN_KEYS = frozenset(
     {"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
 )
 _ACTIVATIONS = ("softmax", "sigmoid")  # rows that sum to 1, or a yes and no for each class
 _TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
 _NUMBERS_KEYS = ("scores", "cost")
-_LARGEST_DOCUMENT = 1 << 30  # labels, folds and groups of 50 million rows
+_LARGEST_DOCUMENT = 1 << 30  # bytes: labels, folds and groups of 50 million rows
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # in lower case, as hashlib writes it: hashes are compared as text
 
 
 def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> tuple[str, ...]:
-    """The ids (or `what` else is named) of a file, one a line: UTF-8, none empty, none twice."""
+    """The ids (or other names: `what` they are called) of a file, one per line: UTF-8, none empty, none twice."""
     content = read_whole(path) if content is None else content
+    # Strict, since ids are joined as text: a byte order mark or a \r would make an id that is equal to no other.
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -183,9 +177,8 @@ def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> 
         raise InputError(f"{path}:{line}: a carriage return; save it with \\n line ends")
     ids = tuple(text.removesuffix("\n").split("\n")) if text else ()
     if "" in ids:
-        raise InputError(
-            f"{path}:{ids.index('') + 1}: an empty {what} ({ids.count('')} in all); one {what} a line is needed"
-        )
+        count = f"{ids.count('')} in all"
+        raise InputError(f"{path}:{ids.index('') + 1}: an empty {what} ({count}); one {what} per line is needed")
     if len(set(ids)) != len(ids):
         needs = "every row needs an id" if what == "id" else "every column needs a name"
         raise InputError(f"{path}: {_duplicates(ids)}; {needs} of its own")
@@ -193,7 +186,7 @@ def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> 
 
 
 def parse_document(path: Path, newest_format: int, content: bytes | None = None) -> dict[str, Any]:
-    """The sidecar as a dictionary: strict JSON, without NaN, doubled keys or broken text, of a format we know."""
+    """The sidecar as a dictionary: strict JSON, without NaN, repeated keys or broken text, of a known format."""
     content = read_whole(path) if content is None else content
     try:
         text = content.decode("utf-8")
@@ -203,11 +196,17 @@ def parse_document(path: Path, newest_format: int, content: bytes | None = None)
         if "\\u" in text:
             json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone half of a surrogate pair is no text
     except (ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"{path}: not a JSON document of ours ({_reason(error)}); make it again") from error
+        if isinstance(error, UnicodeError):
+            reason = "not UTF-8"
+        elif isinstance(error, RecursionError):  # a megabyte of [ is enough
+            reason = "nested too deep"
+        else:
+            reason = (str(error).splitlines() or ["too large"])[0]
+        raise InputError(f"{path}: not a JSON document of ours ({reason}); make it again") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds no JSON object; make it again")
     version = document.get("format")
-    if type(version) is int and version > newest_format:
+    if type(version) is int and version > newest_format:  # type(): True is an int too
         raise InputError(f"{path}: format {version} is newer than this ens ({newest_format}); upgrade ens")
     if type(version) is not int or version != newest_format:
         raise InputError(f"{path}: format is {_show(version)}; {newest_format} is needed")
@@ -228,7 +227,20 @@ def document_problems(document: dict[str, Any], rows: int, columns: int) -> list
         value = document.get(key)
         if not isinstance(value, str) or not _SHA256.fullmatch(value):
             problems.append(f"{key} is {_show(value)}; 64 hexadecimal digits are needed")
-    problems += _origin_problems(document)
+    # The optional keys, where present; unknown keys pass, since a later ens may add some.
+    problems += [
+        f"{key} is {_show(document[key])}; a non-empty string is needed"
+        for key in _TEXT_KEYS
+        if document.get(key) is not None and not (isinstance(document[key], str) and document[key])
+    ]
+    for key in _NUMBERS_KEYS:
+        value = document.get(key)
+        is_fine = isinstance(value, dict) and set(map(type, value.values())) <= {int, float, types.NoneType}
+        if value is not None and not is_fine:
+            problems.append(f"{key} is {_show(value)}; names with numbers are needed")
+    members = document.get("blend_of")
+    if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
+        problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
     if kind == "oof":
         problems += _oof_problems(document, rows, columns)
     elif kind == "test":
@@ -242,37 +254,20 @@ def document_problems(document: dict[str, Any], rows: int, columns: int) -> list
 
 def shape_problems(ids: int, rows: int) -> list[str]:
     """Whether there are as many ids as rows."""
-    return [] if ids == rows else [f"{ids} ids for {rows} rows of the .npy; one id a row is needed"]
+    return [] if ids == rows else [f"{ids} ids for {rows} rows of the .npy; one id per row is needed"]
 
 
 def class_problems(classes: Any, columns: int) -> list[str]:
     """Whether `classes` names every column, each once."""
     if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
-        return ["classes is no list of names; give one non-empty string per column"]
+        return ["classes is not a list of names; give one non-empty string per column"]
     if any("\n" in name or "\r" in name for name in classes):
         return ["classes: a name holds a line break; no submission could be written with it"]
     if len(set(classes)) != len(classes):
         return [f"classes: {_duplicates(classes)}; every column needs a name of its own"]
     if len(classes) != columns:
-        return [f"{len(classes)} classes for {columns} columns of the .npy; one name a column is needed"]
+        return [f"{len(classes)} classes for {columns} columns of the .npy; one name per column is needed"]
     return []
-
-
-def _origin_problems(document: dict[str, Any]) -> list[str]:
-    """Whether the optional keys, where they stand, are of their types."""
-    problems = [
-        f"{key} is {_show(document[key])}; a non-empty string is needed"
-        for key in _TEXT_KEYS
-        if document.get(key) is not None and not (isinstance(document[key], str) and document[key])
-    ]
-    for key in _NUMBERS_KEYS:
-        value = document.get(key)
-        if value is not None and not (isinstance(value, dict) and all(map(_is_number_or_none, value.values()))):
-            problems.append(f"{key} is {_show(value)}; names with numbers are needed")
-    members = document.get("blend_of")
-    if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
-        problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
-    return problems
 
 
 def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str]:
@@ -295,11 +290,11 @@ def _oof_problems(document: dict[str, Any], rows: int, columns: int) -> list[str
 def _sets_problems(values: Any, rows: int, classes: int) -> list[str]:
     """Whether `values` is a list of `rows` lists of class numbers, ascending, none twice."""
     if not isinstance(values, list) or not all(isinstance(row_classes, list) for row_classes in values):
-        return [f"labels is {_show(values)}; with activation sigmoid, a list of class numbers a row is needed"]
+        return [f"labels is {_show(values)}; with activation sigmoid, a list of class numbers per row is needed"]
     if len(values) != rows:
         return [f"labels has {len(values)} entries for {rows} rows"]
     numbers = [number for row_classes in values for number in row_classes]
-    if set(map(type, numbers)) - {int}:
+    if set(map(type, numbers)) - {int}:  # by a set of types: checking each of a million in Python takes a second
         return ["labels holds more than whole numbers"]
     if numbers and not 0 <= min(numbers) <= max(numbers) < classes:
         wrong = min(numbers) if min(numbers) < 0 else max(numbers)
@@ -324,7 +319,7 @@ def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -
 
 
 def read_whole(path: Path) -> bytes:
-    """The whole file, unless it is absurdly large."""
+    """The bytes of a file, unless it is absurdly large."""
     try:
         size = path.stat().st_size
         if size > _LARGEST_DOCUMENT:
@@ -335,7 +330,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; one in which a key stands twice means two things at once."""
+    """A JSON object; one with a repeated key says two things at once, and `json` would take the last."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError(_duplicates([key for key, _ in pairs]))
@@ -343,7 +338,7 @@ def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """A JSON number; `1e999` is none."""
+    """A JSON number; `1e999`, which Python reads as infinity, is none."""
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"the number {text[:20]} is too large")
@@ -354,22 +349,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _reason(error: BaseException) -> str:
-    """One line on why the text is no JSON document."""
-    if isinstance(error, UnicodeError):
-        return "not UTF-8"
-    return "nested too deep" if isinstance(error, RecursionError) else (str(error).splitlines() or ["too large"])[0]
-
-
-def _is_number_or_none(value: Any) -> bool:
-    return value is None or type(value) in (int, float)
-
-
 def _duplicates(names: list[str] | tuple[str, ...]) -> str:
-    """Which name stands twice, and how many do."""
-    seen: set[str] = set()
-    doubled = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-    return f"{doubled[0]!r} stands twice" + (f" ({len(set(doubled))} names do)" if len(set(doubled)) > 1 else "")
+    """Which name appears twice, and how many do."""
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    return f"{doubled[0]!r} appears twice" + (f" ({len(doubled)} names do)" if len(doubled) > 1 else "")
 
 
 def _show(value: Any) -> str:
@@ -378,6 +361,6 @@ def _show(value: Any) -> str:
         return "missing"
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except ValueError:  # a whole number of thousands of digits has no text
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
         return "a giant number"
     return text if len(text) <= 40 else text[:37] + "..."

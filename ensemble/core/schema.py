@@ -1,4 +1,4 @@
-"""What all values read from a user's YAML file share: frozen models, keys in words, pydantic's verdict as messages.
+"""What all values read from a user's YAML file share: frozen models, keys in words, pydantic's errors as messages.
 
 Knows no recipe and no dataset; both are built on it.
 """
@@ -25,6 +25,7 @@ from ensemble.core.complaints import (
     show_value,
 )
 
+# Here, not beside the metrics: reading a recipe must not import numpy. A test holds both lists equal.
 MetricName = Literal[
     "accuracy",
     "balanced_accuracy",
@@ -46,6 +47,7 @@ MetricName = Literal[
 class Frozen(BaseModel):
     """A part of a recipe or of a dataset's description."""
 
+    # strict: "5" is no number, and a typo no new key. The docstrings become `ens recipes --schema` and the docs.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     def plain(self) -> dict[str, Any]:
@@ -53,10 +55,10 @@ class Frozen(BaseModel):
         return self.model_dump(mode="json")
 
 
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # our YAML has no infinity, but Python has
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-CODE_NAME = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what every library takes as a seed
+CODE_NAME = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"  # identifiers, non-ASCII ones too
 """How one's own function is named: `module:function`."""
 CodeName = Annotated[str, Field(pattern=CODE_NAME)]
 WEIGHTS_FILE = r"^.+\.(safetensors|pth|pt|bin)$"
@@ -70,7 +72,7 @@ _KINDS = {int: "a whole number", float: "a number"}  # how messages call a type
 
 
 def leaf_keys(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Every dotted key that holds a value rather than a part, in the order of the schema."""
+    """Every dotted key with a value rather than a part, in the order of the schema."""
     keys: dict[str, FieldInfo] = {}
     for name, field in schema.model_fields.items():
         part = part_of(field.annotation)
@@ -79,22 +81,23 @@ def leaf_keys(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]
 
 
 def part_of(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation stands for, if it is one, or one or null."""
+    """The model that an annotation stands for, if it is a model, or a model or null."""
     members = [_bare(member) for member in members_of(annotation)]
     return members[0] if len(members) == 1 and _is_model(members[0]) else None
 
 
 def members_of(annotation: Any) -> list[Any]:
-    """The kinds of value that an annotation allows, null left out; one, unless it is a union."""
+    """The kinds of value that an annotation allows, without null; one, unless it is a union."""
     bare = _bare(annotation)
+    # two spellings: `X | Y` is a UnionType, but Optional and `Annotated[X, ...] | Y` are typing.Unions
     members = get_args(bare) if get_origin(bare) in (Union, types.UnionType) else (annotation,)
     return [member for member in members if _bare(member) is not types.NoneType]
 
 
 def walk(schema: type[BaseModel], loc: Sequence[str | int]) -> tuple[KeyPath, Any, type[BaseModel]]:
-    """Follow one of pydantic's locations, whose elements are keys and names of union members.
+    """Follow one of pydantic's locations, whose elements are keys and also names of union members.
 
-    Gives the path of keys alone, what is allowed there (None for an unknown key), and the model last passed through.
+    Gives the path of keys alone, what is allowed there (None for an unknown key), and the last model on the way.
     """
     path: list[str | int] = []
     allowed: Any = schema
@@ -103,7 +106,7 @@ def walk(schema: type[BaseModel], loc: Sequence[str | int]) -> tuple[KeyPath, An
         members = members_of(allowed)
         if len(members) > 1:
             inner = _member_meant(members, element) if index + 1 < len(loc) else None
-            if inner is None:
+            if inner is None:  # the error is about the union itself
                 break
             allowed = inner
             continue
@@ -111,9 +114,11 @@ def walk(schema: type[BaseModel], loc: Sequence[str | int]) -> tuple[KeyPath, An
         if _is_model(bare):
             model = bare
             field = bare.model_fields.get(str(element))
-            allowed = None if field is None else _annotation(field)
+            allowed = None if field is None else field.annotation
+            if field is not None and field.metadata:  # pydantic keeps a field's limits apart from its annotation
+                allowed = Annotated[field.annotation, *field.metadata]
         elif get_args(bare):
-            allowed = get_args(bare)[-1]
+            allowed = get_args(bare)[-1]  # of a list its items, of a mapping its values
         else:
             break
         path.append(element)
@@ -131,17 +136,18 @@ def allowed_text(annotation: Any) -> str:
         _phrase(member, kind)
         for member, kind in zip(members, bare, strict=True)
         if get_origin(kind) is not Literal and kind is not bool and not (kind is int and float in bare)
-    ]
+    ]  # words and true or false come last, and "a number" says "a whole number" too
     return ", or ".join(phrases + ([any_of(constants)] if constants else []))
 
 
 def choices_of(annotation: Any) -> list[str]:
     """The words that an annotation allows: its `Literal`s, true and false, and null where it may be left out."""
     words: list[str] = []
-    for member in members_of(annotation):
-        bare = _bare(member)
-        words += ["true", "false"] if bare is bool else []
-        words += [str(word) for word in get_args(bare)] if get_origin(bare) is Literal else []
+    for bare in map(_bare, members_of(annotation)):
+        if bare is bool:
+            words += ["true", "false"]
+        elif get_origin(bare) is Literal:
+            words += map(str, get_args(bare))
     return words + (["null"] if types.NoneType in get_args(_bare(annotation)) else [])
 
 
@@ -159,7 +165,7 @@ def unknown_key_text(
 ) -> str:
     """Say that the last key of `path` is unknown, and which was meant; `also` are keys that the file's format adds.
 
-    `parent` is the model that does not know the key, where the path alone does not tell.
+    `parent`: the model that does not know the key, where the path alone does not say which.
     """
     parent = parent or part_of(walk(schema, path[:-1])[1])
     siblings = [*(parent.model_fields if parent else ()), *(also if len(path) == 1 else ())]
@@ -173,24 +179,25 @@ def unknown_key_text(
 
 
 def _meant(schema: type[BaseModel], word: str, siblings: Sequence[str], prefix: str) -> list[str]:
-    """Dotted keys that an unknown one may stand for: spelled alike beside it or elsewhere, or told by a docstring."""
+    """Dotted keys that an unknown one may stand for: similar ones beside it or elsewhere, or one whose docs say it."""
     near = {name: f"{prefix}.{name}".removeprefix(".") for name in siblings}
     leaves = leaf_keys(schema)
-    if word in leaves:
+    if word in leaves:  # `train.lr: 0.1` as one key, as --set has it
         return [f"'{word.replace('.', ': {', 1)}: …}}', nested"]
     word = word.rpartition(".")[2].lower().replace("-", "_")
     same = [key for key in leaves if key.rpartition(".")[2] == word]
     if word in near or (not same and (beside := closest(word, siblings))):
         return [near[word if word in near else str(beside)]]
+    # stricter elsewhere: among all the keys of a recipe something is always a little similar
     if not same and (elsewhere := closest(word, [key.rpartition(".")[2] for key in leaves], cutoff=0.75)):
         same = [key for key in leaves if key.rpartition(".")[2] == elsewhere]
-    if not same:
-        phrase = word.replace("_", " ")
+    phrase = word.replace("_", " ")
+    if (
+        not same and len(phrase) > 4
+    ):  # `learning_rate` is in the documentation of `train.lr`; short words are everywhere
         first_sentences = {key: (field.description or "").lower().split(". ")[0] for key, field in leaves.items()}
-        phrases = sorted(
-            (len(text), key) for key, text in first_sentences.items() if len(phrase) > 4 and phrase in text
-        )
-        same = [key for _, key in phrases[:1]]
+        phrases = sorted((len(text), key) for key, text in first_sentences.items() if phrase in text)
+        same = [key for _, key in phrases[:1]]  # of the shortest, which is about little else
     return same if len(same) <= 3 else []
 
 
@@ -206,13 +213,9 @@ def _phrase(annotation: Any, bare: Any) -> str:
         return "text that is not empty" if _constraint(annotation, "min_length") else "text"
     if _is_model(bare):
         return f"a mapping of {any_of(list(bare.model_fields), 'and')}"
-    if get_origin(bare) is list:
-        return _list_phrase(annotation, get_args(bare)[0])
-    return "a mapping"
-
-
-def _list_phrase(annotation: Any, item: Any) -> str:
-    """`a list of 3 values, each a number greater than 0`."""
+    if get_origin(bare) is not list:
+        return "a mapping"
+    item = get_args(bare)[0]
     least, most = _constraint(annotation, "min_length"), _constraint(annotation, "max_length")
     count = "" if least is None else f"{least} " if least == most else f"at least {least} "
     each = "" if item is Any else f", each {allowed_text(item)}"
@@ -233,11 +236,6 @@ def _member_meant(members: Sequence[Any], tag: str | int) -> Any | None:
     return (named or containers)[0] if named or len(containers) == 1 else None
 
 
-def _annotation(field: FieldInfo) -> Any:
-    """A field's annotation with its limits, which pydantic keeps apart."""
-    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-
-
 def _bare(annotation: Any) -> Any:
     return _bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
 
@@ -246,7 +244,7 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-_MOST_TOLD = 200  # nobody reads more, and a file of a megabyte can hold a hundred thousand
+_MOST_TOLD = 200  # faults: nobody reads more, and a file of a megabyte can contain a hundred thousand
 
 
 def retell(
@@ -259,23 +257,24 @@ def retell(
     also: Sequence[str] = (),
     is_partial: bool = False,
 ) -> list[Complaint]:
-    """One complaint for each faulty key.
+    """Pydantic's errors as complaints, one for each faulty key.
 
-    `locate` gives the place of a key, or of its nearest ancestor that stands in a file; `examples` what to add for a
-    missing key; `advice` what to say of some unknown keys; `also` are top-level keys that the file's format adds.
-    With `is_partial` a file of the chain couldn't be read: missing keys and rules between keys are passed over.
+    `locate` gives the place of a key, or of its nearest ancestor in a file; `examples` what to add for a missing key;
+    `advice` what to say about some unknown keys; `also` are top-level keys that the file's format adds. With
+    `is_partial` a file of the chain couldn't be read: missing keys and rules between keys are passed over.
     """
     faults: dict[KeyPath, tuple[Any, Any, type[BaseModel]]] = {}
     for details in error.errors(include_url=False)[:_MOST_TOLD]:
         if is_partial and details["type"] in ("missing", "value_error"):
             continue
         path, allowed, model = walk(schema, details["loc"])
+        # pydantic reports one error for each member of a union: the first, or a rule of ours, speaks for the key
         if path not in faults or details["type"] == "value_error":
             faults[path] = (details, allowed, model)
     with_faults_inside = {path[:end] for path in faults for end in range(len(path))}
     complaints = []
     for path, (details, allowed, model) in faults.items():
-        if path in with_faults_inside:  # a union's verdict on a value whose inside says more
+        if path in with_faults_inside:  # an error of the whole value, where one inside it says more
             continue
         if details["type"] == "value_error":
             cause = details["ctx"]["error"]
@@ -300,14 +299,14 @@ def retell(
 
 def _value_text(path: KeyPath, value: Any, allowed: Any) -> str:
     """`train.lr is -1, but must be greater than 0`: only the limits where the value is of the right kind."""
-    members = members_of(allowed)
+    members, in_words = members_of(allowed), allowed_text(allowed)
+    must_be = ""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    is_right_kind = (
-        len(members) == 1 and is_number and not (isinstance(value, float) and "whole" in allowed_text(allowed))
-    )
-    must_be = (bounds_text(members[0]) or bounds_text(allowed)) if is_right_kind else ""
-    text = f"{dotted(path)} is {show_value(value)}, but must be {must_be or allowed_text(allowed)}"
-    if isinstance(value, int | float) and any("text" in allowed_text(member)[:4] for member in members):
+    if len(members) == 1 and is_number and not (isinstance(value, float) and "whole" in in_words):
+        must_be = bounds_text(members[0]) or bounds_text(allowed)
+    text = f"{dotted(path)} is {show_value(value)}, but must be {must_be or in_words}"
+    # a class or an id that YAML reads as a number
+    if isinstance(value, int | float) and any(allowed_text(member).startswith("text") for member in members):
         return f"{text}; put it in quotes"
     meant = likely(value, choices_of(allowed)) if isinstance(value, str) else []
     return f"{text}; did you mean {any_of(meant)}?" if meant else text

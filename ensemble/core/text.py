@@ -17,13 +17,14 @@ from pathlib import Path
 from ensemble.errors import InputError
 
 JOINER = "|"
-"""Between the classes of a set, in one cell of a file; no class of such data may hold it."""
+"""Between the classes of a set, in one cell of a file; no class of such data may contain it."""
 
 _NUMBERS = re.compile(r"([0-9]+)")  # ASCII alone: \d takes digits that int() reads, but no person orders by
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that compares numbers in names by length, then by digits; the name itself decides ties."""
+    """Sort key that compares numbers in names by their value; the name itself decides ties, such as 1 and 01."""
+    # by length, then by digits: int() of thousands of digits is slow, and refused beyond 4,300
     parts = [part for part in _NUMBERS.split(name) if part]
     digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
     key = [(1, 0, part) if digit is None else (0, len(digit), digit) for part, digit in zip(parts, digits, strict=True)]
@@ -33,6 +34,7 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
 def split_template(template: str) -> list[tuple[str, str | None]]:
     """The template as pieces of text, each with the column behind it, if any; ValueError where it is malformed."""
     pieces = []
+    # Python's own parser, but never str.format: {id.__class__} would reach into objects
     for text, column, form, conversion in string.Formatter().parse(template):
         if column == "":
             raise ValueError("{} names no column; write {column}, or {{}} for the braces themselves")
@@ -49,7 +51,7 @@ def columns_of(template: str) -> list[str]:
 
 def fill(template: str, columns: Mapping[str, Sequence[str]], count: int, *, star: str = "*") -> list[str]:
     """The template with the values of each of `count` rows; a `*` that the template itself holds becomes `star`."""
-    parts: list[Sequence[str] | repeat[str]] = []
+    parts: list[Sequence[str] | repeat[str]] = []  # joined column by column, without a Python loop over rows
     for text, column in split_template(template):
         parts.append(repeat(text.replace("*", star), count))
         if column is not None:
@@ -72,14 +74,19 @@ class TextTable:
 
 
 def read_text_table(path: Path, what: str = "table") -> TextTable:
-    """Read a UTF-8 file with a header, blank lines passed over; `what` is how messages call it.
+    """Read a UTF-8 file with a header, blank lines skipped; `what` is how messages call it.
 
-    A row with more or fewer cells than the header is refused: cells would otherwise slip into other columns.
+    A row with more or fewer cells than the header is refused: its cells could belong to other columns.
     """
     header, cells, ragged = _read_cells(path, what)
     if not header:
         raise InputError(f"{path}: the {what} is empty; it needs a header and at least one row")
-    faults = [_header_fault(name, header) for name, count in Counter(header).items() if count > 1 or "\n" in name]
+    faults = []
+    for name, count in Counter(header).items():
+        if "\n" in name:
+            faults.append(": a column's name contains a line break; is a quote left open in the header?")
+        elif count > 1:
+            faults.append(f": column {name!r} appears twice in the header, {', '.join(header)}")
     faults += [f":{line}: {count} cells, the header has {len(header)}" for line, count in ragged[:_SHOWN]]
     if len(ragged) > _SHOWN:
         faults.append(f": {len(ragged) - _SHOWN} more lines have another number of cells than the header")
@@ -90,16 +97,10 @@ def read_text_table(path: Path, what: str = "table") -> TextTable:
     return TextTable(tuple(header), {name: tuple(cells[at :: len(header)]) for at, name in enumerate(header)})
 
 
-def _header_fault(name: str, header: list[str]) -> str:
-    if "\n" in name:
-        return ": a column's name holds a line break; is a quote left open in the header?"
-    return f": column {name!r} stands twice in the header, {', '.join(header)}"
-
-
 def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], list[tuple[int, int]]]:
     """The header, all cells row by row, and line number and number of cells of each ragged row."""
-    # One flat list of cells: a list a row would live on, and the garbage collector walks all of them again and again,
-    # which made this four times slower. pandas saves 0.1 s of 0.9 s for a million rows, and takes 0.3 s to import.
+    # One flat list of cells: a list for each row would stay alive, and the garbage collector would walk all of them
+    # again and again, four times slower. pandas saves 0.1 s of 0.9 s for a million rows, and takes 0.3 s to import.
     cells: list[str] = []
     ragged: list[tuple[int, int]] = []
     try:
@@ -117,16 +118,16 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], list[tuple
         raise InputError(f"{path}: there is no such {what}; {_content(path.parent)}") from None
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise InputError(f"{path}: not UTF-8 (it holds the byte 0x{byte:02x}); save the {what} as UTF-8") from error
+        raise InputError(f"{path}: not UTF-8 (it contains the byte 0x{byte:02x}); save the {what} as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: the {what} can't be read ({error.strerror or error})") from error
     except csv.Error as error:
-        raise InputError(f"{path}: the {what} is no CSV file: line {reader.line_num}: {error}") from error
+        raise InputError(f"{path}: the {what} is not a CSV file: line {reader.line_num}: {error}") from error
 
 
 def _content(folder: Path) -> str:
-    """What a folder holds, for a person who looked for something else in it."""
+    """What a folder contains, for a person who looked for something else in it."""
     if not folder.is_dir():
-        return f"nor is there a folder {folder}"
+        return f"there is no folder {folder} either"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     return f"its folder holds {', '.join(names[:8]) or 'nothing'}" + (", …" if len(names) > 8 else "")

@@ -14,6 +14,7 @@ from ensemble.errors import InputError
 
 def shipped_folder() -> Path:
     """The recipes that ship: inside the installed package, or beside it in a checkout."""
+    # not importlib.resources: recipes are files that messages name, and that others extend by path
     package = Path(__file__).resolve().parents[1]
     return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
 
@@ -32,6 +33,7 @@ def is_pattern(word: str) -> bool:
 
 def expand_recipes(words: Sequence[str], folder: Path) -> list[str]:
     """Names and paths in the order given, each pattern as what it matches, by name; each file once."""
+    # by file: `r50` and `recipes/r50.yaml` are one recipe, which must not be trained twice at once
     paths: dict[Path, str] = {}
     complaints: list[str] = []
     for word in words:
@@ -57,7 +59,7 @@ def find_parent(extends: str, child: Path, folder: Path) -> Path:
 
 def find_dataset(name: str, folder: Path) -> Path:
     """The description of a dataset, by its name."""
-    return _named_file("dataset", name, _dataset_places(folder), folder)
+    return _named_file("dataset", name, [place / "data" for place in _recipe_places(folder)], folder)
 
 
 def recipes_by_name(folder: Path) -> dict[str, Path]:
@@ -67,7 +69,7 @@ def recipes_by_name(folder: Path) -> dict[str, Path]:
 
 def datasets_by_name(folder: Path) -> dict[str, Path]:
     """Every dataset described, by name."""
-    return _files_in(_dataset_places(folder))
+    return _files_in([place / "data" for place in _recipe_places(folder)])
 
 
 def is_path(name_or_path: str) -> bool:
@@ -85,6 +87,7 @@ def is_same_file(path: Path, other: Path) -> bool:
 
 def shown_path(path: Path, folder: Path) -> str:
     """A path as messages name it: relative when it lies below `folder`."""
+    # abspath, not resolve: a link is shown as the user wrote it
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
 
@@ -94,11 +97,11 @@ def _matches(pattern: str, folder: Path) -> list[str]:
     if not is_path(pattern):
         names = list(recipes_by_name(folder))
         matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
-    elif os.path.isfile(folder / os.path.expanduser(pattern)):
+    elif os.path.isfile(folder / os.path.expanduser(pattern)):  # expanduser: a quoted ~ reaches us as it is
         matches = [pattern]
     else:
         root = "" if os.path.isabs(os.path.expanduser(pattern)) else str(folder)
-        matches = sorted(glob.glob(os.path.expanduser(pattern), root_dir=root or None))
+        matches = sorted(glob.glob(os.path.expanduser(pattern), root_dir=root or None))  # glob's order is the disk's
         matches = [match for match in matches if match.endswith((".yaml", ".yml"))]
     if not matches:
         known = "" if is_path(pattern) else f"; there are {', '.join(recipes_by_name(folder)) or 'none'}"
@@ -110,12 +113,9 @@ def _recipe_places(folder: Path) -> list[Path]:
     return [folder / "recipes", shipped_folder()]
 
 
-def _dataset_places(folder: Path) -> list[Path]:
-    return [place / "data" for place in _recipe_places(folder)]
-
-
 def _files_in(places: Sequence[Path]) -> dict[str, Path]:
     """Files by name, in the order of their names; an earlier place hides a later one."""
+    # reversed: of one name, the last put in stays
     by_name = {path.stem: path for place in reversed(places) for path in place.glob("*.yaml") if os.path.isfile(path)}
     return dict(sorted(by_name.items()))
 
@@ -133,12 +133,10 @@ def _named_file(kind: str, name: str, places: Sequence[Path], folder: Path, *, b
         )
     names = list(_files_in(places))
     near = closest(name, names)
-    looked_in = dict.fromkeys(shown_path(place, folder) for place in places)
-    raise InputError(
-        f"there is no {kind} {name!r}"
-        + (f"; did you mean {near}? There are " if near else "; there are ")
-        + f"{', '.join(names) or 'none'} (looked in {', '.join(looked_in)})"
-    )
+    looked_in = dict.fromkeys(shown_path(place, folder) for place in places)  # each once: a child may lie in recipes/
+    there_are = f"did you mean {near}? There are" if near else "there are"
+    known = f"{', '.join(names) or 'none'} (looked in {', '.join(looked_in)})"
+    raise InputError(f"there is no {kind} {name!r}; {there_are} {known}")
 
 
 def _existing_file(name: str, base: Path, folder: Path) -> Path:

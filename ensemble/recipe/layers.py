@@ -1,6 +1,6 @@
 """The layers of one recipe: the chain of its files, `--data`, every `--set`; merged, each value with its place.
 
-Nothing is checked here but that a layer can be put on the one below; `load` checks values.
+Nothing is checked here except that a layer can be put on the one below; `load` checks values.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,16 +27,22 @@ from ensemble.recipe.yaml import (
     read_yaml,
 )
 
+# What messages call a value's place when it comes from no file.
+DATA_PLACE = Place("--data")
+SET_PLACE = Place("--set")
+SEARCH_PLACE = Place("--search")
+_SHOWN = 5  # names in a message: more would hide its advice
+
 
 @dataclass(frozen=True)
 class Layer:
-    """Values in their long forms, and where each key stands; `places[()]` is where the layer itself begins."""
+    """Values in their long forms, and the place of each key; `places[()]` is that of the layer itself."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, Place] = field(default_factory=dict)
 
     def place_of(self, path: KeyPath) -> Place:
-        """Where a key stands, or its nearest ancestor that does."""
+        """The place of a key, or of its nearest ancestor that has one."""
         return next(self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
 
     def value_at(self, path: KeyPath) -> Any:
@@ -111,16 +116,16 @@ def _dotted_pairs(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[
 
 def layer_of(document: YamlDocument) -> Layer:
     """A file's own values, without `extends`."""
-    values = {key: value for key, value in document.values.items() if key != "extends"}
     expanded: dict[KeyPath, str] = {}
-    long = _long_form(values, (), expanded)
-    places = {}
-    for path, line in document.lines.items():
+    values = {key: value for key, value in document.values.items() if key != "extends"}
+    values = _long_form(values, (), expanded)
+    places = {path: Place(document.source, line) for path, line in document.lines.items()}
+    for path, place in list(places.items()):
+        # `loss: focal` is `loss: {name: focal}`: the place of `loss` is that of `loss.name` too
         short = next((path[:end] for end in range(1, len(path) + 1) if path[:end] in expanded), None)
-        places[path] = Place(document.source, line)
         if short is not None:
-            places[*short, expanded[short], *path[len(short) :]] = Place(document.source, line)
-    return Layer(long, places)
+            places[*short, expanded[short], *path[len(short) :]] = place
+    return Layer(values, places)
 
 
 def layer_with(path: KeyPath, value: Any, place: Place) -> Layer:
@@ -129,12 +134,22 @@ def layer_with(path: KeyPath, value: Any, place: Place) -> Layer:
 
 
 def merge_layers(layers: Iterable[Layer]) -> Layer:
-    """Each layer over those before it: mappings merge key by key, everything else replaces.
+    """Each layer over those before it: mappings merge key by key, everything else replaces what is below.
 
-    A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another. With
-    null it is gone, and so is the whole search.
+    A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another. Null
+    removes it, or the whole search.
     """
-    return reduce(_merge_two, layers, Layer())
+    values: dict[str, Any] = {}
+    places: dict[KeyPath, Place] = {}
+    for layer in layers:
+        replaced: set[KeyPath] = set()
+        values = _merge_values(values, layer.values, (), replaced)
+        for path in list(places):
+            # a value's place goes with it: else a fault in what replaced it would be reported on another file's line
+            if any(path[:end] in replaced for end in range(1, len(path) + 1)):
+                del places[path]
+        places |= layer.places
+    return Layer(values, places)
 
 
 def nested(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
@@ -148,57 +163,31 @@ def nested(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
     return top
 
 
-def _merge_two(base: Layer, over: Layer) -> Layer:
-    replaced: set[KeyPath] = set()
-    values = _merge_values(base.values, over.values, (), replaced)
-    kept = {
-        path: place
-        for path, place in base.places.items()
-        if not any(path[:end] in replaced for end in range(1, len(path) + 1))
-    }
-    return Layer(values, kept | over.places)
-
-
 def _merge_values(base: dict[str, Any], over: dict[str, Any], path: KeyPath, replaced: set[KeyPath]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        here = (*path, key)
-        below = base.get(key)
-        if isinstance(below, dict) and isinstance(value, dict) and not _is_dimension(here):
+        here, below = (*path, key), base.get(key)
+        is_dimension = here[0] == "search" and len(here) == 2
+        if isinstance(below, dict) and isinstance(value, dict) and not is_dimension:
             merged[key] = _merge_values(below, value, here, replaced)
-        elif value is None and here[:1] == ("search",) and len(here) < 3:
+            continue
+        replaced.add(here)
+        if value is None and (is_dimension or here == ("search",)):
             merged.pop(key, None)  # no longer searched
-            replaced.add(here)
         else:
-            merged[key] = value
-            replaced.add(here)
+            merged[key] = value  # null too: for most keys it is a value
     return merged
-
-
-def _is_dimension(path: KeyPath) -> bool:
-    return len(path) == 2 and path[0] == "search"
 
 
 def _long_form(value: Any, path: KeyPath, expanded: dict[KeyPath, str]) -> Any:
     """`value` with short forms written out; the paths where that happened go to `expanded`."""
-    key = next((key for pattern, key in SHORT_FORMS.items() if _matches(path, pattern)), None)
     if isinstance(value, dict):
         return {name: _long_form(item, (*path, name), expanded) for name, item in value.items()}
-    if key is None or value is None:
+    key = SHORT_FORMS.get(("search", "*") if len(path) == 2 and path[0] == "search" else path)  # any dimension
+    if key is None or value is None:  # null stays null
         return value
     expanded[path] = key
     return {key: value}
-
-
-def _matches(path: KeyPath, pattern: tuple[str, ...]) -> bool:
-    return len(path) == len(pattern) and all(want in ("*", key) for key, want in zip(path, pattern, strict=True))
-
-
-# What messages call a value's place when it comes from no file.
-DATA_PLACE = Place("--data")
-SET_PLACE = Place("--set")
-SEARCH_PLACE = Place("--search")
-_SHOWN = 5  # names in a message
 
 
 def read_chain(
@@ -206,13 +195,20 @@ def read_chain(
 ) -> tuple[list[Layer], bool]:
     """The layers of a file and of all it extends, the farthest ancestor first, and whether every file could be read.
 
-    `values`: what stands in for the file, if the recipe was given as a mapping. What is wrong is added to `complaints`.
+    `values`: what stands in for the file, if the recipe was given as a mapping.
     """
     layers: list[Layer] = []
     chain = [path]
     while True:
-        is_given = values is not None and len(chain) == 1
-        document = document_of(values or {}, folder, complaints) if is_given else _read(chain[-1], folder, complaints)
+        document: YamlDocument | None
+        try:
+            if values is not None and len(chain) == 1:
+                document = document_of(values, folder, complaints)
+            else:
+                document = read_yaml(chain[-1], shown_path(chain[-1], folder))
+        except YamlError as error:
+            complaints += error.complaints
+            document = error.partial  # what could be read is checked all the same
         if document is None:
             return layers[::-1], False
         layers.append(_without_description(layer_of(document)) if layers else layer_of(document))
@@ -232,36 +228,35 @@ def _without_description(layer: Layer) -> Layer:
 
 def parse_data(data: str, folder: Path, complaints: list[Complaint]) -> tuple[Layer, Path | None]:
     """`NAME` or `NAME=PATH`: the layer that names the dataset, and where its files lie on this machine."""
-    name, has_path, path_text = data.partition("=")
+    name, has_path, path_text = data.partition("=")  # the first: a path may contain others
     if not name.strip() or (has_path and not path_text.strip()):
-        complaints.append(
-            Complaint(DATA_PLACE, f"{show_value(data)} should be NAME or NAME=PATH, as in mask18=/data/mask")
-        )
+        text = f"{show_value(data)} should be NAME or NAME=PATH, as in mask18=/data/mask"
+        complaints.append(Complaint(DATA_PLACE, text))
         return Layer(), None
     layer = layer_with(("data", "name"), name.strip(), DATA_PLACE)
     if not has_path:
         return layer, None
     path = Path(os.path.abspath(folder / os.path.expanduser(path_text)))
     if not os.path.isdir(path):
-        message = f"there is no folder {shown_path(path, folder)}; {_found_instead(path, folder)}"
-        complaints.append(Complaint(DATA_PLACE, message))
+        text = f"there is no folder {shown_path(path, folder)}; {_nearest_folder(path, folder)}"
+        complaints.append(Complaint(DATA_PLACE, text))
     return layer, path
 
 
-def _found_instead(path: Path, folder: Path) -> str:
-    """What the deepest folder on the way to a path holds."""
+def _nearest_folder(path: Path, folder: Path) -> str:
+    """What the deepest folder on the way to a path contains: there the path goes wrong."""
     place = next(parent for parent in path.parents if os.path.isdir(parent))
     try:
         names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return f"{shown_path(place, folder)} can't be listed"
     near = closest(path.name, names)
-    held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-    return f"{shown_path(place, folder)} holds {held or 'no folders'}" + (f"; did you mean {near}?" if near else "")
+    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return f"{shown_path(place, folder)} contains {shown or 'no folders'}" + (f"; did you mean {near}?" if near else "")
 
 
 def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint], *, of_search: bool = False) -> Layer:
-    """`base` with every `key=value` put on, the last one of a key winning; `of_search`: each a dimension."""
+    """`base` with every `key=value` put on, the last one of a key winning; `of_search`: each is a dimension."""
     place, example = (SEARCH_PLACE, "train.lr={low: 1e-4, high: 1e-2}") if of_search else (SET_PLACE, "train.lr=3e-4")
     for item in items:
         key, has_value, text = item.partition("=")
@@ -274,21 +269,19 @@ def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint], *, 
             complaints.append(Complaint(place, unknown_key_text(Recipe, tuple(key.split(".")))))
         try:
             value = parse_value(text, f"{place.source} {key}")
-        except YamlError as error:
+        except YamlError as error:  # of an unknown key too: both faults are reported
             complaints += error.complaints
             continue
-        if path is not None:
-            base = merge_layers([base, _set_layer(base, path, value, place)])
+        if path is None:
+            continue
+        if path[0] == "search" and len(path) == 3:
+            # a dimension is replaced whole, but `--set search.train.lr.high=0.1` keeps what it says otherwise
+            bound, path = str(path[2]), path[:2]
+            dimension = base.value_at(path)
+            kept = dimension if isinstance(dimension, dict) and bound != "choices" else {}
+            value = {**kept, bound: value}
+        base = merge_layers([base, layer_with(path, value, place)])
     return base
-
-
-def _set_layer(base: Layer, path: KeyPath, value: Any, place: Place) -> Layer:
-    """One value at `path`; a bound of a search dimension keeps what the dimension already says."""
-    if path[0] != "search" or len(path) < 3:
-        return layer_with(path, value, place)
-    dimension = base.value_at(path[:2])
-    kept = dimension if isinstance(dimension, dict) and path[2] != "choices" else {}
-    return layer_with(path[:2], {**kept, str(path[2]): value}, place)
 
 
 def _key_path(key: str) -> KeyPath | None:
@@ -304,16 +297,8 @@ def _key_path(key: str) -> KeyPath | None:
     return tuple(key.split(".")) if key in known or any(leaf.startswith(f"{key}.") for leaf in known) else None
 
 
-def _read(path: Path, folder: Path, complaints: list[Complaint]) -> YamlDocument | None:
-    try:
-        return read_yaml(path, shown_path(path, folder))
-    except YamlError as error:
-        complaints += error.complaints
-        return error.partial
-
-
 def _parent(document: YamlDocument, chain: list[Path], folder: Path, complaints: list[Complaint]) -> Path | None:
-    """The file that the last of `chain` extends; None, with a complaint, when there is none to be had."""
+    """The file that the last of `chain` extends; None, with a complaint, where there is none."""
     place = Place(document.source, document.lines[("extends",)])
     extends = document.values["extends"]
     if not isinstance(extends, str) or not extends:
@@ -325,6 +310,7 @@ def _parent(document: YamlDocument, chain: list[Path], folder: Path, complaints:
     except InputError as error:
         complaints.append(Complaint(place, f"extends: {error}"))
         return None
+    # by file: two spellings of a path, or a link, may lead to one file
     again = next((index for index, path in enumerate(chain) if is_same_file(path, parent)), None)
     if again is not None:
         circle = " -> ".join(shown_path(path, folder) for path in [*chain[again:], parent])

@@ -1,6 +1,6 @@
-"""Code and weights that a recipe names: found, read and hashed. Nothing of it is run here.
+"""Code and weights that a recipe names: found, read and hashed. None of it is run here.
 
-The module is a .py file beside the recipe, or an installed package. docs/models.md says who may have it run, and what
+The module is a .py file beside the recipe, or an installed package. docs/models.md says whose code may run, and what
 of it belongs to a run's identity. `own_import` imports it, in a worker.
 """
 
@@ -25,149 +25,15 @@ from ensemble.errors import InputError
 from ensemble.recipe.find import shipped_folder, shown_path
 from ensemble.recipe.load import ResolvedRecipe
 
-
-@dataclass(frozen=True)
-class Defined:
-    """What a module has at its top level; `is_all` False: there may be more, made in a way that reading can't see."""
-
-    names: frozenset[str]
-    functions: tuple[str, ...]
-    """Functions and classes that don't begin with an underscore, in their order."""
-    is_all: bool
-
-
-@dataclass(frozen=True)
-class InstalledSource:
-    """A module of an installed package: its file, and the hash of that file and the package's version."""
-
-    path: Path
-    sha256: str
-
-
-def parse_source(path: Path) -> ast.Module:
-    """The syntax tree of a file; `SyntaxError` names the file as `path`."""
-    return ast.parse(path.read_bytes(), filename=str(path))
-
-
-def names_defined(tree: ast.Module) -> Defined:
-    """The top-level names of a module, those within `if` and `try` too."""
-    names: list[str] = []
-    functions: list[str] = []
-    is_all = True
-    for node in _statements(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.append(node.name)
-            functions.append(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names += [alias.asname or alias.name.split(".")[0] for alias in node.names]
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names += [inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)]
-    if "*" in names or "__getattr__" in names:
-        is_all = False
-    public = tuple(dict.fromkeys(name for name in functions if not name.startswith("_")))
-    return Defined(frozenset(names), public, is_all)
-
-
-def imported_files(folder: Path, module: str) -> dict[str, str]:
-    """The file of `module` and all files of `folder` that it imports, over any number of steps: name to hash."""
-    sources: dict[str, str] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop(0)
-        path = folder / f"{name}.py"
-        if path.name in sources or not os.path.isfile(path):
-            continue
-        sources[path.name] = sha256_file(path)
-        waiting += _imports(parse_source(path))
-    return sources
-
-
-def installed_source(module: str) -> InstalledSource | None:
-    """Where an installed module's file lies, found without running the packages above it; None if there is none."""
-    parts = module.split(".")
-    spec = _top_level(parts[0])
-    path = _file_of(spec, parts[1:])
-    if path is None:
-        return None
-    about = {"file": sha256_file(path), "version": _version(parts[0])}
-    return InstalledSource(path, sha256_text(canonical_json(about)))
-
-
-def shadows_installed(module: str, folder: Path) -> bool:
-    """Whether a file's name is also that of a module which Python would find elsewhere."""
-    if module in sys.stdlib_module_names:
-        return True
-    spec = _top_level(module)
-    return spec is not None and (spec.origin is None or not _same_file(Path(spec.origin), folder / f"{module}.py"))
-
-
-def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """The statements of a module and of its `if`, `try` and `with` blocks, but not of its functions."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.stmt):
-            yield child
-        if isinstance(child, ast.If | ast.Try | ast.With | ast.ExceptHandler):
-            yield from _statements(child)
-
-
-def _imports(tree: ast.Module) -> list[str]:
-    """The first word of every module imported, wherever in the file."""
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name.split(".")[0] for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module.split(".")[0])
-    return names
-
-
-def _top_level(name: str) -> ModuleSpec | None:
-    """Where Python would find a top-level module. One that was imported from beside a recipe does not count."""
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__spec__", None) is None:
-        return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    return None if spec is not None and getattr(spec.loader, "is_beside_a_recipe", False) else spec
-
-
-def _file_of(spec: ModuleSpec | None, rest: list[str]) -> Path | None:
-    """The file of a submodule, by walking folders rather than importing what lies above it."""
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin and os.path.isfile(spec.origin) else None
-    for root in spec.submodule_search_locations or ():
-        base = Path(root, *rest)
-        for path in (base / "__init__.py", base.with_name(f"{base.name}.py"), *base.parent.glob(f"{base.name}.*.so")):
-            if os.path.isfile(path):
-                return path
-    return None
-
-
-def _version(package: str) -> str | None:
-    """The version of the distribution that brings a top-level module; None where it has none."""
-    owners = metadata.packages_distributions().get(package, [])
-    return metadata.version(owners[0]) if owners else None
-
-
-def _same_file(path: Path, other: Path) -> bool:
-    return path.exists() and other.exists() and os.path.samefile(path, other)
-
-
-CODE_FOLDER = "code"  # in a run's folder: a moved run still predicts
+CODE_FOLDER = "code"  # copied, so that a run still predicts when it is moved or its code edited
 """Where a run's folder keeps the files of its own code."""
-
 _MAY_NAME_CODE = (("model", "name"), ("loss", "name"), ("loss", "plus"), ("metric",))
 """The keys of a recipe where `module:function` may stand, as a value or as a key below."""
 
 
 @dataclass(frozen=True)
 class OwnCode:
-    """One `module:function` as it was found: in `folder`, or with `folder` None in an installed package."""
+    """One `module:function`: in `folder`, or with `folder` None in an installed package."""
 
     name: str
     folder: Path | None
@@ -177,7 +43,7 @@ class OwnCode:
     is_own: bool
     """Whether the recipe and the file lie in the working directory."""
     place: Place
-    """Where the recipe says it."""
+    """Where the recipe names it."""
 
     def plain(self, folder: Path | None = None) -> dict[str, Any]:
         """What a worker needs to import it, as JSON types; from `folder`, where a copy lies there."""
@@ -200,7 +66,14 @@ def find_code(resolved: ResolvedRecipe) -> tuple[OwnCode, ...]:
             code = _find(name, resolved, _place(resolved, ".".join(key), name), complaints)
             if code is not None:
                 by_name.setdefault(name, code)
-    _refuse_namesakes(list(by_name.values()), complaints)
+    # Two files of one name can't both be copied into the run's folder, nor both be imported.
+    first: dict[str, tuple[str, OwnCode]] = {}
+    for code in by_name.values():
+        for file, sha256 in code.files:
+            first_sha256, other = first.setdefault(file, (sha256, code))
+            if first_sha256 != sha256:
+                text = f"{code.name} and {other.name} come from two different files {file}; rename one"
+                complaints.append(Complaint(code.place, text))
     raise_together(complaints)
     return tuple(by_name[name] for name in sorted(by_name))
 
@@ -227,9 +100,8 @@ def save_code(run: Path, codes: Sequence[OwnCode]) -> None:
             target = run / CODE_FOLDER / name
             if code.folder is None or (target.exists() and sha256_file(target) == sha256):
                 continue
-            content = (code.folder / name).read_bytes()
-            save_bytes(target, content)
-            if sha256_file(target) != sha256:
+            save_bytes(target, (code.folder / name).read_bytes())
+            if sha256_file(target) != sha256:  # the identity holds the hash of what was read before
                 raise InputError(f"{code.folder / name}: changed while the run was being prepared; start it again")
 
 
@@ -237,7 +109,7 @@ def check_code_of_run(run: Path, codes: Mapping[str, Mapping[str, Any]], recipes
     """Refuse to run a run folder's code that is not the user's own, or not what the run was trained with.
 
     `codes` is what `model.json` says: name to hashes. Code counts as the user's own where a file of the same bytes
-    lies in the folder `recipes`: running it is then no more than training would do.
+    lies in the folder `recipes`: training would run it too.
     """
     faults = []
     for name, code in codes.items():
@@ -246,9 +118,9 @@ def check_code_of_run(run: Path, codes: Mapping[str, Mapping[str, Any]], recipes
             if not copy.is_file() or sha256_file(copy) != sha256:
                 faults.append(f"{copy}: is not the code that the run was trained with")
             elif not allow_code and not (os.path.isfile(recipes / file) and sha256_file(recipes / file) == sha256):
+                where = shown_path(recipes, Path())
                 faults.append(
-                    f"{copy}: {name} of this run is code that {shown_path(recipes, Path())} does not hold; "
-                    "read it, then pass --allow-code"
+                    f"{copy}: {name} of this run is code that is not in {where}; read it, then pass --allow-code"
                 )
     if faults:
         raise InputError(*faults)
@@ -270,7 +142,7 @@ def _names_in(plain: Any, key: tuple[str, ...]) -> Iterator[str]:
 
 
 def _place(resolved: ResolvedRecipe, key: str, name: str) -> Place:
-    """Where the recipe says a name: the nearest key whose origin is known."""
+    """Where the recipe says a name: the nearest key whose origin is known, since origins are those of whole values."""
     keys = [known for known in resolved.origins if known == key or known.startswith(f"{key}.")]
     value: Any = resolved.recipe.plain()
     for known in keys:
@@ -285,18 +157,27 @@ def _place(resolved: ResolvedRecipe, key: str, name: str) -> Place:
 def _find(name: str, resolved: ResolvedRecipe, place: Place, complaints: list[Complaint]) -> OwnCode | None:
     module, _, function = name.partition(":")
     folders = list(dict.fromkeys([*(path.parent for path in resolved.files), resolved.folder / "recipes"]))
-    folder = next((place for place in folders if os.path.isfile(place / f"{module}.py")), None)
+    folder = next((folder for folder in folders if os.path.isfile(folder / f"{module}.py")), None)
     if folder is not None:
         return _beside(name, folder, resolved, place, complaints)
     installed = installed_source(module)
     if installed is None:
-        complaints.append(Complaint(place, _not_found(module, folders, resolved.folder)))
+        present = sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.py")})
+        near = closest(module, present)
+        looked_in = ", ".join(dict.fromkeys(shown_path(folder, resolved.folder) for folder in folders))
+        text = f"there is no {module}.py beside the recipe ({looked_in}), and no installed package {module}"
+        text += f"; did you mean {near}?; " if near else "; "
+        text += f"the .py files there are: {', '.join(present[:8])}" if present else "there is no .py file"
+        complaints.append(Complaint(place, text))
         return None
-    fault = _no_such_function(installed.path, function, installed.path.name, is_package=True)
-    if fault:
-        complaints.append(Complaint(place, fault))
+    path, sha256 = installed
+    try:
+        if fault := _no_such_function(path, function, path.name):
+            complaints.append(Complaint(place, fault))
+    except (SyntaxError, ValueError):
+        pass  # compiled, or written for another Python: the import in the worker will tell
     is_own = all(_is_own(path, resolved.folder) for path in resolved.files)
-    return OwnCode(name, None, (), installed.sha256, is_own, place)
+    return OwnCode(name, None, (), sha256, is_own, place)
 
 
 def _beside(
@@ -304,60 +185,119 @@ def _beside(
 ) -> OwnCode | None:
     """The code in a file beside the recipe, and what else beside it that file imports."""
     module, _, function = name.partition(":")
-    shown = shown_path(folder / f"{module}.py", resolved.folder)
-    if shadows_installed(module, folder):
+    path = folder / f"{module}.py"
+    shown = shown_path(path, resolved.folder)
+    if _shadows_installed(module, path):
         text = f"{shown} has the name of an installed package; rename one, so that it is clear which is meant"
         complaints.append(Complaint(place, text))
         return None
     try:
-        fault = _no_such_function(folder / f"{module}.py", function, shown)
-        files = imported_files(folder, module)
-    except SyntaxError as error:
+        if fault := _no_such_function(path, function, shown):
+            complaints.append(Complaint(place, fault))
+        files = _imported_files(path)
+    except SyntaxError as error:  # perhaps of a file that this one imports
         source = shown_path(Path(error.filename or shown), resolved.folder)
-        complaints.append(Complaint(Place(source, error.lineno or 0), f"is no Python: {error.msg}"))
+        complaints.append(Complaint(Place(source, error.lineno or 0), f"is not valid Python: {error.msg}"))
         return None
-    if fault:
-        complaints.append(Complaint(place, fault))
-    is_own = all(_is_own(path, resolved.folder) for path in [*resolved.files, folder / f"{module}.py"])
+    is_own = all(_is_own(path, resolved.folder) for path in [*resolved.files, path])
     return OwnCode(name, folder.absolute(), tuple(files.items()), sha256_text(canonical_json(files)), is_own, place)
 
 
-def _no_such_function(path: Path, function: str, shown: str, *, is_package: bool = False) -> str:
+def _no_such_function(path: Path, function: str, shown: str) -> str:
     """What to say when a file does not define a function; empty when it does, or when reading can't tell."""
-    try:
-        defined = names_defined(parse_source(path))
-    except (SyntaxError, ValueError):
-        if is_package:
-            return ""  # compiled, or written in another way
-        raise
-    if function in defined.names or not defined.is_all:
+    names: set[str] = set()
+    functions: list[str] = []
+    for node in _statements(ast.parse(path.read_bytes(), filename=str(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            functions.append(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)}
+    names |= set(functions)
+    if function in names or names & {"*", "__getattr__"}:  # with these there may be more than reading can see
         return ""
-    near = closest(function, defined.functions)
-    known = ", ".join(defined.functions[:8]) + (", …" if len(defined.functions) > 8 else "")
+    public = [name for name in dict.fromkeys(functions) if not name.startswith("_")]
+    near = closest(function, public)
+    known = ", ".join(public[:8]) + (", …" if len(public) > 8 else "")
     return f"{shown} has no function {function}; " + (f"did you mean {near}?" if near else f"it has {known or 'none'}")
 
 
-def _not_found(module: str, folders: Sequence[Path], working: Path) -> str:
-    """There is no such module: which there are, and where was looked."""
-    present = sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.py")})
-    near = closest(module, present)
-    looked_in = ", ".join(dict.fromkeys(shown_path(folder, working) for folder in folders))
-    beside = f"the .py files there are: {', '.join(present[:8])}" if present else "there is no .py file"
-    meant = f"; did you mean {near}?" if near else ""
-    return (
-        f"there is no {module}.py beside the recipe ({looked_in}), and no installed package {module}{meant}; {beside}"
-    )
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """The statements of a module and of its `if`, `try` and `with` blocks, but not of its functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield child
+        if isinstance(child, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+            yield from _statements(child)
 
 
-def _refuse_namesakes(codes: Sequence[OwnCode], complaints: list[Complaint]) -> None:
-    """Two files of one name can't both be copied into the run's folder, nor both be imported."""
-    seen: dict[str, tuple[str, OwnCode]] = {}
-    for code in codes:
-        for file, sha256 in code.files:
-            before = seen.setdefault(file, (sha256, code))
-            if before[0] != sha256:
-                text = f"{code.name} and {before[1].name} come from two different files {file}; rename one"
-                complaints.append(Complaint(code.place, text))
+def _imported_files(path: Path) -> dict[str, str]:
+    """A file and all files beside it that it imports, directly or not: name to hash."""
+    files: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        path = waiting.pop(0)
+        if path.name in files or not os.path.isfile(path):
+            continue
+        files[path.name] = sha256_file(path)
+        # Wherever in the file: a function may import when it is called, in a worker.
+        for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
+            if isinstance(node, ast.Import):
+                waiting += [path.with_name(f"{alias.name.split('.')[0]}.py") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                waiting.append(path.with_name(f"{node.module.split('.')[0]}.py"))
+    return files
+
+
+def installed_source(module: str) -> tuple[Path, str] | None:
+    """An installed module's file, and the hash of it and of its package's version; None where there is none."""
+    package, *rest = module.split(".")
+    path = _file_of(_top_level(package), rest)
+    if path is None:
+        return None
+    # The version too, since the function may call the rest of the package, of which not all is hashed.
+    owners = metadata.packages_distributions().get(package, [])
+    about = {"file": sha256_file(path), "version": metadata.version(owners[0]) if owners else None}
+    return path, sha256_text(canonical_json(about))
+
+
+def _shadows_installed(module: str, path: Path) -> bool:
+    """Whether a file's name is also that of a module which Python would find elsewhere."""
+    if module in sys.stdlib_module_names:
+        return True
+    spec = _top_level(module)
+    if spec is None or spec.origin is None:
+        return spec is not None  # a folder without an __init__, which has no origin
+    # a Python that was started beside the recipe finds this very file
+    return not (os.path.exists(spec.origin) and os.path.samefile(spec.origin, path))
+
+
+def _top_level(name: str) -> ModuleSpec | None:
+    """Where Python would find a top-level module. One that was imported from beside a recipe does not count."""
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__spec__", None) is None:  # find_spec would raise
+        return None
+    try:
+        spec = importlib.util.find_spec(name)  # of a top-level name it runs nothing; of `a.b` it would import `a`
+    except (ImportError, ValueError):
+        return None
+    return None if spec is not None and getattr(spec.loader, "is_beside_a_recipe", False) else spec
+
+
+def _file_of(spec: ModuleSpec | None, rest: list[str]) -> Path | None:
+    """The file of a submodule, by walking folders rather than importing what lies above it."""
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and os.path.isfile(spec.origin) else None
+    for root in spec.submodule_search_locations or ():  # several, for a package spread over folders
+        base = Path(root, *rest)
+        for path in (base / "__init__.py", base.with_name(f"{base.name}.py"), *base.parent.glob(f"{base.name}.*.so")):
+            if os.path.isfile(path):
+                return path
+    return None
 
 
 def _is_own(path: Path, working: Path) -> bool:
@@ -377,9 +317,8 @@ def find_weights(resolved: ResolvedRecipe) -> Path | None:
     if weights is None:
         near = closest(paths[0].name, sorted(path.name for path in paths[0].parent.glob("*.*")))
         text = f"model.pretrained: there is no file {shown_path(paths[0], resolved.folder)}"
-        raise_together(
-            [Complaint(Place(resolved.origins["model.pretrained"]), text + (f"; did you mean {near}?" if near else ""))]
-        )
+        text += f"; did you mean {near}?" if near else ""
+        raise_together([Complaint(Place(resolved.origins["model.pretrained"]), text)])
     return weights
 
 

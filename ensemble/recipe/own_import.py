@@ -25,19 +25,22 @@ from ensemble.recipe.own_code import installed_source
 
 
 def load_function(name: str, codes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
-    """The function that a recipe calls `module:function`; `codes` is what a task was told of its recipe's code."""
+    """The function that a recipe calls `module:function`; `codes`: what a task knows of its recipe's code."""
     if name not in codes:
-        raise InputError(f"{name}: nothing is known of this code; it was not found when the run was asked for")
+        raise InputError(f"{name}: this code was not found when the run was started; start the command again")
     module_name, _, attribute = name.partition(":")
     code = codes[name]
-    if code["folder"] is None:
-        _check_installed(module_name, code)
-    else:
+    if code["folder"] is not None:
         _FINDER.serve(Path(code["folder"]), code["files"])
+    elif (installed := installed_source(module_name)) is None:
+        raise InputError(f"{module_name}: the package is not installed here, and the run needs it")
+    elif installed[1] != code["sha256"]:  # a worker may run on another machine, or after an upgrade
+        raise InputError(
+            f"{module_name}: another version, or other code, than the run was started with ({installed[0]})"
+        )
     try:
-        module = importlib.import_module(module_name)
-        function = getattr(module, attribute)
-    except Exception as error:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # the user's code may raise anything while it is imported: its fault, in one line
         raise InputError(f"{name}: can't be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise InputError(f"{name}: is a {type(function).__name__}, but must be a function or a class")
@@ -45,9 +48,11 @@ def load_function(name: str, codes: Mapping[str, Mapping[str, Any]]) -> Callable
 
 
 class _Loader(importlib.abc.SourceLoader):
-    """Bytes that were checked, as a module. Its base reads and writes no bytecode where there are no path stats."""
+    """Bytes that were checked, as a module."""
 
-    is_beside_a_recipe = True
+    # No `path_stats`, so its base reads and writes no bytecode: a .pyc that is out of date would run other code than
+    # was hashed.
+    is_beside_a_recipe = True  # `own_code` asks for it: such a module is not an installed package
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path, self._content = path, content
@@ -62,7 +67,7 @@ class _Loader(importlib.abc.SourceLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Knows the modules beside the recipes that this process has been asked for."""
+    """Knows the modules beside the recipes that this process runs."""
 
     def __init__(self) -> None:
         self._loaders: dict[str, _Loader] = {}
@@ -71,16 +76,16 @@ class _Finder(importlib.abc.MetaPathFinder):
     def serve(self, folder: Path, files: Mapping[str, str]) -> None:
         """Make these files importable; when one of them is not what was imported before, forget them all first."""
         if all(self._hashes.get(Path(file).stem) == sha256 for file, sha256 in files.items()):
-            return
+            return  # importing again would make other classes of the same names, which pickle refuses
         for file, sha256 in files.items():
             path, name = folder / file, Path(file).stem
-            content = path.read_bytes()
+            content = path.read_bytes()  # once: what is hashed is what runs
             if hashlib.sha256(content).hexdigest() != sha256:
-                raise InputError(f"{path}: changed after the run was asked for; start the command again")
+                raise InputError(f"{path}: changed after the run was started; start the command again")
             self._loaders[name], self._hashes[name] = _Loader(path, content), sha256
             sys.modules.pop(name, None)
         if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
+            sys.meta_path.insert(0, self)  # first: nothing in the working directory may take a module's place
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -90,27 +95,18 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_loader(fullname, loader) if loader is not None else None
 
 
-_FINDER = _Finder()  # one a process: `sys.meta_path` must not grow with every function
-
-
-def _check_installed(module: str, code: Mapping[str, Any]) -> None:
-    """Refuse a package that is not the one whose hash belongs to the run."""
-    installed = installed_source(module)
-    if installed is None:
-        raise InputError(f"{module}: the package is not installed here, and the run needs it")
-    if installed.sha256 != code["sha256"]:
-        raise InputError(
-            f"{module}: another version, or other code, than the run was asked for with ({installed.path})"
-        )
+_FINDER = _Finder()  # one per process: `sys.meta_path` must not grow with every function
 
 
 def own_metrics(
     metric: str | None, codes: Mapping[str, Mapping[str, Any]], classes: int, *, sets: bool = False
 ) -> dict[str, Metric]:
-    """The recipe's metric by its name, if it is one's own; refused where it gives no number. Else nothing."""
+    """The recipe's metric by its name, if it is the user's own; refused where it gives no number. Else nothing."""
     if metric is None or metric in METRICS or metric in SET_METRICS:
         return {}
     function = load_function(metric, codes)
+    # Tried on a few rows, so that a mistake shows before hours of training rather than after them. Every class has two
+    # rows and is decided for two others: no count is zero, which would leave many metrics undefined.
     labels = np.arange(2 * classes, dtype=np.int64) % classes
     probs = np.full((2 * classes, classes), 0.5 / classes)
     probs[np.arange(len(labels)), np.roll(labels, classes // 2)] += 0.5
@@ -118,9 +114,9 @@ def own_metrics(
         labels = np.eye(classes, dtype=np.int64)[labels]
     try:
         value: Any = function(labels, probs)
-    except Exception as error:
+    except Exception as error:  # as above: whatever the user's function raises is a message, not a traceback of ours
         tried = f"labels of shape {labels.shape} and ({len(labels)}, {classes}) probabilities"
         raise InputError(f"metric: {metric} failed on {tried}: {type(error).__name__}: {error}") from error
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"metric: {metric} gave {value!r:.80}, but must give a number for all rows together")
+        raise InputError(f"metric: {metric} returned {value!r:.80}, but must return one number for all rows together")
     return {metric: custom_metric(function)}

@@ -160,12 +160,12 @@ class ModelPart(Frozen):
     def _freezing_fits(self) -> ModelPart:
         if self.freeze == "none" and self.freeze_epochs is not None:
             raise ValueError(f"freeze_epochs is {self.freeze_epochs}, but freeze is none; say freeze: backbone")
-        if self.freeze_epochs is None and self.unfreeze == "gradual":
+        if self.freeze_epochs is None and self.unfreeze == "gradual":  # without them the backbone is never trained
             raise ValueError("unfreeze is gradual, but needs freeze_epochs, the epochs from stage to stage")
         return self
 
 
-LossName = Literal["cross-entropy", "focal", "soft-f1", "bce"]
+LossName = Literal["cross-entropy", "focal", "soft-f1", "bce"]  # `training/losses.py` has a function for each
 LOSSES: tuple[str, ...] = get_args(LossName)
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ClassWeights = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
@@ -307,24 +307,17 @@ class TrainPart(Frozen):
     On a CPU this is always so."""
 
     @model_validator(mode="after")
-    def _patience_has_something_to_look_at(self) -> TrainPart:
+    def _fits_together(self) -> TrainPart:
         if self.patience is not None and self.select == "last":
             raise ValueError(
                 "patience stops by a score, but select: last looks at none; "
                 "use select: inner (honest) or best (optimistic), or leave patience out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> TrainPart:
-        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:  # the rate would never reach `lr`
             raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}, but must be less than epochs, {self.epochs}")
         if self.warmup_epochs and self.warmup_steps:
             raise ValueError("warmup_epochs and warmup_steps are two ways to say the same; give one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _optimizer_takes_its_options(self) -> TrainPart:
+        # Refused rather than ignored: a search over a value without effect would waste its trials.
         betas = 3 if self.optimizer == "adan" else 0 if self.optimizer in ("sgd", "rmsprop") else 2
         if self.momentum is not None and self.optimizer not in ("sgd", "rmsprop", "muon"):
             raise ValueError(f"{self.optimizer} has no momentum; leave it out, or see betas")
@@ -332,10 +325,6 @@ class TrainPart(Frozen):
             raise ValueError(f"{self.optimizer} has {betas or 'no'} betas, not {len(self.betas)}")
         if self.eps is not None and self.optimizer in ("sgd", "lion"):
             raise ValueError(f"{self.optimizer} has no eps; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _one_average(self) -> TrainPart:
         if self.ema is not None and self.swa_epochs:
             raise ValueError("ema and swa_epochs are two averages of the weights; give one of them")
         if self.swa_epochs > self.epochs:
@@ -344,7 +333,7 @@ class TrainPart(Frozen):
 
 
 if TYPE_CHECKING:
-    PolicyName = str  # mypy can't read a Literal that is computed
+    PolicyName = str  # mypy can't read a computed Literal
 else:
     PolicyName = Literal[(*POLICIES, "auto")]
 
@@ -373,6 +362,6 @@ class TtaPart(Frozen):
             raise ValueError("weights is learned, which wants the views named, not auto")
         if self.weights == "learned" and view_count(self.views) == 1:
             raise ValueError("weights is learned, but there is one view alone; name a policy, such as views: hflip")
-        if self.merge != "power" and self.power != 0.5:
+        if self.merge != "power" and self.power != 0.5:  # changed, and without effect
             raise ValueError(f"power is {self.power:g}, which is for merge: power alone")
         return self

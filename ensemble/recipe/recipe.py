@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from ensemble.core.complaints import show_value
+from ensemble.core.complaints import KeyPath, show_value
 from ensemble.core.files import canonical_json, sha256_text
 from ensemble.core.schema import CodeName, Frozen, MetricName, Seed
 from ensemble.recipe.parts import (
@@ -28,7 +28,7 @@ from ensemble.recipe.parts import (
 from ensemble.recipe.transforms import PRESETS, checked_transforms
 
 if TYPE_CHECKING:
-    PresetName = str  # mypy can't read a Literal that is computed
+    PresetName = str  # mypy can't read a computed Literal
 else:
     PresetName = Literal[tuple(PRESETS)]
 
@@ -50,14 +50,14 @@ class SearchDimension(Frozen):
     """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
     key is left out, whatever the recipe says."""
 
+    # Before: a plain value was put at `choices` (SHORT_FORMS), and pydantic would speak of a key that nobody wrote.
     @model_validator(mode="before")
     @classmethod
     def _is_written_as_one(cls, value: Any) -> Any:
         choices = value.get("choices") if isinstance(value, dict) else None
         if choices is not None and not isinstance(choices, list | tuple):
-            raise ValueError(
-                f"{show_value(choices)} is no range and no list; write {{low: 1e-4, high: 1e-2}} or [a, b]"
-            )
+            allowed = "write {low: 1e-4, high: 1e-2} or [a, b]"
+            raise ValueError(f"{show_value(choices)} is neither a range nor a list; {allowed}")
         return value
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class SearchDimension(Frozen):
         elif self.low >= self.high:
             raise ValueError(f"low is {self.low:g}, but must be less than high, {self.high:g}")
         elif self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("log needs a low above 0 and no step")
+            raise ValueError("log needs a low above 0 and no step")  # steps are even in the value, not in its exponent
         elif self.step is not None and self.step <= 0:
             raise ValueError("step must be above 0")
         return self
@@ -99,11 +99,12 @@ BUDGET = "budget"
 
 
 class _BudgetValues(dict[str, Any]):
-    """A mapping that stands at `search.budget`."""
+    """The mapping at `search.budget`."""
 
 
 def _mark_budget(search: Any) -> Any:
     """Let pydantic tell the budget from the dimensions, by its key alone."""
+    # A plain union would try both, and report the faults of a dimension for a budget with a typo.
     if isinstance(search, dict) and isinstance(budget := search.get(BUDGET), dict):
         return {**search, BUDGET: _BudgetValues(budget)}
     return search
@@ -118,7 +119,7 @@ def _from_short(key: str, *short: type) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, short) else value)
 
 
-SHORT_FORMS: dict[tuple[str, ...], str] = {
+SHORT_FORMS: dict[KeyPath, str] = {
     ("data",): "name",
     ("sampling",): "kind",
     ("loss",): "name",
@@ -188,15 +189,12 @@ class Recipe(Frozen):
     @property
     def cheap_values(self) -> dict[str, Any]:
         """What the budget changes in a resolved recipe, by dotted key: where it asks for less."""
-        own = {
-            "train.epochs": self.train.epochs,
-            "image.size": self.image.size,
-            "sampling.share": self.sampling.share,
-        }
+        own = {"train.epochs": self.train.epochs, "image.size": self.image.size, "sampling.share": self.sampling.share}
         return {key: value for key, value in self.budget.values().items() if value < own[key]}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:
+        # heads give probabilities that are multiplied; bce needs a score for each class, from before the sigmoid
         if self.model.heads == "parts" and "bce" in self.loss.terms:
             key = "loss.name" if self.loss.name == "bce" else "loss.plus"
             raise ValueError(f"{key} is bce, which wants a score for each class; model.heads: parts gives none")
@@ -211,10 +209,11 @@ class Recipe(Frozen):
         return self
 
 
-IDENTITY_VERSION = 3  # raised when the same recipe trains to other bits, or a default changes
+IDENTITY_VERSION = 3
 """Raised when the code changes what a recipe's training gives, a default's change included; runs of an older version
 are not mixed with new ones. A new key whose default changes nothing needs no new version: defaults are not hashed."""
 
+# Whoever adds a key here makes runs with and without it the same run: it must change no bit of a result.
 _WITHOUT_EFFECT: Any = {
     "description": True,
     "search": True,
@@ -225,7 +224,7 @@ _WITHOUT_EFFECT: Any = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run was asked to be. `code` maps a custom function's name to the hash of its source."""
+    """What decides a run's result. `code` maps a custom function's name to the hash of its source."""
 
     recipe: Recipe
     dataset_sha256: str
@@ -239,6 +238,7 @@ class Identity:
     @property
     def sha256(self) -> str:
         """The identity itself, in hex."""
+        # without defaults, so that a later version can add keys without making finished runs strangers
         essential = self.recipe.model_dump(mode="json", exclude=_WITHOUT_EFFECT, exclude_defaults=True)
         if not essential.get("train", True):
             del essential["train"]  # nothing but what has no effect
@@ -258,24 +258,24 @@ class Identity:
 
 def differing_keys(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Each key whose value differs, as `train.lr: 0.001 there, 0.003 asked`; recipe keys go without their prefix."""
-    there, here = dict(_leaves(stored)), dict(_leaves(asked))
+    there, here = dict(_dotted_values(stored)), dict(_dotted_values(asked))
     lines = []
     for key in sorted(there.keys() | here.keys()):
-        if there.get(key, _ABSENT) != here.get(key, _ABSENT):
-            name = key.removeprefix("recipe.")
-            lines.append(f"{name}: {_short(there.get(key, _ABSENT))} there, {_short(here.get(key, _ABSENT))} asked")
+        before, now = there.get(key, _ABSENT), here.get(key, _ABSENT)
+        if before != now:
+            lines.append(f"{key.removeprefix('recipe.')}: {_short(before)} there, {_short(now)} asked")
     return lines
 
 
 _ABSENT = object()  # None is a value of its own
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _dotted_values(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and their values; lists are values."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else key)
-    elif not (isinstance(value, dict) and prefix == "code"):
+            yield from _dotted_values(inner, f"{prefix}.{key}" if prefix else key)
+    elif not (isinstance(value, dict) and prefix == "code"):  # no code is no difference from no code
         yield prefix, value
 
 
@@ -283,4 +283,4 @@ def _short(value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
     text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
+    return text if len(text) <= 40 else f"{text[:12]}…"  # hashes: twelve digits tell them apart

@@ -19,7 +19,15 @@ from ensemble.recipe.find import recipes_by_name, shipped_folder, shown_path
 from ensemble.recipe.layers import nested
 from ensemble.recipe.load import ResolvedRecipe, load_recipe, searchable_keys, with_values
 from ensemble.recipe.recipe import BUDGET, SHORT_FORMS, Recipe
-from ensemble.recipe.yaml import YamlError, format_yaml, read_yaml
+from ensemble.recipe.yaml import format_yaml, read_yaml
+
+# How editors document the key that a file has, but no recipe.
+_EXTENDS = {
+    "type": "string",
+    "minLength": 1,
+    "description": "Another recipe to build on: its name, or a path from this file. Mappings merge key by key; "
+    "everything else here replaces what stands there.",
+}
 
 
 def save_recipe_with(
@@ -27,19 +35,23 @@ def save_recipe_with(
 ) -> None:
     """Write a recipe that gives the source's with `values` (by dotted key), when loaded from the same folder.
 
-    What `--set` and `--data` changed is written too. Should the source's file no longer load, because it was edited
-    meanwhile, the recipe is written out in full instead.
+    What `--set` and `--data` changed is written too.
     """
-    wanted = with_values(source, values).recipe
-    leaves = _leaves(wanted)
+    leaves = _leaves(with_values(source, values).recipe)
     head: dict[str, Any] = {"description": description}
+    # `values` are written even where the source has the same ones: they are what the caller decided
+    changed: set[KeyPath] = {tuple(key.split(".")) for key in values}
+    own, folder = str(source.path.absolute()), source.folder
     try:
-        changed = _differences(source, leaves)
+        if load_recipe(own, folder=folder).dataset_name != source.dataset_name:
+            changed.add(("data", "name"))
+        # for the same dataset: else all that a dataset decides would count as changed
+        before = _leaves(load_recipe(own, folder=folder, data=source.dataset_name).recipe)
+        changed |= {key for key, value in leaves.items() if key not in before or value != before[key]}
         head["extends"] = _reference(source.path, path)
-    except InputError:
+    except InputError:  # the source was edited meanwhile, and no longer loads: written out in full
         changed = set(leaves)
-    asked = {tuple(key.split(".")) for key in values}
-    kept = {key: value for key, value in leaves.items() if key in asked or key in changed}
+    kept = {key: value for key, value in leaves.items() if key in changed}
     save_text(path, format_yaml(head | nested(kept), comment=comment))
 
 
@@ -47,15 +59,6 @@ def save_given_recipe(source: ResolvedRecipe) -> None:
     """Write a recipe that was given as a mapping into the folder of its run or study, so that commands can name it."""
     if source.text is not None:
         save_text(source.path, source.text)
-
-
-def _differences(source: ResolvedRecipe, leaves: Mapping[KeyPath, Any]) -> set[KeyPath]:
-    """The keys whose values the source's file, loaded for the same dataset, would not give by itself."""
-    own_path = str(source.path.absolute())
-    own_dataset = load_recipe(own_path, folder=source.folder).dataset_name
-    before = _leaves(load_recipe(own_path, folder=source.folder, data=source.dataset_name).recipe)
-    changed = {key for key, value in leaves.items() if key not in before or value != before[key]}
-    return changed | ({("data", "name")} if own_dataset != source.dataset_name else set())
 
 
 def _leaves(recipe: Recipe) -> dict[KeyPath, Any]:
@@ -68,15 +71,15 @@ def _leaves(recipe: Recipe) -> dict[KeyPath, Any]:
         for part in path:
             value = value[part]
         if key == "search":
-            leaves |= {("search", name): _said(dimension) for name, dimension in value.items()}
+            for name, dimension in value.items():
+                # without what it leaves out: a range that says `choices: null` is neither
+                written = {
+                    bound: limit for bound, limit in dimension.items() if limit is not None and limit is not False
+                }
+                leaves[("search", name)] = written
         elif key != "description":
             leaves[path] = value
     return leaves
-
-
-def _said(dimension: dict[str, Any]) -> dict[str, Any]:
-    """A dimension of the search without what it leaves out."""
-    return {bound: value for bound, value in dimension.items() if value is not None and value is not False}
 
 
 def _reference(source: Path, target: Path) -> str:
@@ -85,27 +88,18 @@ def _reference(source: Path, target: Path) -> str:
     if folder.is_dir() and os.path.samefile(source.parent, folder):
         return source.stem
     relative = Path(os.path.relpath(source.absolute(), target.parent.absolute())).as_posix()
-    return relative if "/" in relative else f"./{relative}"
-
-
-_EXTENDS = {
-    "type": "string",
-    "minLength": 1,
-    "description": "Another recipe to build on: its name, or a path from this file. Mappings merge key by key; "
-    "everything else here replaces what stands there.",
-}
+    return relative if "/" in relative else f"./{relative}"  # else it would be a name
 
 
 def recipe_schema() -> dict[str, Any]:
     """A draft 2020-12 schema. A file that extends another may leave out anything, others only what has a default."""
     schema = _without_titles(Recipe.model_json_schema())
+    # taken out of the parts: `extends` makes all of them optional, and is known at the top alone
     required = {name: part.pop("required") for name, part in schema["$defs"].items() if "required" in part}
     properties = schema["properties"]
-    dimension = {"$ref": "#/$defs/SearchDimension"}
-    properties["search"] |= {
-        "additionalProperties": dimension,
-        "properties": {BUDGET: {"$ref": "#/$defs/SearchBudget"}},
-    }
+    # pydantic writes a union, of which editors would offer both kinds everywhere
+    properties["search"]["additionalProperties"] = {"$ref": "#/$defs/SearchDimension"}
+    properties["search"]["properties"] = {BUDGET: {"$ref": "#/$defs/SearchBudget"}}
     for path, key in SHORT_FORMS.items():
         holder, name = (properties, path[0]) if len(path) == 1 else (properties[path[0]], "additionalProperties")
         holder[name] = _with_short_form(holder[name], schema["$defs"], key)
@@ -127,11 +121,10 @@ def _with_short_form(long: dict[str, Any], definitions: dict[str, Any], key: str
     definition = definitions[long["$ref"].rpartition("/")[2]]
     short = definition["properties"][key]
     options = [option for option in short.get("anyOf", [short]) if option.get("type") != "null"]
-    documentation = {"description": long.get("description", definition.get("description", ""))}
-    bare = [
-        {name: value for name, value in option.items() if name not in ("description", "default")} for option in options
-    ]
-    return {**documentation, "anyOf": [{"$ref": long["$ref"]}, *bare]}
+    text = long.get("description", definition.get("description", ""))
+    own = ("description", "default")  # the inner key's, which would hide the part's
+    bare = [{name: value for name, value in option.items() if name not in own} for option in options]
+    return {"description": text, "anyOf": [{"$ref": long["$ref"]}, *bare]}
 
 
 def _required_in_part(part: dict[str, Any], required: dict[str, list[str]]) -> dict[str, Any]:
@@ -154,7 +147,7 @@ def _without_titles(schema: Any) -> Any:
 
 @dataclass(frozen=True)
 class RecipeEntry:
-    """A recipe in a list; `error` is the first thing wrong with it, and then only what could be read is known."""
+    """A recipe in a list; `error` is its first fault, and then only what could be read is known."""
 
     name: str
     path: Path
@@ -166,15 +159,14 @@ class RecipeEntry:
 
 def list_recipes(folder: Path) -> list[RecipeEntry]:
     """Every recipe that has a name seen from `folder`, broken ones included."""
-    return [_entry(name, path, folder) for name, path in recipes_by_name(folder).items()]
-
-
-def _entry(name: str, path: Path, folder: Path) -> RecipeEntry:
-    try:
-        extends = read_yaml(path, shown_path(path, folder)).values.get("extends")
-        resolved = load_recipe(str(path.absolute()), folder=folder)
-    except YamlError as error:
-        return RecipeEntry(name, path, "", None, None, error.messages[0])
-    except InputError as error:
-        return RecipeEntry(name, path, "", None, str(extends) if extends else None, error.messages[0])
-    return RecipeEntry(name, path, resolved.recipe.description, resolved.dataset_name, extends, None)
+    entries = []
+    for name, path in recipes_by_name(folder).items():
+        extends = None
+        try:
+            extends = read_yaml(path, shown_path(path, folder)).values.get("extends")
+            resolved = load_recipe(str(path.absolute()), folder=folder)
+            entry = RecipeEntry(name, path, resolved.recipe.description, resolved.dataset_name, extends, None)
+        except InputError as error:  # one broken file must not hide the others
+            entry = RecipeEntry(name, path, "", None, str(extends) if extends else None, error.messages[0])
+        entries.append(entry)
+    return entries

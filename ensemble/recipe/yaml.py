@@ -1,7 +1,7 @@
 """YAML 1.2: text to plain values with the line of every key, and plain values back to text.
 
 ruamel.yaml splits the text into events; the values are built here, so that nothing is expanded, converted or
-overwritten behind the user's back: `1e-3` is a number, `no` is text, `012` is 12, a key given twice is refused.
+overwritten silently: `1e-3` is a number, `no` is text, `012` is 12, a key given twice is refused.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from typing import Any, NoReturn
 
 from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, show_value
 
-_LARGEST_FILE = 2**20  # a recipe has some kilobytes; what is larger was not meant to be one
-_DEEPEST = 32  # levels: recipes have six, and the parser recurses
+_LARGEST_FILE = 2**20  # bytes: a recipe has a few thousand; a larger file was not meant to be one
+_DEEPEST = 32  # levels: recipes have six, and the reader recurses
 _LONGEST_NUMBER = 100  # digits: int() takes quadratic time
+# Of YAML 1.2 alone. YAML 1.1 has `no`, `off` and `y` too, which turned Norway's country code into false.
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+# Whole numbers first, since the last pattern takes them too. Unlike in YAML 1.1, `012` is 12 and not 10, `1e-3` is a
+# number without a dot, and `1_000` and `1:30` are text.
 _NUMBERS: tuple[tuple[re.Pattern[str], Callable[[str], int | float]], ...] = (
     (re.compile(r"[-+]?[0-9]+"), int),
     (re.compile(r"0o[0-7]+"), lambda text: int(text[2:], 8)),
     (re.compile(r"0x[0-9a-fA-F]+"), lambda text: int(text[2:], 16)),
     (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
 )
-# YAML has them, but no value of a recipe may be one.
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_UNUSUAL = re.compile(r"[^\t\n\r -~]")  # looked at one by one; most files have none
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")  # YAML has them, but no value of a recipe may be one
+_UNUSUAL = re.compile(r"[^\t\n\r -~]")  # these are checked one by one; most files have none
 
 
 @dataclass(frozen=True)
 class YamlDocument:
-    """What a file says: its top mapping, and the line of every key and list item (`()` is the mapping itself)."""
+    """A file's top mapping, and the line of every key and list item (`()` is the mapping itself)."""
 
     source: str
     values: dict[str, Any]
@@ -46,7 +48,7 @@ class YamlDocument:
 
 
 class YamlError(FaultyInput):
-    """Text that can't be taken as it is. `partial` is what could be read all the same, where that means anything."""
+    """Text that can't be used as it is. `partial` is what could be read all the same, where that makes sense."""
 
     def __init__(self, complaints: Sequence[Complaint], partial: YamlDocument | None = None) -> None:
         super().__init__(complaints)
@@ -57,7 +59,7 @@ def read_yaml(path: Path, source: str) -> YamlDocument:
     """Read a file; `source` is how messages name it."""
     try:
         with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
+            content = stream.read(_LARGEST_FILE + 1)  # one more, to see that there is more; never all of a 50 GB file
     except OSError as error:
         raise YamlError([Complaint(Place(source), f"can't be read: {error.strerror or error}")]) from error
     return parse_yaml(content, source)
@@ -67,10 +69,10 @@ def parse_yaml(content: bytes | str, source: str) -> YamlDocument:
     """Read YAML text whose top level is a mapping; all that is wrong with its keys and values is raised together."""
     reader = _Reader(content, source)
     values = reader.document()
+    if values is None:
+        reader.fail(1, "is empty, but must contain keys and values")
     if not isinstance(values, dict):
-        reader.fail(
-            1, "is empty, but must hold keys and values" if values is None else "must be a mapping of keys to values"
-        )
+        reader.fail(1, "must be a mapping of keys to values")
     document = YamlDocument(source, values, reader.lines)
     if reader.complaints:
         raise YamlError(reader.complaints, document)
@@ -83,7 +85,7 @@ def parse_value(text: str, source: str) -> Any:
         raise YamlError([Complaint(Place(source), "the value is empty; write null for none, or '\"\"' for empty text")])
     reader = _Reader(text, source, in_line=True)
     value = reader.document()
-    if reader.end < len(text.rstrip()):
+    if reader.end < len(text.rstrip()):  # `a #b`: the rest would be a comment, lost without a word
         reader.fail(1, "the value ends before the text does; put it in quotes")
     if reader.complaints:
         raise YamlError(reader.complaints)
@@ -107,6 +109,9 @@ def resolve_plain_scalar(text: str) -> Any:
 class _Reader:
     """Builds one document's values from events, and collects what is refused on the way."""
 
+    # From events, not with ruamel's constructors: these stop at the first fault, expand aliases (a few lines of which
+    # can stand for gigabytes), build objects for tags, and keep the last of two equal keys.
+
     def __init__(self, content: bytes | str, source: str, *, in_line: bool = False) -> None:
         self.source = source
         self.in_line = in_line
@@ -119,14 +124,16 @@ class _Reader:
         self.complaints.append(Complaint(Place(self.source, 0 if self.in_line else line), text))
 
     def fail(self, line: int, text: str) -> NoReturn:
-        """Give up here, with all that was found so far."""
+        """Give up here, with all complaints so far."""
         self.complain(line, text)
         raise YamlError(self.complaints)
 
     def document(self) -> Any:
         """The value of the only document; None when there is none."""
         value = None
-        for count, event in enumerate(self._of_type("DocumentStartEvent")):
+        # by name here and below: the classes are ruamel's, which a command imports only when it reads a file
+        starts = (event for event in self._events if type(event).__name__ == "DocumentStartEvent")
+        for count, event in enumerate(starts):
             line = event.start_mark.line + 1
             if count:
                 self.fail(line, "a second document begins here; one file holds one")
@@ -144,20 +151,17 @@ class _Reader:
         if len(content) > _LARGEST_FILE:
             self.fail(0, "is larger than 1 MiB, which no recipe needs")
         try:
-            text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+            text = content.decode("utf-8-sig") if isinstance(content, bytes) else content  # Notepad writes a mark first
         except UnicodeDecodeError as error:
             self.fail(error.object.count(b"\n", 0, error.start) + 1, "is not UTF-8 text; save it as UTF-8")
         for match in _UNUSUAL.finditer(text):
             if _is_unprintable(match[0]):
                 line = text.count("\n", 0, match.start()) + 1
-                self.fail(line, f"the character {_code_point(match[0])} is not allowed")
+                self.fail(line, f"the character U+{ord(match[0]):04X} is not allowed")
         return text
 
-    def _of_type(self, name: str) -> Iterator[Any]:
-        return (event for event in self._events if type(event).__name__ == name)
-
     def _value(self, event: Any, path: KeyPath, depth: int) -> Any:
-        """The value that begins with `event`; only nested as deep as `_DEEPEST`, so recursion is safe."""
+        """The value that begins with `event`; nested at most as deep as `_DEEPEST`, so recursion is safe."""
         line = event.start_mark.line + 1
         if event.tag is not None:
             self.complain(line, f"the tag {show_value(event.tag)} is not supported; leave it out")
@@ -167,14 +171,15 @@ class _Reader:
         if depth == _DEEPEST:
             self.fail(line, f"is nested deeper than {_DEEPEST} levels")
         if self.in_line and not event.flow_style:
+            # `--set note="a: b"` would else become a mapping
             self.fail(line, "write a mapping as {key: value}, a list as [a, b], and other text in quotes")
         is_mapping = type(event).__name__ == "MappingStartEvent"
         return self._mapping(path, depth) if is_mapping else self._sequence(path, depth)
 
     def _scalar(self, event: Any, line: int) -> Any:
-        bad = next((letter for letter in event.value if _is_unprintable(letter)), None)
+        bad = next((letter for letter in event.value if _is_unprintable(letter)), None)  # by an escape such as "\0"
         if bad is not None:
-            self.complain(line, f"the character {_code_point(bad)} is not allowed in a value")
+            self.complain(line, f"the character U+{ord(bad):04X} is not allowed in a value")
         if event.style is not None:  # quoted, or a block of text
             return event.value
         try:
@@ -204,8 +209,7 @@ class _Reader:
             key = self._key(event, line, depth)
             here = path if key is None else (*path, key)
             if here in self.lines and key is not None:
-                text = f"{dotted(here)} stands here a second time; the first is on line {self.lines[here]}"
-                self.complain(line, text)
+                self.complain(line, f"{dotted(here)} appears a second time; the first is on line {self.lines[here]}")
             if key is None or here in self.lines:
                 self._skip(next(self._events), depth + 1)
             else:
@@ -214,7 +218,7 @@ class _Reader:
         return values
 
     def _skip(self, event: Any, depth: int) -> None:
-        """Read a refused key's value to its end, for the complaints in it."""
+        """Read a refused key's value to its end, for the faults in it; its lines are not those of the key kept."""
         kept, self.lines = self.lines, {}
         self._value(event, (), depth)
         self.lines = kept
@@ -226,6 +230,7 @@ class _Reader:
             self._skip(event, depth + 1)
             return None
         if event.style is None and event.value == "<<":
+            # YAML 1.1's; they need aliases
             self.complain(line, "merge keys (<<) are not supported; use extends, or write the values out")
             return None
         key = self._value(event, (), depth)
@@ -237,28 +242,27 @@ class _Reader:
 
     def _checked_events(self, text: str) -> Iterator[Any]:
         """ruamel's events without anchors and aliases; what its scanner finds wrong is a complaint of ours."""
-        from ruamel.yaml import YAML
+        from ruamel.yaml import YAML  # here: `ens --help` must not pay for its import
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
         line = 1
         try:
-            for event in YAML(typ="safe", pure=True).parse(text):
+            for event in YAML(typ="safe", pure=True).parse(text):  # pure: the C parser knows YAML 1.1 alone
                 line = event.start_mark.line + 1
                 if type(event).__name__ == "AliasEvent" or getattr(event, "anchor", None) is not None:
-                    self.fail(
-                        line, "anchors (&) and aliases (*) are not supported; write the value out, or use extends"
-                    )
+                    advice = "write the value out, or use extends"
+                    self.fail(line, f"anchors (&) and aliases (*) are not supported; {advice}")
                 yield event
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             self.fail(mark.line + 1 if mark else line, _syntax_error(error, mark))
         except (YAMLError, ValueError, AssertionError, IndexError, TypeError, AttributeError) as error:
-            # The scanner lets a few plain Python errors through, such as chr() of an escape beyond Unicode.
+            # the scanner lets a few plain Python errors through, such as chr() of an escape beyond Unicode
             self.fail(line, f"is not valid YAML: {str(error).splitlines()[0] if str(error) else 'unknown construct'}")
 
 
 def _syntax_error(error: Any, mark: Any) -> str:
-    """ruamel's problem and context on one line, with the column, and advice for what happens most often."""
+    """ruamel's problem and context on one line, with the column, and advice for the most frequent mistakes."""
     problem = error.problem or "can't be read"
     where = f" (column {mark.column + 1})" if mark else ""
     context = f" {error.context}" if error.context else ""
@@ -275,10 +279,6 @@ def _is_unprintable(letter: str) -> bool:
     return letter not in "\t\n\r" and (
         unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in "\ufeff\ufffe\uffff"
     )
-
-
-def _code_point(letter: str) -> str:
-    return f"U+{ord(letter):04X}"
 
 
 UNFIT: Any = object()
@@ -318,7 +318,7 @@ def plain_value(value: Any, place: Place, path: KeyPath, complaints: list[Compla
     return UNFIT
 
 
-# Text that needs no quotes whatever YAML version reads it.
+# Text that needs no quotes, whatever version of YAML reads it; not -, which begins a list item.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -329,7 +329,7 @@ def format_value(value: Any) -> str:
 
 
 def format_yaml(values: Mapping[str, Any], *, comment: str = "") -> str:
-    """A YAML document in block style; `comment` stands at its top."""
+    """A YAML document in block style, with `comment` at its top."""
     head = [f"# {line}".rstrip() for line in comment.splitlines()]
     return "\n".join([*head, *_block(values, "")]) + "\n"
 
@@ -350,10 +350,8 @@ def _flow(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
         return _text(value)
-    if isinstance(value, int):
-        return repr(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)  # the shortest digits that read back as the same number
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, Mapping):
@@ -362,21 +360,11 @@ def _flow(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """Text bare where it can't be taken for anything else, in double quotes where it can."""
-    if _PLAIN.fullmatch(value) and isinstance(_read_bare(value), str):
-        return value
-    return '"' + "".join(map(_escaped, value)) + '"'
-
-
-def _read_bare(value: str) -> Any:
-    """What the reader would make of bare `value`; None for what it refuses."""
+    """Text bare where it can't be read as anything else, in double quotes where it can."""
     try:
-        return resolve_plain_scalar(value)
-    except ValueError:
-        return None
-
-
-def _escaped(letter: str) -> str:
-    if letter in _ESCAPES or letter.isprintable():
-        return _ESCAPES.get(letter, letter)
-    return f"\\U{ord(letter):08X}"
+        if _PLAIN.fullmatch(value) and isinstance(resolve_plain_scalar(value), str):
+            return value
+    except ValueError:  # a number that the reader refuses
+        pass
+    letters = (_ESCAPES.get(letter, letter if letter.isprintable() else f"\\U{ord(letter):08X}") for letter in value)
+    return f'"{"".join(letters)}"'

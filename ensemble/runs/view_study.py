@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class HeldOut:
 
     def gain(self, ours: Scorer, base: Scorer) -> dict[str, Any]:
         """By how much `ours` is better, with an interval from resampled rows, both scored on the same ones."""
-        return compare(ours, base, self.units, greater_is_better=self.measure.greater_is_better).plain()
+        return asdict(compare(ours, base, self.units, greater_is_better=self.measure.greater_is_better))
 
 
 @dataclass(frozen=True)

@@ -168,12 +168,12 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "infinity": (_npy(np.where(PROBS == 1, np.inf, PROBS)), "infinity"),
     "sums": (_npy((PROBS * np.float32(0.9)).astype(np.float32)), "don't sum to 1"),
     "negative": (_npy(PROBS + np.array([[-0.5, 0.5, 0]] + [[0, 0, 0]] * 3, dtype=np.float32)), "negative"),
-    "doubled ids": (_edit(lambda _: b"a\nb\na\nc\n", "ids.txt"), "'a' stands twice"),
+    "doubled ids": (_edit(lambda _: b"a\nb\na\nc\n", "ids.txt"), "'a' appears twice"),
     "ids with BOM": (_edit(lambda content: b"\xef\xbb\xbf" + content, "ids.txt"), "byte order mark"),
     "ids with CRLF": (_edit(lambda content: content.replace(b"\n", b"\r\n"), "ids.txt"), "carriage return"),
     "ids not UTF-8": (_edit(lambda content: b"\xff" + content, "ids.txt"), "not UTF-8"),
     "empty id": (_edit(lambda _: b"a\n\nb\nc\n", "ids.txt"), "an empty id"),
-    "doubled classes": (_edit(lambda _: b"cat\ncat\neel\n", "classes.txt"), "'cat' stands twice"),
+    "doubled classes": (_edit(lambda _: b"cat\ncat\neel\n", "classes.txt"), "'cat' appears twice"),
     "classes with CRLF": (_edit(lambda content: content.replace(b"\n", b"\r\n"), "classes.txt"), "carriage return"),
 }
 

@@ -72,7 +72,12 @@ def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member:
     assert document["cost"] == {"seconds_per_1000_images": 4.0, "parameters": 200}
     assert (document["format"], document["method"], document["fallback"]) == (1, "soft", None)
     assert (document["rows"], document["classes"]) == (24, ["cat", "dog", "eel"])
-    assert document["honest"]["best_single"]["value"] == pytest.approx(max(scores))
+    honest = document["honest"]
+    assert honest["best_single"] == {"run": f"run{scores.index(max(scores))}", "value": pytest.approx(max(scores))}
+    gains = {"gain_over_best_single", "gain_over_uniform"}
+    own = {"value", "ci95", "best_single", "uniform", "optimistic", *gains}
+    assert set(honest) == {*own, "resamples", "resampled", "evidence"}
+    assert all(set(honest[gain]) == {"value", "ci95", "p_better"} for gain in gains)
     assert document["honest"]["resampled"] == "groups"
     assert document["honest_reason"] is None
     assert set(document["files"]) == (FILES | SIDE_FILES) - {"blend.json"}

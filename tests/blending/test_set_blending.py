@@ -266,7 +266,7 @@ def test_members_of_both_kinds_are_not_blended(make_runs: MakeRuns, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "kappa"}, "--metric kappa wants one class a row"),
+        ({"metric": "kappa"}, "--metric kappa needs one class per row"),
         ({"metric": "roc_auc", "tune_classes": True}, "--tune-classes"),
         ({"metric": "accuracy", "tune_classes": True}, "it is for macro_f1, not for accuracy"),
     ],

@@ -142,7 +142,7 @@ def test_a_probability_file_of_sets_is_what_it_was_after_being_saved(tmp_path: P
     ("change", "message"),
     [
         ({"activation": "relu"}, 'activation is "relu"; softmax or sigmoid is needed'),
-        ({"labels": [0, 1]}, "a list of class numbers a row is needed"),
+        ({"labels": [0, 1]}, "a list of class numbers per row is needed"),
         ({"labels": [[0], [3]]}, "labels holds 3; allowed are 0 to 2"),
         ({"labels": [[1, 1], []]}, "labels names a class twice in one row"),
         ({"labels": [[0]]}, "labels has 1 entries for 2 rows"),

@@ -47,10 +47,10 @@ def test_any_text_is_read_as_it_was_written(tmp_path: Path, rows: list[tuple[str
         ("id,label\n", ": the table has no rows"),
         ("id,label\n1,2\n3\n", ":3: 1 cells, the header has 2"),
         ("id,label\n1,2,3\n", ":2: 3 cells, the header has 2"),
-        ("id,x,x\n1,2,3\n", ": column 'x' stands twice in the header, id, x, x"),
+        ("id,x,x\n1,2,3\n", ": column 'x' appears twice in the header, id, x, x"),
         ('id,"a\nb"\n1,2\n', "line break"),
-        ('id,label\n"1,2\n', "is no CSV file"),
-        ("id,größe\n1,2\n".encode("cp1252"), "not UTF-8 (it holds the byte 0xf6)"),
+        ('id,label\n"1,2\n', "is not a CSV file"),
+        ("id,größe\n1,2\n".encode("cp1252"), "not UTF-8 (it contains the byte 0xf6)"),
         ("id\n1\n".encode("utf-16"), "not UTF-8"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_table_that_is_not_there_says_what_is(tmp_path: Path) -> None:
     written(tmp_path, "x")
     with pytest.raises(InputError, match=r"no such table; its folder holds t\.csv$"):
         read_text_table(tmp_path / "train.csv")
-    with pytest.raises(InputError, match="nor is there a folder"):
+    with pytest.raises(InputError, match=r"there is no folder .* either"):
         read_text_table(tmp_path / "none" / "train.csv")
     with pytest.raises(InputError, match="can't be read"):
         read_text_table(tmp_path)

@@ -81,9 +81,9 @@ def test_faulty_sets_are_refused_with_row_and_remedy(
 @pytest.mark.parametrize(
     ("label", "more", "message"),
     [
-        ({"columns": "one-hot", "separator": " "}, {}, "separator: stands beside columns"),
+        ({"columns": "one-hot", "separator": " "}, {}, "separator: given together with columns"),
         ({"value": "{l}", "empty": ["x"]}, {}, "empty: is for labels with a separator"),
-        ({"columns": "multi-hot"}, {"classes": ["a|b", "c"]}, "a|b holds |"),
+        ({"columns": "multi-hot"}, {"classes": ["a|b", "c"]}, "a|b contains |"),
         ({"value": "{l}"}, {"submission": {"value": "binary"}}, "binary is for rows with sets"),
         ({"value": "{l}"}, {"submission": {"separator": ";"}}, "submission.separator: is for rows with sets"),
     ],

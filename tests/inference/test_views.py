@@ -193,7 +193,7 @@ def test_a_list_of_transforms_is_what_ttach_makes_of_it() -> None:
         (["hflip"], "hflip is a policy, which stands alone: tta: hflip"),
         (["HorizontalFlp"], "did you mean HorizontalFlip?"),
         ([{"Rotate90": {"angles": [45]}}], "must be a list of 0, 90, 180 and 270"),
-        ([{"Rotate90": {"angles": [90, 90]}}], "without a value twice"),
+        ([{"Rotate90": {"angles": [90, 90]}}], "in which no value repeats"),
         ([{"Scale": {"scale": [2]}}], "did you mean scales?"),
         ([{"FiveCrops": {"crop_height": 24}}], "needs crop_width"),
         ([3], "must be one transform"),

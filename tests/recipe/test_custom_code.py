@@ -77,7 +77,7 @@ def test_what_is_imported_is_what_was_hashed_and_is_imported_anew_when_it_change
     assert load_function("ens_test_net:build", codes)(5) == 10
     (here / "recipes" / "ens_test_sizes.py").write_text("FACTOR = 3\n")
     assert load_function("ens_test_net:build", plain(code_of(here)))(5) == 15
-    with pytest.raises(InputError, match="changed after the run was asked for"):
+    with pytest.raises(InputError, match="changed after the run was started"):
         load_function("ens_test_net:build", codes)
     assert not list(here.rglob("__pycache__"))
 
@@ -120,7 +120,7 @@ def test_a_package_that_may_make_names_out_of_sight_is_not_refused(here: Path) -
 
 def test_a_file_that_is_no_python_is_told_with_its_line(here: Path) -> None:
     (here / "recipes" / "ens_test_sizes.py").write_text("FACTOR = 2\ndef broken(:\n")
-    with pytest.raises(InputError, match=r"recipes/ens_test_sizes\.py:2: is no Python: invalid syntax"):
+    with pytest.raises(InputError, match=r"recipes/ens_test_sizes\.py:2: is not valid Python: invalid syntax"):
         code_of(here)
 
 

@@ -243,9 +243,9 @@ def test_an_unknown_dataset_is_told_with_the_names_to_be_had(folder: Path, write
 def test_a_dataset_folder_that_is_not_there_is_told(folder: Path, write: Write) -> None:
     write("r", "data: digits\nmodel: {name: x}\n")
     (folder / "digit_data").mkdir()
-    told = "--data: there is no folder digits_data/a; . holds digit_data, recipes"
+    told = "--data: there is no folder digits_data/a; . contains digit_data, recipes"
     assert complaints(folder, data="digits=digits_data/a") == [told]
-    told = "--data: there is no folder digits_data; . holds digit_data, recipes; did you mean digit_data?"
+    told = "--data: there is no folder digits_data; . contains digit_data, recipes; did you mean digit_data?"
     assert complaints(folder, data="digits=digits_data") == [told]
     assert complaints(folder, data="digits=") == [
         "--data: 'digits=' should be NAME or NAME=PATH, as in mask18=/data/mask"
@@ -259,7 +259,7 @@ def test_a_broken_description_of_a_dataset_is_told_with_the_recipe(folder: Path,
     )
     assert complaints(folder) == [
         "recipes/data/mine.yaml:1: classes[1] is 2, but must be text that is not empty; put it in quotes",
-        "recipes/data/mine.yaml:4: train.table stands here a second time; the first is on line 3",
+        "recipes/data/mine.yaml:4: train.table appears a second time; the first is on line 3",
         "recipes/data/mine.yaml:7: train.labels is unknown; did you mean train.label?",
         f"recipes/r.yaml:3: tta.views is 'x', but must be {VIEWS}",
     ]
@@ -290,11 +290,11 @@ LABEL = "label: {value: y}"
         (f"train: {{{ROWS}, files: x, {LABEL}}}", "train.image: files names the images already"),
         (f"train: {{files: 'x/{{a}}/*', id: i, {LABEL}}}", "train.files: names columns, but there is no table"),
         (f"train: {{{ROWS}, label: {{}}}}", "train.label.value: missing; give a template such as {label}, or columns"),
-        (f"train: {{{ROWS}, label: {{value: a, columns: one-hot}}}}", "train.label.columns: stands beside value"),
+        (f"train: {{{ROWS}, label: {{value: a, columns: one-hot}}}}", "train.label.columns: given together with value"),
         (f"train: {{{ROWS}, label: {{columns: onehot}}}}", "train.label.columns is 'onehot', but must be one-hot"),
         (
             f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b], value: v, map: {{x: c}}}}]}}}}",
-            "train.label.parts[0].map: leads to c, which is none of a, b",
+            "train.label.parts[0].map: gives c, which is none of a, b",
         ),
         (
             f"train: {{{ROWS}, label: {{parts: [{{name: p, classes: [a, b], value: v, bins: [1, 2]}}]}}}}",
@@ -315,7 +315,7 @@ LABEL = "label: {value: y}"
         ),
         (
             f"train: {{{ROWS}, {LABEL}}}\nsubmission: {{value: probability, probability_of: c}}",
-            "submission.probability_of: c is no class",
+            "submission.probability_of: c is not a class",
         ),
         (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, {LABEL}}}", "test.label is for training rows alone"),
         (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, group: g}}", "test.group is for training rows alone"),

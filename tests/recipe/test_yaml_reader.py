@@ -153,7 +153,7 @@ def test_an_alias_bomb_is_refused_at_its_first_anchor() -> None:
 
 def test_a_key_given_twice_is_refused_with_both_lines() -> None:
     assert complaint("train:\n  lr: 1\n  epochs: 2\n  lr: 3\n") == (
-        "r.yaml:4: train.lr stands here a second time; the first is on line 2"
+        "r.yaml:4: train.lr appears a second time; the first is on line 2"
     )
 
 

@@ -154,8 +154,11 @@ def test_a_key_whose_condition_does_not_hold_is_left_out_whatever_the_recipe_say
         ("train.lr={low: 1e-3, high: 1e-2, when: {augment: heavy}}", "augment is never"),
         ("augment={choices: [none], when: {augment: none}}", "depends on augment itself"),
         ("folds.seed=[0, 1]", "could not be compared"),
-        ("train.lr=1e-4..1e-2", "search.train.lr: '1e-4..1e-2' is no range and no list; write {low: 1e-4, high: 1e-2}"),
-        ("train.lr=0.1", "search.train.lr: 0.1 is no range and no list"),
+        (
+            "train.lr=1e-4..1e-2",
+            "search.train.lr: '1e-4..1e-2' is neither a range nor a list; write {low: 1e-4, high: 1e-2}",
+        ),
+        ("train.lr=0.1", "search.train.lr: 0.1 is neither a range nor a list"),
         ("model.name=[test_resnet, rsnet18]", "--search: search.model.name tries 'rsnet18': model.name: timm"),
         ("train.batch_size=[8, 9000]", "search.train.batch_size tries 9000: train.batch_size: 9000, but fold 0 trains"),
         (
