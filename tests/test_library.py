@@ -291,3 +291,13 @@ def test_the_names_for_type_checkers_are_those_that_are_imported() -> None:
         if alias.asname
     }
     assert named == ensemble._HOMES
+
+
+def test_an_unknown_word_of_a_closed_list_is_refused_with_what_else_is_wrong(trained: Path) -> None:
+    with pytest.raises(ensemble.InputError, match="--kind tests: unknown; known are test and oof"):
+        ensemble.adopt("outputs/given/probs.npy", kind="tests")  # type: ignore[arg-type]
+    with pytest.raises(ensemble.InputError) as raised:
+        ensemble.blend("outputs/given", select="best", metric="f1")  # type: ignore[arg-type]
+    assert [message.split(":")[0] for message in raised.value.messages] == ["--metric f1", "--select best"]
+    with pytest.raises(ensemble.InputError, match="train: per_gpu is 'all', but must be a whole number or 'auto'"):
+        ensemble.train("tiny", per_gpu="all")  # type: ignore[arg-type]

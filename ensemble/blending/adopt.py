@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from ensemble.blending.id_files import (
     read_ids,
     read_truth,
 )
+from ensemble.core.complaints import any_of
 from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.notebook import check_arguments, listed
@@ -156,6 +157,8 @@ def _read_names(options: AdoptOptions) -> _Names:
     problems: list[str] = []
     if not options.is_oof and (options.labels is not None or options.folds is not None):
         problems.append("--kind test: test rows have neither --labels nor --folds; leave them out, or say --kind oof")
+    if options.kind not in (None, *get_args(Kind)):
+        problems.append(f"--kind {options.kind}: unknown; known are {any_of(get_args(Kind), 'and')}")
     if options.multilabel and options.renormalize:
         problems.append("--renormalize: with --multilabel each class stands for itself, and rows need not sum to 1")
     if options.run is not None and not options.run.strip():

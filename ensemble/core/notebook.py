@@ -53,6 +53,8 @@ def check_arguments(verb: Verb) -> Verb:
         for name, value in given.arguments.items():
             if isinstance(value, Iterator):  # a generator can be gone through once, but may be tried several times
                 value = list(value)
+            if isinstance(value, str) and _is_closed_list(allowed[name]):
+                continue  # an unknown word is refused by the verb, together with what else is wrong with its options
             try:
                 given.arguments[name] = _fitted(value, allowed[name])
             except _MisfitError:
@@ -108,6 +110,12 @@ def _hints(verb: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(verb, include_extras=True)
 
 
+def _is_closed_list(allowed: Any) -> bool:
+    """Whether nothing but certain words is allowed, or nothing at all."""
+    members = get_args(allowed) if get_origin(allowed) in (Union, types.UnionType) else (allowed,)
+    return all(get_origin(member) is Literal or member is types.NoneType for member in members)
+
+
 def _fitted(value: Any, allowed: Any) -> Any:
     """The value as the function takes it; `_MisfitError` where it is none that is allowed."""
     kind = get_origin(allowed)
@@ -118,17 +126,8 @@ def _fitted(value: Any, allowed: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's arrays and numbers, pandas' columns
         value = value.tolist()
     if kind in (Union, types.UnionType):
-        # Lists last: a text that is allowed as itself is no list of one.
-        lists = [member for member in get_args(allowed) if get_origin(member) is _LIST]
-        for member in [*(member for member in get_args(allowed) if member not in lists), *lists]:
-            try:
-                return _fitted(value, member)
-            except _MisfitError:
-                continue
-        raise _MisfitError
-    if kind is Literal and any(
-        value is choice or (value == choice and type(value) is str) for choice in get_args(allowed)
-    ):
+        return _fitted_one_of(value, get_args(allowed))
+    if kind is Literal and any(value == choice and type(value) is type(choice) for choice in get_args(allowed)):
         return value
     if kind is _LIST:
         return _fitted_list(value, get_args(allowed)[0])
@@ -139,6 +138,16 @@ def _fitted(value: Any, allowed: Any) -> Any:
         return value
     if kind is None:
         return _fitted_plain(value, allowed)
+    raise _MisfitError
+
+
+def _fitted_one_of(value: Any, members: Sequence[Any]) -> Any:
+    """The value as the first member takes it; lists last, since a text that is allowed as itself is no list of one."""
+    for member in sorted(members, key=lambda member: get_origin(member) is _LIST):
+        try:
+            return _fitted(value, member)
+        except _MisfitError:
+            continue
     raise _MisfitError
 
 
