@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ensemble.runs.eda import Look as Look
     from ensemble.runs.eda import eda as eda
     from ensemble.runs.eda import fold_plan as fold_plan
+    from ensemble.runs.pack import Packed as Packed
+    from ensemble.runs.pack import pack as pack
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
@@ -39,6 +41,7 @@ _HOMES = {
     "EnsError": "ensemble.errors",
     "InputError": "ensemble.errors",
     "Look": "ensemble.runs.eda",
+    "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Predictions": "ensemble.core.predictions",
     "ResolvedRecipe": "ensemble.recipe.load",
@@ -51,6 +54,7 @@ _HOMES = {
     "fold_plan": "ensemble.runs.eda",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.load",
+    "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
     "status": "ensemble.runs.status",

@@ -237,7 +237,11 @@ def _listed(option: Callable[..., object], name: str, dest: str, metavar: str, t
 
 def _predict_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("run", metavar="RUN", help="a finished run: its folder, or its name in outputs")
+    option(
+        "run",
+        metavar="RUN",
+        help="a finished run, a blend or a pack: its folder, its name in outputs, or a pack's .zip",
+    )
     option(
         "--images",
         nargs="+",
@@ -271,9 +275,21 @@ def _predict_options(command: argparse.ArgumentParser) -> None:
     _engine_option(option)
 
 
+def _pack_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("source", metavar="BLEND_OR_RUN", help="a blend or a finished run: its folder, or its name in outputs")
+    option("--out", required=True, metavar="F", help="a new folder, or a new file that ends in .zip")
+    option("--allow-code", action="store_true", help="pack the code of a network that recipes/ does not hold, too")
+
+
 def _blend_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("probs", nargs="+", metavar="PROBS", help="probability files of test rows, or folders of runs or studies")
+    option(
+        "probs",
+        nargs="+",
+        metavar="PROBS",
+        help="probability files of test rows (of out-of-fold rows where there are none), or folders of runs or studies",
+    )
     default, *others, last = METHOD_WORDS
     option("--method", default=default, metavar="M", help=f"{default} (default), {', '.join(others)} or {last}")
     option("--metric", metavar="M", help="the score that decides (default: the members' own)")
@@ -368,7 +384,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         _tune_options,
     ),
     "predict": (
-        "probabilities for new images from a finished run; without images, for its own rows again",
+        "probabilities for new images from a run, a blend or a pack; without images, for a run's own rows again",
         "ens predict quickstart --images new/ --top 3",
         _predict_options,
     ),
@@ -376,6 +392,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "combine probability files into a submission, and say what the blend is worth",
         "ens blend outputs/*/probs.npy --method auto",
         _blend_options,
+    ),
+    "pack": (
+        "copy all that prediction needs of a blend or run into one folder or .zip, for another machine",
+        "ens pack outputs/blends/auto-3 --out digits.zip",
+        _pack_options,
     ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
@@ -415,7 +436,8 @@ COMPLETIONS = {
     "points": "setting",
     "study": "study",
     "warm_from": "study",
-    "predict run": "run",
+    "predict run": "source",
+    "pack source": "source",
     "train name": "run",
     "blend name": "blend_name",
     "probs": "member",

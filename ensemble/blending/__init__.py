@@ -1,4 +1,5 @@
 """From members to a submission and its worth, in numpy: alignment by id, methods, cross-fitting, honest scores.
 
-Take `blend.blend` and `adopt.adopt`. Never torch, never a recipe: a pair of probability files is enough.
+Take `blend.blend` and `adopt.adopt`; `formula.Formula` applies a blend to other rows. Never torch, never a recipe: a
+pair of probability files is enough.
 """

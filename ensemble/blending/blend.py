@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ensemble.blending.combine import Combined
+from ensemble.blending.formula import Formula
 from ensemble.blending.honest import EVIDENCE, RESAMPLES, Honest
 from ensemble.blending.inputs import FindDataset, Ingredients, gather
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 BLEND_FORMAT = 1
 CARRIED = ("dataset", "dataset_sha256", "folds_sha256")
+_TEST_FILES = ("submission.csv", "probs.npy", "probs.ids.txt", "probs.json")
 _SIDE_FILES = ("diversity.csv", "frontier.csv", "frontier.svg")
 
 Draw = Callable[[Sequence[Point], Sequence[str], str], str]
@@ -49,7 +51,8 @@ class Blend(NotebookValue):
     """A blend that was written."""
 
     folder: Path
-    submission: Path
+    submission: Path | None
+    """None where the members have no test rows."""
     copy: Path | None
     """Where the submission lies as well, if `out` was given."""
     document: dict[str, Any]
@@ -144,40 +147,54 @@ def run_blend(
     """The same, from one options object, as the command line makes it."""
     options.check()
     ingredients = gather(paths, options, submission=submission, find_dataset=find_dataset)
-    test, spec = ingredients.test, ingredients.spec
+    test, spec, has_test = ingredients.test, ingredients.spec, ingredients.has_test
     folder = (
         Path(options.outputs) / "blends" / (options.name or f"{options.method.replace(':', '')}-{len(test.members)}")
     )
     out = None if options.out is None else Path(options.out)
     template = ingredients.sample if options.template is None else Path(options.template)
     expected = _check_outputs(ingredients, options, folder, out, template)
-    old = None if options.compare is None else read_old(Path(options.compare), expected, test.classes)
+    old = (
+        None if options.compare is None or expected is None else read_old(Path(options.compare), expected, test.classes)
+    )
     verdict = judge(ingredients, options)
-    combined = verdict.answer(test.stack)
-    table = make_submission(test.ids, test.classes, combined, spec, template, options.labels)
-    document = describe(ingredients, options, verdict, folder.name)
-    predictions = _predictions(ingredients, combined, document)
+    formula = Formula(verdict.fitted.step, verdict.kept, verdict.fitted.weights, ingredients.sets)
+    document = describe(ingredients, options, verdict, folder.name) | {"apply": formula.plain()}
+    table = predictions = None
+    if has_test:
+        combined = formula.answer(test.stack)
+        table = make_submission(test.ids, test.classes, combined, spec, template, options.labels)
+        predictions = _predictions(ingredients, combined, document)
     _save(folder, table, predictions, _side_texts(ingredients, verdict, draw), document, out)
     return Blend(
         folder,
-        folder / "submission.csv",
+        folder / "submission.csv" if has_test else None,
         out,
         document,
-        sample=ingredients.sample if options.template is None else None,
-        missing_sample=spec.sample if template is None else None,
-        difference=None if old is None else old.difference(table),
+        sample=ingredients.sample if has_test and options.template is None else None,
+        missing_sample=spec.sample if has_test and template is None else None,
+        difference=None if old is None or table is None else old.difference(table),
     )
 
 
 def _check_outputs(
     ingredients: Ingredients, options: BlendOptions, folder: Path, out: Path | None, template: Path | None
-) -> Submission:
+) -> Submission | None:
     """Refuse to write over an input or where something else stands, and a template that doesn't fit.
 
-    Gives a submission of the form to come, without answers.
+    Gives a submission of the form to come, without answers; None where there are no test rows.
     """
     spec, test = ingredients.spec, ingredients.test
-    if (options.labels or spec.value) == "index" and not ingredients.has_class_order and not test.classes_agreed:
+    if not ingredients.has_test:
+        of_submissions = {"--template": options.template, "--out": out, "--labels": options.labels}
+        given = [
+            option for option, value in {**of_submissions, "--compare": options.compare}.items() if value is not None
+        ]
+        if given:
+            raise InputError(
+                f"{', '.join(given)}: these members have no test rows, so there is no submission; leave it out"
+            )
+    elif (options.labels or spec.value) == "index" and not ingredients.has_class_order and not test.classes_agreed:
         raise InputError("members order their classes differently, so class numbers mean nothing; say --labels name")
     problems = [
         f"{folder}: {parent} is a file, not a folder" for parent in (folder, *folder.parents) if parent.is_file()
@@ -193,6 +210,8 @@ def _check_outputs(
         problems += [f"--out {out}: {parent} is a file, not a folder" for parent in out.parents if parent.is_file()]
     if problems:
         raise InputError(*problems)
+    if not ingredients.has_test:
+        return None
     shape = (len(test.ids), len(test.classes))
     decisions = np.broadcast_to(np.int64(0), shape if ingredients.sets else shape[:1])
     nothing = Combined(np.broadcast_to(0.0, shape), decisions)  # a template is refused before anything is learned
@@ -201,8 +220,8 @@ def _check_outputs(
 
 def _save(
     folder: Path,
-    table: Submission,
-    predictions: Predictions,
+    table: Submission | None,
+    predictions: Predictions | None,
     side_texts: Mapping[str, str],
     document: dict[str, Any],
     out: Path | None,
@@ -211,18 +230,18 @@ def _save(
     with folder_lock(folder):
         sweep_temporaries(folder)
         (folder / "blend.json").unlink(missing_ok=True)  # from here on the folder is unfinished
-        save_submission(folder / "submission.csv", table)
-        save_predictions(folder / "probs", predictions)
-        for name in _SIDE_FILES:
-            if name in side_texts:
-                save_text(folder / name, side_texts[name])
-            else:
-                (folder / name).unlink(missing_ok=True)  # of an earlier blend of this name
-        if out is not None:
+        names = [*side_texts]
+        if table is not None and predictions is not None:
+            save_submission(folder / "submission.csv", table)
+            save_predictions(folder / "probs", predictions)
+            names += _TEST_FILES
+        for name, text in side_texts.items():
+            save_text(folder / name, text)
+        for name in {*_TEST_FILES, *_SIDE_FILES}.difference(names):
+            (folder / name).unlink(missing_ok=True)  # of an earlier blend of this name
+        if out is not None and table is not None:
             save_submission(out, table)
-        document["files"] = hash_files(
-            folder, ("submission.csv", "probs.npy", "probs.ids.txt", "probs.json", *side_texts)
-        )
+        document["files"] = hash_files(folder, names)
         save_json(folder / "blend.json", document)
 
 
@@ -244,7 +263,7 @@ def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, 
         "fallback": verdict.fallback,
         "forced": options.force,
         "learned": verdict.fitted.learned,
-        "rows": len(test.ids),
+        "rows": len(test.ids) if ingredients.has_test else 0,
         "classes": list(test.classes),
         **({"activation": "sigmoid"} if ingredients.sets else {}),
         "cost": _total_cost(ingredients, verdict),
@@ -270,9 +289,10 @@ def _members(ingredients: Ingredients, verdict: Verdict) -> list[dict[str, Any]]
             "oof_score": None if verdict.scores is None else verdict.scores[index],
             "worth": verdict.worth.get(index),
             "dropped": verdict.dropped.get(index),
-            "cost": member.test.sidecar.get("cost"),
-            "npy_sha256": member.test.npy_sha256,
-            **({"optimistic": True} if member.test.sidecar.get("optimistic") else {}),
+            "cost": member.main.sidecar.get("cost"),
+            "npy_sha256": member.main.npy_sha256,
+            "identity": member.main.sidecar.get("identity"),
+            **({"optimistic": True} if member.main.sidecar.get("optimistic") else {}),
         }
         for index, (member, name) in enumerate(zip(ingredients.members, ingredients.names, strict=True))
     ]
@@ -300,7 +320,7 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
 def _total_cost(ingredients: Ingredients, verdict: Verdict) -> dict[str, float] | None:
     """What the members with a say cost together, of each kind of cost that all of them name."""
     pairs = zip(ingredients.members, verdict.weights, strict=True)
-    costs = [member.test.sidecar.get("cost") or {} for member, weight in pairs if weight]
+    costs = [member.main.sidecar.get("cost") or {} for member, weight in pairs if weight]
     shared = [key for key in costs[0] if all(cost.get(key) is not None for cost in costs)]
     return {key: sum(cost[key] for cost in costs) for key in shared} or None
 
@@ -308,7 +328,7 @@ def _total_cost(ingredients: Ingredients, verdict: Verdict) -> dict[str, float] 
 def _carried(ingredients: Ingredients) -> dict[str, Any]:
     """Dataset and fold plan, as far as any member names them; `align` has refused members that disagree."""
     named = {
-        key: [member.test.sidecar[key] for member in ingredients.members if member.test.sidecar.get(key) is not None]
+        key: [member.main.sidecar[key] for member in ingredients.members if member.main.sidecar.get(key) is not None]
         for key in CARRIED
     }
     return {key: values[0] for key, values in named.items() if values}

@@ -7,7 +7,7 @@ at the largest probabilities. Both are found exactly: all that matters of them i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ensemble.blending.combine import (
     Combined,
+    Combiner,
     Floats,
     Integers,
     Matrix,
@@ -28,7 +29,7 @@ from ensemble.blending.combine import (
     unpaired,
 )
 from ensemble.blending.crossfit import Fitted, Labelled, Method, learn
-from ensemble.blending.stacking import class_features, fit_regression
+from ensemble.blending.stacking import Regression, class_features, fit_regression
 from ensemble.core.complaints import any_of
 from ensemble.core.labels import Labels, are_sets
 from ensemble.core.metrics import METRICS, SET_METRICS, THRESHOLD, decide
@@ -48,12 +49,10 @@ def calibrated_after(method: Method, kind: str) -> Method:
 
     def fit(labelled: Labelled) -> Fitted:
         inner = learn(method, labelled)
-        calibrate, learned = CALIBRATIONS[kind](inner.answer(labelled.stack).probs, labelled.labels)
-
-        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-            return decided(calibrate(inner.combine(stack, weights).probs), sets=labelled.sets)
-
-        return Fitted(combine, inner.weights, {**inner.learned, "calibration": learned}, inner.weighs)
+        learned = CALIBRATIONS[kind](inner.answer(labelled.stack).probs, labelled.labels)
+        combine = combine_then_calibrate(inner.combine, calibrator_of(learned, sets=labelled.sets), sets=labelled.sets)
+        step = {"do": "calibrate", "calibration": learned, "of": inner.step}
+        return Fitted(combine, inner.weights, {**inner.learned, "calibration": learned}, inner.weighs, step)
 
     return Method(f"{method.name}+{kind}", fit)
 
@@ -63,27 +62,54 @@ def calibrated_before(method: Method, kind: str) -> Method:
 
     def fit(labelled: Labelled) -> Fitted:
         fits = [CALIBRATIONS[kind](matrix, labelled.labels) for matrix in labelled.stack]
-
-        def calibrated(stack: Sequence[Matrix]) -> list[Matrix]:
-            return [calibrate(matrix) for (calibrate, _), matrix in zip(fits, stack, strict=True)]
-
-        inner = learn(method, labelled.with_stack(calibrated(labelled.stack)))
-
-        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-            return inner.combine(calibrated(stack), weights)
-
-        learned = {**inner.learned, "calibration": [learned for _, learned in fits]}
-        return Fitted(combine, inner.weights, learned, inner.weighs)
+        calibrators = [calibrator_of(learned, sets=labelled.sets) for learned in fits]
+        inner = learn(method, labelled.with_stack(_calibrated(labelled.stack, calibrators)))
+        step = {"do": "calibrate each", "calibration": fits, "of": inner.step}
+        learned = {**inner.learned, "calibration": fits}
+        return Fitted(combine_calibrated(inner.combine, calibrators), inner.weights, learned, inner.weighs, step)
 
     return Method(f"{kind}+{method.name}", fit)
 
 
-def _temperature(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
+def combine_then_calibrate(inner: Combiner, calibrate: Calibrator, *, sets: bool) -> Combiner:
+    """`inner`, and then its answer calibrated."""
+
+    def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+        return decided(calibrate(inner(stack, weights).probs), sets=sets)
+
+    return combine
+
+
+def combine_calibrated(inner: Combiner, calibrators: Sequence[Calibrator]) -> Combiner:
+    """Each member calibrated, and then `inner`."""
+
+    def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+        return inner(_calibrated(stack, calibrators), weights)
+
+    return combine
+
+
+def _calibrated(stack: Sequence[Matrix], calibrators: Sequence[Calibrator]) -> list[Matrix]:
+    return [calibrate(matrix) for calibrate, matrix in zip(calibrators, stack, strict=True)]
+
+
+def calibrator_of(learned: Mapping[str, Any], *, sets: bool) -> Calibrator:
+    """What calibrates, from what was learned."""
+    if learned["kind"] == "vector":
+        answer = in_blocks(Regression(np.array([learned["slopes"]]), np.array(learned["offsets"]), sets).answer)
+        return lambda given: answer([given], None).probs
+    temperature = learned["temperature"]
+
+    def cooled(given: Matrix) -> Floats:
+        return softmax(logs(given) / temperature)
+
+    return (lambda given: unpaired(cooled(pairs(given)), given.shape[1])) if sets else cooled
+
+
+def _temperature(probs: Matrix, labels: Labels) -> dict[str, Any]:
     if are_sets(labels):  # one temperature for the yes and no of all classes
-        of_pairs, learned = _temperature(pairs(probs), pair_labels(labels))
-        return lambda given: unpaired(of_pairs(pairs(given)), given.shape[1]), learned
-    temperature = fit_temperature(probs, labels)
-    return lambda given: softmax(logs(given) / temperature), {"kind": "temperature", "temperature": temperature}
+        return _temperature(pairs(probs), pair_labels(labels))
+    return {"kind": "temperature", "temperature": fit_temperature(probs, labels)}
 
 
 def fit_temperature(probs: Matrix, labels: Labels) -> float:
@@ -106,15 +132,13 @@ def fit_temperature(probs: Matrix, labels: Labels) -> float:
     return 1 / sharpness
 
 
-def _vector(probs: Matrix, labels: Labels) -> tuple[Calibrator, dict[str, Any]]:
+def _vector(probs: Matrix, labels: Labels) -> dict[str, Any]:
     """Stacking of a single member: a slope and an offset a class."""
     (regression,) = fit_regression(class_features([probs], sets=are_sets(labels)), labels, [_VECTOR_PENALTY])
-    learned = {"kind": "vector", "slopes": regression.slopes[0].tolist(), "offsets": regression.offsets.tolist()}
-    answer = in_blocks(regression.answer)
-    return lambda given: answer([given], None).probs, learned
+    return {"kind": "vector", "slopes": regression.slopes[0].tolist(), "offsets": regression.offsets.tolist()}
 
 
-CALIBRATIONS: dict[str, Callable[[Matrix, Labels], tuple[Calibrator, dict[str, Any]]]] = {
+CALIBRATIONS: dict[str, Callable[[Matrix, Labels], dict[str, Any]]] = {
     "temperature": _temperature,
     "vector": _vector,
 }
@@ -153,14 +177,22 @@ def class_tuned(method: Method) -> Method:
         else:
             tuned = best_multipliers(probs, labelled.labels, labelled.metric)
 
-        def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-            probs = inner.combine(stack, weights).probs
-            return Combined(probs, (probs >= tuned).astype(np.int64) if labelled.sets else decide(probs * tuned))
-
-        key = "class_thresholds" if labelled.sets else "class_multipliers"
-        return Fitted(combine, inner.weights, {**inner.learned, key: tuned.tolist()}, inner.weighs)
+        learned = {"class_thresholds" if labelled.sets else "class_multipliers": tuned.tolist()}
+        combine = combine_then_tune(inner.combine, tuned, sets=labelled.sets)
+        step = {"do": "tune", **learned, "of": inner.step}
+        return Fitted(combine, inner.weights, {**inner.learned, **learned}, inner.weighs, step)
 
     return Method(f"{method.name}+classes", fit)
+
+
+def combine_then_tune(inner: Combiner, tuned: Floats, *, sets: bool) -> Combiner:
+    """`inner`'s probabilities, decided by a multiplier (of sets: a threshold) for each class."""
+
+    def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
+        probs = inner(stack, weights).probs
+        return Combined(probs, (probs >= tuned).astype(np.int64) if sets else decide(probs * tuned))
+
+    return combine
 
 
 def best_multipliers(probs: Floats, labels: Labels, metric: str) -> Floats:

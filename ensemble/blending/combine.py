@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.labels import Labels
-from ensemble.core.machine import usable_cores
 from ensemble.core.metrics import TIE_TOLERANCE, decide, decide_sets
-from ensemble.core.parallel import map_in_threads
+from ensemble.core.parallel import map_in_threads, usable_cores
 
 Matrix = NDArray[np.floating[Any]]  # (rows, classes) of one member, as wide as its file
 Floats = NDArray[np.float64]  # what is computed, of any shape

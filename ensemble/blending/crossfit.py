@@ -7,7 +7,7 @@ No row or label of the test set gets in here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -164,6 +164,8 @@ class Fitted:
     learned: dict[str, Any] = field(default_factory=dict)  # what it learned, for people and `blend.json`
     weighs: bool = True
     """Whether `weights` are all it learned, so that a member can be taken out by its weight."""
+    step: Mapping[str, Any] = field(default_factory=dict)
+    """What `combine` is made of, as JSON types: `formula` makes it again from these."""
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
         """The members' answers combined."""

@@ -44,12 +44,20 @@ class Member:
     """One model's predictions."""
 
     path: Path
-    """The `.npy` of its test rows."""
-    test: Predictions
+    """The `.npy` of its test rows; of its out-of-fold rows, where it has no test rows."""
+    test: Predictions | None
     oof: Predictions | None
     """Its out-of-fold rows; None where there are none beside the test rows."""
     run: str
     """What it is called: its run, else its folder for a `probs.npy`, else its file."""
+
+    @property
+    def main(self) -> Predictions:
+        """What says where it comes from: its test rows, else its out-of-fold rows."""
+        predictions = self.test or self.oof
+        if predictions is None:
+            raise ValueError(f"{self.path}: a member of no rows")
+        return predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +70,8 @@ class Ingredients:
     costs: tuple[float | None, ...]
     """Each member's seconds per 1000 images, where its file says."""
     test: Aligned
+    """What is answered. Without `has_test` the out-of-fold rows stand here, for their classes and origin alone."""
+    has_test: bool
     sets: bool
     """Whether each row has a set of classes."""
     labelled: Labelled | None
@@ -89,22 +99,29 @@ def gather(
 ) -> Ingredients:
     """Load and align the members in `paths`, and what is known of their dataset."""
     members = load_members([Path(path) for path in paths], renormalize=options.renormalize)
-    data_names = [member.test.sidecar.get("dataset") for member in members]
+    has_test = _have_test(members)
+    data_names = [member.main.sidecar.get("dataset") for member in members]
     data_name = next((str(name) for name in data_names if name is not None), None)
     dataset = None if data_name is None or find_dataset is None else find_dataset(data_name)
     class_names = dataset.class_names if dataset is not None else None
-    if members and class_names is not None and set(class_names) != set(members[0].test.classes):
+    if members and class_names is not None and set(class_names) != set(members[0].main.classes):
         dataset = class_names = None  # of other classes: another dataset of the same name
-    test = align([member.test for member in members], [str(member.path) for member in members], classes=class_names)
-    by_test = {id(member.test): member for member in members}
-    members = [by_test[id(predictions)] for predictions in test.members]  # in the order of the aligned stack
-    sets = members[0].test.activation == "sigmoid"
+    test = align(
+        [member.main for member in members],
+        [str(member.path) for member in members],
+        kind="test" if has_test else "oof",
+        classes=class_names,
+        sort_rows=not has_test,
+    )
+    by_main = {id(member.main): member for member in members}
+    members = [by_main[id(predictions)] for predictions in test.members]  # in the order of the aligned stack
+    sets = members[0].main.activation == "sigmoid"
     names = unique_names(members)
     metric = options.metric or _common_metric(members, sets=sets)
     if problem := metric_problem(metric, sets=sets):
         raise InputError(f"--metric {problem}")
     labelled, reason = _labelled(members, test, metric)
-    costs = [(member.test.sidecar.get("cost") or {}).get(_SECONDS) for member in members]
+    costs = [(member.main.sidecar.get("cost") or {}).get(_SECONDS) for member in members]
     oofs = [member.oof for member in members if member.oof is not None]
     spec = submission or (dataset.submission_format if dataset is not None else SubmissionSpec())
     return Ingredients(
@@ -112,11 +129,12 @@ def gather(
         names=tuple(names),
         costs=tuple(None if cost is None else float(cost) for cost in costs),
         test=test,
+        has_test=has_test,
         sets=sets,
         labelled=labelled,
         unlabelled_because=reason,
         oof_rows=max((len(oof.ids) for oof in oofs), default=0),
-        renormalized_rows=sum(part.renormalized for part in [*test.members, *oofs]),
+        renormalized_rows=sum(part.renormalized for part in [*(test.members if has_test else ()), *oofs]),
         metric=metric,
         spec=spec,
         has_class_order=class_names is not None,
@@ -125,7 +143,7 @@ def gather(
 
 
 def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Member]:
-    """Load every file, and the `oof` beside each `probs`; a folder stands for the `probs.npy` in it."""
+    """Load every file, and the `oof` beside each `probs`; a folder stands for its `probs.npy`, else its `oof.npy`."""
     load = partial(_load, renormalize=renormalize, seen=Seen())
     loaded = map_in_threads(load, paths, _AT_ONCE)  # hashing and looking at numbers leave Python's lock to others
     problems = [problem for _, messages in loaded for problem in messages]
@@ -139,24 +157,60 @@ def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None,
     if problem := _not_a_member(given):
         return None, [problem]
     path = ProbabilityPaths.of(given / "probs.npy" if given.is_dir() else given).npy
-    files = [path]
+    files = {"test": path}
     if "probs" in path.name:
         oof_path = path.with_name(path.name.replace("probs", "oof"))
         # Read if any of the three files is there: a part of a trio is an error, not an absence.
-        files += [oof_path] if len(ProbabilityPaths.of(oof_path).missing()) < 3 else []
-    loaded: list[Predictions | None] = [None, None]
+        files |= {} if _is_absent(oof_path) else {"oof": oof_path}
+        if given.is_dir() and _is_absent(path) and "oof" in files:
+            files = {"oof": oof_path}
+    elif "oof" in path.name and _is_absent(path.with_name(path.name.replace("oof", "probs"))):
+        files = {"oof": path}
+    if "test" not in files and (lost := _lost_test_rows(files["oof"].parent)):
+        return None, [lost]
+    loaded: dict[str, Predictions] = {}
     problems: list[str] = []
-    for place, file in enumerate(files):
+    for kind, file in files.items():
         try:
-            loaded[place] = load_predictions(file, renormalize=renormalize, seen=seen)
+            loaded[kind] = load_predictions(file, renormalize=renormalize, seen=seen)
         except InputError as error:
             problems += error.messages
-    test, oof = loaded
-    if test is None:
+    test, oof = loaded.get("test"), loaded.get("oof")
+    main = test if "test" in files else oof
+    if main is None:
         return None, problems
+    path = next(iter(files.values()))
     folder = path.absolute().parent.name
-    run = str(test.sidecar.get("run") or (folder if path.stem == "probs" else path.stem))
-    return Member(path, test, oof, run), problems if oof is None else problems + _pair_problems(test, oof)
+    run = str(main.sidecar.get("run") or (folder if path.stem in ("probs", "oof") else path.stem))
+    return Member(path, test, oof, run), problems + (_pair_problems(test, oof) if test and oof else [])
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether none of a probability file's three files is there."""
+    return len(ProbabilityPaths.of(path).missing()) == 3
+
+
+def _lost_test_rows(folder: Path) -> str:
+    """What to say where a run predicted test rows and its file of them is gone; empty where it never had any."""
+    try:
+        record = RunFolder(folder).load_record() or {}
+    except InputError:  # of another version of `ens`: nothing is known
+        return ""
+    if not (record.get("rows") or {}).get("test"):
+        return ""
+    return f"{folder / 'probs.npy'}: gone, though the run has test rows; ens predict {folder} makes it again"
+
+
+def _have_test(members: Sequence[Member]) -> bool:
+    """Whether the members have test rows; refused where some have and some have not."""
+    without = [str(member.path.parent) for member in members if member.test is None]
+    if without and len(without) < len(members):
+        having = next(member.path for member in members if member.test is not None)
+        raise InputError(
+            f"{', '.join(without)}: no test rows, while {having} holds some; blend members with test rows, or members "
+            "without, not both"
+        )
+    return not without
 
 
 def _not_a_member(given: Path) -> str:
@@ -233,7 +287,7 @@ def _find_sample(sample: str, dataset: str, members: Sequence[Member]) -> Path |
 
 def _common_metric(members: Sequence[Member], *, sets: bool) -> str:
     """The metric that all members who name one agree on, else accuracy; one of their own code can't be used here."""
-    named = {member.test.sidecar["metric"] for member in members if member.test.sidecar.get("metric") is not None}
+    named = {member.main.sidecar["metric"] for member in members if member.main.sidecar.get("metric") is not None}
     metric = str(named.pop()) if len(named) == 1 else "accuracy"
     if metric not in METRICS | SET_METRICS:
         raise InputError(

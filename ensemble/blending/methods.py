@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from ensemble.blending import combine
 from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned, tune_problem
@@ -37,7 +38,8 @@ class Goal:
 def method_of(options: BlendOptions, names: Sequence[str], metric: str, *, sets: bool) -> Method:
     """The method that the options name, with calibration and tuned decisions around it; `names` are the members'."""
     if options.weights is not None:
-        method = fixed("weighted", combiner("soft", sets=sets), _shares(options.weights, names))
+        mean = combiner("soft", sets=sets)
+        method = fixed("weighted", mean, _shares(options.weights, names), step={"do": "soft"})
     else:
         method = make_method(options.method, metric, sets=sets)
     if options.calibrate != "none":
@@ -56,7 +58,7 @@ def make_method(spec: str, metric: str, *, sets: bool = False) -> Method:
     name, _, argument = spec.partition(":")
     kind = METHODS[name]
     if kind.combiner:
-        return fixed(kind.combiner, combiner(kind.combiner, sets=sets))
+        return fixed(kind.combiner, combiner(kind.combiner, sets=sets), step={"do": kind.combiner})
     method: Method = globals()[kind.maker](argument, Goal(metric, sets))
     return method
 
@@ -66,16 +68,25 @@ def combiner(name: str, *, sets: bool) -> Combiner:
     return (SET_COMBINERS if sets else COMBINERS)[name]
 
 
-def fixed(name: str, combine: Combiner, weights: Sequence[float] | None = None) -> Method:
-    """A combiner as a method that learns nothing."""
-    ready = Fitted(combine, None if weights is None else tuple(weights))
+def fixed(
+    name: str, combine: Combiner, weights: Sequence[float] | None = None, *, step: Mapping[str, Any] | None = None
+) -> Method:
+    """A combiner as a method that learns nothing; `step` is its record."""
+    ready = Fitted(combine, None if weights is None else tuple(weights), step=step or {})
     return Method(name, lambda _: ready, ready)
 
 
 def power_mean(argument: str, goal: Goal) -> Method:
     """`power:P`."""
-    mean = combine.power(float(argument))
-    return fixed(f"power:{float(argument):g}", class_by_class(mean) if goal.sets else mean)
+    exponent = float(argument)
+    step = {"do": "power", "exponent": exponent}
+    return fixed(f"power:{exponent:g}", power_combiner(exponent, sets=goal.sets), step=step)
+
+
+def power_combiner(exponent: float, *, sets: bool) -> Combiner:
+    """The power mean, or its counterpart for rows with sets of classes."""
+    mean = combine.power(exponent)
+    return class_by_class(mean) if sets else mean
 
 
 def least_loss(argument: str, goal: Goal) -> Method:
@@ -84,7 +95,7 @@ def least_loss(argument: str, goal: Goal) -> Method:
 
     def fit(labelled: Labelled) -> Fitted:
         best = least_log_loss(labelled.true_class)
-        return Fitted(mean, tuple(best.weights.tolist()), {"duality_gap": best.gap})
+        return Fitted(mean, tuple(best.weights.tolist()), {"duality_gap": best.gap}, step={"do": "soft"})
 
     return Method("optimize", fit)
 
@@ -93,7 +104,11 @@ def greedy(argument: str, goal: Goal) -> Method:
     """`greedy`, or `greedy:BAGS`."""
     bags, mean = int(argument or 0), combiner("soft", sets=goal.sets)
     name = f"greedy:{bags}" if bags else "greedy"
-    return Method(name, lambda labelled: Fitted(mean, tuple(greedy_weights(labelled, bags=bags).tolist())))
+
+    def fit(labelled: Labelled) -> Fitted:
+        return Fitted(mean, tuple(greedy_weights(labelled, bags=bags).tolist()), step={"do": "soft"})
+
+    return Method(name, fit)
 
 
 def stack(argument: str, goal: Goal) -> Method:

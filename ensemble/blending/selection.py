@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Floats, Matrix, Weights, soft, soft_of_sets
+from ensemble.blending.combine import Combined, Combiner, Floats, Matrix, Weights, soft, soft_of_sets
 from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn
 from ensemble.blending.greedy import LogLossCandidates
 from ensemble.blending.honest import FEWEST
@@ -82,22 +82,31 @@ def chosen_first(method: Method, choose: Choose) -> Method:
     """`choose` members by the rows that are learned from, then the method on these."""
 
     def fit(labelled: Labelled) -> Fitted:
-        members, mean = list(choose(labelled)), soft_of_sets if labelled.sets else soft
+        members = list(choose(labelled))
         inner = learn(method, labelled.with_members(members))
         if len(members) == len(labelled.stack):
             return inner
         weights = np.zeros(len(labelled.stack))
         weights[members] = 1 / len(members) if inner.weights is None else inner.weights
 
-        def combine(stack: Sequence[Matrix], given: Weights = None) -> Combined:
-            voting = None if given is None else [given[member] for member in members]
-            if voting is not None and not any(voting):  # the only ones that were chosen were taken out
-                return mean(stack, given)
-            return inner.combine(Part(stack, None, members), voting)
-
-        return Fitted(combine, tuple(weights.tolist()), inner.learned, inner.weighs)
+        combine = combine_chosen(inner.combine, members, sets=labelled.sets)
+        step = {"do": "choose", "members": [int(member) for member in members], "of": inner.step}
+        return Fitted(combine, tuple(weights.tolist()), inner.learned, inner.weighs, step)
 
     return Method(method.name, fit)
+
+
+def combine_chosen(inner: Combiner, members: Sequence[int], *, sets: bool) -> Combiner:
+    """`inner` on some of the members, with their weights."""
+    mean = soft_of_sets if sets else soft
+
+    def combine(stack: Sequence[Matrix], given: Weights = None) -> Combined:
+        voting = None if given is None else [given[member] for member in members]
+        if voting is not None and not any(voting):  # the only ones that were chosen were taken out
+            return mean(stack, given)
+        return inner(Part(stack, None, members), voting)
+
+    return combine
 
 
 def harmless(labelled: Labelled) -> list[int]:

@@ -39,7 +39,8 @@ def fit_stack(labelled: Labelled) -> Fitted:
     regression = _path(labelled)[best]
     share = np.abs(regression.slopes).mean(axis=1)  # for people; the slopes are what answers
     learned = {"penalty": STRENGTHS[best], "offsets": regression.offsets.tolist(), "slopes": regression.slopes.tolist()}
-    return Fitted(in_blocks(regression.answer), tuple((share / share.sum()).tolist()), learned, weighs=False)
+    step = {"do": "stack", "slopes": learned["slopes"], "offsets": learned["offsets"]}
+    return Fitted(in_blocks(regression.answer), tuple((share / share.sum()).tolist()), learned, weighs=False, step=step)
 
 
 def _path(labelled: Labelled) -> list[Regression]:

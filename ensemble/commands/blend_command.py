@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,11 +50,11 @@ def run(arguments: Namespace) -> Outcome:
     blend = run_blend(probs, options, find_dataset=_finder(arguments.folder), draw=draw_frontier)
     paths = {
         "folder": str(blend.folder),
-        "submission": str(blend.submission),
+        "submission": None if blend.submission is None else str(blend.submission),
         "out": None if blend.copy is None else str(blend.copy),
     }
     remarks = (
-        [f"skipped: {', '.join(skipped)}: trials that were stopped or failed have no test rows"] if skipped else []
+        [f"skipped: {', '.join(skipped)}: trials that were stopped or failed have no rows to blend"] if skipped else []
     )
     compared = {} if blend.difference is None else {"compared": blend.difference.plain()}
     return Outcome({**blend.document, "paths": paths, **compared}, [*remarks, *_shown(blend)])
@@ -65,7 +66,8 @@ def _without_stopped(probs: Sequence[str]) -> tuple[list[str], list[str]]:
     skipped = [
         given
         for given in members
-        if (Path(given) / "trial.json").is_file() and not (Path(given) / "probs.npy").exists()
+        if (Path(given) / "trial.json").is_file()
+        and not any((Path(given) / name).exists() for name in ("probs.npy", "oof.npy"))
     ]
     return [given for given in members if given not in skipped], [Path(given).name for given in skipped]
 
@@ -112,7 +114,10 @@ def _shown(blend: Blend) -> list[str | ShownTable]:
     if document["renormalized_rows"]:
         rows = counted(document["renormalized_rows"], "row did not sum to 1 and was", "rows did not sum to 1 and were")
         shown.append(f"{rows} divided by their sum")
-    shown.append(f"submission: {blend.submission} ({counted(document['rows'], 'row')})")
+    if blend.submission is None:
+        shown.append("the members have no test rows: no submission")
+    else:
+        shown.append(f"submission: {blend.submission} ({counted(document['rows'], 'row')})")
     if blend.sample is not None:
         shown.append(f"rows and columns as in {blend.sample}")
     if blend.missing_sample is not None:
@@ -122,7 +127,11 @@ def _shown(blend: Blend) -> list[str | ShownTable]:
         )
     if blend.copy is not None:
         shown.append(f"also at: {blend.copy}")
-    return [*shown, *([] if blend.difference is None else _difference(blend.difference))]
+    shown += [] if blend.difference is None else _difference(blend.difference)
+    voting = [member for member in document["members"] if member["weight"]]
+    if all(member["identity"] for member in voting):  # adopted files have no weights to apply
+        shown.append(f"new images: ens predict {shlex.quote(str(blend.folder))} --images DIR")
+    return shown
 
 
 def _difference(difference: Difference) -> list[str | ShownTable]:

@@ -62,6 +62,12 @@ def complete_run(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     return _files(prefix) if "/" in prefix else _folders_with(_outputs(arguments), "run.json")
 
 
+def complete_source(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of runs and blends in the outputs folder; what has a slash, a pack too, is completed from files."""
+    runs = complete_run(arguments, prefix)
+    return runs if "/" in prefix else [*runs, *complete_blend_name(arguments, prefix)]
+
+
 def complete_study(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     """Names of the studies in the outputs folder."""
     return _folders_with(_outputs(arguments) / "studies", "study.json")

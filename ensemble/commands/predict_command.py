@@ -1,4 +1,4 @@
-"""`ens predict`: a finished run's rows again with other views, or new images from the run's folder alone.
+"""`ens predict`: a finished run's rows again with other views, or new images by a run, a blend or a pack of either.
 
 Checks which options go together and shows the result; `runs/predict.py` predicts.
 """
@@ -122,12 +122,16 @@ def _of_images(predicted: Predicted) -> list[str | ShownTable]:
         # cut while reading: there may be millions of lines
         header, *rows = [cells for cells, _ in zip(csv.reader(stream), range(_SHOWN + 1), strict=False)]
     more = f"; the first {len(rows)}" if document["rows"] > len(rows) else ""
-    counts = f"{counted(document['rows'], 'image')}, {counted(document['folds'], 'fold')}"
-    title = f"{counts}, views {document['tta']}{more}"
+    by = f"{counted(document['folds'], 'fold')}, views {document['tta']}"
+    if "blend" in document:
+        members, networks = counted(len(document["members"]), "member"), counted(document["folds"], "network")
+        by = f"{document['method']} of {members}, {networks}"
+    title = f"{counted(document['rows'], 'image')}, {by}{more}"
     lines: list[str | ShownTable] = [ShownTable(header, rows, title)]
     if document["bad"]:
         bad = counted(document["bad"], "bad image has", "bad images have")
         lines.append(f"{bad} the class shares of the training rows: {predicted.path}/bad_images.csv")
+    lines += [f"note: {note}" for note in document.get("notes", ())]
     seconds = document["cost"]["seconds_per_1000_images"]
     lines.append(f"{seconds:.4g} seconds per 1000 images")
     lines.append(f"complete: {shown_path(str(predicted.path))}: predictions.csv, probs.npy")

@@ -1,50 +1,13 @@
-"""What a process knows of its machine: usable cores, compiled loops, where progress and epochs are reported."""
+"""What a process does with its machine: compiled loops, reports of progress, the services that epochs are sent to."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar, cast
 
 from ensemble.errors import InputError
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use, at least 1: its affinity and a container's quota count. `root`: for tests."""
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none; batch systems set it
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    # Down: with three threads on two and a half cores, one waits for its turn and all wait for it.
-    return max(1, min([cores, *(int(quota) for quota in _quotas(root))]))
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """Cores that the control groups of this process, and those around them, leave it; none where nothing is limited."""
-    # os.cpu_count passes over quotas: 64 threads in a container that may use 2 cores
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        place = PurePosixPath(path.lstrip("/") or ".")  # one that is out of sight from inside: its root is in sight
-        for group in (place, *place.parents):
-            if number == "0" and not controllers:  # version 2
-                quota, _, period = _read(root / "sys/fs/cgroup" / group / "cpu.max").partition(" ")
-            elif "cpu" in controllers.split(","):
-                folder = root / "sys/fs/cgroup/cpu" / group
-                quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-            else:
-                break
-            if quota.strip().isdecimal() and period.strip().isdecimal() and int(period) > 0:  # else `max`, or -1
-                yield int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

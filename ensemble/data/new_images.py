@@ -1,13 +1,24 @@
-"""Images that no dataset describes: a folder, a table, or single files, as rows with ids and paths. No labels."""
+"""Images that no dataset describes: a folder, a table, or single files, as rows with ids and paths; the files of what
+is predicted for them. No labels."""
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec, RowsSpec
+from ensemble.core.labels import spelled
+from ensemble.core.metrics import decide_sets
+from ensemble.core.npy import RowsFile, map_matrix
+from ensemble.core.predictions import Predictions, save_predictions
 from ensemble.core.text import natural_key, read_text_table
 from ensemble.data.listing import IMAGE_SUFFIXES, Listing, is_image, other_formats
 from ensemble.data.rows import Complaints, doubles, few, read_rows
@@ -15,6 +26,7 @@ from ensemble.data.table import Rows
 from ensemble.errors import InputError
 
 # What tables of other people call an image's path; the first that the table has is taken.
+_COLUMNS = ("class", "probability")
 _IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "img_path", "image_path")
 
 
@@ -84,3 +96,59 @@ def _of_table(path: Path, box: BoxSpec | None) -> Rows:
     if complaints or rows is None or rows.ids is None or rows.paths is None:
         raise InputError(*complaints, f"{path}: ids were looked for in column {own_id}, paths in {image}")
     return Rows(rows.ids, rows.paths, folder, rows.boxes)
+
+
+class PredictionFiles:
+    """`probs.*` and `predictions.csv` in a folder, written as rows come: millions of rows need not fit into memory.
+
+    A context manager, in which rows are added; after it, `save` makes the probability file whole.
+    """
+
+    def __init__(self, place: Path, ids: Sequence[str], classes: Sequence[str], top: int, *, sets: bool) -> None:
+        """`top`: how many of the likeliest classes stand in the table; with `sets`, each row's set before them."""
+        self._place, self._ids, self._classes, self._sets = place, ids, classes, sets
+        self._top, self._done = min(top, len(classes)), 0
+        self._matrix = place / "rows.npy"
+        self._open = ExitStack()
+        self._file = self._open.enter_context(RowsFile(self._matrix, len(ids), len(classes)))
+        table = self._open.enter_context((place / "predictions.csv").open("w", encoding="utf-8", newline=""))
+        self._writer = csv.writer(table, lineterminator="\n")
+        numbers = range(1, self._top + 1)
+        names = [f"{name}{'' if number == 1 else f'_{number}'}" for number in numbers for name in _COLUMNS]
+        self._writer.writerow(["id", *["classes"] * sets, *names])
+
+    def add(self, probs: NDArray[np.floating[Any]], decisions: NDArray[np.integer[Any]] | None = None) -> None:
+        """The next rows: the likeliest classes of each, equals by the order of classes.
+
+        `decisions`: the class of each row that stands first, or with `sets` its classes, where they don't follow from
+        the probabilities alone: a vote's tie rule, class multipliers, thresholds.
+        """
+        self._file.add(probs)
+        ranked = np.array(probs)
+        if decisions is not None and not self._sets:
+            ranked[np.arange(len(probs)), decisions] = np.inf
+        order = np.argsort(-ranked, axis=1, kind="stable")[:, : self._top]
+        values = np.take_along_axis(probs, order, axis=1)
+        ids, classes = self._ids[self._done : self._done + len(probs)], self._classes
+        self._done += len(probs)
+        chosen: list[list[str]] = [[]] * len(probs)
+        if self._sets:
+            chosen = [[text] for text in spelled(decide_sets(probs) if decisions is None else decisions, classes)]
+        for row_id, own, labels, shares in zip(ids, chosen, order.tolist(), values.tolist(), strict=True):
+            likeliest = zip(labels, shares, strict=True)
+            cells = [cell for label, share in likeliest for cell in (classes[label], f"{share:.6f}")]
+            self._writer.writerow([row_id, *own, *cells])
+
+    def probs(self) -> NDArray[np.floating[Any]]:
+        """All rows that were added, mapped."""
+        return map_matrix(self._matrix)
+
+    def save(self, predictions: Predictions) -> None:
+        """Make `probs.*` of these, whose rows are those that were added."""
+        save_predictions(self._place / "probs", predictions, written=self._matrix)
+
+    def __enter__(self) -> PredictionFiles:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)

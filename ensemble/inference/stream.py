@@ -1,4 +1,4 @@
-"""Any number of image files through several networks, in bounded memory: decoded once, predicted by all, in order.
+"""Any number of image files through the networks of one run or several, in bounded memory: decoded once, in order.
 
 On a CPU each thread takes whole batches from file to probabilities: nothing is handed over, and no core waits for
 another. On a GPU the threads decode, and one batch at a time is computed. Writes no file; `predict_images` does.
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.machine import usable_cores
+from ensemble.core.parallel import usable_cores
 from ensemble.data.table import Rows
 from ensemble.images.decode import StoredShape, load_fitted, read_content, resized
 from ensemble.images.headers import BadImage
@@ -40,15 +40,16 @@ class Models:
 
 @dataclass(frozen=True)
 class Block:
-    """The next rows. `probs`: (rows, classes) means over the networks, NaN for a bad image; `bad`: row to reason."""
+    """The next rows. `probs`: of each run (rows, classes) means over its networks, NaN for a bad image; `bad`: row to
+    reason."""
 
     start: int
-    probs: npt.NDArray[np.float32]
+    probs: list[npt.NDArray[np.float32]]
     bad: dict[int, str]
 
 
 def predict_files(
-    models: Models,
+    runs: Sequence[Models],
     rows: Rows,
     classes: int,
     *,
@@ -59,21 +60,25 @@ def predict_files(
 ) -> Iterator[Block]:
     """All rows in their order, a batch at a time; `beat` is called after each of them.
 
+    All `runs` take images of one shape and size, on one device; each may normalise and view them in its own way.
     Once `decode_only` is true, images are only decoded, to list the bad ones. On a CPU each batch is computed by
     `torch_threads`: their number can change the last bit, so a caller who compares bytes chooses it.
     """
-    device = models.normalizer.device.type
-    batch = batch or batch_rows(models.size, device)
+    if len({(models.shape, models.size, models.normalizer.device.type) for models in runs}) != 1:
+        raise ValueError("runs that take images of different sizes can't share what is decoded")
+    device = runs[0].normalizer.device.type
+    batch = batch or batch_rows(runs[0].size, device)
     computing = threading.Lock() if device != "cpu" else nullcontext()  # two batches at once would share a GPU's memory
     threads = max(1, usable_cores() // torch_threads) if device == "cpu" else usable_cores()
 
     def work(start: int) -> Block:
         chosen = range(start, min(start + batch, len(rows.ids)))
-        pixels, good, bad = _decode(models, rows, chosen)
-        probs = np.full((len(chosen), classes), np.nan, dtype=np.float32)
+        pixels, good, bad = _decode(runs[0], rows, chosen)
+        probs = [np.full((len(chosen), classes), np.nan, dtype=np.float32) for _ in runs]
         if good and not decode_only():
             with computing:
-                probs[good] = _mean(models, pixels)
+                for models, own in zip(runs, probs, strict=True):
+                    own[good] = _mean(models, pixels)
         return Block(start, probs, bad)
 
     with _threads_each(torch_threads), ThreadPoolExecutor(threads, "predict") as pool:

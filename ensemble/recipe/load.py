@@ -296,11 +296,12 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
     dimensions = recipe.value_at(("search",))
     if not isinstance(dimensions, dict):
         return []
+    places = {key: recipe.place_of(("search", key)) for key in dimensions}
     base = Layer({key: value for key, value in recipe.values.items() if key != "search"})
     known = _faults(base)  # reported already: no trial is to blame for them
     complaints = []
     for key, dimension in dimensions.items():
-        place = recipe.place_of(("search", key))
+        place = places[key]
         if key == BUDGET:
             texts = _budget_texts(recipe, base, dimension, known)
             complaints += [Complaint(place, f"search.{BUDGET}: {text}") for text in texts]

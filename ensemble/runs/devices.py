@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from ensemble.core.machine import usable_cores
+from ensemble.core.parallel import usable_cores
 from ensemble.engine import ENGINES
 from ensemble.engine.task import Limits, Slots
 from ensemble.errors import InputError

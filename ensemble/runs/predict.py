@@ -1,29 +1,26 @@
-"""`predict` and `study_tta`: predictions of a finished run, for its own rows and for new images. Trains nothing.
+"""`predict` and `study_tta`: predictions of what is finished, for new images and for a run's own rows. Trains nothing.
 
-New images are predicted here; the run's own rows in `predict_again.py`, the choice of views in `view_study.py`.
+New images are predicted in `predict_new.py`, by a run, a blend or a pack of either; a run's own rows in
+`predict_again.py`; the choice of views is in `view_study.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_folder
 from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.predictions import load_predictions
-from ensemble.core.run import RunFolder
-from ensemble.engine.task import Task
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews, ViewChoice, is_learned
-from ensemble.recipe.own_code import check_code_of_run
 from ensemble.recipe.parts import TtaPart
 from ensemble.runs.devices import Workplace
-from ensemble.runs.predict_again import find_run, predict_again, record_of, request_of_run, run_all
-from ensemble.runs.record import sidecar_of
-from ensemble.runs.request import OnEvent, fold_keys
+from ensemble.runs.pack import find_other
+from ensemble.runs.predict_again import find_run, predict_again, record_of, request_of_run
+from ensemble.runs.predict_new import ImagesAsked, RunSource
+from ensemble.runs.request import OnEvent
 from ensemble.runs.view_study import study_views
 
 if TYPE_CHECKING:
@@ -71,12 +68,29 @@ def predict(
 ) -> Predicted:
     """Probabilities of `images` (a folder, a CSV file, files); without them, of the run's own rows again.
 
+    `run` may also be a blend, or a pack made by `pack`: these are for `images` alone, and have their members' views.
+
     `tta`: other views than the run's, as a recipe's `tta`. The run's own files are replaced as one, and the run keeps
     its views. For `images` nothing but the run's folder is needed, wherever it was moved.
     """
-    source = find_run(run, Path(outputs))
     workplace = Workplace(engine, workers)
     sources = [str(image) for image in listed(images)]
+    other = find_other(run, Path(outputs))
+    if other is not None:
+        of_runs = {"--tta": tta is not None, "--folds": folds is not None, "no --images": not sources}
+        wrong = [option for option, is_given in of_runs.items() if is_given]
+        if wrong:
+            raise InputError(
+                f"{run}: {', '.join(wrong)}: only for runs; a blend or pack answers new images as it was blended: "
+                f"ens predict {run} --images DIR"
+            )
+        with other.opened(Path(outputs)) as (applied, usual):
+            applied.check_code(Path(folder), allow_code=allow_code)
+            asked_images = ImagesAsked(sources, bad_images, top, precision)
+            place = Path(out) if out is not None else usual / "predicted" / asked_images.name
+            document = applied.predict_into(place, asked_images, workplace, on_event)
+        return Predicted(place, document["tta"], document)
+    source = find_run(run, Path(outputs))
     record = record_of(source)
     asked = TtaPart.model_validate(tta if isinstance(tta, dict) else {"views": tta}) if tta is not None else None
     views = RunViews.of(record) if asked is None else RunViews(ViewChoice.asked(asked), {}, "asked for")
@@ -85,10 +99,11 @@ def predict(
             "tta: new images have no labels to choose views by; name a policy, or leave it to the run's own"
         )
     if sources:
-        job = NewImages(source, record, sources, views, folds, bad_images, top, precision)
-        job.check_code(Path(folder), allow_code=allow_code)
-        place = Path(out) if out is not None else job.usual_place()
-        return Predicted(place, views.choice.text, job.predict_into(place, workplace, on_event))
+        asked_images = ImagesAsked(sources, bad_images, top, precision)
+        applied_run = RunSource(source, record, views, folds)
+        applied_run.check_code(Path(folder), allow_code=allow_code)
+        place = Path(out) if out is not None else source.path / "predicted" / asked_images.name
+        return Predicted(place, views.choice.text, applied_run.predict_into(place, asked_images, workplace, on_event))
     if folds is not None or out is not None:
         raise InputError(
             "--folds and --out are for new images, given with --images; a run's own rows are predicted "
@@ -123,80 +138,3 @@ def study_tta(
     asked = TtaPart(views="auto", merge=part.merge, power=part.power)
     verdict = study_views(request, source, asked, Workplace(engine, workers), on_event)
     return {"run": source.name, **verdict.document}
-
-
-@dataclass(frozen=True)
-class NewImages:
-    """A prediction of new images, for which nothing but the run's folder is needed."""
-
-    run: RunFolder
-    record: dict[str, Any]
-    sources: list[str]
-    views: RunViews
-    folds: Sequence[int] | None
-    bad_images: str
-    top: int
-    precision: str
-
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code that the run brings along, unless it is allowed."""
-        codes: dict[str, Any] = {}
-        for fold in self.folders():
-            try:
-                codes |= load_json(fold / "model.json").get("code", {})
-            except (OSError, ValueError) as error:
-                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
-        check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
-
-    def folders(self) -> list[Path]:
-        """The folders of the folds to predict with."""
-        k, repeats = self.record["folds"]["k"], self.record["folds"]["repeats"]
-        strangers = sorted(set(self.folds or ()) - set(range(k)))
-        if strangers:
-            raise InputError(f"--folds {','.join(map(str, strangers))}: this run has folds 0 to {k - 1}")
-        keys = [key for key in fold_keys(k, repeats) if self.folds is None or key.fold in self.folds]
-        places = [self.run.fold_path(key, repeats) for key in keys]
-        missing = [place.name for place in places if not (place / "model.safetensors").is_file()]
-        if missing:
-            whole = sorted({key.fold for key, place in zip(keys, places, strict=True) if place.name not in missing})
-            rest = f"; --folds {','.join(map(str, whole))} takes those that are" if whole else ""
-            raise InputError(f"{self.run.path}: {', '.join(missing)} not trained, or not here{rest}")
-        return places
-
-    def usual_place(self) -> Path:
-        """Where predictions go without `out`: in the run's folder, named after the source."""
-        first = Path(self.sources[0])
-        name = first.stem if len(self.sources) == 1 else f"{first.stem}-and-{len(self.sources) - 1}-more"
-        return self.run.path / "predicted" / (name or "images")
-
-    def predict_into(self, out: Path, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
-        """One task that takes every image through every fold; its files are put in place when they are whole."""
-        folders = self.folders()
-        about = sidecar_of(self.record | {"tta": self.views.plain()})
-        with ExitStack() as stack:
-            scratch = stack.enter_context(scratch_folder())
-            for place in (out.parent, out):
-                if not place.exists():  # leave nothing where nothing was written
-                    stack.callback(_remove_if_empty, place)
-            stage = stack.enter_context(replaced_together(out, RUN_SWAP))
-            arguments = {
-                "folds": [str(folder.absolute()) for folder in folders],
-                "sources": self.sources,
-                "out": str(stage.absolute()),
-                "about": about,
-                "views": self.views.choice.plain(),
-                "box": self.record.get("box"),
-                "bad_images": self.bad_images,
-                "top": min(self.top, len(self.record["classes"])),
-                "precision": self.precision,
-                "threads": self.record["decided"]["threads"] if self.record["decided"]["device"] == "cpu" else 1,
-            }
-            function = "ensemble.training.predict_images:predict_images"
-            task = Task(f"{self.run.name}/images", function, arguments, scratch / "task")
-            (result,) = run_all([task], workplace, None, on_event)
-        return {"out": str(out), "tta": self.views.choice.text, **result}
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()

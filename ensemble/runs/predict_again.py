@@ -79,6 +79,7 @@ def find_run(run: str | Path, outputs: Path) -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     names = sorted(record.parent.name for record in outputs.glob("*/run.json"))
+    names += sorted(f"blends/{record.parent.name}" for record in outputs.glob("blends/*/blend.json"))
     near = closest(Path(run).name, names)
     if near is not None and not Path(run).is_dir():
         raise InputError(f"{run}: there is no such run; did you mean {near}?")

@@ -224,9 +224,10 @@ def _study(path: Path) -> dict[str, Any]:
 
 def _blend(path: Path) -> dict[str, Any]:
     """A blend's record, and which of its files are gone."""
+    record = _load(path)
     names = ("submission.csv", "probs.npy", "probs.json", "probs.ids.txt")
-    missing = [name for name in names if not (path.parent / name).exists()]
-    return {**_load(path), "blend": path.parent.name, "path": str(path.parent), "missing": missing}
+    missing = [name for name in record.get("files", names) if not (path.parent / name).exists()]
+    return {**record, "blend": path.parent.name, "path": str(path.parent), "missing": missing}
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -283,6 +284,10 @@ def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
         return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
     if len(complete) == 1:  # a blend of one run is that run
         return "train a second recipe (ens recipes lists them), and blend both"
+    if not any(item["rows"]["test"] for item in complete):  # nothing to submit: what was trained is for new images
+        if report["blends"]:
+            return f"ens predict {shlex.quote(report['blends'][0]['path'])} --images DIR{elsewhere}"
+        return f"ens blend {' '.join(shlex.quote(item['path']) for item in complete)}{elsewhere}"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"
 
 

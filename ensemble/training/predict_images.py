@@ -1,4 +1,5 @@
-"""The worker's task for new images: from a run's folder alone to a probability file and a table.
+"""The worker's tasks for new images: from a run's folder alone to a probability file and a table; from the folders of a
+blend's members to a matrix each, which `runs/predict_new` combines.
 
 How images become probabilities is in `inference/stream`; the command, and the places of files, are in `runs/predict`.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,11 @@ import torch
 
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec
-from ensemble.core.labels import spelled
+from ensemble.core.files import sha256_text
 from ensemble.core.machine import Report
-from ensemble.core.metrics import decide_sets
-from ensemble.core.npy import RowsFile, map_matrix
-from ensemble.core.predictions import Predictions, save_predictions
-from ensemble.data.new_images import find_new_images
+from ensemble.core.npy import RowsFile
+from ensemble.core.predictions import Predictions
+from ensemble.data.new_images import PredictionFiles, find_new_images
 from ensemble.data.table import Rows
 from ensemble.errors import InputError
 from ensemble.images.decode import StoredShape
@@ -35,82 +35,142 @@ from ensemble.training.networks import count_parameters, load_network
 
 _SHOWN = 10  # bad images that a message names; the file bad_images.csv has all of them
 _REPORT_S = 0.5  # between two lines of progress: often enough to be watched
-_COLUMNS = ("class", "probability")
+Add = Callable[[Sequence[npt.NDArray[np.float32]]], None]
 
 
 @dataclass(frozen=True)
-class PredictImagesJob:
-    """All that the task needs: plain values, as a task's arguments are."""
+class Images:
+    """The images to predict and how, as plain values: what both tasks are told."""
 
-    folds: Sequence[str]
     sources: Sequence[str]
-    out: str
-    about: Mapping[str, Any]
-    views: Mapping[str, Any]
     box: Mapping[str, Any] | None
     bad_images: str
-    top: int
     precision: str
     threads: int = 1
     """For each batch as many as the run's, so that its bytes come out again."""
     batch: int | None = None
 
+    def rows(self) -> Rows:
+        """Ids and paths, in order."""
+        return find_new_images(self.sources, None if self.box is None else BoxSpec.model_validate(self.box))
 
-def predict_images(folder: Path, report: Report, **arguments: Any) -> dict[str, Any]:
-    """Predict the images of a `PredictImagesJob` with the networks in its folds; fill `out`, for the caller to move.
+
+def predict_images(
+    folder: Path,
+    report: Report,
+    *,
+    folds: Sequence[str],
+    views: Mapping[str, Any],
+    out: str,
+    about: Mapping[str, Any],
+    top: int,
+    **images: Any,
+) -> dict[str, Any]:
+    """Predict `Images` with the networks in a run's folds; fill `out`, for the caller to move.
 
     Bad images end it, all of them listed, unless `bad_images` is `prior`: then they get the class shares of the rows
     that the networks were trained on.
     """
-    job = PredictImagesJob(**arguments)
-    rows = find_new_images(job.sources, None if job.box is None else BoxSpec.model_validate(job.box))
-    models, classes, prior = load_models([Path(fold) for fold in job.folds], ViewChoice.of(job.views), job.precision)
-    place, is_error = Path(job.out), job.bad_images != "prior"
-    clock = time.monotonic()
+    job = Images(**images)
+    rows, run, place = job.rows(), load_models([Path(fold) for fold in folds], views, job.precision), Path(out)
+    is_set = run.models.plan.activation == "sigmoid"
+    with PredictionFiles(place, rows.ids, run.classes, top, sets=is_set) as files:
+        streamed = _stream(job, rows, [run], report, place, lambda parts: files.add(parts[0]))
+    cost = {"seconds_per_1000_images": streamed["seconds"], "parameters": run.parameters}
+    bad = streamed["bad"]
+    files.save(
+        Predictions(
+            ids=rows.ids,
+            classes=run.classes,
+            probs=files.probs(),
+            kind="test",
+            sidecar={**about, "cost": cost, **({"prior_rows": bad} if bad else {})},
+            activation=run.models.plan.activation,
+        )
+    )
+    return {"rows": len(rows.ids), "bad": bad, "cost": cost, "folds": len(folds), "precision": job.precision}
+
+
+def predict_members(
+    folder: Path, report: Report, *, members: Sequence[Mapping[str, Any]], matrices: str, out: str, **images: Any
+) -> dict[str, Any]:
+    """Predict `Images` with the networks of several runs that take them at one size, each image decoded once.
+
+    A member is `{name, folds, views}`; its rows go to `matrices`/name.npy. Bad images are as for `predict_images`.
+    """
+    job = Images(**images)
+    rows, place = job.rows(), Path(out)
+    runs = [load_models([Path(fold) for fold in member["folds"]], member["views"], job.precision) for member in members]
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(RowsFile(Path(matrices) / f"{member['name']}.npy", len(rows.ids), len(run.classes)))
+            for member, run in zip(members, runs, strict=True)
+        ]
+
+        def add(parts: Sequence[npt.NDArray[np.float32]]) -> None:
+            for file, probs in zip(files, parts, strict=True):
+                file.add(probs)
+
+        streamed = _stream(job, rows, runs, report, place, add)
+    return {
+        **streamed,
+        "rows": len(rows.ids),
+        "ids_sha256": sha256_text("\n".join(rows.ids)),
+        "parameters": sum(run.parameters for run in runs),
+        "classes": {member["name"]: list(run.classes) for member, run in zip(members, runs, strict=True)},
+    }
+
+
+def _stream(
+    job: Images, rows: Rows, runs: Sequence[LoadedRun], report: Report, place: Path, add: Add
+) -> dict[str, Any]:
+    """Give `add` every batch in order, a matrix a run; how many images were bad, and seconds per 1000 images."""
+    is_error, clock = job.bad_images != "prior", time.monotonic()
     bad: dict[int, str] = {}
     stream = predict_files(
-        models,
+        [run.models for run in runs],
         rows,
-        len(classes),
+        len(runs[0].classes),
         beat=report.beat,
         batch=job.batch,
         decode_only=lambda: bool(bad) and is_error,  # the outcome is an error: only list what else is bad
         torch_threads=job.threads,
     )
-    with _Tables(place, rows, classes, job.top, sets=models.plan.activation == "sigmoid") as tables:
-        reported = 0.0
-        for block in stream:
-            bad.update(block.bad)
-            block.probs[[row - block.start for row in block.bad]] = prior
-            tables.add(block.start, block.probs)
-            done = block.start + len(block.probs)
-            if time.monotonic() - reported > _REPORT_S or done == len(rows.ids):
-                reported = time.monotonic()
-                report({"event": "predicting", "done": done, "total": len(rows.ids)})
+    reported = 0.0
+    for block in stream:
+        bad.update(block.bad)
+        for run, probs in zip(runs, block.probs, strict=True):
+            probs[[row - block.start for row in block.bad]] = run.prior
+        add(block.probs)
+        done = block.start + len(block.probs[0])
+        if time.monotonic() - reported > _REPORT_S or done == len(rows.ids):
+            reported = time.monotonic()
+            report({"event": "predicting", "done": done, "total": len(rows.ids)})
     if bad and is_error:
         raise _bad_images_error(rows, bad)
     if bad:
         _save_bad_images(place, rows, bad)
-    seconds = (time.monotonic() - clock) * 1000 / len(rows.ids)
-    parameters = sum(count_parameters(network) for network in models.networks)
-    cost = {"seconds_per_1000_images": round(seconds, 4), "parameters": parameters}
-    rows_file = place / "rows.npy"  # mapped: millions of rows need not fit into memory
-    predictions = Predictions(
-        ids=rows.ids,
-        classes=tuple(classes),
-        probs=map_matrix(rows_file),
-        kind="test",
-        sidecar={**job.about, "cost": cost, **({"prior_rows": len(bad)} if bad else {})},
-        activation=models.plan.activation,
-    )
-    save_predictions(place / "probs", predictions, written=rows_file)
-    return {"rows": len(rows.ids), "bad": len(bad), "cost": cost, "folds": len(job.folds), "precision": job.precision}
+    return {"bad": len(bad), "seconds": round((time.monotonic() - clock) * 1000 / len(rows.ids), 4)}
 
 
-def load_models(
-    folds: Sequence[Path], choice: ViewChoice, precision: str
-) -> tuple[Models, list[str], npt.NDArray[np.float64]]:
-    """The networks with all that they need, their classes, and the class shares of their training rows."""
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's networks with all that they need."""
+
+    models: Models
+    classes: tuple[str, ...]
+    prior: npt.NDArray[np.float64]
+    """The class shares of the rows they were trained on."""
+
+    @property
+    def parameters(self) -> int:
+        """Of all its networks."""
+        return sum(count_parameters(network) for network in self.models.networks)
+
+
+def load_models(folds: Sequence[Path], views: Mapping[str, Any], precision: str) -> LoadedRun:
+    """The networks in a run's folds, to look at images by `views`."""
+    choice = ViewChoice.of(views)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks, records = [], []
     for fold in folds:
@@ -136,7 +196,7 @@ def load_models(
     )
     # folds train on different rows, so their shares differ a little
     prior = np.mean([record["class_shares"] for record in records], axis=0)
-    return models, list(first["classes"]), prior
+    return LoadedRun(models, tuple(first["classes"]), prior)
 
 
 def _at(network: torch.nn.Module, precision: str) -> torch.nn.Module:
@@ -165,35 +225,3 @@ def _save_bad_images(place: Path, rows: Rows, bad: Mapping[int, str]) -> None:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["id", "image", "why"])
         writer.writerows([rows.ids[row], rows.paths[row], why] for row, why in bad.items())
-
-
-class _Tables:
-    """`rows.npy` and `predictions.csv`, written as rows come. A context manager."""
-
-    def __init__(self, place: Path, rows: Rows, classes: Sequence[str], top: int, *, sets: bool) -> None:
-        """`top`: how many of the likeliest classes stand in the table; with `sets`, each row's set before them."""
-        self._ids, self._classes, self._top, self._sets = rows.ids, classes, top, sets
-        self._open = ExitStack()
-        self._file = self._open.enter_context(RowsFile(place / "rows.npy", len(rows.ids), len(classes)))
-        table = self._open.enter_context((place / "predictions.csv").open("w", encoding="utf-8", newline=""))
-        self._writer = csv.writer(table, lineterminator="\n")
-        names = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _COLUMNS]
-        self._writer.writerow(["id", *["classes"] * sets, *names])
-
-    def add(self, start: int, probs: npt.NDArray[np.float32]) -> None:
-        """The next rows: the likeliest classes of each, equals by the order of classes."""
-        self._file.add(probs)
-        order = np.argsort(-probs, axis=1, kind="stable")[:, : self._top]
-        values = np.take_along_axis(probs, order, axis=1)
-        ids, classes = self._ids[start : start + len(probs)], self._classes
-        chosen = [[text] for text in spelled(decide_sets(probs), classes)] if self._sets else [[]] * len(probs)
-        for row_id, own, labels, shares in zip(ids, chosen, order.tolist(), values.tolist(), strict=True):
-            likeliest = zip(labels, shares, strict=True)
-            cells = [cell for label, share in likeliest for cell in (classes[label], f"{share:.6f}")]
-            self._writer.writerow([row_id, *own, *cells])
-
-    def __enter__(self) -> _Tables:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.machine import usable_cores
+from ensemble.core.parallel import usable_cores
 
 V2, V1 = "0::{}\n", "9:memory:/x\n4:cpu,cpuacct:{}\n0::/\n"
 

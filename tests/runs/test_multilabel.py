@@ -85,6 +85,20 @@ def test_sets_of_classes_go_from_their_files_to_a_submission_that_is_mostly_righ
     assert list(submitted) == list(right)
     hits = np.mean([len(submitted[row] ^ right[row]) for row in right])  # of four classes, wrong ones a row
     assert hits < np.mean([len(right[row]) for row in right])  # better than to say nothing
+    images = folder / "data" / "plant_pathology_2021" / "images"
+    tuned = ["--name", "tuned", "--metric", "macro_f1", "--tune-classes", "--select", "all", "--force"]
+    assert ens("blend", "outputs/a", "outputs/b", *tuned).code == 0
+    answer = ens("predict", "outputs/blends/tuned", "--images", str(images), "--out", "new", "--engine", "inline")
+    assert answer.code == 0, answer.err
+    new = load_predictions(folder / "new" / "probs")
+    own = load_predictions(folder / "outputs" / "blends" / "tuned" / "probs")
+    assert new.activation == "sigmoid"
+    rows = [new.ids.index(row_id) for row_id in own.ids]
+    assert np.abs(np.asarray(new.probs)[rows] - own.probs).max() <= 1e-6
+    with (folder / "new" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        answers = {row["id"]: set(filter(None, row["classes"].split("|"))) for row in csv.DictReader(stream)}
+    of_tuned = cells(folder / "outputs" / "blends" / "tuned" / "submission.csv")
+    assert [answers[row_id] for row_id in own.ids] == [of_tuned[row_id] for row_id in own.ids]
     status = ens("status", "--json").document
     assert {run["run"] for run in status["runs"]} == {"a", "b"}
 

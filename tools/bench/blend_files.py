@@ -75,7 +75,7 @@ def make_files(folder: Path, members: int, rows: int, classes: int) -> list[Arra
 
 def _ours(folder: Path, members: int) -> Any:
     loaded = load_members([folder / f"m{member:03}" for member in range(members)])
-    aligned = align([member.test for member in loaded], [str(member.path) for member in loaded])
+    aligned = align([member.main for member in loaded], [str(member.path) for member in loaded])
     return soft(aligned.stack).probs
 
 

@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 
 from ensemble.core.files import sha256_file
-from ensemble.core.machine import usable_cores
-from ensemble.core.parallel import for_each_row, map_in_threads
+from ensemble.core.parallel import for_each_row, map_in_threads, usable_cores
 from ensemble.images.decode import decode_image, read_content
 
 _FILES, _FILE_BYTES = 200, 2**20

@@ -23,7 +23,8 @@ import ttach
 from PIL import Image
 from side_by_side import Contest, draw_photos
 
-from ensemble.core.machine import PlainReport, usable_cores
+from ensemble.core.machine import PlainReport
+from ensemble.core.parallel import usable_cores
 from ensemble.core.predictions import load_predictions
 from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
