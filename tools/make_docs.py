@@ -51,9 +51,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and name the pages that are stale")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of pages")
+    parser.add_argument("pages", nargs="*", choices=[*PAGES, []], help="these pages alone (default: all)")
     arguments = parser.parse_args()
-    problems = [problem for page in PAGES if (problem := renew(arguments.docs / page, PAGES[page], arguments.check))]
-    print("\n".join(problems or [f"{len(PAGES)} pages are up to date"]), file=sys.stderr if problems else sys.stdout)
+    pages = arguments.pages or list(PAGES)
+    problems = [problem for page in pages if (problem := renew(arguments.docs / page, PAGES[page], arguments.check))]
+    print("\n".join(problems or [f"up to date: {', '.join(pages)}"]), file=sys.stderr if problems else sys.stdout)
     return 1 if problems else 0
 
 
