@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import ResolvedRecipe as ResolvedRecipe
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.runs.describe import Initialised as Initialised
+    from ensemble.runs.describe import init as init
     from ensemble.runs.eda import Look as Look
     from ensemble.runs.eda import eda as eda
     from ensemble.runs.eda import fold_plan as fold_plan
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
+    from ensemble.runs.score import Scored as Scored
+    from ensemble.runs.score import score as score
     from ensemble.runs.status import Status as Status
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
@@ -39,12 +43,14 @@ _HOMES = {
     "Adopted": "ensemble.blending.adopt",
     "Blend": "ensemble.blending.blend",
     "EnsError": "ensemble.errors",
+    "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
     "Look": "ensemble.runs.eda",
     "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Predictions": "ensemble.core.predictions",
     "ResolvedRecipe": "ensemble.recipe.load",
+    "Scored": "ensemble.runs.score",
     "Status": "ensemble.runs.status",
     "Study": "ensemble.tuning.study",
     "TrainedRun": "ensemble.runs.train",
@@ -52,11 +58,13 @@ _HOMES = {
     "blend": "ensemble.blending.blend",
     "eda": "ensemble.runs.eda",
     "fold_plan": "ensemble.runs.eda",
+    "init": "ensemble.runs.describe",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.load",
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
+    "score": "ensemble.runs.score",
     "status": "ensemble.runs.status",
     "study_tta": "ensemble.runs.predict",
     "train": "ensemble.runs.train",

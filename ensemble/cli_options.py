@@ -137,7 +137,11 @@ def _recipe_options(command: argparse.ArgumentParser, *, several: bool = False) 
         default=[],
         help="override a value of the recipe; may be given several times",
     )
-    option("--data", metavar="D", help="a dataset's name, or NAME=PATH to say where its files lie")
+    option(
+        "--data",
+        metavar="D",
+        help="a dataset's name, NAME=PATH to say where its files lie, or a folder of images, which is recognised",
+    )
 
 
 def _workplace_options(command: argparse.ArgumentParser) -> None:
@@ -174,6 +178,21 @@ def _workplace_options(command: argparse.ArgumentParser) -> None:
 def _engine_option(option: Callable[..., object]) -> None:
     texts = "; ".join(f"{name}: {text}" for name, (_, text) in ENGINES.items())
     option("--engine", choices=list(ENGINES), default=next(iter(ENGINES)), help=texts)
+
+
+def _init_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("images", metavar="DIR", help="a folder of images, with or without tables; or its CSV table of labels")
+    option("--name", metavar="N", help="name of the dataset and the recipe (default: the folder's)")
+    option(
+        "--label",
+        metavar="C",
+        help="the column of classes, or several columns of 0 and 1 as a,b,c; without a table a template such as "
+        "{file.folder}",
+    )
+    option("--id", metavar="C", help="the column of ids, or a template")
+    option("--group", metavar="C", help="the column of what stays on one side of a split, as a patient, or none")
+    option("--test", metavar="X", help="the folder or table of test rows, below DIR, or none")
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
@@ -331,6 +350,14 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     _renormalize_option(option)
 
 
+def _score_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("scored", nargs="+", metavar="RUN", help="runs, blends, studies (names or folders), or files of test rows")
+    option("--data", metavar="D", help="the dataset that names the labels, or NAME=PATH (default: the files' own)")
+    option("--labels", metavar="F", help="a .csv with ids and labels, in place of those that the dataset names")
+    option("--metric", metavar="M", help="the score that ranks (default: the files' own)")
+
+
 def _adopt_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
@@ -373,6 +400,11 @@ def _no_options(command: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "init": (
+        "look at a folder of images, and write a dataset's description and a recipe for it",
+        "ens init data/leaves --label species",
+        _init_options,
+    ),
     "train": (
         "train every fold of a recipe, resumed where it stopped; then out-of-fold and test probabilities",
         "ens train --recipe r50_kfold5 --set train.lr=3e-4",
@@ -397,6 +429,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "copy all that prediction needs of a blend or run into one folder or .zip, for another machine",
         "ens pack outputs/blends/auto-3 --out digits.zip",
         _pack_options,
+    ),
+    "score": (
+        "test probabilities against labels that were kept apart, beside what the out-of-fold rows promised",
+        "ens score quickstart",
+        _score_options,
     ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
@@ -441,6 +478,7 @@ COMPLETIONS = {
     "train name": "run",
     "blend name": "blend_name",
     "probs": "member",
+    "scored": "scored",
     "tta": "view_policy",
     "method": "method",
     "metric": "metric",

@@ -65,11 +65,13 @@ def test_every_command_has_help_with_an_example_that_parses(verb: str, ens: Ens)
 @verbs
 def test_every_command_has_the_global_options_before_and_after_the_verb(verb: str) -> None:
     needed = {
+        "init": ["images"],
         "tune": ["--trials", "1"],
         "blend": ["x.npy"],
         "predict": ["r"],
         "adopt": ["x.npy"],
         "pack": ["r", "--out", "p"],
+        "score": ["r"],
     }.get(verb, [])
     before = build_parser().parse_args(["--outputs", "o", "--json", verb, *needed])
     after = build_parser().parse_args([verb, *needed, "--outputs", "o", "--json"])
@@ -87,9 +89,10 @@ def test_help_alone_lists_the_commands(ens: Ens) -> None:
     ("words", "message"),
     [
         (("trian",), "trian is not a command; did you mean train?"),
-        (("frobnicate",), "the commands are train, tune"),
+        (("frobnicate",), "the commands are init, train, tune"),
         (("train", "--recip", "x"), "did you mean --recipe?"),
         (("train", "--folds", "a,b"), "'a,b' is not a list of fold numbers"),
+        (("init",), "DIR"),
         (("tune",), "--trials"),
         (("tune", "--trials", "0"), "'0' is not a whole number from 1"),
         (("blend",), "PROBS"),

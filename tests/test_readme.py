@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.conftest import draw_squares
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -20,6 +23,10 @@ def test_every_command_of_the_readme_runs(workspace: Path, ens: Callable[..., An
     tiny = (workspace / "recipes" / "tiny.yaml").read_text().replace("epochs: 2", "epochs: 1")
     for name in ("quickstart", "r50_kfold5"):
         (workspace / "recipes" / f"{name}.yaml").write_text(tiny)
+    for part, label in (("train", 0), ("train", 2), ("test", 0)):  # what `ens init data/pets` looks at
+        draw_squares(workspace / "drawn" / f"{part}{label}", train=12, test=0)
+        target = workspace / "data" / "pets" / part / ("cat", "", "dog")[label]
+        shutil.copytree(workspace / "drawn" / f"{part}{label}" / "images", target if part == "train" else target.parent)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("ens ")]
     assert len(commands) >= 6
     for command in commands:

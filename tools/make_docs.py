@@ -95,14 +95,15 @@ def recipe_part() -> str:
 def dataset_part() -> str:
     """Every key of a dataset's description, and below it those of one part of a composed label.
 
-    A key of `test` that means what that of `train` means has no row of its own.
+    A key of `validation` or `test` that means what that of `train` means has no row of its own.
     """
     rows = {row[0].strip("`"): row for row in _key_rows(DatasetDescription)}
     for key, row in list(rows.items()):
-        twin = rows.get(f"test.{key.removeprefix('train.')}", row)
-        if twin is not row and [row[1], row[3]] == [twin[1], twin[3]]:
-            row[0] += f", {twin[0]}"
-            del rows[twin[0].strip("`")]
+        for part in ("validation", "test"):
+            twin = rows.get(f"{part}.{key.removeprefix('train.')}", row)
+            if twin is not row and [row[1], row[3]] == [twin[1], twin[3]]:
+                row[0] += f", {twin[0]}"
+                del rows[twin[0].strip("`")]
     return "\n".join(
         [
             *_table(_KEY_HEADERS, list(rows.values())),

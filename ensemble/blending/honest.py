@@ -99,6 +99,15 @@ def compare(scorer: Scorer, other: Scorer, units: Integers, *, greater_is_better
     return _gain(sign * (scorer(everything) - other(everything)), sign * (scores - others))
 
 
+def with_intervals(scorers: Sequence[Scorer], units: Integers) -> list[tuple[float, Interval]]:
+    """Each score with its 95 % interval, all of the same resamples; `units` as in `resample`."""
+    everything = np.ones(len(units))
+    return [
+        (scorer(everything), _interval(scores))
+        for scorer, scores in zip(scorers, resample(scorers, units), strict=True)
+    ]
+
+
 def resample(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
     """Scores (scorers, resamples); each resample draws as many groups as there are, `units` being each row's number."""
     # Whole groups, since rows of one group are alike: drawn one by one they would promise too much (cluster bootstrap).

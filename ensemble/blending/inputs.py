@@ -20,7 +20,7 @@ from ensemble.blending.combine import Integers
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
 from ensemble.core.complaints import any_of, closest
-from ensemble.core.dataset import DatasetDescription, SubmissionSpec
+from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
@@ -102,7 +102,9 @@ def gather(
     has_test = _have_test(members)
     data_names = [member.main.sidecar.get("dataset") for member in members]
     data_name = next((str(name) for name in data_names if name is not None), None)
-    dataset = None if data_name is None or find_dataset is None else find_dataset(data_name)
+    dataset = None if data_name is None else _described(data_name, members)
+    if data_name is not None and dataset is None and find_dataset is not None:
+        dataset = find_dataset(data_name)
     class_names = dataset.class_names if dataset is not None else None
     if members and class_names is not None and set(class_names) != set(members[0].main.classes):
         dataset = class_names = None  # of other classes: another dataset of the same name
@@ -265,6 +267,18 @@ def unique_names(members: Sequence[Member]) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return names
+
+
+def _described(dataset: str, members: Sequence[Member]) -> DatasetDescription | None:
+    """The description in a member's `run.json`: that of a folder which has none in `recipes/data`."""
+    for member in members:
+        try:
+            record = RunFolder(member.path.parent).load_record() or {}
+            if record.get("dataset") == dataset:
+                return described_in(record)  # one record is enough: a thousand members take a second to read
+        except InputError:  # of another version of `ens`: its probabilities are good, its record no help
+            continue
+    return None
 
 
 def _find_sample(sample: str, dataset: str, members: Sequence[Member]) -> Path | None:

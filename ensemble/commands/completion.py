@@ -48,13 +48,14 @@ def complete_recipe(arguments: argparse.Namespace, prefix: str) -> Iterable[str]
 
 
 def complete_dataset(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
-    """Names of described datasets, and after `NAME=` the folders that may hold its files."""
+    """Names of described datasets, folders of images, and after `NAME=` the folders that may hold its files."""
     from ensemble.recipe.find import datasets_by_name
 
     name, separator, path = prefix.partition("=")
     if separator:
         return [f"{name}={folder}" for folder in _files(path) if Path(folder).is_dir()]
-    return datasets_by_name(_folder(arguments))
+    folders = [path for path in _files(prefix) if Path(path).is_dir()] if os.sep in prefix else []
+    return [*datasets_by_name(_folder(arguments)), *folders]
 
 
 def complete_run(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
@@ -83,6 +84,12 @@ def complete_member(arguments: argparse.Namespace, prefix: str) -> Iterable[str]
     outputs = _outputs(arguments)
     runs = [str(outputs / name / "probs.npy") for name in _folders_with(outputs, "probs.npy")]
     return [*runs, *_files(prefix)]
+
+
+def complete_scored(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of runs, blends and studies, and whatever files begin with what was typed."""
+    names = [*complete_run(arguments, ""), *complete_blend_name(arguments, ""), *complete_study(arguments, "")]
+    return [*names, *_files(prefix)]
 
 
 def complete_setting(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:

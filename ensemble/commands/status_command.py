@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if len(missing) > _MISSING_SHOWN:
         more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"
         missing = [*missing[:_MISSING_SHOWN], more]
-    now = [*running, *missing, ""] if running or missing else []
+    looks = [_looks(item) for item in report["scored"]]
+    now = [*running, *missing, *looks, ""] if running or missing or looks else []
     return Outcome(report, [*shown, *now, f"next: {next_step(report, here(arguments))}"])
 
 
@@ -113,6 +114,16 @@ def _searching(item: Mapping[str, Any]) -> str:
     """How far a study is that another process works on."""
     trials = ", ".join(f"trial {number}" for number in item["under_way"])
     return f"running: study {item['study']} ({item['process']}): {trials or 'between trials'}"
+
+
+def _looks(entry: Mapping[str, Any]) -> str:
+    """How often test labels were looked at, since choosing by them makes their score optimistic."""
+    if "error" in entry:
+        return f"looks at test labels: {entry['error']}"
+    times = "once" if entry["looks"] == 1 else f"{entry['looks']} times"
+    named = _few([f"{file['name']} ({file['looks']})" for file in entry["files"]])
+    where = f" of {entry['dataset']}" if entry["dataset"] else ""
+    return f"test labels{where} ({entry['rows']:,} rows): looked at {times}, last {entry['last']}: {named}"
 
 
 def _few(messages: list[str]) -> str:

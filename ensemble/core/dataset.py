@@ -6,14 +6,16 @@ Messages of rules between keys begin with the key and a colon: `schema` finds th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
+from ensemble.errors import InputError
 
 _BETWEEN_PARTS = " / "  # of a composed class's name: mask / female / under 30
 
@@ -111,7 +113,7 @@ class LabelSpec(Frozen):
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> LabelSpec:
-        given = [name for name in ("value", "columns", "parts") if getattr(self, name) is not None]
+        given = self.kinds
         if not given:
             raise ValueError("value: missing; give a template such as {label}, or columns, or parts")
         if len(given) > 1:
@@ -126,6 +128,11 @@ class LabelSpec(Frozen):
         if len(set(names)) != len(names):
             raise ValueError("parts: two have the same name")
         return self
+
+    @property
+    def kinds(self) -> list[str]:
+        """Which of the three ways to name the class are given."""
+        return [name for name in ("value", "columns", "parts") if getattr(self, name) is not None]
 
     @property
     def is_set(self) -> bool:
@@ -165,6 +172,15 @@ class BoxSpec(Frozen):
     """Margin kept around the box, as a share of its width and height."""
 
 
+class WhereSpec(Frozen):
+    """Some rows of a table that holds others too."""
+
+    column: Text
+    """The column that tells."""
+    values: Annotated[list[str], Field(min_length=1)]
+    """Its values in the rows that are meant."""
+
+
 class RowsSpec(Frozen):
     """A table of rows, each an image; or image files, with or without a table. `{row}` is a row's number from 0."""
 
@@ -176,6 +192,8 @@ class RowsSpec(Frozen):
     image's extension are skipped."""
     fields: FieldsSpec | None = None
     """More columns, taken out of a name."""
+    where: WhereSpec | None = None
+    """Only the rows with these values, such as those of one part: `{column: split, values: [train]}`."""
     id: Template
     """Template of the row's id, unique in the table."""
     image: PatternTemplate | None = None
@@ -221,6 +239,46 @@ class TrainRowsSpec(RowsSpec):
     """Column with a split that the organiser or a team gives."""
 
 
+class ValidationRowsSpec(RowsSpec):
+    """The rows that validate, where the organiser gives them. What is left out is as in `train`."""
+
+    id: Template | None = None  # type: ignore[assignment]
+    """Template of the row's id."""
+
+    @model_validator(mode="after")
+    def _names_images(self) -> ValidationRowsSpec:
+        """Whether images are named shows when it is put on the training rows."""
+        return self
+
+
+class TestLabelSpec(LabelSpec):
+    """Where the classes of test rows are, for `ens score` alone. Without value, columns and parts: as in `train`."""
+
+    table: InnerPath | None = None
+    """Path of a CSV file with the labels; left out: they are in the columns of the test rows."""
+    id: Template | None = None
+    """With `table`: template of the row's id in it; left out: as in `test`."""
+    group: Template | None = None
+    """Template of what rows of one subject share; left out: as in `train`, where the rows have such columns."""
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> TestLabelSpec:
+        if self.id is not None and self.table is None:
+            raise ValueError("id: is for labels in a table of their own; name it, or leave the id out")
+        if self.kinds:
+            LabelSpec.model_validate({name: getattr(self, name) for name in LabelSpec.model_fields})
+        elif self.separator is not None or self.empty is not None:
+            raise ValueError("separator: is for a value; give it too, or leave both out: they are as in train.label")
+        return self
+
+
+class TestRowsSpec(RowsSpec):
+    """Rows to predict."""
+
+    label: TestLabelSpec | None = None
+    """Their classes: read by `ens score`, and by nothing that trains, chooses or blends."""
+
+
 class SubmissionSpec(Frozen):
     """The organiser's format of a submission."""
 
@@ -248,10 +306,13 @@ class SubmissionSpec(Frozen):
 
 
 class DatasetDescription(Frozen):
-    """A file in `recipes/data/`. Its files lie at `--data NAME=PATH`, or `ENS_DATA_ROOT/NAME`, unless embedded."""
+    """A file in `recipes/data/`. Its images lie at `--data NAME=PATH`, `ENS_DATA_ROOT/NAME` or `folder`."""
 
     description: str = ""
     """One sentence."""
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    """Where its files lie: from the directory that holds `recipes/`, or an absolute path. `--data NAME=PATH` and
+    `ENS_DATA_ROOT/NAME` win. Changes no result."""
     embedded: Literal["digits"] | None = None
     """A dataset that comes with a library: written into the cache when first used, needs no path."""
     classes: ClassNames | Literal["found", "parts"]
@@ -267,7 +328,10 @@ class DatasetDescription(Frozen):
     """Deviation per channel."""
     train: TrainRowsSpec
     """Rows with labels."""
-    test: RowsSpec | None = None
+    validation: ValidationRowsSpec | None = None
+    """Rows with labels that the organiser gives to validate on: a hold-out of exactly these rows, for one model. What
+    is left out is as in `train`: with folders, `{files: "val/*/*"}` is enough."""
+    test: TestRowsSpec | None = None
     """Rows to predict."""
     submission: SubmissionSpec = SubmissionSpec()
     """What the organiser wants back."""
@@ -289,6 +353,31 @@ class DatasetDescription(Frozen):
         return self.train.label
 
     @property
+    def validation_rows(self) -> RowsSpec | None:
+        """The rows that the organiser gives to validate on, with what they share with the training rows."""
+        if self.validation is None:
+            return None
+        shared = {name: getattr(self.train, name) for name in RowsSpec.model_fields}
+        own = {name: getattr(self.validation, name) for name in RowsSpec.model_fields}
+        if own["table"] is not None or own["files"] is not None:
+            shared |= {"table": None, "files": None, "where": None}  # other rows altogether
+            if own["files"] is not None:
+                shared["image"] = None  # files name the images
+        return RowsSpec.model_validate(shared | {name: value for name, value in own.items() if value is not None})
+
+    @property
+    def test_label(self) -> LabelSpec | None:
+        """How the classes of test rows are read; None where no test rows have any."""
+        if self.test is None or self.test.label is None:
+            return None
+        spec = self.test.label
+        return (
+            LabelSpec.model_validate({n: getattr(spec, n) for n in LabelSpec.model_fields})
+            if spec.kinds
+            else self.label
+        )
+
+    @property
     def submission_format(self) -> SubmissionSpec:
         """The organiser's format, sets of classes spelled as in the labels where it does not say otherwise."""
         given = {"separator": self.label.separator or " ", "empty": (self.label.empty or [""])[0]}
@@ -300,6 +389,7 @@ class DatasetDescription(Frozen):
         if self.train.label is None:
             raise ValueError("train.label: missing; training rows need a label")
         parts = self.label.parts
+        self._check_other_rows()
         for key in ("separator", "empty"):
             if getattr(self.submission, key) is not None and not self.label.is_set:
                 raise ValueError(f"submission.{key}: is for rows with sets of classes, which train.label does not give")
@@ -322,3 +412,39 @@ class DatasetDescription(Frozen):
         if self.submission.probability_of not in (None, *names):
             raise ValueError(f"submission.probability_of: {self.submission.probability_of} is not a class")
         return self
+
+    def _check_other_rows(self) -> None:
+        """Refuse validation rows that can't be read beside the training rows, and test labels of another kind."""
+        if self.validation is not None:
+            if self.train.fold_column is not None:
+                raise ValueError(
+                    "validation: given together with train.fold_column, which says the same; give one of the two"
+                )
+            own = (self.validation.table, self.validation.files, self.validation.where)
+            if all(part is None for part in own):
+                raise ValueError(
+                    "validation: names no rows of its own; give a table, files such as 'val/*/*', or where"
+                )
+            try:
+                _ = self.validation_rows
+            except ValidationError as error:
+                causes = [fault["ctx"]["error"] for fault in error.errors() if "ctx" in fault]
+                raise ValueError(f"validation.{causes[0] if causes else error}") from error
+        label = self.test_label
+        if label is not None and label.is_set != self.label.is_set:
+            kinds = ("one class a row", "a set of classes a row")
+            raise ValueError(f"test.label: gives {kinds[label.is_set]}, but train.label {kinds[self.label.is_set]}")
+
+
+def described_in(record: Mapping[str, Any]) -> DatasetDescription | None:
+    """The description that a run's record holds: that of a folder which has none in `recipes/data`; None for others."""
+    if not record.get("described"):
+        return None
+    try:
+        return DatasetDescription.model_validate(record["described"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(
+            f"{record.get('run', 'run.json')}: the description of its data can't be read by this version "
+            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']})"
+        ) from error

@@ -21,10 +21,15 @@ from numpy.typing import NDArray
 
 from ensemble.core.complaints import any_of
 from ensemble.core.labels import are_sets, has_class, likelihoods
+from ensemble.core.parallel import map_in_threads, usable_cores
 
 TIE_TOLERANCE = 1e-12  # above rounding of sums in 64 bits, below any difference that a model means
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # where log_loss clips, as scikit-learn does for float64
 THRESHOLD = 0.5  # of each class of a set, where no threshold was learned
+
+_MOST_DENSE = 1 << 24  # numbers of a matrix of rows and classes that are held as 64-bit copies: 128 MiB each
+_MOST_EXACT = 1 << 19  # rows x classes of which a thousand resamples of roc_auc take seconds rather than minutes
+_COLUMNS = 16  # 32-bit probabilities of a cache line: by single columns each line would be fetched 16 times
 
 Floats = NDArray[np.float64]
 Probs = NDArray[np.floating[Any]]
@@ -73,6 +78,9 @@ def class_counter(labels: Integers, probs: Probs, decisions: Integers | None) ->
     if are_sets(labels):
         # One product counts all three. BLAS may add in any order: weights are whole numbers, whose sums are exact.
         has, says = labels != 0, decided != 0
+        if labels.size > _MOST_DENSE:
+            counters = [_pair_counter(matrix) for matrix in (has & says, has, says)]
+            return lambda weights: Totals(*(count_pairs(weights) for count_pairs in counters))
         columns = np.hstack([has & says, has, says]).astype(np.float64)
         return lambda weights: Totals(*np.split(weights @ columns, 3))
     classes = probs.shape[1]
@@ -86,19 +94,36 @@ def class_counter(labels: Integers, probs: Probs, decisions: Integers | None) ->
     return count
 
 
-def of_totals(measure: Callable[[Totals], float]) -> Prepare:
+def _pair_counter(matrix: NDArray[np.bool_]) -> Callable[[Floats], Floats]:
+    """(classes,): the weight of the rows that have each class; from the yeses alone, which are few of many classes."""
+    row, column = np.nonzero(matrix)
+    classes = matrix.shape[1]
+    return lambda weights: np.bincount(column, weights[row], classes).astype(np.float64, copy=False)
+
+
+@dataclass(frozen=True)
+class OfTotals:
     """A score that needs the totals of each class alone; NaN where no class is labelled or decided in any row."""
 
-    def prepare(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
-        count = class_counter(labels, probs, decisions)
+    measure: Callable[[Totals], float]
+
+    def __call__(self, labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
+        """As `Prepare`."""
+        return self.scorer(class_counter(labels, probs, decisions))
+
+    def scorer(self, count: Callable[[Floats], Totals]) -> Scorer:
+        """The same from counts that other scores may share."""
 
         def score(weights: Floats) -> float:
             totals = count(weights)
-            return measure(totals) if (totals.labelled + totals.decided).any() else math.nan
+            return self.measure(totals) if (totals.labelled + totals.decided).any() else math.nan
 
         return score
 
-    return prepare
+
+def of_totals(measure: Callable[[Totals], float]) -> Prepare:
+    """A score that needs the totals of each class alone."""
+    return OfTotals(measure)
 
 
 def precision_of(totals: Totals) -> Floats:
@@ -210,9 +235,14 @@ def top5_accuracy(labels: Integers, probs: Probs, decisions: Integers | None) ->
 
 def log_loss(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
     """The mean of -log of what the truth was given: of the row's class, or of each class's yes or no."""
+    values = np.empty(len(labels))
+    step = max(1, _MOST_DENSE // max(1, probs.shape[1]))  # rows at a time: 64-bit copies of all would take gigabytes
     # Without the clip one row that is surely wrong makes the score infinite; above 1 are rounded probabilities.
-    clipped = np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0)
-    return mean_of_rows(-np.log(clipped).mean(axis=1))  # one column where rows have one class
+    for start in range(0, len(labels), step):
+        rows = slice(start, start + step)
+        clipped = np.clip(likelihoods(probs[rows], labels[rows]), SMALLEST_PROBABILITY, 1.0)
+        values[rows] = -np.log(clipped).mean(axis=1)  # one column where rows have one class
+    return mean_of_rows(values)
 
 
 def roc_auc(labels: Integers, probs: Probs, decisions: Integers | None) -> Scorer:
@@ -253,6 +283,48 @@ def area_scorer(is_positive: NDArray[np.bool_], scores: NDArray[Any]) -> Scorer:
         return _ratio(_total(against, outranking[position]), float(below[-1] * against.sum()))
 
     return score
+
+
+def linear_roc_auc(labels: Integers, probs: Probs) -> Scorer:
+    """`roc_auc` of all rows, and for other weights what each row's own part in it makes of them.
+
+    The parts are those of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988): of a positive the share of negatives
+    below it, of a negative the share of positives above it. A resample costs one sum, whatever the number of classes;
+    exact resamples of 100,000 rows and 1,000 classes would take hours.
+    """
+    columns = range(1, 2) if probs.shape[1] == 2 and not are_sets(labels) else range(probs.shape[1])
+    blocks = [columns[start : start + _COLUMNS] for start in range(0, len(columns), _COLUMNS)]
+    parts = map_in_threads(lambda block: _area_parts(labels, probs, block), blocks, usable_cores())
+    areas = [area for of_block, _ in parts for area in of_block]
+    if not areas:
+        return lambda weights: math.nan
+    value = float(np.mean(areas))
+    of_rows = np.sum([rows for _, rows in parts], axis=0) / len(areas)
+    return lambda weights: value + _total(weights, of_rows)
+
+
+def _area_parts(labels: Integers, probs: Probs, block: range) -> tuple[list[float], Floats]:
+    """The areas of the classes that have both sides, and (rows,) what one more of a row would add to their sum."""
+    of_rows = np.zeros(len(labels))
+    areas = []
+    for label, scores in zip(block, np.ascontiguousarray(probs[:, block.start : block.stop].T), strict=True):
+        is_positive = has_class(labels, label)
+        positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
+        if not len(positives) or not len(negatives):
+            continue
+        ranked, repeats = np.unique(scores[positives], return_counts=True)
+        place = np.searchsorted(ranked, scores)  # at the first that is not below
+        tied = ranked[np.minimum(place, len(ranked) - 1)] == scores
+        lower = np.concatenate(([0], np.cumsum(repeats)))
+        above = len(positives) - lower[place] - np.where(tied, np.append(repeats, 0)[place] / 2, 0.0)
+        counts = np.bincount(place[negatives], minlength=len(ranked) + 1)
+        equal = np.bincount(place[negatives[tied[negatives]]], minlength=len(ranked) + 1)
+        below = np.cumsum(counts) - equal / 2  # negatives below each of `ranked`, those of its own number half
+        area = float(above[negatives].mean() / len(positives))
+        areas.append(area)
+        of_rows[negatives] += (above[negatives] / len(positives) - area) / len(negatives)
+        of_rows[positives] += (below[place[positives]] / len(negatives) - area) / len(positives)
+    return areas, of_rows
 
 
 def _total(weights: Floats, values: Floats) -> float:
@@ -302,12 +374,45 @@ def score_all(labels: Integers, probs: Probs, custom: Mapping[str, Metric] | Non
     return {name: None if math.isnan(score) else score for name, score in scores.items()}
 
 
-def per_class(labels: Integers, probs: Probs) -> dict[str, list[Any]]:
+def per_class(labels: Integers, probs: Probs, decisions: Integers | None = None) -> dict[str, list[Any]]:
     """Rows, precision, recall, F1 of each class, in the order of classes; None for one neither labelled nor decided."""
-    totals = class_counter(labels, probs, None)(np.ones(len(labels)))
+    totals = class_counter(labels, probs, decisions)(np.ones(len(labels)))
     shares = {"precision": precision_of(totals), "recall": recall_of(totals), "f1": f1_of(totals)}
     plain = {name: [None if math.isnan(value) else value for value in part.tolist()] for name, part in shares.items()}
     return {"rows": totals.labelled.astype(np.int64).tolist(), **plain}
+
+
+def shared_scorers(
+    metrics: Mapping[str, Metric], labels: Integers, probs: Probs, decisions: Integers | None = None
+) -> dict[str, Scorer]:
+    """The scorers of several metrics on the same rows, for many weights: what they have in common is counted once.
+
+    Of very many rows and classes, roc_auc follows the weights in a straight line (`linear_roc_auc`).
+    """
+    decided = _decided(labels, probs, decisions)
+    count = _remembering_last(class_counter(labels, probs, decided))
+    scorers = {}
+    for name, metric in metrics.items():
+        if isinstance(metric.prepare, OfTotals):
+            scorers[name] = metric.prepare.scorer(count)
+        elif name == "roc_auc" and probs.size > _MOST_EXACT:
+            scorers[name] = linear_roc_auc(labels, probs)
+        else:
+            scorers[name] = metric.scorer(labels, probs, decided)
+    return scorers
+
+
+def _remembering_last(count: Callable[[Floats], Totals]) -> Callable[[Floats], Totals]:
+    """The same function, which does not count the same weights again."""
+    last: list[Any] = [None, None]
+
+    def counted(weights: Floats) -> Totals:
+        if last[0] is not weights:
+            last[:] = weights, count(weights)
+        totals: Totals = last[1]
+        return totals
+
+    return counted
 
 
 def is_greater_better(metric: str, recorded: Mapping[str, Any] | None = None) -> bool:

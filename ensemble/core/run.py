@@ -206,6 +206,34 @@ def find_runs(folder: Path) -> list[RunFolder]:
     return [RunFolder(record.parent) for record in sorted(folder.glob("*/run.json")) if not _is_hidden(record.parent)]
 
 
+_LOOKS_NAME, _LOOKS_FORMAT = "scored.json", 1
+
+
+def looks_path(outputs: Path) -> Path:
+    """Where looks at test labels are counted: one file for all runs, as the labels are those of all of them."""
+    return outputs / _LOOKS_NAME
+
+
+def load_looks(outputs: Path) -> dict[str, Any]:
+    """`format`, and `labels`: by the hash of test labels `{dataset, rows, looks, first, last, files}`; empty at first.
+
+    `files`: by the hash of the probabilities `{name, looks, times}`.
+    """
+    path = looks_path(outputs)
+    try:
+        document = load_json(path)
+    except FileNotFoundError:
+        return {"format": _LOOKS_FORMAT, "labels": {}}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: can't be read ({error}); move it away, and looks are counted from 1 again"
+        ) from error
+    if not isinstance(document, dict) or document.get("format") != _LOOKS_FORMAT:
+        version = document.get("format") if isinstance(document, dict) else None
+        raise InputError(f"{path}: format {version!r}; this version reads {_LOOKS_FORMAT}")
+    return document
+
+
 def verify_files(folder: Path, hashes: dict[str, str]) -> list[str]:
     """Which of the named files are missing or no longer what was written; empty when all verify."""
     return sorted(name for name, sha256 in hashes.items() if _hash_or_none(folder / name) != sha256)

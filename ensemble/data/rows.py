@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec
+from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec, WhereSpec
 from ensemble.core.text import TextTable, columns_of, fill, read_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
 from ensemble.errors import InputError
@@ -99,6 +99,12 @@ class RawRows:
         """How messages call a row."""
         return self.ids[row] if self.ids is not None else f"row {row}"
 
+    def take(self, kept: Sequence[int]) -> RawRows:
+        """Some of the rows, in the order given; without images."""
+        columns: dict[str, Column] = {name: [cells[row] for row in kept] for name, cells in self.columns.items()}
+        ids = None if self.ids is None else tuple(self.ids[row] for row in kept)
+        return RawRows(self.where, columns, self.own, len(kept), ids)
+
 
 def read_rows(
     spec: RowsSpec, listing: Listing, folder: Path, complaints: Complaints, table: TextTable | None = None
@@ -107,6 +113,18 @@ def read_rows(
 
     `table`: the one that `spec` names, where it has been read already.
     """
+    rows = read_named_rows(spec, listing, folder, complaints, table)
+    if rows is not None:
+        _add_paths(rows, spec.image or "{file.path}", listing, folder, complaints)
+        if spec.box is not None:
+            rows.boxes = _boxes(rows, spec.box, complaints)
+    return rows
+
+
+def read_named_rows(
+    spec: RowsSpec, listing: Listing, folder: Path, complaints: Complaints, table: TextTable | None = None
+) -> RawRows | None:
+    """The same without images: columns and ids."""
     if spec.table is None:  # a single row without columns, for `files` to expand
         rows = RawRows(str(folder / (spec.files or "")), {}, (), 1)
     else:
@@ -124,11 +142,47 @@ def read_rows(
     rows.columns.setdefault(_ROW, list(map(str, range(rows.count))))
     if spec.fields is not None:
         _add_fields(rows, spec.fields, complaints)
-    _add_ids(rows, spec.id, complaints)
-    _add_paths(rows, spec.image or "{file.path}", listing, folder, complaints)
-    if spec.box is not None:
-        rows.boxes = _boxes(rows, spec.box, complaints)
+    if spec.where is not None:
+        kept = _rows_where(rows, spec.where, complaints)
+        if kept is None:
+            return None
+        rows = rows.take(kept)
+    add_ids(rows, spec.id, complaints)
     return rows
+
+
+def join_rows(first: RawRows, second: RawRows, complaints: Complaints) -> RawRows:
+    """Training rows, then those that validate; the columns that both have."""
+    columns: dict[str, Column] = {
+        name: [*cells, *second.columns[name]] for name, cells in first.columns.items() if name in second.columns
+    }
+    own = tuple(name for name in first.own if name in columns)
+    where = first.where if first.where == second.where else f"{first.where} and {second.where}"
+    rows = RawRows(where, columns, own, first.count + second.count)
+    if first.ids is not None and second.ids is not None:
+        rows.ids = (*first.ids, *second.ids)
+        both = sorted(set(first.ids) & set(second.ids))
+        advice = "give ids that tell them apart, such as {file.path}"
+        complaints.add(f"{where}: {{n}} ids are in both parts, train and validation", both, advice)
+    if first.paths is not None and second.paths is not None:
+        rows.paths = (*first.paths, *second.paths)
+    if first.boxes is not None and second.boxes is not None:
+        rows.boxes = np.concatenate([first.boxes, second.boxes])
+    return rows
+
+
+def _rows_where(rows: RawRows, spec: WhereSpec, complaints: Complaints) -> list[int] | None:
+    """The numbers of the rows that are meant; None, with a complaint, where there are none."""
+    cells = rows.column(spec.column, complaints, "where")
+    if cells is None:
+        return None
+    values = set(spec.values)
+    kept = [row for row, cell in enumerate(cells) if cell in values]
+    if not kept:
+        named, shown = ", ".join(spec.values), few(sorted(set(cells)), 6)
+        complaints.append(f"{rows.where}: where: no row has {named} in column {spec.column}, which holds {shown}")
+        return None
+    return kept
 
 
 def read_numbers(values: Column) -> tuple[npt.NDArray[np.float64], list[int]]:
@@ -197,7 +251,8 @@ def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None
     rows.own = (*rows.own, *names)
 
 
-def _add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
+def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
+    """Fill in the rows' ids, and complain of those that no row can have."""
     ids = rows.fill(template, complaints, "id")
     if ids is None:
         return

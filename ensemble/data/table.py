@@ -25,11 +25,11 @@ from ensemble.core.parallel import for_each_row
 from ensemble.core.text import read_text_table
 from ensemble.data.label_values import LabelPart, read_labels
 from ensemble.data.listing import Listing
-from ensemble.data.rows import Complaints, RawRows, few, read_rows
+from ensemble.data.rows import Complaints, RawRows, few, join_rows, read_rows
 from ensemble.errors import InputError
 
 TEST_LABELS_NAME = "kept_apart/test_labels.csv"
-"""The answers of the test rows, for scoring a finished submission by hand; no description points at it."""
+"""The answers of the test rows: the description's `test.label` leads to them, and `ens score` alone follows."""
 
 _DRAWN_MARK = "drawn-2.txt"  # written last; another number draws the files again in every cache
 _TEST_SHARE, _SPLIT_SEED = 0.2, 20  # part of the embedded dataset: other values would be another dataset
@@ -147,7 +147,7 @@ class Table:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The training table's own columns, row by row: what the audit looks for hints in."""
     given_folds: tuple[str, ...] | None = None
-    """Each training row's value in the fold column, if the description names one."""
+    """Each training row's value in the fold column, or its part where the description names validation rows."""
 
     @property
     def has_sets(self) -> bool:
@@ -178,13 +178,20 @@ class Table:
         return _hash_lines([*parts, self.test.content_sha256 if self.test else "no test rows"])
 
 
-def dataset_folder(name: str, description: DatasetDescription, path: Path | None, cache: Path) -> Path:
-    """Where a dataset's files lie: the path asked for, the cache for embedded ones, else `ENS_DATA_ROOT/NAME`."""
+def dataset_folder(
+    name: str, description: DatasetDescription, path: Path | None, cache: Path, base: Path = Path(".")
+) -> Path:
+    """Where a dataset's files lie: the path asked for, the cache for embedded ones, `ENS_DATA_ROOT/NAME`, its `folder`.
+
+    `base` is the directory that holds `recipes/`.
+    """
     if path is None and description.embedded == "digits":
         return draw_digits(cache / "datasets" / "digits")
     root = os.environ.get("ENS_DATA_ROOT")
-    if path is None and root:
+    if path is None and root and (description.folder is None or (Path(root) / name).is_dir()):
         path = Path(root) / name
+    if path is None and description.folder is not None:
+        path = base / os.path.expanduser(description.folder)
     if path is None:
         raise InputError(
             f"data {name}: the place of its files is unknown; pass --data {name}=PATH, or set ENS_DATA_ROOT"
@@ -197,16 +204,27 @@ def dataset_folder(name: str, description: DatasetDescription, path: Path | None
 def load_table(
     name: str, description: DatasetDescription, folder: Path, bins: Mapping[str, Sequence[float]] | None = None
 ) -> Table:
-    """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with."""
+    """Read a dataset's rows and check them; all complaints come together. `bins` are other bounds to train with.
+
+    Labels of test rows are not read, whatever the description says of them: `answers.py` does that, for `ens score`.
+    """
     listing = Listing(folder)  # shared by both parts: each directory is listed once
     complaints = Complaints()
     train = read_rows(description.train, listing, folder, complaints)
+    given_folds: Sequence[str] | None = None
+    if train and (spec := description.validation_rows) is not None:
+        validation = read_rows(spec, listing, folder, complaints)
+        if validation is not None:
+            given_folds = ["train"] * train.count + ["validation"] * validation.count  # as a fold column would say it
+            train = join_rows(train, validation, complaints)
     test = read_rows(description.test, listing, folder, complaints) if description.test else None
     labels = read_labels(description, train, bins or {}, complaints) if train else None
-    groups = _groups(description.train, train, complaints) if train else None
+    group, unknown = description.train.group, description.train.group_unknown
+    groups = read_groups(group, unknown, train, complaints) if train and group is not None else None
     train_only = _train_only(description.train, train, complaints) if train else None
     folds = description.train.fold_column
-    given_folds = train.column(folds, complaints, "fold_column") if train and folds else None
+    if train and folds:
+        given_folds = train.column(folds, complaints, "fold_column")
     if train and test and train.ids and test.ids:
         both = sorted(set(train.ids) & set(test.ids))  # predictions are joined by id, so an id must mean one row
         complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)
@@ -236,14 +254,14 @@ def _as_rows(raw: RawRows, folder: Path) -> Rows:
     return Rows(raw.ids, raw.paths, folder, raw.boxes)
 
 
-def _groups(spec: TrainRowsSpec, rows: RawRows, complaints: Complaints) -> tuple[str, ...] | None:
+def read_groups(
+    template: str, unknown_values: Sequence[str], rows: RawRows, complaints: Complaints
+) -> tuple[str, ...] | None:
     """Each row's group; where it is unknown, a group of its own that no other row can have."""
-    if spec.group is None:
-        return None
-    values = rows.fill(spec.group, complaints, "group")
+    values = rows.fill(template, complaints, "group")
     if values is None or rows.ids is None:
         return None
-    unknown = set(spec.group_unknown)
+    unknown = set(unknown_values)
     mark = "?"
     # Longer until no known group begins with it: `?` and the row's id can then be nobody else's group.
     while any(value.startswith(mark) for value in set(values) - unknown):

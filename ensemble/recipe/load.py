@@ -29,6 +29,7 @@ from ensemble.core.schema import leaf_keys, retell, unknown_key_text
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset, find_recipe, shown_path
 from ensemble.recipe.layers import (
+    DATA_PLACE,
     GIVEN,
     Layer,
     RecipeSource,
@@ -71,9 +72,23 @@ _MACHINE_OPTIONS = {
 }
 _ADVICE = {key: f"is a machine setting, not part of a recipe{option}" for key, option in _MACHINE_OPTIONS.items()}
 _DATASET_ADVICE = dict.fromkeys(
-    ["label", "group", "group_unknown", "train_only", "fold_column"],  # known in `train`, so unknown ones are in `test`
+    ["label", "group", "group_unknown", "train_only", "fold_column"],  # known in `train`, so unknown in another part
     "is for training rows alone; leave it out",
 )
+
+
+@dataclass(frozen=True)
+class GivenDataset:
+    """A dataset without a file in `recipes/data/`: its folder was given with `--data`, and recognised."""
+
+    name: str
+    path: Path
+    description: DatasetDescription
+
+    @property
+    def source(self) -> str:
+        """Where values that it decides come from, for a person."""
+        return f"--data {self.path}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,8 +110,17 @@ class ResolvedRecipe(NotebookValue):
     """Where `--data NAME=PATH` says that the files lie: a machine setting, not part of the recipe."""
     files: tuple[Path, ...] = ()
     """The file that was asked for and all that it extends, in this order: beside them lies the recipe's own code."""
+    given: GivenDataset | None = None
+    """The dataset, where it has no description of its own."""
     text: str | None = None
     """What the file will hold, if the recipe was given as a mapping: its run or study writes it to `path`."""
+
+    @property
+    def dataset_source(self) -> str:
+        """Where the dataset's description comes from, for a person."""
+        if self.given is not None:
+            return self.given.source
+        return shown_path(find_dataset(self.dataset_name, self.folder), self.folder)
 
     @property
     def headline(self) -> str:
@@ -123,13 +147,14 @@ def load_recipe(
     sets: Sets = (),
     searches: Sets = (),
     data: Path | str | None = None,
+    given: GivenDataset | None = None,
     home: Path | str | None = None,
 ) -> ResolvedRecipe:
     """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`.
 
     `recipe` is a name, a path or a mapping. `sets` are put on top of it, then `searches`, which are dimensions of the
-    search by their dotted keys. `home`: the folder of the run or study that will keep a recipe given as a mapping; its
-    name is the recipe's.
+    search by their dotted keys. `given` is a dataset in place of `data`, which names one. `home`: the folder of the run
+    or study that will keep a recipe given as a mapping; its name is the recipe's.
     """
     folder = Path(folder)
     complaints: list[Complaint] = []
@@ -140,28 +165,33 @@ def load_recipe(
         path = find_recipe(str(recipe), folder)
     sets, searches = set_words(sets), set_words(searches, of_search=True)
     layers, is_whole = read_chain(path, folder, complaints, values)
-    data_layer, dataset_path = (Layer(), None) if data is None else parse_data(str(data), folder, complaints)
+    if given is not None:
+        data_layer = layer_with(("data", "name"), given.name, DATA_PLACE)
+        dataset_path: Path | None = given.path
+    else:
+        data_layer, dataset_path = (Layer(), None) if data is None else parse_data(str(data), folder, complaints)
     # a missing key is missing in the file asked for
     root = Layer(places={(): Place(GIVEN if values is not None else shown_path(path, folder))})
     merged = put_sets(merge_layers([root, *layers, data_layer]), sets, complaints)
     merged = put_sets(merged, searches, complaints, of_search=True)
     whole = _check_recipe(merged, complaints, is_whole=is_whole)
-    dataset = _check_dataset(merged, folder, complaints)
+    dataset = given.description if given is not None else _check_dataset(merged, folder, complaints)
     raise_together(complaints)
     assert whole is not None and dataset is not None  # without complaints there are both
     name = whole.data.name
-    resolved, decided = _resolve(merged, whole, dataset, shown_path(find_dataset(name, folder), folder))
+    source = given.source if given is not None else shown_path(find_dataset(name, folder), folder)
+    resolved, decided = _resolve(merged, whole, dataset, source)
     paths: dict[str, KeyPath] = {key: tuple(key.split(".")) for key in leaf_keys(Recipe) if key != "search"}
     paths |= {f"search.{key}": ("search", key) for key in resolved.search}  # a dimension counts as one value
     origins = {key: str(merged.place_of(path)) if merged.holds(path) else "default" for key, path in paths.items()}
     origins |= decided
     files = tuple(folder / layer.places[()].source for layer in reversed(layers))
     if values is None:
-        return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files)
+        return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files, given)
     document = document_of(values, folder, complaints)
     text = format_yaml(document.values if document else {}, comment="Given as a mapping, in Python.")
-    own_name = GIVEN if home is None else Path(home).name
-    return ResolvedRecipe(own_name, path, folder, resolved, origins, name, dataset, dataset_path, files[1:], text)
+    own_name, files = GIVEN if home is None else Path(home).name, files[1:]
+    return ResolvedRecipe(own_name, path, folder, resolved, origins, name, dataset, dataset_path, files, given, text)
 
 
 def _leaf_values(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -184,8 +214,7 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     recipe = _check_recipe(merged, complaints, is_whole=True, is_trial=True)
     raise_together(complaints)
     assert recipe is not None
-    description = shown_path(find_dataset(source.dataset_name, source.folder), source.folder)
-    resolved, decided = _resolve(merged, recipe, source.dataset, description)
+    resolved, decided = _resolve(merged, recipe, source.dataset, source.dataset_source)
     return replace(source, recipe=resolved, origins=source.origins | dict.fromkeys(values, origin) | decided)
 
 

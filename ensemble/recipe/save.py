@@ -46,7 +46,8 @@ def save_recipe_with(
         if load_recipe(own, folder=folder).dataset_name != source.dataset_name:
             changed.add(("data", "name"))
         # for the same dataset: else all that a dataset decides would count as changed
-        before = _leaves(load_recipe(own, folder=folder, data=source.dataset_name).recipe)
+        data = source.dataset_name if source.given is None else None
+        before = _leaves(load_recipe(own, folder=folder, data=data, given=source.given).recipe)
         changed |= {key for key, value in leaves.items() if key not in before or value != before[key]}
         head["extends"] = _reference(source.path, path)
     except InputError:  # the source was edited meanwhile, and no longer loads: written out in full

@@ -328,19 +328,26 @@ def format_value(value: Any) -> str:
     return _flow(value)
 
 
-def format_yaml(values: Mapping[str, Any], *, comment: str = "") -> str:
-    """A YAML document in block style, with `comment` at its top."""
-    head = [f"# {line}".rstrip() for line in comment.splitlines()]
-    return "\n".join([*head, *_block(values, "")]) + "\n"
+def format_yaml(values: Mapping[str, Any], *, comment: str = "", notes: Mapping[str, str] | None = None) -> str:
+    """A YAML document in block style, with `comment` at its top and `notes` behind the lines of their dotted keys."""
+    head = [f"# {_printable(line)}".rstrip() for line in comment.splitlines()]
+    return "\n".join([*head, *_block(values, "", "", notes or {})]) + "\n"
 
 
-def _block(values: Mapping[str, Any], indent: str) -> list[str]:
+def _printable(text: str) -> str:
+    """Text for a comment, which names of files may be part of: one line, and nothing that the reader refuses."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _block(values: Mapping[str, Any], indent: str, prefix: str, notes: Mapping[str, str]) -> list[str]:
     lines = []
     for key, value in values.items():
+        path = f"{prefix}{key}"
+        note = f"  # {_printable(notes[path])}" if path in notes else ""
         if isinstance(value, Mapping) and value:
-            lines += [f"{indent}{_text(key)}:", *_block(value, indent + "  ")]
+            lines += [f"{indent}{_text(key)}:{note}", *_block(value, indent + "  ", f"{path}.", notes)]
         else:
-            lines.append(f"{indent}{_text(key)}: {_flow(value)}")
+            lines.append(f"{indent}{_text(key)}: {_flow(value)}{note}")
     return lines
 
 

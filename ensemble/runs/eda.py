@@ -123,7 +123,7 @@ def eda(
     """Scan every image of a recipe's dataset, or take the results of an earlier scan, and describe it."""
     outputs = Path(outputs)
     cache = outputs / "cache"
-    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data)
+    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     table = load_rows(resolved, outputs, on_event)
     plan, refusals = None, []
     try:

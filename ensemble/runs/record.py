@@ -52,6 +52,8 @@ def new_record(
         "recipe": resolved.recipe.plain(),
         "dataset": table.dataset,
         "data_folder": str(table.train.folder),
+        # Of a folder that has no description in recipes/data: what later commands read the rows with.
+        **({"described": resolved.given.description.plain()} if resolved.given is not None else {}),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
         "code": {code.name: code.sha256 for code in request.code},

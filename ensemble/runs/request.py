@@ -6,18 +6,20 @@ Owns the way from a recipe's name to a `RunRequest`. The audit of the images and
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.audit.bad_images import duplicate_clusters
 from ensemble.core.complaints import closest
+from ensemble.core.dataset import described_in
 from ensemble.core.files import canonical_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
@@ -29,18 +31,22 @@ from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
 from ensemble.recipe.layers import RecipeSource, Sets, set_words
-from ensemble.recipe.load import ResolvedRecipe, load_recipe
+from ensemble.recipe.load import GivenDataset, ResolvedRecipe, load_recipe
 from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.parts import LOSSES
 from ensemble.recipe.recipe import Identity, Recipe
 from ensemble.recipe.transforms import stored_size
+from ensemble.runs.describe import dataset_name, describe_folder, undescribed_folder
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """A listener for progress: mappings with an `event` key (`scanning, finding, preparing, prepared, bad-images, decoding,
 queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, stopping, fold-finished, fold-given-up,
 fold-failed, merged`) and its facts: `run` where it is about one, and a `label` to tell runs apart where there are
 several."""
+
+LikeRun = RunFolder | Literal["usual"] | None
+"""A run that goes on, that of the usual name, or none."""
 
 _ONE_CLASS_LOSSES = ("cross-entropy",)  # a softmax over classes has no meaning for rows with several of them
 
@@ -122,12 +128,21 @@ class SharedRequests:
     data: Path | str | None
     on_event: OnEvent
     allow_code: bool
+    like: LikeRun = "usual"
+    """The run that goes on, of a folder without a description: it keeps what it was begun with."""
     _tables: dict[str, Table] = field(default_factory=dict)
 
     def request(self, recipe: RecipeSource | None, home: Path | None = None) -> RunRequest:
         """The recipe, its rows and its fold plan; code of its own must be allowed. `home`: see `load_recipe`."""
         asked, resolved = read_recipe(
-            recipe, folder=self.folder, outputs=self.outputs, sets=self.sets, data=self.data, home=home
+            recipe,
+            folder=self.folder,
+            outputs=self.outputs,
+            sets=self.sets,
+            data=self.data,
+            home=home,
+            like=self.like,
+            on_event=self.on_event,
         )
         require_allowed(find_code(resolved), self.allow_code)
         find_weights(resolved)  # refuses a missing file before the images are looked at, which may take minutes
@@ -149,7 +164,7 @@ def make_request(
     on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
     """A request that is looked at, not trained: none of its own code runs, and no image is kept decoded."""
-    asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data)
+    asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data, on_event=on_event)
     return request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
 
 
@@ -162,19 +177,73 @@ def read_recipe(
     searches: Sets = (),
     data: Path | str | None = None,
     home: Path | None = None,
+    like: LikeRun = None,
+    on_event: OnEvent = lambda event: None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`.
 
-    `home`: the folder of the run or study, which keeps a recipe given as a mapping.
+    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless the
+    run `like` was begun from that folder and has both. `home`: the folder of the run or study, which keeps a recipe
+    given as a mapping.
     """
-    words = set_words(sets)
-    if recipe is None:
-        before = _newest_asked(outputs)
-        recipe, words, data = before.recipe, (*before.sets, *words), data or before.data
-    resolved = load_recipe(recipe, folder=folder, sets=words, searches=searches, data=data, home=home)
-    if resolved.dataset_path is not None:
+    given = name = None
+    words, data = set_words(sets), None if data is None else str(data)
+    place = None if data is None else undescribed_folder(data, folder)
+    if place is not None:
+        name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
+        if like == "usual":
+            usual = home if isinstance(recipe, Mapping) else None
+            like = RunFolder(usual or outputs / (name or Path(str(recipe)).stem))
+        before = (like.load_record() if like is not None else None) or {}
+        recipe, words, given = _undescribed(recipe, words, place, before, folder, outputs, on_event)
+        data = str(place.absolute())
+    elif recipe is None:
+        newest = newest_run(outputs)
+        record = (newest.load_record() if newest is not None else None) or {}
+        asked = _newest_asked(record)
+        recipe, words = asked.recipe, (*asked.sets, *words)
+        given = _given(record) if data is None else None
+        data = data or asked.data
+    named = data if given is None else None
+    resolved = load_recipe(recipe, folder=folder, sets=words, searches=searches, data=named, given=given, home=home)
+    if name is not None:
+        resolved = dataclasses.replace(resolved, name=name)
+    if given is None and resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
     return Asked(str(resolved.path.absolute()), words, None if data is None else str(data)), resolved
+
+
+def _undescribed(
+    recipe: str | None,
+    sets: Sequence[str],
+    place: Path,
+    before: Mapping[str, Any],
+    folder: Path,
+    outputs: Path,
+    on_event: OnEvent,
+) -> tuple[str, Sequence[str], GivenDataset]:
+    """Recipe, `--set` words and description for a folder: those of the run before, else what fits."""
+    given = _given(before)
+    # Kept, so that a run goes on where a GPU is gone, or a later version would recognise something else.
+    if given is not None and before["asked"]["data"] == str(place.absolute()):
+        asked = Asked(**before["asked"])
+        return (asked.recipe, [*asked.sets, *sets], given) if recipe is None else (recipe, sets, given)
+    described = describe_folder(place, dataset_name(place), folder=folder, outputs=outputs)
+    line = f"{place}: {described.summary}"
+    if recipe is None:
+        starter = described.recipe
+        recipe, sets = starter.base, [*starter.sets, *sets]
+        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}, an estimate"
+    on_event({"event": "finding", "line": f"{line}; ens init {shlex.quote(str(place))} explains it"})
+    return recipe, sets, described.given
+
+
+def _given(record: Mapping[str, Any]) -> GivenDataset | None:
+    """The dataset of a run that was made from a folder without a description; None for other runs."""
+    description = described_in(record)
+    if description is None:
+        return None
+    return GivenDataset(record["dataset"], Path(record["data_folder"]), description)
 
 
 def request_for(
@@ -222,7 +291,7 @@ def load_rows(
 ) -> Table:
     """The rows of a recipe's dataset, every image looked at; `keep_pixels`: decoded too, if they will be trained on."""
     cache = outputs / "cache"
-    where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, cache)
+    where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, cache, resolved.folder)
     table = load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
     scanned: dict[str, Rows] = {}
     for part, rows in (("train", table.train), ("test", table.test)):
@@ -252,10 +321,8 @@ def newest_run(outputs: Path) -> RunFolder | None:
     return max(find_runs(outputs), key=lambda run: run.record_path.stat().st_mtime, default=None)
 
 
-def _newest_asked(outputs: Path) -> Asked:
-    newest = newest_run(outputs)
-    record = newest.load_record() if newest is not None else None
-    if record is None:
+def _newest_asked(record: Mapping[str, Any]) -> Asked:
+    if not record:
         return Asked("quickstart")
     before = Asked(**record["asked"])
     if not Path(before.recipe).exists():

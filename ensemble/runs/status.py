@@ -18,7 +18,7 @@ from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.notebook import NotebookValue, check_arguments
-from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, verify_files
+from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_looks, verify_files
 from ensemble.errors import InputError
 from ensemble.recipe.find import shown_path
 
@@ -51,7 +51,10 @@ class Status(NotebookValue, dict[str, Any]):
 
 @check_arguments
 def status(outputs: Path | str = "outputs") -> Status:
-    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`."""
+    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`.
+
+    `scored`: how often test labels were looked at.
+    """
     outputs = Path(outputs)
     if not outputs.is_dir():
         raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
@@ -60,6 +63,7 @@ def status(outputs: Path | str = "outputs") -> Status:
         runs=_ranked([_run(folder) for folder in find_runs(outputs)]),
         studies=[_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
         blends=[_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+        scored=_looks(outputs),
     )
 
 
@@ -87,6 +91,18 @@ def plan_of(item: Mapping[str, Any]) -> str | None:
     """The first letters of the hash of the fold plan of a run or blend: scores on different plans do not compare."""
     sha256 = (item.get("folds") or {}).get("sha256") or item.get("folds_sha256")
     return None if sha256 is None else str(sha256)[:8]
+
+
+def _looks(outputs: Path) -> list[dict[str, Any]]:
+    """A mapping for each set of test labels that `ens score` has read, the last looked at first."""
+    try:
+        labels = load_looks(outputs)["labels"]
+    except InputError as error:
+        return [{"error": str(error)}]
+    entries = [
+        {"labels_sha256": sha256, **entry, "files": list(entry["files"].values())} for sha256, entry in labels.items()
+    ]
+    return sorted(entries, key=lambda entry: entry["last"], reverse=True)
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:

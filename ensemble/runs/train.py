@@ -19,6 +19,7 @@ from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
 from ensemble.recipe.layers import GIVEN, RecipeSource, Sets
 from ensemble.runs.checks import checked_request
+from ensemble.runs.describe import undescribed_folder
 from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, RecipeErrors, SharedRequests, newest_run
 from ensemble.runs.work import RunWork, execute_runs
@@ -164,9 +165,16 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     if options.several:
         sources = expand_recipes([str(recipe) for recipe in options.recipes], options.folder)
     newest = newest_run(options.outputs) if list(sources) == [None] else None  # looked up before anything is written
-    own_name = options.name or (newest.name if newest is not None else None)
+    data = None if options.data is None else str(options.data)
+    is_folder = data is not None and undescribed_folder(data, options.folder) is not None
+    # The newest run goes on, but not where a folder is given, whose run is called after it.
+    own_name = options.name or (newest.name if newest is not None and not is_folder else None)
     errors = RecipeErrors(several=len(sources) > 1)
     requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
+    if options.fresh:
+        requests.like = None
+    elif options.name is not None:
+        requests.like = RunFolder(options.outputs / options.name)
     audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for source in sources:

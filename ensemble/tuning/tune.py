@@ -137,6 +137,7 @@ def run_study(options: TuneOptions) -> Study:
         searches=options.search,
         data=options.data,
         home=outputs / "studies" / (options.study or GIVEN),
+        on_event=options.on_event,
     )
     space = resolved.recipe.space
     if not space:

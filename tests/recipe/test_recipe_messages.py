@@ -317,7 +317,32 @@ LABEL = "label: {value: y}"
             f"train: {{{ROWS}, {LABEL}}}\nsubmission: {{value: probability, probability_of: c}}",
             "submission.probability_of: c is not a class",
         ),
-        (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, {LABEL}}}", "test.label is for training rows alone"),
+        (
+            f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, label: {{value: a, separator: b}}}}",
+            "test.label: gives a set of classes a row, but train.label one class a row",
+        ),
+        (
+            f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, label: {{value: a, columns: one-hot}}}}",
+            "test.label.columns: given together with value",
+        ),
+        (
+            f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, label: {{value: a, id: b}}}}",
+            "test.label.id: is for labels in a table of their own",
+        ),
+        (
+            f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, label: {{empty: [a]}}}}",
+            "test.label.separator: is for a value; give it too",
+        ),
+        (f"train: {{{ROWS}, {LABEL}}}\nvalidation: {{id: a}}", "validation: names no rows of its own"),
+        (f"train: {{{ROWS}, {LABEL}}}\nvalidation: {{table: v, label: a}}", "validation.label is for training rows"),
+        (
+            f"train: {{{ROWS}, {LABEL}, fold_column: f}}\nvalidation: {{table: v}}",
+            "validation: given together with train.fold_column",
+        ),
+        (
+            f"train: {{files: a, id: b, {LABEL}}}\nvalidation: {{table: v}}",
+            "validation.image: missing; say where a row's image lies",
+        ),
         (f"train: {{{ROWS}, {LABEL}}}\ntest: {{{ROWS}, group: g}}", "test.group is for training rows alone"),
     ],
 )

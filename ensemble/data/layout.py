@@ -1,0 +1,305 @@
+"""What a folder of images is recognised as: a description of a dataset, each decision with its evidence, what was seen.
+
+Also the part of the work that all layouts share. `recognise.py` finds out which layout it is; tables are read in
+`table_layout.py`, what lies there is listed in `survey.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ensemble.core.complaints import FaultyInput, Place, closest
+from ensemble.core.dataset import DatasetDescription
+from ensemble.core.schema import retell
+from ensemble.core.text import natural_key
+from ensemble.data.columns import find_name_group, words_of
+from ensemble.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
+from ensemble.data.rows import few
+from ensemble.data.survey import Survey, SurveyedTable
+from ensemble.errors import InputError
+
+Values = dict[str, Any]
+
+PART = re.compile(
+    r"(?:images?|imgs?|data|jpe?gs?|png|dataset)?[ _-]*"
+    r"(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?|eval(?:uation)?)|(?P<val>val(?:id(?:ation)?)?|dev))"
+    r"[ _-]*(?:images?|imgs?|data|set|files|photos|pictures|jpe?gs?|png|[0-9 x_-]+)*",
+    re.IGNORECASE,
+)
+"""A directory's name that says which part of the data it holds; `training shoes` is a class."""
+PLAIN_FOLDERS = frozenset(
+    ["images", "image", "imgs", "img", "jpeg", "jpg", "png", "photos", "pictures", "data", "frames", "files"]
+)
+"""Names of directories that are no classes."""
+_TEST_WORDS = frozenset(["test", "testing", "eval", "evaluation", "unlabeled", "unlabelled"])
+_VAL_WORDS = frozenset(["val", "valid", "validation", "dev"])
+_TRAIN_WORDS = frozenset(["train", "training", "labels", "label", "annotations", "labelled", "labeled"])
+_PROBABILITY_WORDS = frozenset(["target", "probability", "prob", "score", "pred", "prediction", "confidence"])
+_RARE = 0.1  # share of the rows below which a class of two is a rare one, whose ranking is asked for
+UNEVEN = 5  # the largest class against the smallest, from which on accuracy hides the small ones
+_MOST_JSON = 1 << 20  # bytes of a file that may hold class names
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a person decides: columns (or templates) of label, id and group; a folder or table of test rows, or none."""
+
+    label: str | None = None
+    id: str | None = None
+    group: str | None = None
+    test: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing that was decided: what, how, by which evidence; where there is another reading: which, and the line."""
+
+    what: str
+    chosen: str
+    why: str
+    other: str = ""
+    change: str = ""
+
+    @property
+    def line(self) -> str:
+        """For a person."""
+        text = f"{self.what}: {self.chosen} ({self.why})"
+        return f"{text}; or {self.other}: {self.change}" if self.other else text
+
+
+@dataclass(frozen=True)
+class TestLabels:
+    """Labels of the test rows that lie beside them; they are not used as long as the description can't name them."""
+
+    __test__ = False  # no test, whatever its name says to pytest
+    source: str
+    """A table below the folder, or a pattern of files."""
+    label: str
+    """A column of the table, or `{file.folder}`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a folder was recognised as."""
+
+    folder: Path
+    kind: str
+    """In a few words, such as `a folder for each class`."""
+    values: Values
+    """The description as it is to be written: only what is not the default."""
+    description: DatasetDescription
+    notes: Mapping[str, str]
+    """Comments for keys of the description, by dotted key."""
+    decisions: tuple[Decision, ...]
+    seen: tuple[str, ...]
+    """What lies in the folder, a line each."""
+    remarks: tuple[str, ...] = ()
+    """What a person should know: images that are not used, columns to decide about."""
+    test_labels: TestLabels | None = None
+
+
+@dataclass(eq=False)
+class LayoutReader:
+    """One look at one folder: decisions are collected, then made one description."""
+
+    survey: Survey
+    choice: Choice
+    values: Values = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    test_labels: TestLabels | None = None
+
+    # What the folder holds, and refusals
+
+    def seen(self) -> list[str]:
+        """What lies there, a line each."""
+        survey = self.survey
+        places = sorted(survey.images, key=lambda place: (-len(survey.images[place]), natural_key(place)))
+        shown = [f"{place or '.'}/ ({len(survey.images[place]):,})" for place in places[:4]]
+        more = f", … ({len(places):,} folders in all)" if len(places) > 4 else ""
+        lines = [f"{survey.count:,} images in {', '.join(shown)}{more}"] if survey.count else []
+        lines += [f"{item.path}: {len(item.table):,} rows, {few(item.table.header, 8)}" for item in survey.tables[:8]]
+        if survey.archives:
+            lines.append(f"archives, not looked into: {few(survey.archives)}")
+        if survey.other_tables:
+            lines.append(f"tables that are no CSV files, not read: {few(survey.other_tables)}")
+        if survey.empty:
+            lines.append(f"folders without images: {few(survey.empty)}")
+        return [*lines, *survey.faults]
+
+    def no_images(self) -> list[str]:
+        """Why a folder without images can't be described."""
+        folder, survey = self.survey.folder, self.survey
+        kinds = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in survey.others.most_common(4))
+        if survey.archives:
+            first = survey.archives[0]
+            return [
+                f"{folder}: no images, but archives ({few(survey.archives)}); unpack them first, as in: "
+                f"unzip -q {folder / first} -d {folder}"
+            ]
+        tables = [f"tables: {few(survey.table_paths)}"] if survey.table_paths else []
+        held = "; ".join([*([f"files: {kinds}"] if kinds else []), *tables]) or "it is empty"
+        step = f"name the folder that holds the images ({', '.join(IMAGE_FORMATS)}; convert other formats first)"
+        return [f"{folder}: no images below it; {held}; {step}"]
+
+    def refuse(self, missing: str, step: str) -> InputError:
+        """What was seen, what is missing, and what to do."""
+        return InputError(f"{self.survey.folder}: {missing}", *(f"  seen: {line}" for line in self.seen()), f"  {step}")
+
+    def decide(self, what: str, chosen: str, why: str, other: str = "", change: str = "") -> None:
+        """Remember a decision."""
+        self.decisions.append(Decision(what, chosen, why, other, change if other else ""))
+
+    def not_used(self, places: Sequence[str], why: str = "") -> None:
+        """Tell of directories whose images no row is."""
+        count = sum(len(self.survey.images[place]) for place in places)
+        shown = few([f"{place or '.'}/" for place in places])
+        self.extra.append(f"not used: {count:,} image{'s' * (count != 1)} in {shown}{why}")
+
+    def finish(self, kind: str) -> Layout:
+        """The layout, its description checked as a written one would be."""
+        order = ("classes", "metric", "train", "test", "submission")
+        values = {key: self.values[key] for key in order if key in self.values}
+        try:
+            description = DatasetDescription.model_validate(values)
+        except ValidationError as error:  # such as a template of --label that is malformed, or a folder called `a*b`
+            place = Place(str(self.survey.folder))
+            raise FaultyInput(retell(error, DatasetDescription, lambda path: place)) from error
+        return Layout(
+            folder=self.survey.folder,
+            kind=kind,
+            values=values,
+            description=description,
+            notes=self.notes,
+            decisions=tuple(self.decisions),
+            seen=tuple(self.seen()),
+            remarks=tuple(self.extra),
+            test_labels=self.test_labels,
+        )
+
+    def known(self, name: str, description: DatasetDescription) -> Layout:
+        """A description that ships, as it stands."""
+        values = description.model_dump(mode="json", exclude_defaults=True)
+        parts = ", ".join(part.name for part in description.label.parts or [])
+        self.decide("layout", f"that of {name}", "the same tables, columns and folders")
+        self.decide("label", f"composed of {parts}", f"as the description {name} says; no file shows it")
+        return Layout(
+            self.survey.folder, f"as {name}", values, description, {}, tuple(self.decisions), tuple(self.seen())
+        )
+
+    def decide_submission(self, sample: SurveyedTable, answers: Sequence[str]) -> None:
+        """Say how the sample submission is read."""
+        spec = self.values["submission"]
+        kinds = {"name": "class names", "index": "class numbers", "probability": "probabilities", "binary": "0 or 1"}
+        how, other, change = kinds[spec["value"]], "", ""
+        if "probability_of" in spec:
+            how = f"the probability of {spec['probability_of']}"
+            other, change = "classes", "submission.value: name, without probability_of"
+        self.decide("submission", sample.path, f"{how} in {few(answers, 4)}", other, change)
+
+    def role(self, path: str) -> str:
+        """`sample`, `test labels`, `test`, `val`, `train`, or nothing: by the words of its name and its folders."""
+        words = words_of(os.path.splitext(path.rpartition("/")[2])[0])
+        around = {word for part in path.split("/")[:-1] for word in words_of(part)}
+        if any(word.startswith(("sample", "submi")) or word == "sub" for word in words):
+            return "sample"
+        own = set(words)
+        if own & _TEST_WORDS or (around & _TEST_WORDS and not own & _TRAIN_WORDS):
+            return "test labels" if own & _TRAIN_WORDS or own & {"answers", "truth", "solution"} else "test"
+        if own & _VAL_WORDS:
+            return "val"
+        return "train" if own & _TRAIN_WORDS or around & _TRAIN_WORDS else ""
+
+    def sample(self) -> SurveyedTable | None:
+        """The organiser's sample submission."""
+        samples = [item for item in self.survey.tables if self.role(item.path) == "sample"]
+        samples = [item for item in samples if len(item.table.header) > 1]
+        return min(samples, key=lambda item: "sample" not in item.path.lower(), default=None)
+
+    def rows_of_test_folder(self, place: str, why: str) -> Values:
+        """The files of a folder, flat or in a folder for each class."""
+        below = self.survey.below(place)
+        if not below:
+            near = closest(place, [*self.survey.images, *self.survey.table_paths])
+            hint = f"did you mean {near}?" if near else f"images are in {few(list(self.survey.images), 6)}"
+            folder = self.survey.folder
+            raise InputError(
+                f"--test {place}: neither a folder of images nor a table that names some, in {folder}; {hint}"
+            )
+        depths = Counter(path[len(place) :].count("/") for path in below for _ in below[path])
+        depth = depths.most_common(1)[0][0]
+        names = [name for path, files in below.items() if path[len(place) :].count("/") == depth for name in files]
+        pattern = "/".join([literal(place), *["*"] * (depth + 1)])
+        self.decide("test rows", f"{len(names):,} images in {place}/", why)
+        if len(depths) > 1:
+            left = sum(depths.values()) - depths[depth]
+            self.extra.append(f"not used: {left:,} images in {place}/ that lie deeper or higher than the others")
+        if depth:
+            self.test_labels = TestLabels(pattern, "{file.folder}")
+            self.extra.append(f"{place}/ has a folder for each class: labels of test rows, not used to train or choose")
+            self.notes["test.files"] = "its folders are labels; predictions alone are made, labels stay out of reach"
+            return {"files": pattern, "id": "{file.path}"}
+        sample = self.sample()
+        asked = set(sample.table.columns[sample_id(sample)]) if sample else set()
+        stems = {name.rpartition(".")[0] for name in names}
+        by_stem = bool(asked) and len(asked & stems) > len(asked & set(names))
+        return {"files": pattern, "id": "{file.stem}" if by_stem else "{file.name}"}
+
+    def group_by_name(self, stems: Sequence[str], classes: Sequence[str], value: str, has_ending: bool) -> None:
+        """A part of the names as the group."""
+        group = find_name_group(stems, classes)
+        if group is None or group.fields is None or self.choice.group is not None:
+            return
+        pattern = group.fields[1] + (".{ending}" if has_ending and not value.startswith("{file.") else "")
+        spec = self.values["train"]
+        spec["fields"] = {"value": value, "pattern": pattern}
+        spec["group"] = group.template
+        self.values["train"] = self.ordered(spec)
+        self.notes["train.group"] = "images whose names begin alike stay on one side of every split"
+        why = f"{group.groups:,} beginnings, {group.rows_a_group:.1f} images each"
+        self.decide("group", f"the part of the name in {pattern}", why, "none", "--group none")
+
+    @staticmethod
+    def ordered(spec: Values) -> Values:
+        """Keys as the documentation has them."""
+        order = ("table", "files", "fields", "id", "image", "label", "group", "group_unknown", "fold_column", "box")
+        return {key: spec[key] for key in order if key in spec}
+
+
+def sample_id(sample: SurveyedTable) -> str:
+    """The sample submission's id column: the one that names images, else the first whose cells are all different."""
+    if sample.link is not None:
+        return sample.link.column
+    columns = sample.table.columns
+    header = sample.table.header
+    return next((name for name in header if len(set(columns[name])) == len(sample.table)), header[0])
+
+
+def part_of(place: str) -> str:
+    """`train`, `test`, `val`, or nothing: by the first directory on the way that is called so."""
+    for name in place.split("/"):
+        match = PART.fullmatch(name)
+        if match is not None and match.lastgroup is not None:
+            return match.lastgroup
+    return ""
+
+
+def literal(text: str) -> str:
+    """Text as a template holds it."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def stem_of(path: str) -> str:
+    """A file's name without its ending, or what a table has in its place."""
+    name = path.rpartition("/")[2]
+    stem, dot, ending = name.rpartition(".")  # `splitext` takes four times as long
+    return stem if f"{dot}{ending}".lower() in IMAGE_SUFFIXES else name
