@@ -187,7 +187,8 @@ def read_recipe(
     given as a mapping.
     """
     given = name = None
-    words, data = set_words(sets), None if data is None else str(data)
+    words: Sequence[str] = set_words(sets)
+    data = None if data is None else str(data)
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
@@ -210,18 +211,18 @@ def read_recipe(
         resolved = dataclasses.replace(resolved, name=name)
     if given is None and resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
-    return Asked(str(resolved.path.absolute()), words, None if data is None else str(data)), resolved
+    return Asked(str(resolved.path.absolute()), tuple(words), data), resolved
 
 
 def _undescribed(
-    recipe: str | None,
+    recipe: RecipeSource | None,
     sets: Sequence[str],
     place: Path,
     before: Mapping[str, Any],
     folder: Path,
     outputs: Path,
     on_event: OnEvent,
-) -> tuple[str, Sequence[str], GivenDataset]:
+) -> tuple[RecipeSource, Sequence[str], GivenDataset]:
     """Recipe, `--set` words and description for a folder: those of the run before, else what fits."""
     given = _given(before)
     # Kept, so that a run goes on where a GPU is gone, or a later version would recognise something else.
