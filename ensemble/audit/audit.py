@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.audit.bad_images import bad_images, differs_within, duplicate_images, fold_of, sets_with, unlisted_files
-from ensemble.audit.findings import SHOWN, Finding, FindingRow, counted, ordered
+from ensemble.audit.findings import SHOWN, Finding, FindingRow, ordered
+from ensemble.core.complaints import counted
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.labels import class_counts, class_pairs, row_numbers
 from ensemble.data.table import Table

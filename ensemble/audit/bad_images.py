@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.audit.findings import SHOWN, Finding, FindingRow, counted
+from ensemble.audit.findings import SHOWN, Finding, FindingRow
+from ensemble.core.complaints import counted
 from ensemble.core.labels import row_numbers, spelled
 from ensemble.data.duplicates import exact_clusters, join_clusters, near_links
 from ensemble.data.listing import is_image, other_formats

@@ -89,11 +89,6 @@ def finding_lines(findings: Sequence[Mapping[str, Any]], nothing: str, *, with_c
     return lines or [nothing]
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `1,200 images`."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes; in the order of the codes."""
     levels = get_args(Level)

@@ -12,7 +12,7 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
 from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files, save_findings
-from ensemble.runs.eda import draw_augmentation, look_at_data
+from ensemble.runs.eda import draw_augmentation, eda
 
 _BAR = 30  # letters of the longest bar, so that a line fits into 80
 _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
@@ -21,7 +21,7 @@ _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the sm
 def run(arguments: argparse.Namespace) -> Outcome:
     """Look, and show the result; with --out, write tables and figures."""
     with progress(arguments) as on_event:
-        look = look_at_data(
+        look = eda(
             arguments.recipe,
             sets=arguments.sets,
             data=arguments.data,
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     written = save_eda_files(place, look) if arguments.out else save_findings(place, look)
     if arguments.augment:
         written.append(draw_augmentation(look, place))
-    findings = [finding.plain(every_row=arguments.all) for finding in look.findings]
+    findings = [finding.plain(every_row=arguments.all) for finding in look.every_finding]
     document = {**facts, "findings": findings, "files": [str(path) for path in written]}
     shown: list[str | ShownTable] = [_headline(facts), "", _classes(facts), ""]
     shown += _images("training images", facts["images"])

@@ -11,6 +11,7 @@ from typing import Any
 from ensemble.audit.findings import finding_lines
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
+from ensemble.core.complaints import counted
 from ensemble.errors import InputError
 from ensemble.runs.eda import fold_plan
 
@@ -44,9 +45,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
     state = "made" if report["made"] else "found" if report["written"] else "not written, for the errors below:"
     never = report["rows"] - report["validated_rows"]  # `train-only` rows, and all but one part of a hold-out
     repeats = f", {report['repeats']} repeats" if report["repeats"] > 1 else ""
+    classes = counted(len(report["classes"]), "class", "classes")
     return [
-        f"{report['dataset']}: {report['rows']} rows, {len(report['classes'])} classes{groups}",
-        *([f"{never} rows are never validated, only trained on"] if never else []),
+        f"{report['dataset']}: {counted(report['rows'], 'row')}, {classes}{groups}",
+        *([f"{counted(never, 'row is', 'rows are')} never validated, only trained on"] if never else []),
         f"{report['scheme']}, k {report['k']}{repeats}, seed {report['seed']}: {state} {report['path']}",
         f"sha256 {report['sha256']}",
     ]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec, RowsSpec
 from ensemble.core.labels import spelled
 from ensemble.core.metrics import decide_sets
@@ -73,8 +74,9 @@ def _of_files(sources: Sequence[str]) -> Rows:
     ids = [Path(source).name for source in sources]
     doubled = sorted(doubles(ids))
     if doubled:
+        stand = counted(len(doubled), "file name stands", "file names stand")
         raise InputError(
-            f"--images: {len(doubled)} file names stand more than once, and are ids: {few(doubled)}; "
+            f"--images: {stand} more than once, and names are ids: {few(doubled)}; "
             "name the files in a CSV file with an id column"
         )
     # Files may lie anywhere, and paths of rows are below a folder: the root is above all of them.

@@ -39,7 +39,7 @@ def save_eda_files(folder: Path, look: Look) -> list[Path]:
 def save_findings(folder: Path, look: Look) -> list[Path]:
     """Write every row of every finding; nothing where there are none, and none of an earlier look to put right."""
     path = folder / FINDINGS_NAME
-    if not look.findings and not path.exists():
+    if not look.every_finding and not path.exists():
         return []
     save_text(path, _findings(look))
     return [path]
@@ -50,7 +50,7 @@ def _findings(look: Look) -> str:
     header = ["level", "code", "path", "partner", "what", "distance", "advice"]
 
     def lines() -> Iterator[Sequence[Any]]:
-        for finding in look.findings:
+        for finding in look.every_finding:
             is_empty = True
             for row in finding.rows():
                 is_empty = False
@@ -80,7 +80,7 @@ def _figures(look: Look) -> dict[str, str]:
 
 def _image_rows(look: Look) -> Iterable[Sequence[Any]]:
     """A row an image, training rows first."""
-    table = look.table
+    table = look.rows
     parts: list[tuple[str, tuple[str, ...], ImageScan]] = [("train", table.train.paths, look.train)]
     if table.test is not None and look.test is not None:
         parts.append(("test", table.test.paths, look.test))

@@ -34,6 +34,7 @@ from ensemble.core.metrics import (
     per_class,
     shared_scorers,
 )
+from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
 from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
 from ensemble.core.text import natural_key
@@ -80,6 +81,7 @@ class Scored:
         return rows
 
 
+@check_arguments
 def score(
     paths: Sequence[Path | str] | Path | str,
     *,
