@@ -78,7 +78,7 @@ def test_what_a_cell_shows_is_short(executed: Any) -> None:
 
 def test_mistakes_in_a_recipe_given_as_a_mapping_are_told_together_by_key(executed: Any) -> None:
     (output,) = outputs_of(executed, "try:")
-    assert text_of(output).splitlines() == [
+    assert sorted(text_of(output).splitlines()) == [
         "recipe: train.epoch is unknown; did you mean train.epochs?",
         "recipe: train.lr is -1, but must be greater than 0",
     ]

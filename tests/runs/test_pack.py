@@ -243,7 +243,7 @@ def test_nothing_is_packed_over_and_what_is_no_blend_or_run_is_refused(place: Pa
     assert "--out packed: exists" in refusal(ens, "pack", "first", "--out", "packed")
     assert "packed: is a pack already" in refusal(ens, "pack", "packed", "--out", "other")
     assert "a pack is a folder, or a file that ends in .zip" in refusal(ens, "pack", "first", "--out", "p.tar")
-    assert "there are first, large, second" in refusal(ens, "pack", "firts", "--out", "other")
+    assert "firts: there is no such run; did you mean first?" in refusal(ens, "pack", "firts", "--out", "other")
     weights = place / "outputs" / "first" / "fold-0" / "model.safetensors"
     weights.write_bytes(flipped(weights.read_bytes()))
     assert "first/fold-0/model.safetensors: changed since it was trained" in refusal(ens, "pack", "first", "--out", "o")
