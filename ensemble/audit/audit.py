@@ -156,7 +156,7 @@ def audit(
     if plan is not None:
         planned = _Planned.of(table, plan)
         folds, scheme = planned.folds, planned.scheme
-        findings += [*_group_overlap(planned), *_made_train_only(table, planned), *_rare_classes(table, planned)]
+        findings += [*_group_overlap(table, planned), *_made_train_only(table, planned), *_rare_classes(table, planned)]
     if (table if plan is None else plan).groups is None:
         findings += possible_groups(table)
     if scan is not None:
@@ -187,15 +187,19 @@ class _Planned:
         return cls(plan.scheme, plan.k, plan.folds[rows], numbers[rows], tuple(names))
 
 
-def _group_overlap(plan: _Planned) -> Iterator[Finding]:
+def _group_overlap(table: Table, plan: _Planned) -> Iterator[Finding]:
     """Groups on more than one side of a split: the leak that a plan exists to prevent."""
     if plan.groups is None:
         return
     mixed = np.any([differs_within(plan.groups, plan.folds[:, repeat]) for repeat in range(plan.folds.shape[1])], 0)
     overlapping = np.unique(plan.groups[mixed])
     if len(overlapping):
+        whole = "multilabel-stratified" if table.has_sets else "stratified-group"
+        source = "validation rows share groups with training rows: leave those out"
+        if not table.has_validation:
+            source = "the fold column does not suit the groups: mend it"
         remedy = (
-            "the fold column does not suit the groups: mend it, or ask for folds.scheme: stratified-group"
+            f"{source}, or ask for folds.scheme: {whole}, which makes folds of all rows"
             if plan.scheme == "column"
             else "the plan is not of these rows: delete its file to have it made again"
         )

@@ -124,7 +124,12 @@ class _Measurements:
 def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers, scheme: str) -> Iterator[Finding]:
     """Copies of an image on two sides of a split."""
     together = "to keep them on one side: `folds: {keep_together: duplicates}`"
-    remedy = "mend the fold column" if scheme == "column" else together
+    remedy = together
+    if scheme == "column":
+        source = (
+            "take them out of the training or the validation rows" if table.has_validation else "mend the fold column"
+        )
+        remedy = f"{source}, or make folds of all rows: `folds: {{keep_together: duplicates}}`"
 
     def split(clusters: Integers) -> Mask:
         split_in = [differs_within(clusters, folds[:, repeat]) for repeat in range(folds.shape[1])]

@@ -240,15 +240,19 @@ def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None
         complaints.append(f"{rows.where}: fields.pattern names {taken[0]!r}, which is a column already; rename it")
         return
     values = rows.fill(spec.value, complaints, "fields.value")
-    pattern = re.compile(
-        "".join(re.escape(text) + "(.+)" * (name is not None) for text, name in split_template(spec.pattern)), re.DOTALL
-    )
+    pattern = fields_pattern(spec.pattern)
     matches = [pattern.fullmatch(value) for value in values or ()]
     odd = [value for value, match in zip(values or (), matches, strict=True) if match is None]
     complaints.add(f"{rows.where}: {{n}} names are not built as {spec.pattern}", odd)
     for position, name in enumerate(names, start=1):
         rows.columns[name] = [match[position] if match else "" for match in matches] or [""] * rows.count
     rows.own = (*rows.own, *names)
+
+
+def fields_pattern(template: str) -> re.Pattern[str]:
+    """What takes the fields of a template out of a name, a group for each."""
+    texts = (re.escape(text) + "(.+)" * (name is not None) for text, name in split_template(template))
+    return re.compile("".join(texts), re.DOTALL)
 
 
 def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
