@@ -214,7 +214,7 @@ def _scheme(table: Table, folds: FoldsPart) -> str:
         )
     if folds.scheme == "column" and table.given_folds is None:
         raise InputError(
-            f"folds.scheme: column, but {table.dataset} names neither a fold column nor validation rows; "
+            f"folds.scheme: column, but {table.dataset} names no fold column and no validation rows; "
             "name them in the description, or use auto"
         )
     return folds.scheme

@@ -50,6 +50,7 @@ Integers = NDArray[np.int64]
 Interval = list[float] | None
 
 _EXAMPLES = 5  # ids that a document shows; their number is exact
+_NOTES = ("study.json", "probs.npy", "blend.json", "run.json")  # what a study, a blend or a run has in its folder
 _NEAR = 1000  # ids among which a misspelt one's meaning is looked for: the search is slow
 
 
@@ -158,7 +159,7 @@ def _paths_of(word: str, outputs: Path) -> list[Path]:
     path = Path(word)
     if path.suffix == ".csv":
         raise InputError(f"{word}: is a table, not probabilities with ids; ens adopt makes them of it")
-    if path.is_dir():
+    if path.is_dir() and any((path / note).is_file() for note in _NOTES):
         return _paths_in(path)
     if path.is_file() or path.with_name(f"{path.name}.npy").is_file():
         return [path]
@@ -166,8 +167,10 @@ def _paths_of(word: str, outputs: Path) -> list[Path]:
     named = [place / path for place in places.values() if (place / path).is_dir()] if path.name == str(path) else []
     if len(named) > 1:
         raise InputError(f"{word}: may be {any_of(list(map(str, named)))}; give the path")
-    if named:
+    if named:  # before a folder of the same name that is none of the three: a run is called like its images' folder
         return _paths_in(named[0])
+    if path.is_dir():
+        return _paths_in(path)
     names = [note.parent.name for place in places.values() for note in place.glob("*/*.json")]
     near = closest(path.name, sorted(set(names)))
     hint = f"did you mean {near}?" if near else f"ens status {outputs} lists runs, studies and blends"
