@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from ensemble.core.predictions import save_predictions as save_predictions
     from ensemble.errors import EnsError as EnsError
     from ensemble.errors import InputError as InputError
+    from ensemble.recipe.load import ResolvedRecipe as ResolvedRecipe
     from ensemble.recipe.load import load_recipe as load_recipe
     from ensemble.runs.describe import Initialised as Initialised
     from ensemble.runs.describe import init as init
+    from ensemble.runs.eda import Look as Look
+    from ensemble.runs.eda import eda as eda
     from ensemble.runs.eda import fold_plan as fold_plan
     from ensemble.runs.pack import Packed as Packed
     from ensemble.runs.pack import pack as pack
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from ensemble.runs.predict import study_tta as study_tta
     from ensemble.runs.score import Scored as Scored
     from ensemble.runs.score import score as score
+    from ensemble.runs.status import Status as Status
     from ensemble.runs.status import status as status
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
@@ -41,18 +45,22 @@ _HOMES = {
     "EnsError": "ensemble.errors",
     "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
-    "Predictions": "ensemble.core.predictions",
+    "Look": "ensemble.runs.eda",
     "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
+    "Predictions": "ensemble.core.predictions",
+    "ResolvedRecipe": "ensemble.recipe.load",
     "Scored": "ensemble.runs.score",
-    "Study": "ensemble.tuning.tune",
+    "Status": "ensemble.runs.status",
+    "Study": "ensemble.tuning.study",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
+    "eda": "ensemble.runs.eda",
     "fold_plan": "ensemble.runs.eda",
     "init": "ensemble.runs.describe",
     "load_predictions": "ensemble.core.predictions",
-    "load_recipe": "ensemble.recipe.save",
+    "load_recipe": "ensemble.recipe.load",
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
     "save_predictions": "ensemble.core.predictions",
@@ -65,6 +73,9 @@ _HOMES = {
 }
 """Where each public name lives."""
 
+_WITH_PROGRESS = ("eda", "fold_plan", "predict", "study_tta", "train", "train_many", "tune")
+"""What takes long: where no `on_event` is given, a terminal or a notebook shows how far it is."""
+
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
@@ -72,6 +83,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ensemble' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _WITH_PROGRESS:
+        from ensemble.commands.progress import with_progress
+
+        value = with_progress(value)
     globals()[name] = value
     return value
 

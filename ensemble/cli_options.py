@@ -14,6 +14,8 @@ from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES as VIEW_POLICIES
 from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_HELP
 
+_MOST_MEANT = 3  # suggestions of keys for a word: of more, none is likelier than the others
+
 
 def fold_list(text: str) -> list[int]:
     """`0,2` as numbers."""
@@ -34,20 +36,27 @@ class CommandParser(argparse.ArgumentParser):
             hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
             message = f"{word} is not a command; {hint}"
         elif message.startswith("unrecognized arguments:"):
-            message = self._unknown_word(message.split(": ", 1)[1].split()[0].split("=")[0])
+            message = self._unknown_words(message.split(": ", 1)[1].split())
         elif "invalid choice" in message:
             option, _, rest = message.removeprefix("argument ").partition(": ")
             word, _, choices = rest.partition(" (choose from ")
             message = f"{option} {word.split(': ')[1]}: not one of {choices.rstrip(')')}"
         raise InputError(f"{' '.join(verb)}: {message}; {' '.join(verb)} --help explains")
 
-    def _unknown_word(self, word: str) -> str:
-        """What is wrong with a word that nobody asked for."""
+    def _unknown_words(self, words: list[str]) -> str:
+        """What is wrong with words that nobody asked for; the first is told."""
+        word, equals, value = words[0].partition("=")
+        value = value if equals or words[1:2] == [] or words[1].startswith("-") else words[1]
+        keys = _recipe_keys(word.lstrip("-")) if "--set" in self._option_string_actions else []
+        meant = " or ".join(f"--set {key}={value or 'VALUE'}" for key in keys)
         if not word.startswith("-"):
+            if equals and meant:
+                return f"{words[0]!r} stands alone; did you mean {meant}?"
             named = [option for option in self._option_string_actions if option in ("--recipe", "--name")]
             return f"{word!r} stands alone" + (f"; did you mean {named[0]} {word}?" if named else "")
         close = difflib.get_close_matches(word, self._option_string_actions, n=1)
-        return f"{word} is not an option" + (f"; did you mean {close[0]}?" if close else "")
+        meant = meant or (close[0] if close else "")
+        return f"{word} is not an option" + (f"; did you mean {meant}?" if meant else "")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Let the command's own parser complain of what it does not know, so that its options are suggested."""
@@ -55,6 +64,18 @@ class CommandParser(argparse.ArgumentParser):
         if unknown and self.prog != "ens":
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
+
+
+def _recipe_keys(word: str) -> list[str]:
+    """The keys of a recipe that a word names: `epochs` or `train.epochs`; `batch-size` as `train.batch_size`."""
+    from ensemble.core.schema import leaf_keys  # pydantic takes 60 ms, which only this mistake has to pay
+    from ensemble.recipe.recipe import SHORT_FORMS, Recipe
+
+    word = word.replace("-", "_")
+    if (word,) in SHORT_FORMS or word in leaf_keys(Recipe):
+        return [word]
+    keys = [key for key in leaf_keys(Recipe) if key.rpartition(".")[2] == word or key == f"{word}.name"]
+    return keys if len(keys) <= _MOST_MEANT else []
 
 
 def gpu_list(text: str) -> list[str] | str:
@@ -359,9 +380,19 @@ def _renormalize_option(option: Callable[..., object]) -> None:
     option("--renormalize", action="store_true", help="divide rows that do not sum to 1 by their sum; says how many")
 
 
+def _folds_options(command: argparse.ArgumentParser) -> None:
+    _recipe_options(command)
+    _all_option(command)
+
+
+def _all_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--all", action="store_true", help="list every row of each finding, not only five examples")
+
+
 def _eda_options(command: argparse.ArgumentParser) -> None:
     _recipe_options(command)
     option = command.add_argument
+    _all_option(command)
     option("--out", metavar="DIR", help="write tables (CSV) and figures (SVG) into this folder")
     option("--augment", action="store_true", help="draw a contact sheet of augmented images, augment.png")
 
@@ -419,7 +450,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
         "ens folds --recipe quickstart --set folds.k=10",
-        _recipe_options,
+        _folds_options,
     ),
     "eda": (
         "look at the data: classes, sizes, unreadable, duplicates, contradictions",

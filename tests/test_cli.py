@@ -245,3 +245,41 @@ def test_bars_are_drawn_on_a_terminal_only_where_they_are_wanted(
     assert process.wait(60) == 0
     assert (b"\x1b[" in seen) == colour
     assert b"2/2" in seen
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (("train", "--epochs", "3"), "--epochs is not an option; did you mean --set train.epochs=3?"),
+        (("train", "--train.lr=1e-3"), "did you mean --set train.lr=1e-3?"),
+        (("folds", "--k", "10"), "did you mean --set folds.k=10?"),
+        (("train", "--batch-size", "8"), "did you mean --set train.batch_size=8?"),
+        (("train", "--model", "resnet50"), "did you mean --set model.name=resnet50?"),
+        (("train", "--tta"), "did you mean --set tta=VALUE?"),
+        (("train", "train.epochs=3"), "'train.epochs=3' stands alone; did you mean --set train.epochs=3?"),
+        (("train", "--worker", "3"), "did you mean --workers?"),
+        (("blend", "x.npy", "--epochs", "3"), "--epochs is not an option; ens blend"),  # it has no --set
+    ],
+)
+def test_a_bare_key_of_a_recipe_leads_to_set(words: tuple[str, ...], advice: str, ens: Ens, workspace: Path) -> None:
+    answer = ens(*words)
+    assert answer.code == 2
+    assert advice in answer.err
+
+
+def test_a_part_of_a_metrics_name_leads_to_it_in_a_blend(ens: Ens, workspace: Path) -> None:
+    answer = ens("blend", "x.npy", "--metric", "f1")
+    assert "--metric f1: unknown; did you mean macro_f1, weighted_f1, micro_f1 or samples_f1?" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"dropped": 1, "prior": 0}, "warning: 1 training image is left out; run.json lists them"),
+        ({"dropped": 2, "prior": 1}, "2 training images are left out and 1 test row has no usable image and gets the"),
+    ],
+)
+def test_one_image_is_no_plural(event: dict[str, int], line: str) -> None:
+    from ensemble.commands.progress_lines import event_line
+
+    assert line in (event_line({"event": "bad-images", **event}) or "")

@@ -47,8 +47,8 @@ def ens(house: Path, *words: str) -> str:
 
 
 def docs(house: Path, page: str) -> str:
-    """A page, its generated parts made anew."""
-    assert "Traceback" not in (said := python(house, "tools/make_docs.py")), said
+    """A page, its generated part made anew."""
+    assert "Traceback" not in (said := python(house, "tools/make_docs.py", page)), said
     return (house / "docs" / page).read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The parts of docs/ that come from the code: tables of recipe keys, dataset keys and commands, between two markers.
+"""The parts of docs/ that come from the code: recipe keys, dataset keys, commands, public names, between two markers.
 
 `python tools/make_docs.py` writes them; with `--check` it writes nothing, names the pages that are stale, and exits 1.
 """
@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import collections.abc
+import inspect
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import ensemble
 from ensemble.cli import build_parser
 from ensemble.core.dataset import DatasetDescription, PartSpec
 from ensemble.core.schema import allowed_text, leaf_keys, part_of
@@ -45,9 +51,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and name the pages that are stale")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of pages")
+    parser.add_argument("pages", nargs="*", choices=[*PAGES, []], help="these pages alone (default: all)")
     arguments = parser.parse_args()
-    problems = [problem for page in PAGES if (problem := renew(arguments.docs / page, PAGES[page], arguments.check))]
-    print("\n".join(problems or [f"{len(PAGES)} pages are up to date"]), file=sys.stderr if problems else sys.stdout)
+    pages = arguments.pages or list(PAGES)
+    problems = [problem for page in pages if (problem := renew(arguments.docs / page, PAGES[page], arguments.check))]
+    print("\n".join(problems or [f"up to date: {', '.join(pages)}"]), file=sys.stderr if problems else sys.stdout)
     return 1 if problems else 0
 
 
@@ -148,7 +156,95 @@ def commands_part() -> str:
     return "\n".join(lines)
 
 
+def api_part() -> str:
+    """Every public name: functions with their arguments, what they give back, the words of the annotations."""
+    values = {name: getattr(ensemble, name) for name in ensemble.__all__ if name != "__version__"}
+    functions = {name: value for name, value in values.items() if not isinstance(value, type)}
+    classes = {name: value for name, value in values.items() if isinstance(value, type)}
+    lines: list[str] = []
+    aliases: dict[str, str] = {}
+    for name, function in functions.items():
+        lines += [
+            f"## {name}",
+            "",
+            "```python",
+            _signature(name, function, aliases),
+            "```",
+            "",
+            *_doc_lines(function),
+            "",
+        ]
+    for name, value in classes.items():
+        lines += [f"## {name}", "", *_doc_lines(value), ""]
+        members = list(_members(value))
+        lines += [*_table(["member", "what it is"], members), ""] if members else []
+    lines += [
+        "## Words of the annotations",
+        "",
+        *_table(["word", "what it allows"], sorted(map(list, aliases.items()))),
+    ]
+    return "\n".join(lines)
+
+
+def _signature(name: str, function: Callable[..., Any], aliases: dict[str, str]) -> str:
+    """A function as it would be defined, an argument a line; words that stand for types are added to `aliases`."""
+    signature = inspect.signature(function)
+    lines, is_keyword = [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not is_keyword:
+            lines.append("    *,")
+            is_keyword = True
+        default = "" if parameter.default is parameter.empty else f" = {_shown_default(parameter.default)}"
+        lines.append(f"    {parameter.name}: {parameter.annotation}{default},")
+        names = sys.modules[inspect.unwrap(function).__module__].__dict__
+        for word in re.findall(r"\b[A-Z]\w+", str(parameter.annotation)):
+            if word not in ensemble.__all__ and (meaning := _meaning(names.get(word))):
+                aliases[f"`{word}`"] = meaning
+    return "\n".join([f"{name}(", *lines, f") -> {signature.return_annotation}"])
+
+
+def _shown_default(value: Any) -> str:
+    """A default as code; a listener does nothing unless a terminal or notebook shows progress."""
+    return "..." if callable(value) else repr(value)
+
+
+def _meaning(alias: Any) -> str:
+    """What a name that stands for a type allows; empty for a plain class."""
+    if get_origin(alias) is Annotated:
+        return str(get_args(alias)[1])
+    if get_origin(alias) is Literal:
+        return ", ".join(f"`{choice!r}`" for choice in get_args(alias))
+    if get_origin(alias) is collections.abc.Callable:
+        *arguments, result = [getattr(part, "__name__", str(part)) for part in _flat(get_args(alias))]
+        return f"a function of ({', '.join(arguments)}) that gives {result.replace('NoneType', 'nothing')}"
+    return ""
+
+
+def _flat(parts: tuple[Any, ...]) -> list[Any]:
+    """`Callable`'s arguments and its result in one list."""
+    return [*parts[0], parts[1]]
+
+
+def _doc_lines(value: Any) -> list[str]:
+    return (inspect.getdoc(value) or "").splitlines()
+
+
+def _members(value: type) -> Iterator[list[str]]:
+    """A class's fields with the text behind each, then its properties and methods, what it inherits left out."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            yield [f"`{node.target.id}: {ast.unparse(node.annotation)}`", str(text)]
+        elif isinstance(node, ast.FunctionDef) and node.name[0] != "_":
+            is_property = any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list)
+            result = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
+            yield [f"`{node.name}{'' if is_property else '()'}{result}`", ast.get_docstring(node) or ""]
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "api.md": api_part,
     "recipes.md": recipe_part,
     "datasets.md": dataset_part,
     "augmentation.md": augmentation_part,

@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.audit.findings import SHOWN, Finding, counted
+from ensemble.audit.findings import SHOWN, Finding, FindingRow
+from ensemble.core.complaints import counted
 from ensemble.core.labels import row_numbers, spelled
-from ensemble.data.duplicates import exact_clusters, join_clusters, near_clusters
+from ensemble.data.duplicates import exact_clusters, join_clusters, near_links
 from ensemble.data.listing import is_image, other_formats
 from ensemble.data.table import Rows, Table
 from ensemble.images.scan import ImageScan
@@ -24,6 +25,9 @@ Mask = npt.NDArray[np.bool_]
 # scikit-learn's 1,797 scans of 8 x 8 pixels, it takes 63 pairs for nearly the same.
 _LEAST_SIDE = 32
 
+# Members of a cluster that each is compared with to find its nearest: of a thousand copies any is near enough.
+_COMPARED = 1000
+
 _BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"], str]] = {
     "unreadable": ("unreadable", "can't be read as images"),
     "too-large": ("unreadable", "larger than is allowed"),
@@ -33,7 +37,7 @@ _BAD: dict[str, tuple[Literal["unreadable", "truncated", "blank", "missing-file"
 }
 
 
-def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Finding]:
+def bad_images(images: Rows, scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Finding]:
     """Images that can't be trained on or predicted, and blank ones, which are never an error."""
     states = np.array(scan.states, dtype=object)
     for state, (code, what) in _BAD.items():
@@ -42,14 +46,19 @@ def bad_images(scan: ImageScan, part: str, *, is_error: bool) -> Iterator[Findin
             # A blank image does no harm to training, and may be right: a black X-ray, an empty slot.
             level: Literal["error", "warning"] = "error" if is_error and state != "blank" else "warning"
             examples = tuple(scan.ids[row] for row in rows[:SHOWN])
-            remedy = "; `data: {bad_images: drop}` leaves them out" if level == "error" else ""
-            message = f"{counted(len(rows), f'{part} image')}: {what}{remedy}"
-            yield Finding(level, code, len(rows), message, examples)
+            advice = "`data: {bad_images: drop}` leaves them out" if level == "error" else ""
+            message = f"{counted(len(rows), f'{part} image')}: {what}" + (f"; {advice}" if advice else "")
+
+            def each(rows: Integers = rows, what: str = what) -> Iterator[FindingRow]:
+                for row in rows.tolist():
+                    yield FindingRow(images.paths[row], scan.reasons[row] or what)
+
+            yield Finding(level, code, len(rows), message, examples, advice, each)
 
 
 def duplicate_clusters(rows: Rows, scan: ImageScan, near_distance: int) -> Integers:
     """A number for each row; rows whose images are the same, or nearly, share one."""
-    return _Measurements((rows, scan)).clusters(near_distance)[1]
+    return _Measurements((rows, scan)).clusters(near_distance, len(rows.ids))[1]
 
 
 def duplicate_images(
@@ -60,11 +69,12 @@ def duplicate_images(
     both = [(table.train, scan)]
     if test_scan is not None and table.test is not None:
         both.append((table.test, test_scan))
-    images = _Measurements(*both)  # test rows behind training rows: one clustering finds copies within and between
-    exact, near = images.clusters(near_distance)
-    yield from _across_folds(table, folds, exact[:count], near[:count], scheme)
-    yield from _conflicts(table, exact[:count], near[:count])
-    yield from _train_test(images.ids, count, exact, near)
+    images = _Measurements(*both)  # test rows behind training rows: they are compared once
+    # Training rows by themselves: two that only a test image links are not kept together either.
+    exact, near, both_exact, both_near = images.clusters(near_distance, count)
+    yield from _across_folds(table, folds, exact, near, scheme, images)
+    yield from _conflicts(table, exact, near, images)
+    yield from _train_test(table, count, both_exact, both_near, images)
 
 
 def unlisted_files(table: Table) -> Iterator[Finding]:
@@ -82,8 +92,13 @@ def unlisted_files(table: Table) -> Iterator[Finding]:
         strangers += [prefix + name for name in unknown if is_image(name) or other_formats([name])]
     if strangers:
         what = f"{counted(len(strangers), 'image file')} beside those of the tables, but in no table"
-        message = what + other_formats(map(basename, strangers))
-        yield Finding("note", "unlisted-file", len(strangers), message, tuple(sorted(strangers)[:SHOWN]))
+        message, names = what + other_formats(map(basename, strangers)), sorted(strangers)
+
+        def each() -> Iterator[FindingRow]:
+            for name in names:
+                yield FindingRow(name, "in no table" if is_image(name) else "in no table, and can't be read")
+
+        yield Finding("note", "unlisted-file", len(strangers), message, tuple(names[:SHOWN]), "", each)
 
 
 def differs_within(clusters: Integers, values: Integers | Sequence[int]) -> Mask:
@@ -99,6 +114,21 @@ def differs_within(clusters: Integers, values: Integers | Sequence[int]) -> Mask
     return result
 
 
+def fold_of(folds: Integers) -> str:
+    """A row's fold for a person, in each repeat."""
+    return ", ".join("train-only" if fold < 0 else f"fold {fold}" for fold in folds.tolist())
+
+
+def sets_with(clusters: Integers, chosen: Mask, values: Integers) -> Iterator[Integers]:
+    """The rows of each cluster that has one of the chosen rows, by their values."""
+    is_wanted = np.zeros(int(clusters.max(initial=0)) + 1, dtype=np.bool_)
+    is_wanted[clusters[chosen]] = True
+    rows = np.flatnonzero(is_wanted[clusters])  # most rows have no copy: they are not to cost a list each
+    if len(rows):
+        rows = rows[np.lexsort((values[rows], clusters[rows]))]
+        yield from np.split(rows, np.flatnonzero(np.diff(clusters[rows])) + 1)
+
+
 class _Measurements:
     """What was measured of the images of one or more parts, one after the other."""
 
@@ -106,93 +136,166 @@ class _Measurements:
         self._scans = [scan for _, scan in parts]
         self._is_ok = np.array([state == "ok" for scan in self._scans for state in scan.states], dtype=np.bool_)
         self.ids = tuple(row_id for scan in self._scans for row_id in scan.ids)
+        self.paths = tuple(path for rows, _ in parts for path in rows.paths)
+        self._hashes = np.concatenate([scan.phash for scan in self._scans])
         self._contents: list[str] = []
         for rows, scan in parts:  # two boxes of one file are two contents
             boxes = [""] * len(rows.ids) if rows.boxes is None else map(str, rows.boxes.tolist())
             self._contents += [f"{sha256}{box}" for sha256, box in zip(scan.sha256, boxes, strict=True)]
 
-    def clusters(self, distance: int) -> tuple[Integers, Integers]:
-        """A number for each image: those of the same content share one; the same for those of nearly the same look."""
+    def clusters(self, distance: int, count: int) -> tuple[Integers, Integers, Integers, Integers]:
+        """A number for each of the first `count` images: those of the same content share one; the same for those of
+        nearly the same look, linked by these images alone; then both for all images, linked by any."""
         sides = np.concatenate([np.minimum(scan.widths, scan.heights) for scan in self._scans])
-        hashes = np.concatenate([scan.phash for scan in self._scans])
         colours = np.concatenate([np.hstack([scan.means, scan.stds]) for scan in self._scans])
         exact = exact_clusters(self._contents, self._is_ok)
-        near = near_clusters(hashes, colours, self._is_ok & (sides >= _LEAST_SIDE), distance)
-        return exact, join_clusters(exact, near)  # small images have exact copies only; `near` contains those too
+        links = near_links(self._hashes, colours, self._is_ok & (sides >= _LEAST_SIDE), distance)
+        # Small images have exact copies only; `near` contains those too.
+        first = join_clusters(exact[:count], links.clusters(count))
+        near = first if count == len(exact) else join_clusters(exact, links.clusters(len(exact)))
+        return exact[:count], first, exact, near
+
+    def rows(
+        self, clusters: Integers, chosen: Mask, values: Integers, what: Callable[[int, int], str]
+    ) -> Iterator[FindingRow]:
+        """Each of the chosen images with the nearest of its cluster whose value is another; `what` tells of the two."""
+        for members in sets_with(clusters, chosen, values):
+            # The first of each value, then the second: whichever are compared, there are some of another value.
+            _, first, inverse = np.unique(values[members], return_index=True, return_inverse=True)
+            rank = np.arange(len(members)) - first[inverse]
+            others = members[np.argsort(rank, kind="stable")][:_COMPARED]
+            for row in members[chosen[members]].tolist():
+                candidates = others[values[others] != values[row]]
+                distances = np.bitwise_count(self._hashes[candidates] ^ self._hashes[row])
+                partner = int(candidates[np.argmin(distances)])
+                yield FindingRow(self.paths[row], what(row, partner), self.paths[partner], int(distances.min()))
 
 
-def _across_folds(table: Table, folds: Integers, exact: Integers, near: Integers, scheme: str) -> Iterator[Finding]:
+def _across_folds(
+    table: Table, folds: Integers, exact: Integers, near: Integers, scheme: str, images: _Measurements
+) -> Iterator[Finding]:
     """Copies of an image on two sides of a split."""
     together = "to keep them on one side: `folds: {keep_together: duplicates}`"
-    remedy = together
+    advice = together
     if scheme == "column":
         source = (
             "take them out of the training or the validation rows" if table.has_validation else "mend the fold column"
         )
-        remedy = f"{source}, or make folds of all rows: `folds: {{keep_together: duplicates}}`"
+        advice = f"{source}, or make folds of all rows: `folds: {{keep_together: duplicates}}`"
+    sides = np.unique(folds, axis=0, return_inverse=True)[1].ravel()  # one number for the folds of all repeats
 
     def split(clusters: Integers) -> Mask:
         split_in = [differs_within(clusters, folds[:, repeat]) for repeat in range(folds.shape[1])]
         return np.asarray(np.any(split_in, axis=0))
 
     def shown(members: Integers) -> str:
-        sides = sorted({int(fold) for fold in folds[members, 0]})
+        numbers = sorted({int(fold) for fold in folds[members, 0]})
         ids = " = ".join(table.train.ids[row] for row in members[:3]) + (" = …" if len(members) > 3 else "")
-        names = ["train-only" if side < 0 else str(side) for side in sides]
+        names = ["train-only" if number < 0 else str(number) for number in numbers]
         return f"{ids} (fold{'s' if len(names) > 1 else ''} {', '.join(names)})"
+
+    def each(clusters: Integers, chosen: Mask, what: str) -> Callable[[], Iterator[FindingRow]]:
+        def words(row: int, partner: int) -> str:
+            return f"{what}: {fold_of(folds[row])}; partner: {fold_of(folds[partner])}"
+
+        return lambda: images.rows(clusters, chosen, sides, words)
 
     same = split(exact)
     if same.any():
-        what = f"{_number(exact, same)}, the same byte for byte, in different folds"
-        yield Finding("warning", "exact-duplicate", int(same.sum()), f"{what}; {remedy}", _sets(exact, same, shown))
+        what = f"{_number(exact, same)}, the same byte for byte, in different folds; {advice}"
+        rows = each(exact, same, "the same bytes")
+        yield Finding("warning", "exact-duplicate", int(same.sum()), what, _sets(exact, same, shown), advice, rows)
     alike = split(near) & differs_within(near, exact)  # a cluster of equal bytes alone was reported above
     if alike.any():
-        what = f"{_number(near, alike)}, nearly the same, in different folds"
-        yield Finding("warning", "near-duplicate", int(alike.sum()), f"{what}; {remedy}", _sets(near, alike, shown))
+        what = f"{_number(near, alike)}, nearly the same, in different folds; {advice}"
+        rows = each(near, alike, "nearly the same")
+        yield Finding("warning", "near-duplicate", int(alike.sum()), what, _sets(near, alike, shown), advice, rows)
     kept = (np.bincount(exact, minlength=len(exact))[exact] > 1) & ~same
     if kept.any():
-        where = ", each set in one fold" if scheme else ""
-        what = f"{_number(exact, kept)}, the same byte for byte{where}"
-        yield Finding("note", "exact-duplicate", int(kept.sum()), what, _sets(exact, kept, shown))
+        what = f"{_number(exact, kept)}, the same byte for byte" + (", each set in one fold" if scheme else "")
+
+        def copies() -> Iterator[FindingRow]:
+            return images.rows(exact, kept, np.arange(len(exact)), lambda row, partner: "the same bytes, in one fold")
+
+        yield Finding("note", "exact-duplicate", int(kept.sum()), what, _sets(exact, kept, shown), "", copies)
 
 
-def _conflicts(table: Table, exact: Integers, near: Integers) -> Iterator[Finding]:
+def _conflicts(table: Table, exact: Integers, near: Integers, images: _Measurements) -> Iterator[Finding]:
     """Copies of an image with different labels."""
+    advice = "look at each pair, and correct or delete the row that is wrong"
 
     def shown(members: Integers) -> str:
         texts = spelled(table.labels[members[:3]], table.classes)
         named = [f"{table.train.ids[row]} ({text})" for row, text in zip(members[:3], texts, strict=True)]
         return " = ".join(named) + (" = …" if len(members) > 3 else "")
 
+    def words(row: int, partner: int) -> str:
+        here, there = spelled(table.labels[[row, partner]], table.classes)
+        return f"labelled {here}; partner: {there}"
+
     labels = row_numbers(table.labels)
     same = differs_within(exact, labels)
     if same.any():
-        what = f"{_number(exact, same)}, the same byte for byte, with different labels"
-        yield Finding("warning", "label-conflict", int(same.sum()), what, _sets(exact, same, shown))
+        what = f"{_number(exact, same)}, the same byte for byte, with different labels; {advice}"
+        sets = _sets(exact, same, shown)
+        yield Finding(
+            "warning",
+            "label-conflict",
+            int(same.sum()),
+            what,
+            sets,
+            advice,
+            lambda: images.rows(exact, same, labels, words),
+        )
     alike = differs_within(near, labels) & ~same
     if alike.any():
-        what = f"{_number(near, alike)}, nearly the same, with different labels"
-        yield Finding("note", "label-conflict", int(alike.sum()), what, _sets(near, alike, shown))
+        what = f"{_number(near, alike)}, nearly the same, with different labels; {advice}"
+        sets = _sets(near, alike, shown)
+        yield Finding(
+            "note",
+            "label-conflict",
+            int(alike.sum()),
+            what,
+            sets,
+            advice,
+            lambda: images.rows(near, alike, labels, words),
+        )
 
 
-def _train_test(ids: tuple[str, ...], count: int, exact: Integers, near: Integers) -> Iterator[Finding]:
+def _train_test(table: Table, count: int, exact: Integers, near: Integers, images: _Measurements) -> Iterator[Finding]:
     """Test images that are training images too."""
-    is_test = np.arange(len(ids)) >= count
-    same = differs_within(exact, is_test.astype(np.int64)) & is_test
-    alike = differs_within(near, is_test.astype(np.int64)) & is_test
+    is_test = (np.arange(len(images.ids)) >= count).astype(np.int64)
+    same = differs_within(exact, is_test) & (is_test == 1)
+    alike = differs_within(near, is_test) & (is_test == 1)
     if not alike.any():
         return
 
     def shown(row: int) -> str:
         clusters = exact if same[row] else near
         twin = int(np.flatnonzero(clusters[:count] == clusters[row])[0])
-        return f"{ids[row]} {'=' if same[row] else '~'} {ids[twin]}"
+        return f"{images.ids[row]} {'=' if same[row] else '~'} {images.ids[twin]}"
 
+    def words(row: int, partner: int) -> str:
+        return "a test image with the bytes of a training image" if same[row] else "a test image like a training image"
+
+    remedy = "delete the rows of those training images from the table" if table.columns else "move those files away"
+    advice = (
+        f"the score on them promises too much for new images; to prevent that, {remedy} (findings.csv has each pair)"
+    )
     message = (
-        f"{counted(int(alike.sum()), 'test image')} among the training images too, {same.sum() or 'none'} byte for byte"
+        f"{counted(int(alike.sum()), 'test image')} among the training images too, {same.sum() or 'none'} byte for "
+        f"byte; {advice}"
     )
     examples = tuple(shown(int(row)) for row in np.flatnonzero(alike)[:SHOWN])
-    yield Finding("warning", "train-test-duplicate", int(alike.sum()), message, examples)
+    yield Finding(
+        "warning",
+        "train-test-duplicate",
+        int(alike.sum()),
+        message,
+        examples,
+        advice,
+        lambda: images.rows(near, alike, is_test, words),
+    )
 
 
 def _number(clusters: Integers, chosen: Mask) -> str:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,8 +29,10 @@ from ensemble.blending.id_files import (
     read_ids,
     read_truth,
 )
+from ensemble.core.complaints import any_of
 from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
+from ensemble.core.notebook import check_arguments, listed
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
 from ensemble.core.predictions_check import check_rows, class_problems, parse_ids, renormalized_rows, shape_problems
@@ -96,8 +98,9 @@ class Adopted:
         return {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
 
 
+@check_arguments
 def adopt(
-    files: Sequence[Path | str],
+    files: Path | str | Sequence[Path | str],
     *,
     ids: Path | str | None = None,
     classes: Path | str | None = None,
@@ -114,7 +117,9 @@ def adopt(
     The arguments are those of `AdoptOptions`. `labels` and `folds` make out-of-fold files, on which a blend can be
     judged. In a folder, files with `oof` in their name are out-of-fold files, all others test files.
     """
-    return adopt_files(files, AdoptOptions(ids, classes, kind, labels, folds, run, out, renormalize, multilabel))
+    return adopt_files(
+        listed(files), AdoptOptions(ids, classes, kind, labels, folds, run, out, renormalize, multilabel)
+    )
 
 
 def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adopted]:
@@ -152,6 +157,8 @@ def _read_names(options: AdoptOptions) -> _Names:
     problems: list[str] = []
     if not options.is_oof and (options.labels is not None or options.folds is not None):
         problems.append("--kind test: test rows have neither --labels nor --folds; leave them out, or say --kind oof")
+    if options.kind not in (None, *get_args(Kind)):
+        problems.append(f"--kind {options.kind}: unknown; known are {any_of(get_args(Kind), 'and')}")
     if options.multilabel and options.renormalize:
         problems.append("--renormalize: with --multilabel each class stands for itself, and rows need not sum to 1")
     if options.run is not None and not options.run.strip():

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,12 +25,17 @@ from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
 from ensemble.blending.submission import Difference, Submission, make_submission, read_old, save_submission
 from ensemble.blending.verdict import Verdict, judge
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import save_json, save_text, sweep_temporaries
 from ensemble.core.locks import folder_lock
+from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.predictions import Predictions, ProbabilityPaths, save_predictions
 from ensemble.core.run import hash_files
 from ensemble.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLEND_FORMAT = 1
 CARRIED = ("dataset", "dataset_sha256", "folds_sha256")
@@ -41,8 +46,8 @@ Draw = Callable[[Sequence[Point], Sequence[str], str], str]
 """A picture of the frontier, from its points, the members' names and the metric."""
 
 
-@dataclass(frozen=True)
-class Blend:
+@dataclass(frozen=True, repr=False)
+class Blend(NotebookValue):
     """A blend that was written."""
 
     folder: Path
@@ -59,9 +64,31 @@ class Blend:
     difference: Difference | None = None
     """What changed against the submission it was compared with."""
 
+    @property
+    def headline(self) -> str:
+        """The method and the honest score."""
+        document, honest = self.document, self.document["honest"]
+        score = "no honest score" if honest is None else f"{document['metric']} {honest['value']:.4f} out of fold"
+        members = counted(len(document["members"]), "member")
+        return f"{document['name']}: {document['used']} of {members}, {score} ({self.folder})"
 
+    def table(self) -> pd.DataFrame:
+        """A row a member: its weight, its own score, what it is worth to the blend, its cost."""
+        import pandas as pd
+
+        members = self.document["members"]
+        facts = ("run", "weight", "oof_score", "worth", "dropped")
+        costs = list(dict.fromkeys(key for member in members for key in member["cost"] or ()))
+        rows = [
+            {key: member[key] for key in facts} | {key: (member["cost"] or {}).get(key) for key in costs}
+            for member in members
+        ]
+        return pd.DataFrame(rows)
+
+
+@check_arguments
 def blend(
-    paths: Sequence[Path | str],
+    paths: Path | str | Sequence[Path | str],
     *,
     outputs: Path | str = "outputs",
     method: str = "soft",
@@ -106,7 +133,7 @@ def blend(
         compare=compare,
         renormalize=renormalize,
     )
-    return run_blend(paths, options, submission=submission, find_dataset=find_dataset, draw=draw)
+    return run_blend(listed(paths), options, submission=submission, find_dataset=find_dataset, draw=draw)
 
 
 def run_blend(

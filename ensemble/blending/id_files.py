@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blending.combine import Integers
+from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Labels, labels_of_plain
 from ensemble.core.predictions_check import parse_ids
@@ -95,7 +96,7 @@ class Truth:
         raise InputError(f"{self._none_of(odd, classes)}; put | between those of a row")
 
     def _none_of(self, strangers: Sequence[str], classes: Sequence[str]) -> str:
-        what = f"{len(strangers)} labels are none of the classes ({examples(strangers)})"
+        what = f"{counted(len(strangers), 'label is', 'labels are')} none of the classes ({examples(strangers)})"
         return f"{self.labels_from}: {what}; the {len(classes)} classes begin with {examples(classes)}"
 
 
@@ -162,7 +163,8 @@ def check_ids(path: Path, ids: Sequence[str]) -> list[str]:
         problems.append(f"{path}: {len(broken)} ids hold a line break ({examples(broken)}); an id is one line")
     doubled = [name for name, count in Counter(ids).items() if count > 1 and name]
     if doubled:
-        problems.append(f"{path}: {len(doubled)} ids stand more than once ({examples(doubled)}); each may stand once")
+        stand = counted(len(doubled), "id stands", "ids stand")
+        problems.append(f"{path}: {stand} more than once ({examples(doubled)}); each may stand once")
     return problems
 
 

@@ -19,16 +19,17 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.combine import Integers
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, closest
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
-from ensemble.core.run import RunFolder
+from ensemble.core.run import RunFolder, unfinished_text
 from ensemble.errors import InputError
 
 FindDataset = Callable[[str], DatasetDescription | None]
 
+_TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # what may hold probabilities, but is no probability file
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _SAME_IN_BOTH = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256")
 _SECONDS = "seconds_per_1000_images"
@@ -155,6 +156,8 @@ def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Me
 
 def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None, list[str]]:
     """One member, and what is wrong with its files."""
+    if problem := _not_a_member(given):
+        return None, [problem]
     path = ProbabilityPaths.of(given / "probs.npy" if given.is_dir() else given).npy
     files = {"test": path}
     if "probs" in path.name:
@@ -210,6 +213,32 @@ def _have_test(members: Sequence[Member]) -> bool:
             "without, not both"
         )
     return not without
+
+
+def _not_a_member(given: Path) -> str:
+    """What is wrong with a word that names no member at all: a table, a run without results, a misspelt name."""
+    if given.suffix.lower() in _TABLES and given.is_file():
+        return (
+            f"{given}: is a table, not a probability file; if it holds a probability for each class, "
+            f"ens adopt {given} makes one of it"
+        )
+    folder = given if given.is_dir() else given.parent
+    if len(ProbabilityPaths.of(folder / "probs.npy" if given.is_dir() else given).missing()) < 3:
+        return ""
+    if (folder / "run.json").is_file() and (given.is_dir() or given.stem in ("probs", "oof")):
+        try:
+            record = RunFolder(folder).load_record()
+        except InputError as error:
+            return error.messages[0]
+        return "" if record is None or record["state"] == "complete" else unfinished_text(RunFolder(folder), record)
+    if "*" in given.name or "*" in given.parent.name:
+        return f"{given}: matches nothing; ens status shows which runs are finished"
+    # The first part of the path that is not there is the one that may be misspelt.
+    absent = next((path for path in reversed([given, *given.parents]) if not path.exists()), None)
+    if absent is None or not absent.parent.is_dir():
+        return ""
+    near = closest(absent.name, sorted(entry.name for entry in absent.parent.iterdir() if entry.name[:1] != "."))
+    return f"{given}: there is no {absent}; did you mean {absent.with_name(near)}?" if near else ""
 
 
 def _pair_problems(test: Predictions, oof: Predictions) -> list[str]:

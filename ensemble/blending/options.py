@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, likely
 from ensemble.errors import InputError
 
 _MOST_BAGS = 1000  # a bag is a whole greedy search; far above any use, it keeps a typo from running for days
@@ -100,7 +100,10 @@ class BlendOptions:
         if problem := method_problem(self.method):
             problems.append(f"--method {self.method}: {problem}")
         if self.metric is not None and self.metric not in METRICS | SET_METRICS:
-            problems.append(f"--metric {self.metric}: unknown; known are {any_of(list(METRICS | SET_METRICS), 'and')}")
+            metrics = list(METRICS | SET_METRICS)
+            meant = any_of(likely(self.metric, metrics))
+            advice = f"did you mean {meant}? Known are" if meant else "known are"
+            problems.append(f"--metric {self.metric}: unknown; {advice} {any_of(metrics, 'and')}")
         if (self.method == "weighted") != (self.weights is not None):
             problems.append("--weights and --method weighted belong together: --method weighted --weights a=2,b=1")
         for option, value, known in (

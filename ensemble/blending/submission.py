@@ -19,6 +19,7 @@ import numpy as np
 from ensemble.blending.combine import Combined, Integers
 from ensemble.blending.id_files import check_ids, examples
 from ensemble.blending.options import LabelForm
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import atomic_path
 from ensemble.core.labels import spelled
@@ -144,7 +145,9 @@ def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequenc
     problems = []
     doubled = [name for name, count in Counter(wanted).items() if count > 1]
     if doubled:
-        problems.append(f"{template}: {len(doubled)} ids stand more than once ({examples(doubled)})")
+        problems.append(
+            f"{template}: {counted(len(doubled), 'id stands', 'ids stand')} more than once ({examples(doubled)})"
+        )
     position = {name: row for row, name in enumerate(ids)}
     unknown = [name for name in dict.fromkeys(wanted) if name not in position]
     if unknown:

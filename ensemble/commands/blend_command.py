@@ -13,6 +13,7 @@ from ensemble.blending.options import BlendOptions, parse_weights
 from ensemble.blending.selection import Point
 from ensemble.blending.submission import Difference
 from ensemble.commands.outcome import Outcome, ShownTable
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.text import natural_key
@@ -111,11 +112,12 @@ def _shown(blend: Blend) -> list[str | ShownTable]:
     document = blend.document
     shown: list[str | ShownTable] = [_members(document), *_honest(document), *_remarks(document, blend.folder)]
     if document["renormalized_rows"]:
-        shown.append(f"{document['renormalized_rows']} rows did not sum to 1 and were divided by their sum")
+        rows = counted(document["renormalized_rows"], "row did not sum to 1 and was", "rows did not sum to 1 and were")
+        shown.append(f"{rows} divided by their sum")
     if blend.submission is None:
         shown.append("the members have no test rows: no submission")
     else:
-        shown.append(f"submission: {blend.submission} ({document['rows']} rows)")
+        shown.append(f"submission: {blend.submission} ({counted(document['rows'], 'row')})")
     if blend.sample is not None:
         shown.append(f"rows and columns as in {blend.sample}")
     if blend.missing_sample is not None:
@@ -135,7 +137,7 @@ def _shown(blend: Blend) -> list[str | ShownTable]:
 def _difference(difference: Difference) -> list[str | ShownTable]:
     """How many rows changed against the old submission, and from which class to which."""
     share = difference.changed / difference.rows
-    line = f"against {difference.path}: {difference.changed} of {difference.rows} rows changed ({share:.1%})"
+    line = f"against {difference.path}: {difference.changed} of {counted(difference.rows, 'row')} changed ({share:.1%})"
     if difference.largest is not None:
         line += f", probabilities by {difference.largest:.4f} at most"
     if not difference.changes:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemble.audit.findings import with_examples
+from ensemble.audit.findings import finding_lines
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
 from ensemble.errors import InputError
-from ensemble.report.eda_files import save_eda_files
-from ensemble.runs.eda import draw_augmentation, look_at_data
+from ensemble.report.eda_files import save_eda_files, save_findings
+from ensemble.runs.eda import draw_augmentation, eda
 
 _BAR = 30  # letters of the longest bar, so that a line fits into 80
 _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
@@ -21,7 +21,7 @@ _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the sm
 def run(arguments: argparse.Namespace) -> Outcome:
     """Look, and show the result; with --out, write tables and figures."""
     with progress(arguments) as on_event:
-        look = look_at_data(
+        look = eda(
             arguments.recipe,
             sets=arguments.sets,
             data=arguments.data,
@@ -30,16 +30,17 @@ def run(arguments: argparse.Namespace) -> Outcome:
             on_event=on_event,
         )
     facts = look.facts
-    written = save_eda_files(Path(arguments.out), look) if arguments.out else []
+    place = Path(arguments.out) if arguments.out else arguments.outputs / "eda" / facts["dataset"]
+    written = save_eda_files(place, look) if arguments.out else save_findings(place, look)
     if arguments.augment:
-        place = Path(arguments.out) if arguments.out else arguments.outputs / "eda" / facts["dataset"]
         written.append(draw_augmentation(look, place))
-    document = {**facts, "files": [str(path) for path in written]}
+    findings = [finding.plain(every_row=arguments.all) for finding in look.every_finding]
+    document = {**facts, "findings": findings, "files": [str(path) for path in written]}
     shown: list[str | ShownTable] = [_headline(facts), "", _classes(facts), ""]
     shown += _images("training images", facts["images"])
     if facts["test_images"] is not None:
         shown += _images("test images", facts["test_images"])
-    shown += [*_normalisation(facts["images"]), *_findings(facts["findings"])]
+    shown += [*_normalisation(facts["images"]), *finding_lines(findings, "nothing suspicious was found")]
     shown += [f"written: {path}" for path in written]
     # As `ens train` would exit: a script can look before it trains.
     has_errors = any(finding["level"] == "error" for finding in facts["findings"])
@@ -97,13 +98,3 @@ def _normalisation(images: Mapping[str, Any]) -> list[str]:
     if images["mean"] is None:
         return []
     return ["for the dataset's description:", f"  mean: {images['mean']}", f"  std: {images['std']}", ""]
-
-
-def _findings(findings: list[dict[str, Any]]) -> list[str]:
-    if not findings:
-        return ["nothing suspicious was found"]
-    return [
-        f"{finding['level']}: {finding['code']}: "
-        f"{with_examples(finding['message'], finding['count'], finding['examples'])}"
-        for finding in findings
-    ]

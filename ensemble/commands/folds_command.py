@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ensemble.audit.findings import Finding
+from ensemble.audit.findings import finding_lines
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
+from ensemble.core.complaints import counted
 from ensemble.errors import InputError
 from ensemble.runs.eda import fold_plan
 
@@ -28,12 +29,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
             data=arguments.data,
             outputs=arguments.outputs,
             folder=arguments.folder,
+            every_row=arguments.all,
             on_event=on_event,
         )
     has_errors = any(finding["level"] == "error" for finding in report["findings"])
     is_large = len(report["classes"]) > _MOST_CLASSES or len(report["fold_class_counts"]) > _MOST_FOLDS
     table = _worst_table(report) if is_large else _table(report)
-    return Outcome(report, [*_lines(report), table, *_findings(report)], InputError.exit_code if has_errors else 0)
+    shown: list[str | ShownTable] = [*_lines(report), table]
+    shown += finding_lines(report["findings"], "the audit finds nothing wrong", with_code=False)
+    return Outcome(report, shown, InputError.exit_code if has_errors else 0)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -41,9 +45,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
     state = "made" if report["made"] else "found" if report["written"] else "not written, for the errors below:"
     never = report["rows"] - report["validated_rows"]  # `train-only` rows, and all but one part of a hold-out
     repeats = f", {report['repeats']} repeats" if report["repeats"] > 1 else ""
+    classes = counted(len(report["classes"]), "class", "classes")
     return [
-        f"{report['dataset']}: {report['rows']} rows, {len(report['classes'])} classes{groups}",
-        *([f"{never} rows are never validated, only trained on"] if never else []),
+        f"{report['dataset']}: {counted(report['rows'], 'row')}, {classes}{groups}",
+        *([f"{counted(never, 'row is', 'rows are')} never validated, only trained on"] if never else []),
         f"{report['scheme']}, k {report['k']}{repeats}, seed {report['seed']}: {state} {report['path']}",
         f"sha256 {report['sha256']}",
     ]
@@ -86,9 +91,3 @@ def _fold_names(report: dict[str, Any]) -> list[str]:
     if report["repeats"] == 1:
         return [str(fold) for fold in range(report["k"])]
     return [f"{repeat}.{fold}" for repeat in range(report["repeats"]) for fold in range(report["k"])]
-
-
-def _findings(report: dict[str, Any]) -> list[str]:
-    """A line a finding, with its examples."""
-    findings = [Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in report["findings"]]
-    return [finding.line for finding in findings] or ["the audit finds nothing wrong"]

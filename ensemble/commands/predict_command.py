@@ -11,7 +11,7 @@ from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, shown_path, shown_score
 from ensemble.commands.progress import progress
-from ensemble.core.complaints import closest
+from ensemble.core.complaints import closest, counted
 from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES
 from ensemble.runs.predict import Predicted, predict, study_tta
@@ -122,16 +122,15 @@ def _of_images(predicted: Predicted) -> list[str | ShownTable]:
         # cut while reading: there may be millions of lines
         header, *rows = [cells for cells, _ in zip(csv.reader(stream), range(_SHOWN + 1), strict=False)]
     more = f"; the first {len(rows)}" if document["rows"] > len(rows) else ""
-    by = f"{document['folds']} folds, views {document['tta']}"
+    by = f"{counted(document['folds'], 'fold')}, views {document['tta']}"
     if "blend" in document:
-        members = len(document["members"])
-        by = f"{document['method']} of {members} member{'s' * (members > 1)}, {document['folds']} networks"
-    title = f"{document['rows']:,} images, {by}{more}"
+        members, networks = counted(len(document["members"]), "member"), counted(document["folds"], "network")
+        by = f"{document['method']} of {members}, {networks}"
+    title = f"{counted(document['rows'], 'image')}, {by}{more}"
     lines: list[str | ShownTable] = [ShownTable(header, rows, title)]
     if document["bad"]:
-        lines.append(
-            f"{document['bad']} bad images have the class shares of the training rows: {predicted.path}/bad_images.csv"
-        )
+        bad = counted(document["bad"], "bad image has", "bad images have")
+        lines.append(f"{bad} the class shares of the training rows: {predicted.path}/bad_images.csv")
     lines += [f"note: {note}" for note in document.get("notes", ())]
     seconds = document["cost"]["seconds_per_1000_images"]
     lines.append(f"{seconds:.4g} seconds per 1000 images")

@@ -1,21 +1,28 @@
-"""Progress on stderr: one live table on a terminal, a line an event in a pipe, nothing when asked for quiet."""
+"""Progress on stderr: one live table on a terminal, a line an event in a pipe, nothing when asked for quiet.
+
+Functions called from Python show the same table on a terminal and in a notebook, and are silent elsewhere.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ensemble.commands.board import Board
 from ensemble.commands.progress_lines import LiveArea, event_line
 
 _USUAL = (80, 24)  # of a terminal that does not say, as everywhere since the VT100
+_NOTEBOOK = (110, 40)  # columns and lines: rich takes a notebook for 115 columns wide
 _TICK_S = 0.5  # the clocks in the table go on between events
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -28,6 +35,69 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Mapping[str, A
             yield listener
     else:
         yield _Lines()
+
+
+def with_progress(verb: Verb) -> Verb:
+    """`verb` as `import ensemble` offers it: where it is given no `on_event`, a terminal or notebook shows progress."""
+
+    @functools.wraps(verb)
+    def call(*args: Any, **keywords: Any) -> Any:
+        if "on_event" in keywords:
+            return verb(*args, **keywords)
+        with _progress_of_python() as on_event:
+            return verb(*args, on_event=on_event, **keywords)
+
+    return cast(Verb, call)
+
+
+@contextmanager
+def _progress_of_python() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A listener that suits where this process is used; a script whose output goes to a file is not to fill it."""
+    if _is_notebook():
+        with _notebook_table() as listener:
+            yield listener
+    elif sys.stderr.isatty():
+        with progress(argparse.Namespace(quiet=False)) as listener:
+            yield listener
+    else:
+        yield lambda event: None
+
+
+def _is_notebook() -> bool:
+    """Whether IPython runs as the kernel of a notebook, rather than in a terminal. Imports nothing."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+@contextmanager
+def _notebook_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """The table as the output of a cell, where its last state stays. No clock draws it: only a cell's thread may."""
+    from IPython.display import display
+    from rich.text import Text
+
+    board, kept = Board(), list[str]()
+    handle, drawn = None, 0.0
+
+    def draw() -> None:
+        nonlocal handle, drawn
+        frame = board.frame(time.monotonic(), *_NOTEBOOK)
+        lines = [*((f"{line}\n", "") for line in kept), *((f"{line.text}\n", line.style) for line in frame)]
+        text = Text.assemble(*lines, no_wrap=True)
+        if handle is not None:
+            handle.update(text)
+        elif lines:
+            handle = display(text, display_id=True)
+        drawn = time.monotonic()
+
+    def listen(event: Mapping[str, Any]) -> None:
+        kept.extend(board.take(event, time.monotonic()))
+        if time.monotonic() - drawn >= _TICK_S:  # each drawing is a message to the browser
+            draw()
+
+    try:
+        yield listen
+    finally:
+        draw()
 
 
 class _Lines:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
+from ensemble.core.complaints import counted
+
 
 def shown_duration(seconds: float) -> str:
     """Seconds as a clock would say them; a day or more in days and hours."""
@@ -165,12 +167,13 @@ def _queued(event: Mapping[str, Any]) -> str:
     runs = len({fold["run"] for fold in folds})
     of_runs = f" of {runs} runs" if runs > 1 else ""
     at_a_time = f", {min(event['slots'], len(folds))} at a time" if len(folds) > 1 else ""
-    return f"{len(folds)} fold{'s' if len(folds) > 1 else ''}{of_runs} to train{at_a_time}"
+    return f"{counted(len(folds), 'fold')}{of_runs} to train{at_a_time}"
 
 
 def _bad_images(event: Mapping[str, Any]) -> str:
-    dropped = f"{event['dropped']} training images are left out"
-    prior = f"{event['prior']} test rows have no usable image and get the class shares of the training rows"
+    dropped = counted(event["dropped"], "training image is left out", "training images are left out")
+    prior = counted(event["prior"], "test row has no usable image and gets", "test rows have no usable image and get")
+    prior += " the class shares of the training rows"
     text = " and ".join(part for part, count in ((dropped, event["dropped"]), (prior, event["prior"])) if count)
     return f"warning: {text}; run.json lists them"
 

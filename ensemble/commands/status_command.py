@@ -1,18 +1,16 @@
-"""`ens status`: the leaderboard, what is missing, and the next step. `runs/status.py` reads the files."""
+"""`ens status`: the leaderboard and what is missing. `runs/status.py` reads the files and words the next step."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, shown_path, shown_score, shown_spread
-from ensemble.core.run import Asked, FoldKey
-from ensemble.runs.status import status
+from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score, shown_spread
+from ensemble.core.run import FoldKey
+from ensemble.runs.status import KINDS, next_step, plan_of, status
 
-_PLURAL = {"run": "runs", "study": "studies", "blend": "blends"}
 _TRIALS = ("all", "complete", "stopped", "failed")
 _MISSING_SHOWN = 20  # lines of runs with something missing: a screen; --json has all
 _FEW = 3  # missing things of one run in its line
@@ -34,8 +32,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     running += [_searching(item) for item in report["studies"] if item["state"] == "running"]
     missing = [
         f"missing: {kind} {item[kind]}: {_few(item['missing'])}"
-        for kind in ("run", "study", "blend")
-        for item in report[_PLURAL[kind]]
+        for kind, plural in KINDS.items()
+        for item in report[plural]
         if item["missing"] and (kind != "run" or item["state"] != "running")  # a running one is making them
     ]
     if len(missing) > _MISSING_SHOWN:
@@ -43,7 +41,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         missing = [*missing[:_MISSING_SHOWN], more]
     looks = [_looks(item) for item in report["scored"]]
     now = [*running, *missing, *looks, ""] if running or missing or looks else []
-    return Outcome(report, [*shown, *now, f"next: {_next_step(report, here(arguments))}"])
+    return Outcome(report, [*shown, *now, f"next: {next_step(report, here(arguments))}"])
 
 
 def _leaderboards(runs: list[dict[str, Any]]) -> list[ShownTable]:
@@ -60,6 +58,9 @@ def _leaderboards(runs: list[dict[str, Any]]) -> list[ShownTable]:
 def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> ShownTable:
     others = [name for name in ("log_loss",) if name != metric]
     rows = []
+    plans = list(dict.fromkeys(plan_of(item) for item in runs))
+    # Rows of one plan are the same rows: only their scores compare. A letter a plan, the best run's first.
+    letters = {plan: _letter(number) for number, plan in enumerate(plans)} if len(plans) > 1 else {}
     for item in runs:
         states = [state["state"] for state in item["fold_states"]]
         scores, cost = item["scores"]["oof"] or {}, item["cost"] or {}
@@ -69,6 +70,7 @@ def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> Shown
                 item["run"],
                 item["state"],
                 f"{states.count('complete')}/{len(states)}",
+                *([letters[plan_of(item)]] if letters else []),
                 item["recipe"]["model"]["name"],
                 f"{shown_score(scores.get(metric))}{mark}",
                 shown_spread([(state["scores"] or {}).get(metric) for state in item["fold_states"]]),
@@ -77,8 +79,25 @@ def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> Shown
                 f"{cost['parameters']:,}" if cost else "-",
             ]
         )
-    headers = ["run", "state", "folds", "model", metric, "mean of folds", *others, "s/1000 images", "parameters"]
-    return ShownTable(headers, rows, f"{dataset}, by {metric} out of fold")
+    headers = [
+        "run",
+        "state",
+        "folds",
+        *(["plan"] if letters else []),
+        "model",
+        metric,
+        "mean of folds",
+        *others,
+        "s/1000 images",
+        "parameters",
+    ]
+    warning = f"; {len(plans)} fold plans: only scores on the same one compare" if letters else ""
+    return ShownTable(headers, rows, f"{dataset}, by {metric} out of fold{warning}")
+
+
+def _letter(number: int) -> str:
+    """`A` to `Z`, then `A1` to `Z1` and so on."""
+    return f"{chr(ord('A') + number % 26)}{number // 26 or ''}"
 
 
 def _running(item: Mapping[str, Any]) -> str:
@@ -141,56 +160,3 @@ def _blends(blends: list[dict[str, Any]]) -> ShownTable:
             ]
         )
     return ShownTable(["blend", "method", "members", "metric", "out of fold"], rows)
-
-
-def _tune_words(study: Mapping[str, Any]) -> list[str]:
-    """The options of the study, but for its recipe."""
-    facts, wanted = study["identity_of"], study["wanted"]
-    words = [word for value in wanted["search"] for word in ("--search", value)]
-    for option, key, usual in (
-        ("--sampler", "sampler", "tpe"),
-        ("--policy", "policy", "race"),
-        ("--seed", "sampler_seed", 0),
-    ):
-        if facts[key] != usual:  # a default needs no words
-            words += [option, str(facts[key])]
-    return [*words, "--study", study["study"], "--trials", str(wanted["trials"])]
-
-
-def _again(asked: Asked, words: Sequence[str]) -> str:
-    """The words that named a recipe, and more."""
-    return f"--recipe {shown_path(asked.recipe)} {shlex.join([*asked.words()[2:], *words])}"
-
-
-def _next_step(report: Mapping[str, Any], elsewhere: str) -> str:
-    """The one command to give next: finish what was begun, then train, then blend, then submit."""
-    runs = report["runs"]
-    for item in runs:
-        if item["state"] in ("interrupted", "partial", "failed"):
-            words = _again(Asked(**item["asked"]), ["--name", item["run"]])
-            return f"ens train {words}{elsewhere} continues {item['run']}"
-    studies = report["studies"]
-    for item in studies:
-        if item["state"] == "interrupted" and item.get("wanted"):
-            words = _again(Asked(**item["asked"]), _tune_words(item))
-            return f"ens tune {words}{elsewhere} continues study {item['study']}"
-    complete = [item for item in runs if item["state"] == "complete"]
-    if not complete and any(item["state"] == "running" for item in [*runs, *studies]):
-        return f"wait; ens status {shlex.quote(report['outputs'])} shows how far it is"
-    for item in studies:
-        best = Path(item["path"]) / "best.yaml"
-        if not complete and best.exists():
-            return (
-                f"ens train --recipe {shown_path(str(best))} --name {shlex.quote(item['study'] + '-best')}{elsewhere}"
-            )
-    if not complete:
-        return f"ens train --recipe quickstart{elsewhere}"
-    if not report["blends"] and any(item["rows"]["test"] for item in complete):
-        return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
-    if len(complete) == 1:  # a blend of one run is that run
-        return "train a second recipe (ens recipes lists them), and blend both"
-    if not any(item["rows"]["test"] for item in complete):  # nothing to submit: what was trained is for new images
-        if report["blends"]:
-            return f"ens predict {shlex.quote(report['blends'][0]['path'])} --images DIR{elsewhere}"
-        return f"ens blend {' '.join(shlex.quote(item['path']) for item in complete)}{elsewhere}"
-    return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here
 from ensemble.commands.progress import progress
+from ensemble.core.complaints import counted
 from ensemble.errors import Interrupted, PartialFailure
 from ensemble.tuning.study import Study, StudyInterrupted
 from ensemble.tuning.trials import Trial
@@ -58,7 +59,7 @@ def _table(study: Study) -> ShownTable:
         ]
         for trial in shown
     ]
-    title = f"study {study.path.name}: {len(study.trials)} trials"
+    title = f"study {study.path.name}: {counted(len(study.trials), 'trial')}"
     return ShownTable(["trial", metric, "folds", *keys, "state"], rows, title)
 
 

@@ -6,6 +6,7 @@ Complaints are collected rather than raised one by one, so that all faults of a 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ensemble.errors import InputError
 KeyPath = tuple[str | int, ...]
 """Where a value lies in nested mappings and lists. Not a dotted string: the keys of `search` contain dots."""
 
+_SHORTEST_BEGINNING, _MOST_LIKELY = 3, 4  # of a name, to be told by it; suggestions that a person can choose from
 _LONGEST_VALUE = 60  # characters: a value, its place and the rule fit in two lines of a terminal
 
 
@@ -82,6 +84,23 @@ def closest(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | No
     by_lower = {name.lower(): name for name in reversed(known)}  # reversed: of names alike in this the first wins
     matches = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None
+
+
+def likely(word: str, known: Sequence[str]) -> list[str]:
+    """The known names that a word may stand for, none or a few: the one most like it, else those that it is a part or
+    the beginning of, as `f1` is of `macro_f1`."""
+    if near := closest(word, known):
+        return [near]
+    parts = set(re.split(r"[^a-z0-9]+", word.lower()))
+    within = [name for name in known if parts <= set(name.lower().split("_"))]
+    begun = [name for name in known if len(word) >= _SHORTEST_BEGINNING and name.lower().startswith(word.lower())]
+    names = within or begun
+    return names if len(names) <= _MOST_LIKELY else []
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `1,200 images`; with a verb, `1 image has`, `1,200 images have`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def any_of(names: Sequence[str], last: str = "or") -> str:

@@ -6,6 +6,7 @@ Messages of rules between keys begin with the key and a colon: `schema` finds th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import PurePosixPath
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from ensemble.core.complaints import closest
 from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
 from ensemble.errors import InputError
@@ -105,6 +107,8 @@ class LabelSpec(Frozen):
     docs/multilabel.md."""
     empty: list[str] | None = None
     """With `separator`: values that mean no class at all, such as `[No Finding]`; left out: the empty cell."""
+    map: dict[str, str] | None = None
+    """For a `value`: what the table writes otherwise, and the class that it means: `{ANGER: anger, "1": rust}`."""
     columns: Literal["one-hot", "multi-hot"] | None = None
     """A column for each class, by its name. `one-hot`: a 1 in one of them; `multi-hot`: a 1 in any number of them, so
     that each row has a set of classes."""
@@ -124,6 +128,8 @@ class LabelSpec(Frozen):
             )
         if self.empty is not None and self.separator is None:
             raise ValueError("empty: is for labels with a separator; give one, or list what it means as a class")
+        if self.map is not None and self.value is None:
+            raise ValueError(f"map: is for a value, not for {given[0]}; parts have maps of their own")
         names = [part.name for part in self.parts or []]
         if len(set(names)) != len(names):
             raise ValueError("parts: two have the same name")
@@ -149,13 +155,26 @@ class FieldsSpec(Frozen):
 
     value: Template
     """Template of what is taken apart, such as `{file.stem}`."""
-    pattern: Template
+    pattern: Template | None = None
     """How it is composed, as `{breed}_{number}`: each field becomes a column, an earlier one as long as possible: of
     `Egyptian_Mau_12` the breed is `Egyptian_Mau`."""
+    regex: Annotated[str, Field(min_length=1)] | None = None
+    """In place of `pattern`, for names of several kinds: a Python regular expression of the whole name, such as
+    `'(?P<photo>.+?)(-with-mask)?'`; each named group becomes a column, empty where it takes no part."""
 
     @model_validator(mode="after")
     def _names_fields(self) -> FieldsSpec:
-        fields = columns_of(self.pattern)
+        if (self.pattern is None) == (self.regex is None):
+            raise ValueError("pattern: give it or regex, one of the two")
+        if self.regex is not None:
+            try:
+                names = re.compile(self.regex).groupindex
+            except re.error as error:
+                raise ValueError(f"regex: {self.regex!r} is no regular expression: {error}") from error
+            if not names:
+                raise ValueError(f"regex: {self.regex!r} must name one or more fields, as in (?P<person>.+?)")
+            return self
+        fields = columns_of(self.pattern or "")
         if not fields or len(set(fields)) != len(fields):
             raise ValueError(f"pattern: {self.pattern!r} must name one or more fields, each once")
         return self
@@ -407,6 +426,13 @@ class DatasetDescription(Frozen):
         expected = math.prod(len(part.classes) for part in parts) if parts else len(names)
         if len(names) != expected:
             raise ValueError(f"classes: {len(names)} names, but the parts of train.label make {expected}")
+        strangers = sorted(set((self.label.map or {}).values()) - set(names))
+        if strangers:
+            near = closest(strangers[0], names)
+            raise ValueError(
+                f"train.label.map: leads to {strangers[0]}, which is none of the classes"
+                + (f"; did you mean {near}?" if near else "")
+            )
         if self.label.is_set and (joined := [name for name in names if JOINER in name]):
             raise ValueError(f"classes: {joined[0]} contains {JOINER}, which separates the classes of a row in files")
         if self.submission.probability_of not in (None, *names):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ensemble.core.files import newest, replaced_together, sha256_file
 from ensemble.core.labels import Activation, Labels, labels_of_plain, plain_labels
+from ensemble.core.notebook import MOST_ROWS, NotebookValue, check_arguments, html_of
 from ensemble.core.npy import map_matrix, mapped_sha256, release_pages
 from ensemble.core.predictions_check import (
     OWN_KEYS,
@@ -93,8 +94,8 @@ FORMAT = 1  # of the sidecar; another one is refused
 _PATIENCE = 5  # how often files that were replaced while they were read are read again
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictions(NotebookValue):
     """Probabilities of named rows over named classes, and where they come from."""
 
     ids: tuple[str, ...]
@@ -119,11 +120,30 @@ class Predictions:
     path: Path | None = None
     """The `.npy` file these came from."""
 
+    @property
+    def headline(self) -> str:
+        """How many rows and classes, of which run."""
+        run = self.sidecar.get("run")
+        of_run = f" of {run}" if run else ""
+        where = f" ({self.path})" if self.path is not None else ""
+        return f"{self.kind} rows{of_run}: {len(self.ids):,} rows x {len(self.classes):,} classes{where}"
+
     def frame(self) -> pd.DataFrame:
         """The probabilities as a pandas table, for notebooks: a row for each id, a column for each class."""
-        import pandas as pd  # here: its import takes 0.36 s, which no command has to pay
+        return self._frame(slice(None))
 
-        return pd.DataFrame(np.asarray(self.probs), index=pd.Index(self.ids, name="id"), columns=list(self.classes))
+    def table(self) -> pd.DataFrame:
+        """The same as `frame`, under the name that runs and blends have for it."""
+        return self.frame()
+
+    def _frame(self, rows: slice) -> pd.DataFrame:
+        import pandas as pd  # 0.36 s, which no command has to pay
+
+        index = pd.Index(self.ids[rows], name="id")
+        return pd.DataFrame(np.asarray(self.probs[rows]), index=index, columns=list(self.classes))
+
+    def _repr_html_(self) -> str:
+        return html_of(self.headline, self._frame(slice(MOST_ROWS)), len(self.ids))  # of a million rows, the first
 
 
 @dataclass(frozen=True)
@@ -161,14 +181,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns  # a renamed file has another inode, even within one tick of the clock
 
 
+@check_arguments
 def load_predictions(
-    path: Path, *, renormalize: bool = False, verify_hashes: bool = True, seen: Seen | None = None
+    path: Path | str, *, renormalize: bool = False, verify_hashes: bool = True, seen: Seen | None = None
 ) -> Predictions:
     """Load a probability file by any of its three names or its stem; all that is wrong with it is one `InputError`.
 
     `seen`: what other files held; equal ids, labels, folds and groups are kept once.
     """
-    named, seen = ProbabilityPaths.of(path), seen or Seen()
+    named, seen = ProbabilityPaths.of(Path(path)), seen or Seen()
     for _ in range(_PATIENCE):
         current = named.current()
         try:
@@ -243,12 +264,13 @@ def _collect(problems: list[str], read: Any, *arguments: Any) -> Any:
         return None
 
 
-def save_predictions(stem: Path, predictions: Predictions, *, written: Path | None = None) -> None:
+@check_arguments
+def save_predictions(stem: Path | str, predictions: Predictions, *, written: Path | None = None) -> None:
     """Write `stem`.npy, `.ids.txt` and `.json`, all or none; `ValueError` for what `load_predictions` would refuse.
 
     `written`: a file beside `stem` that holds these very numbers, and is moved rather than written a second time.
     """
-    probs = predictions.probs
+    stem, probs = Path(stem), predictions.probs
     if probs.dtype.kind != "f" or probs.dtype.itemsize not in (4, 8) or probs.ndim != 2 or 0 in probs.shape:
         needed = "a float32 or float64 matrix with rows and columns is needed"
         raise ValueError(f"{needed}, got {probs.dtype} {probs.shape}")

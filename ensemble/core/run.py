@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
             entry.unlink(missing_ok=True)
 
 
+SETTINGS = "settings"
+"""In `failed_by` of a fold's state: it was refused, or failed with a message that says what to change."""
 RUN_FORMAT = 1  # another one is refused, with a message: a run is not to be retrained unasked
 RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "studies"})  # folders of `outputs/`
 _NAME = re.compile(r"[\w][\w.+=-]{0,127}", re.UNICODE)  # 128: room for what is added in a name of 255 bytes
@@ -178,6 +181,16 @@ class RunFolder:
         return str(record["state"])
 
 
+def unfinished_text(run: RunFolder, record: Mapping[str, Any]) -> str:
+    """What to say of a run that has not all its files yet, and the command that continues it."""
+    repeats = record["folds"]["repeats"]
+    states = [state for state in record["fold_states"] if state["state"] != "complete"]
+    names = ", ".join(FoldKey(state["repeat"], state["fold"]).shown(repeats) for state in states)
+    folds = f"fold {names} is not complete" if len(states) == 1 else f"folds {names} are not complete"
+    words = shlex.join([*Asked(**record["asked"]).words(), "--name", run.path.name])
+    return f"{run.path}: not finished: {folds if states else 'not merged'}; ens train {words} continues it"
+
+
 def check_run_name(name: str, option: str = "--name") -> None:
     """Refuse names that are no folder name, or that `outputs/` needs for itself."""
     if not _NAME.fullmatch(name):
@@ -229,6 +242,11 @@ def verify_files(folder: Path, hashes: dict[str, str]) -> list[str]:
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Hashes of a folder's files, for a later `verify_files`."""
     return {name: sha256_file(folder / name) for name in sorted(names)}
+
+
+def file_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of a folder's files: a look at them is cheap where a hash is not."""
+    return {name: (folder / name).stat().st_size for name in sorted(names)}
 
 
 def now() -> str:

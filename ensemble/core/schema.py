@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from ensemble.core.complaints import Complaint, FaultsInside, KeyPath, Place, any_of, closest, dotted, show_value
+from ensemble.core.complaints import (
+    Complaint,
+    FaultsInside,
+    KeyPath,
+    Place,
+    any_of,
+    closest,
+    dotted,
+    likely,
+    show_value,
+)
 
 # Here, not beside the metrics: reading a recipe must not import numpy. A test holds both lists equal.
 MetricName = Literal[
@@ -298,8 +308,8 @@ def _value_text(path: KeyPath, value: Any, allowed: Any) -> str:
     # a class or an id that YAML reads as a number
     if isinstance(value, int | float) and any(allowed_text(member).startswith("text") for member in members):
         return f"{text}; put it in quotes"
-    near = closest(value, choices_of(allowed)) if isinstance(value, str) else None
-    return f"{text}; did you mean {near}?" if near else text
+    meant = likely(value, choices_of(allowed)) if isinstance(value, str) else []
+    return f"{text}; did you mean {any_of(meant)}?" if meant else text
 
 
 def _missing_text(path: KeyPath, model: type[BaseModel], examples: Mapping[KeyPath, str]) -> str:

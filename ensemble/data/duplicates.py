@@ -8,6 +8,7 @@ and would take a red square for a green one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -43,20 +44,51 @@ def near_clusters(
 
     `colours`: (rows, n) of what must be close, each in 0..1.
     """
-    numbers = np.arange(len(hashes), dtype=np.int64)
+    return near_links(hashes, colours, usable, distance).clusters(len(hashes))
+
+
+@dataclass(frozen=True)
+class NearLinks:
+    """Which rows are nearly the same, before they are followed from row to row."""
+
+    rows: Integers
+    """The usable rows, ascending."""
+    node: Integers
+    """The node of each of `rows`: rows that need no link, since they are as good as equal."""
+    left: Integers
+    """One node of each link."""
+    right: Integers
+    """The other."""
+
+    def clusters(self, count: int) -> Integers:
+        """A number for each of the first `count` rows, linked by these alone: as if there were no others.
+
+        A node's head is its first row, so the links among the first rows are those that they would have alone.
+        """
+        numbers = np.arange(count, dtype=np.int64)
+        inside = int(np.searchsorted(self.rows, count))
+        nodes = np.zeros(1 + int(self.node.max(initial=0)), dtype=np.bool_)
+        nodes[self.node[:inside]] = True
+        among = nodes[self.left] & nodes[self.right]
+        component = _components(len(nodes), self.left[among], self.right[among])
+        return _numbered_by_first(numbers, self.rows[:inside], component[self.node[:inside]])
+
+
+def near_links(
+    hashes: Hashes, colours: npt.NDArray[np.floating], usable: npt.NDArray[np.bool_], distance: int
+) -> NearLinks:
+    """The links between rows that are nearly the same; arguments as of `near_clusters`."""
     rows = np.flatnonzero(usable)
-    if len(rows) < 2:
-        return numbers
+    if len(rows) == 0:
+        return NearLinks(rows, rows, rows, rows)
     # One node for rows with one hash and one cell of colours, so that a thousand copies cost no million pairs.
     cells = np.floor(colours[rows] / COLOUR_TOLERANCE).astype(np.uint64)
     keys = np.column_stack([hashes[rows], cells])
     _, first, node = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    node = node.ravel()  # numpy 2.0 gives it a second axis
     heads = rows[first]
     left, right = near_pairs(hashes[heads], distance)
     close = np.abs(colours[heads[left]] - colours[heads[right]]).max(axis=1, initial=0.0) <= COLOUR_TOLERANCE
-    component = _components(len(heads), left[close], right[close])
-    return _numbered_by_first(numbers, rows, component[node])
+    return NearLinks(rows, node.ravel(), left[close], right[close])  # numpy 2.0 gives `node` a second axis
 
 
 def join_clusters(*clusterings: Integers) -> Integers:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,14 @@ from ensemble.core.dataset import DatasetDescription, PartSpec
 from ensemble.core.labels import Labels as Values
 from ensemble.core.text import JOINER, natural_key
 from ensemble.data.rows import Column, Complaints, RawRows, few, read_numbers
+from ensemble.recipe.yaml import format_flow
 
 Indices = npt.NDArray[np.int64]
+Near = Literal["none", "name", "map"]
+_NEAR: dict[str, Near] = {"name": "map", "index": "none"}  # what is offered for a wrong value, by the label's kind
 _UNKNOWN = -1  # never leaves this file: each comes with a complaint
+_SHOWN_VALUES = 5  # wrong values that a message names, each with what may be meant
+_MAPPED = 20  # entries of a mapping to paste: more is no slip of spelling, and no line to read
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Labels:
     values: Values
     train_values: Indices | None = None
     parts: tuple[LabelPart, ...] = ()
+    trimmed: tuple[int, ...] = ()
+    """Rows whose label had blanks around it that are no part of the class."""
 
 
 def read_labels(
@@ -53,14 +60,41 @@ def read_labels(
         return None
     if spec.separator is not None:
         return _separated(description, raw, spec.separator, rows, complaints)
+    position, mapping = _positions(description)
+    meaning = _meanings(set(raw), mapping, position)
+    blank = {value for value, name in meaning.items() if name != value and name == value.strip()}
+    trimmed = tuple(row for row, value in enumerate(raw) if value in blank) if blank else ()
+    names = [meaning[value] for value in raw]
     classes = description.class_names
     if classes is None:  # all that there are
-        unusable = [rows.name(row) for row, name in enumerate(raw) if not name or "\n" in name or "\r" in name]
+        unusable = [rows.show(row) for row, name in enumerate(names) if not name or "\n" in name or "\r" in name]
         complaints.add(f"{rows.where}: {{n}} labels are empty or hold a line end", unusable)
-        classes = tuple(sorted(set(raw), key=natural_key))
-    allowed = classes if spec.kind == "name" else [str(index) for index in range(len(classes))]
-    position = {name: index for index, name in enumerate(allowed)}
-    return Labels(classes, _look_up(raw, position, rows, "labels", complaints))
+        classes = tuple(sorted(set(names), key=natural_key))
+        position = {name: index for index, name in enumerate(classes)}
+    positions = _look_up(names, position, rows, "labels", complaints, near=_NEAR[spec.kind])
+    return Labels(classes, positions, trimmed=trimmed)
+
+
+def _positions(description: DatasetDescription) -> tuple[dict[str, int], dict[str, str]]:
+    """The position of each class by what the table writes for it, and `map` to such values.
+
+    The positions are empty where the classes are those of the rows.
+    """
+    names, spec = description.class_names or (), description.label
+    if spec.kind == "name":
+        return {name: index for index, name in enumerate(names)}, dict(spec.map or {})
+    mapping = {value: str(names.index(name)) for value, name in (spec.map or {}).items()}
+    return {str(index): index for index in range(len(names))}, mapping
+
+
+def _meanings(values: set[str], mapping: Mapping[str, str], known: Mapping[str, int]) -> dict[str, str]:
+    """What each distinct value of the table means: as it stands where that is known, else without blanks around it."""
+    # Few distinct values stand for all rows, so nothing here costs by the row.
+    meaning = {}
+    for value in values:
+        cell = value if value in mapping or value in known else value.strip()
+        meaning[value] = mapping.get(cell, cell)
+    return meaning
 
 
 def _separated(
@@ -73,10 +107,13 @@ def _separated(
         value: [] if value in none else [part.strip() for part in value.split(separator) if part or separator.strip()]
         for value in set(raw)
     }
+    known, mapping = _positions(description)
+    meaning = _meanings({part for parts in parts_of.values() for part in parts}, mapping, known)
+    parts_of = {value: [meaning[part] for part in parts] for value, parts in parts_of.items()}
     lists = [parts_of[value] for value in raw]
     source = [row for row, parts in enumerate(lists) for _ in parts]
     names = [part for parts in lists for part in parts]
-    doubled = [f"{rows.name(row)} ({raw[row]!r})" for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
+    doubled = [rows.show(row, repr(raw[row])) for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
     complaints.add(f"{rows.where}: {{n}} labels name a class twice", doubled)
     classes = description.class_names or tuple(sorted(set(names), key=natural_key))
     if description.class_names is None:
@@ -84,12 +121,13 @@ def _separated(
         complaints.add(f"{rows.where}: {{n}} classes are empty, or hold {JOINER} or a line end", odd)
         if len(classes) < 2:
             complaints.append(f"{rows.where}: only {len(classes)} class in all labels; two are needed")
-    allowed = classes if spec.kind == "name" else [str(index) for index in range(len(classes))]
-    position = {name: index for index, name in enumerate(allowed)}
+    position = known or {name: index for index, name in enumerate(classes)}
     # A row for each name of a class, called like its own row in messages.
-    named_of = RawRows(rows.where, {}, (), len(names), tuple(rows.name(row) for row in source))
+    ids = tuple(rows.ids[row] for row in source) if rows.ids is not None else None
+    lines = [rows.lines[row] for row in source] if rows.lines else None
+    named_of = RawRows(rows.where, {}, (), len(names), ids, lines=lines)
     values = np.zeros((len(raw), len(classes)), dtype=np.uint8)
-    values[source, _look_up(names, position, named_of, "labels", complaints)] = 1
+    values[source, _look_up(names, position, named_of, "labels", complaints, near=_NEAR[spec.kind])] = 1
     return Labels(classes, values)
 
 
@@ -106,7 +144,7 @@ def _hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints, *, sev
     is_several = bool((wrong & are_hot).any())
     complaints.add(
         f"{rows.where}: {{n}} rows don't have {rule} in the columns of the classes",
-        [f"{rows.name(row)} ({' '.join(column[row] for column in present)})" for row in np.flatnonzero(wrong).tolist()],
+        [rows.show(row, " ".join(column[row] for column in present)) for row in np.flatnonzero(wrong).tolist()],
         "where a row may have several classes, or none, say columns: multi-hot" if is_several else "",
     )
     if several:
@@ -128,10 +166,12 @@ def _composed(
     for spec in specs:
         raw = rows.fill(spec.value, complaints, f"label part {spec.name}")
         if raw is None:
-            return None
+            continue
         official.append(_part(spec, raw, spec.bins, rows, complaints))
         moved = list(bins.get(spec.name, ()))
         training.append(_binned(read_numbers(raw)[0], moved) if moved else official[-1])
+    if len(official) < len(specs):
+        return None
     sizes = [len(spec.classes) for spec in specs]
     values = _combine(official, sizes)
     other = _combine(training, sizes) if bins and not complaints else values  # bad bounds could leave the classes
@@ -149,12 +189,13 @@ def _part(spec: PartSpec, raw: Column, bins: list[float] | None, rows: RawRows, 
         numbers, odd = read_numbers(raw)
         complaints.add(
             f"{rows.where}: {{n}} values of label part {spec.name} are no numbers",
-            [f"{rows.name(row)} ({raw[row]!r})" for row in odd],
+            [rows.show(row, repr(raw[row])) for row in odd],
         )
         return _binned(numbers, bins)
     index = {name: position for position, name in enumerate(spec.classes)}
     position = {value: index[name] for value, name in spec.map.items()} if spec.map is not None else index
-    return _look_up(raw, position, rows, f"values of label part {spec.name}", complaints)
+    meaning = _meanings(set(raw), {}, position)
+    return _look_up([meaning[value] for value in raw], position, rows, f"values of label part {spec.name}", complaints)
 
 
 def _binned(numbers: npt.NDArray[np.float64], bins: Sequence[float]) -> Indices:
@@ -170,22 +211,46 @@ def _combine(parts: Sequence[Indices], sizes: Sequence[int]) -> Indices:
     return total
 
 
-def _look_up(raw: Column, position: Mapping[str, int], rows: RawRows, what: str, complaints: Complaints) -> Indices:
-    """Each value's position; values that have none are told, the commonest first."""
+def _look_up(
+    raw: Column,
+    position: Mapping[str, int],
+    rows: RawRows,
+    what: str,
+    complaints: Complaints,
+    *,
+    near: Near = "name",
+) -> Indices:
+    """Each value's position; values that have none are told, the commonest first.
+
+    `near`: each with the class that may be meant, and as a `map` to paste; `none` for numbers, of which any is near.
+    """
     positions = np.fromiter((position.get(value, _UNKNOWN) for value in raw), dtype=np.int64, count=len(raw))
     wrong = np.flatnonzero(positions == _UNKNOWN).tolist()
-    names = list(position)
-    by_value = Counter(raw[row] for row in wrong)
-    first = {raw[row]: row for row in reversed(wrong)}  # reversed: the first row is written last
-    examples = [f"{value!r} ({count} rows, first {rows.name(first[value])})" for value, count in by_value.most_common()]
-    if examples:
-        near = closest(next(iter(by_value)), names)
-        complaints.append(
-            f"{rows.where}: {len(wrong):,} {what} are none of {few(names, 6)}: {'; '.join(examples[:3])}"
-            + ("; …" if len(examples) > 3 else "")
-            + (f"; did you mean {near}?" if near else "")
-        )
+    if wrong:
+        rows_of: dict[str, list[int]] = {}
+        for row in wrong:
+            rows_of.setdefault(raw[row], []).append(row)
+        values = sorted(rows_of, key=lambda value: -len(rows_of[value]))  # of equally many rows, the first comes first
+        names = list(position)
+        compared = values[:_MAPPED] if near != "none" else []
+        meant = {value: name for value in compared if (name := closest(value, names))}
+        shown = [_wrong_value(value, rows_of[value], rows, meant.get(value)) for value in values[:_SHOWN_VALUES]]
+        text = f"{rows.where}: {len(wrong):,} {what} are none of {few(names, 6)}: "
+        text += few(shown, _SHOWN_VALUES, total=len(values))
+        if meant and near == "map":
+            text += f"; if so, correct the table, or add to train.label: map: {format_flow(meant)}"
+        complaints.append(text)
     return np.maximum(positions, 0)  # any class in place of unknown ones: the complaints refuse the table
+
+
+def _wrong_value(value: str, in_rows: Sequence[int], rows: RawRows, near: str | None) -> str:
+    """`'gren' (16 rows, lines 3, 6, 9, … and 13 more; did you mean green?)`"""
+    if rows.lines:
+        places = f"line{'s' if len(in_rows) > 1 else ''} {few([str(rows.lines[row]) for row in in_rows])}"
+    else:
+        places = f"first {rows.show(in_rows[0])}"
+    count = f"{len(in_rows):,} row{'s' if len(in_rows) > 1 else ''}"
+    return f"{value!r} ({count}, {places}{f'; did you mean {near}?' if near else ''})"
 
 
 def _check_bins(specs: Sequence[PartSpec], bins: Mapping[str, Sequence[float]], complaints: Complaints) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec, RowsSpec
 from ensemble.core.labels import spelled
 from ensemble.core.metrics import decide_sets
 from ensemble.core.npy import RowsFile, map_matrix
 from ensemble.core.predictions import Predictions, save_predictions
-from ensemble.core.text import natural_key, read_text_table
+from ensemble.core.text import natural_key, scan_text_table
 from ensemble.data.listing import IMAGE_SUFFIXES, Listing, is_image, other_formats
 from ensemble.data.rows import Complaints, doubles, few, read_rows
 from ensemble.data.table import Rows
@@ -73,8 +74,9 @@ def _of_files(sources: Sequence[str]) -> Rows:
     ids = [Path(source).name for source in sources]
     doubled = sorted(doubles(ids))
     if doubled:
+        stand = counted(len(doubled), "file name stands", "file names stand")
         raise InputError(
-            f"--images: {len(doubled)} file names stand more than once, and are ids: {few(doubled)}; "
+            f"--images: {stand} more than once, and names are ids: {few(doubled)}; "
             "name the files in a CSV file with an id column"
         )
     # Files may lie anywhere, and paths of rows are below a folder: the root is above all of them.
@@ -83,13 +85,16 @@ def _of_files(sources: Sequence[str]) -> Rows:
 
 def _of_table(path: Path, box: BoxSpec | None) -> Rows:
     """A CSV file with ids, and paths below the file's folder."""
-    table = read_text_table(path)
+    table, faults = scan_text_table(path)
+    if table is None:
+        raise InputError(*faults)
     header = table.header
     own_id = "id" if "id" in header else header[0]
     image = next((name for name in _IMAGE_COLUMNS if name in header), own_id)
     folder = path.parent
     spec = RowsSpec(table=path.name, id=f"{{{own_id}}}", image=f"{{{image}}}", box=box)
     complaints = Complaints()
+    complaints += faults
     rows = read_rows(spec, Listing(folder), folder, complaints, table)
     if complaints or rows is None or rows.ids is None or rows.paths is None:
         raise InputError(*complaints, f"{path}: ids were looked for in column {own_id}, paths in {image}")

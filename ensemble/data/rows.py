@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec, WhereSpec
-from ensemble.core.text import TextTable, columns_of, fill, read_text_table, split_template
+from ensemble.core.text import TextTable, columns_of, fill, scan_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
-from ensemble.errors import InputError
 
 Column = Sequence[str]
 
@@ -51,9 +50,10 @@ class Complaints(_Messages):
         return [*self, *self.remarks]
 
 
-def few(names: Sequence[str], most: int = _SHOWN) -> str:
-    """The first names, and a mark where there are more."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def few(names: Sequence[str], most: int = _SHOWN, *, total: int = 0) -> str:
+    """The first names, and how many there are more; `total` where `names` are only the first of them."""
+    rest = max(total, len(names)) - min(most, len(names))
+    return ", ".join(names[:most]) + (f", … and {rest:,} more" if rest else "")
 
 
 def doubles(names: Sequence[str]) -> list[str]:
@@ -77,13 +77,18 @@ class RawRows:
     ids: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     boxes: npt.NDArray[np.float64] | None = None
+    lines: Sequence[int] | None = None
+    """The table's line of each row; None where no table tells."""
+    lost_ids: tuple[str, ...] = ()
+    """Ids of the table's rows that could not be read, as far as they have any."""
 
     def fill(self, template: str, complaints: Complaints, what: str) -> list[str] | None:
         """The template for every row; None, with a complaint, where it names a column that there is not."""
-        strangers = [name for name in columns_of(template) if name not in self.columns]
+        strangers = dict.fromkeys(name for name in columns_of(template) if name not in self.columns)
         if strangers:
             names = ", ".join(map(_shown_column, self.own or self.columns))
-            complaints.append(f"{self.where}: {what} {template!r} names column {strangers[0]!r}; the table has {names}")
+            missing = f"column{'s' if len(strangers) > 1 else ''} {', '.join(map(repr, strangers))}"
+            complaints.append(f"{self.where}: {what} {template!r} names {missing}; the table has {names}")
             return None
         return fill(template, self.columns, self.count, star=STAR if what in ("image", "files") else "*")
 
@@ -95,15 +100,23 @@ class RawRows:
             return None
         return self.columns[name]
 
-    def name(self, row: int) -> str:
-        """How messages call a row."""
-        return self.ids[row] if self.ids is not None else f"row {row}"
+    def show(self, row: int, detail: str = "") -> str:
+        """How messages call a row, and what is wrong with it: `0037 (line 3: 'gren')`."""
+        line = f"line {self.lines[row]}" if self.lines else ""
+        name = self.ids[row] if self.ids is not None else "" if line else f"row {row}"
+        inside = ": ".join(filter(None, (line, detail)))
+        return f"{name} ({inside})" if name and inside else name or inside
+
+    def at(self, row: int, name: str) -> str:
+        """A name that stands in a row, with its line."""
+        return f"{name} (line {self.lines[row]})" if self.lines else name
 
     def take(self, kept: Sequence[int]) -> RawRows:
         """Some of the rows, in the order given; without images."""
         columns: dict[str, Column] = {name: [cells[row] for row in kept] for name, cells in self.columns.items()}
         ids = None if self.ids is None else tuple(self.ids[row] for row in kept)
-        return RawRows(self.where, columns, self.own, len(kept), ids)
+        lines = [self.lines[row] for row in kept] if self.lines else None
+        return RawRows(self.where, columns, self.own, len(kept), ids, lines=lines, lost_ids=self.lost_ids)
 
 
 def read_rows(
@@ -128,12 +141,15 @@ def read_named_rows(
     if spec.table is None:  # a single row without columns, for `files` to expand
         rows = RawRows(str(folder / (spec.files or "")), {}, (), 1)
     else:
-        try:
-            table = table or read_text_table(folder / spec.table)
-        except InputError as error:
-            complaints += error.messages
+        if table is None:
+            table, faults = scan_text_table(folder / spec.table)
+            complaints += faults
+        if table is None:
             return None
-        rows = RawRows(str(folder / spec.table), dict(table.columns), table.header, len(table))
+        where = str(folder / spec.table)
+        columns: dict[str, Column] = dict(table.columns)
+        lost_ids = _lost_ids(table, spec.id)
+        rows = RawRows(where, columns, tuple(columns), len(table), lines=table.lines, lost_ids=lost_ids)
     if spec.files is not None:
         expanded = _expand(rows, spec.files, listing, folder, complaints)
         if expanded is None:
@@ -159,6 +175,8 @@ def join_rows(first: RawRows, second: RawRows, complaints: Complaints) -> RawRow
     own = tuple(name for name in first.own if name in columns)
     where = first.where if first.where == second.where else f"{first.where} and {second.where}"
     rows = RawRows(where, columns, own, first.count + second.count)
+    if first.where == second.where and first.lines and second.lines:  # of two tables, a line alone names no row
+        rows.lines = [*first.lines, *second.lines]
     if first.ids is not None and second.ids is not None:
         rows.ids = (*first.ids, *second.ids)
         both = sorted(set(first.ids) & set(second.ids))
@@ -197,19 +215,32 @@ def read_numbers(values: Column) -> tuple[npt.NDArray[np.float64], list[int]]:
     return numbers, np.flatnonzero(~np.isfinite(numbers)).tolist()  # 1e999 is infinite
 
 
+def _lost_ids(table: TextTable, template: str) -> tuple[str, ...]:
+    """Ids of the rows that have too few or too many cells: so that these are not missed elsewhere too."""
+    if any(name not in table.columns for name in columns_of(template)):
+        return ()
+    columns = {
+        name: [cells[at] if at < len(cells) else "" for _, cells in table.ragged]
+        for name, at in ((name, table.header.index(name)) for name in columns_of(template))
+    }
+    return tuple(fill(template, columns, len(table.ragged)))
+
+
 def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaints: Complaints) -> RawRows | None:
     """A row for every file of every row, with the file's columns."""
     patterns = rows.fill(files, complaints, "files")
-    if patterns is None or not _stay_inside(patterns, rows.where, complaints):
+    if patterns is None:
         return None
-    matched = [listing.find(pattern) for pattern in patterns]
-    empty = [pattern.replace(STAR, "*") for pattern, paths in zip(patterns, matched, strict=True) if not paths]
+    outside = _outside(patterns, rows, complaints)
+    matched = [[] if row in outside else listing.find(pattern) for row, pattern in enumerate(patterns)]
+    empty = [row for row, paths in enumerate(matched) if not paths and row not in outside]
     if empty:
         complaints.add(
             f"{rows.where}: {{n}} rows have no image files" if rows.own else f"{folder}: no image files",
-            empty,
-            listing.describe(empty[0]),
+            [rows.at(row, patterns[row].replace(STAR, "*")) for row in empty],
+            listing.describe(patterns[empty[0]].replace(STAR, "*")),
         )
+    if not any(matched):
         return None
     paths = [path for of_row in matched for path in of_row]
     complaints.add(f"{rows.where}: {{n}} files belong to more than one row", doubles(paths))
@@ -217,7 +248,8 @@ def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaint
     columns: dict[str, Column] = {name: [cells[row] for row in source] for name, cells in rows.columns.items()}
     for name, cells in _file_columns(paths).items():
         columns.setdefault(name, cells)
-    return RawRows(rows.where, columns, rows.own, len(paths))
+    lines = [rows.lines[row] for row in source] if rows.lines else None
+    return RawRows(rows.where, columns, rows.own, len(paths), lines=lines)
 
 
 def _file_columns(paths: Sequence[str]) -> dict[str, Column]:
@@ -234,19 +266,23 @@ def _file_columns(paths: Sequence[str]) -> dict[str, Column]:
 
 def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None:
     """Columns taken out of a name."""
-    names = columns_of(spec.pattern)
-    taken = [name for name in names if name in rows.columns]
+    if spec.regex is not None:
+        key, pattern = "regex", re.compile(spec.regex, re.DOTALL)
+        places = dict(pattern.groupindex)
+    else:
+        key, pattern = "pattern", fields_pattern(spec.pattern or "")
+        places = {name: place for place, name in enumerate(columns_of(spec.pattern or ""), start=1)}
+    taken = [name for name in places if name in rows.columns]
     if taken:
-        complaints.append(f"{rows.where}: fields.pattern names {taken[0]!r}, which is a column already; rename it")
+        complaints.append(f"{rows.where}: fields.{key} names {taken[0]!r}, which is a column already; rename it")
         return
     values = rows.fill(spec.value, complaints, "fields.value")
-    pattern = fields_pattern(spec.pattern)
     matches = [pattern.fullmatch(value) for value in values or ()]
-    odd = [value for value, match in zip(values or (), matches, strict=True) if match is None]
-    complaints.add(f"{rows.where}: {{n}} names are not built as {spec.pattern}", odd)
-    for position, name in enumerate(names, start=1):
-        rows.columns[name] = [match[position] if match else "" for match in matches] or [""] * rows.count
-    rows.own = (*rows.own, *names)
+    odd = [rows.at(row, value) for row, value in enumerate(values or ()) if matches[row] is None]
+    complaints.add(f"{rows.where}: {{n}} names are not built as {spec.pattern or spec.regex}", odd)
+    for name, place in places.items():
+        rows.columns[name] = [match[place] or "" if match else "" for match in matches] or [""] * rows.count
+    rows.own = (*rows.own, *places)
 
 
 def fields_pattern(template: str) -> re.Pattern[str]:
@@ -261,30 +297,47 @@ def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
     if ids is None:
         return
     rows.ids = tuple(ids)
-    complaints.add(f"{rows.where}: {{n}} ids stand more than once", sorted(doubles(ids)))
-    unusable = [f"row {row} ({row_id!r})" for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
+    complaints.add(f"{rows.where}: {{n}} ids stand more than once", _doubled(ids, rows.lines))
+    nameless = RawRows(
+        rows.where, {}, (), rows.count, lines=rows.lines
+    )  # the ids are at fault: shown by line or number
+    odd = [row for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
+    unusable = [f"{nameless.show(row)} ({ids[row]!r})" for row in odd]
     complaints.add(f"{rows.where}: {{n}} ids are empty or hold a line end", unusable)
+
+
+def _doubled(ids: Sequence[str], lines: Sequence[int] | None) -> list[str]:
+    """The ids that stand more than once, each with its lines."""
+    lines_of: dict[str, list[str]] = {row_id: [] for row_id in sorted(doubles(ids))}
+    if lines is None or not lines_of:
+        return list(lines_of)
+    for row, row_id in enumerate(ids):
+        if row_id in lines_of:
+            lines_of[row_id].append(str(lines[row]))
+    return [f"{row_id} (lines {few(numbers)})" for row_id, numbers in lines_of.items()]
 
 
 def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, complaints: Complaints) -> None:
     """Where each row's image lies. A few that are not there are bad images, for the scan to tell; most: a mistake."""
     paths = rows.fill(template, complaints, "image")
-    if paths is None or not _stay_inside(paths, rows.where, complaints):
+    if paths is None:
         return
+    outside = _outside(paths, rows, complaints)
     if STAR in "".join(paths[:1]):  # all rows have one template, so the first tells
-        files_of_rows = [listing.find(path) for path in paths]
-        several = [f"{rows.name(row)} ({few(files, 2)})" for row, files in enumerate(files_of_rows) if len(files) > 1]
+        files_of_rows = [[] if row in outside else listing.find(path) for row, path in enumerate(paths)]
+        several = [rows.show(row, few(files, 2)) for row, files in enumerate(files_of_rows) if len(files) > 1]
         complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
-        missing = [path.replace(STAR, "*") for path, files in zip(paths, files_of_rows, strict=True) if not files]
+        missing = [row for row, files in enumerate(files_of_rows) if not files and row not in outside]
         paths = [
             files[0] if files else path.replace(STAR, "*") for path, files in zip(paths, files_of_rows, strict=True)
         ]
     else:
         paths = [path.removeprefix("./") for path in paths]  # as tables made by `find` have them
-        missing = [path for path in paths if not listing.has_file(path)]
+        missing = [row for row, path in enumerate(paths) if row not in outside and not listing.has_file(path)]
     if missing:
         where = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
-        where.add(f"{folder}: {{n}} of {rows.count:,} images are missing", missing, listing.describe(missing[0]))
+        names = [rows.at(row, paths[row]) for row in missing]
+        where.add(f"{folder}: {{n}} of {rows.count:,} images are missing", names, listing.describe(paths[missing[0]]))
     rows.paths = tuple(paths)
 
 
@@ -294,13 +347,15 @@ def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[
     for name in spec.columns:
         cells = rows.column(name, complaints, "box")
         if cells is None:
-            return None
+            continue
         numbers, odd = read_numbers(cells)
         complaints.add(
             f"{rows.where}: {{n}} values of box column {name} are no numbers",
-            [f"{rows.name(row)} ({cells[row]!r})" for row in odd],
+            [rows.show(row, repr(cells[row])) for row in odd],
         )
         columns.append(numbers)
+    if len(columns) < len(spec.columns):
+        return None
     boxes = np.stack(columns, axis=1)
     if spec.format == "xywh":  # right and bottom from width and height
         boxes[:, 2:] += boxes[:, :2]
@@ -308,17 +363,18 @@ def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[
     flat = np.flatnonzero((sides <= 0).any(axis=1)).tolist()
     complaints.add(
         f"{rows.where}: {{n}} boxes are empty or upside down",
-        [f"{rows.name(row)} ({' '.join(rows.columns[name][row] for name in spec.columns)})" for row in flat],
+        [rows.show(row, " ".join(rows.columns[name][row] for name in spec.columns)) for row in flat],
         f"box.format is {spec.format}",
     )
     return np.concatenate([boxes[:, :2] - sides * spec.margin, boxes[:, 2:] + sides * spec.margin], axis=1)
 
 
-def _stay_inside(paths: Sequence[str], where: str, complaints: Complaints) -> bool:
-    """Complain of paths that lead out of the dataset's folder."""
-    outside = [path.replace(STAR, "*") for path in paths if leaves_folder(path)]
-    complaints.add(f"{where}: {{n}} image paths lead out of the dataset's folder", outside)
-    return not outside
+def _outside(paths: Sequence[str], rows: RawRows, complaints: Complaints) -> set[int]:
+    """Rows whose path leads out of the dataset's folder, with a complaint."""
+    outside = [row for row, path in enumerate(paths) if leaves_folder(path)]
+    names = [rows.at(row, paths[row].replace(STAR, "*")) for row in outside]
+    complaints.add(f"{rows.where}: {{n}} image paths lead out of the dataset's folder", names)
+    return set(outside)
 
 
 def _shown_column(name: str) -> str:

@@ -22,10 +22,10 @@ from ensemble.core.labels import Labels as Values
 from ensemble.core.labels import spelled
 from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import for_each_row
-from ensemble.core.text import read_text_table
+from ensemble.core.text import scan_text_table
 from ensemble.data.label_values import LabelPart, read_labels
 from ensemble.data.listing import Listing
-from ensemble.data.rows import Complaints, RawRows, few, join_rows, read_rows
+from ensemble.data.rows import Complaints, RawRows, doubles, few, join_rows, read_rows
 from ensemble.errors import InputError
 
 TEST_LABELS_NAME = "kept_apart/test_labels.csv"
@@ -150,6 +150,8 @@ class Table:
     """Each training row's value in the fold column, or its part where the description names validation rows."""
     has_validation: bool = False
     """Whether the description names validation rows."""
+    trimmed_labels: tuple[int, ...] = ()
+    """Training rows whose label had blanks around it in the table, which are no part of the class."""
 
     @property
     def has_sets(self) -> bool:
@@ -231,7 +233,7 @@ def load_table(
         both = sorted(set(train.ids) & set(test.ids))  # predictions are joined by id, so an id must mean one row
         complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)
     if test and test.ids:
-        _check_sample(description.submission, folder, test.ids, complaints)
+        _check_sample(description.submission, folder, [*test.ids, *test.lost_ids], complaints)
     if complaints or train is None or labels is None:
         raise InputError(*complaints.all)
     return Table(
@@ -247,6 +249,7 @@ def load_table(
         columns={column: tuple(train.columns[column]) for column in train.own},
         given_folds=tuple(given_folds) if given_folds is not None else None,
         has_validation=description.validation is not None,
+        trimmed_labels=labels.trimmed,
     )
 
 
@@ -265,6 +268,12 @@ def read_groups(
     if values is None or rows.ids is None:
         return None
     unknown = set(unknown_values)
+    blank = {value for value in set(values) if not value.strip()}
+    if "" in unknown:  # a cell of blanks is as empty
+        unknown |= blank
+    empty = [rows.show(row) for row, value in enumerate(values) if value in blank] if blank else []
+    each = "each is a group of its own" if "" in unknown else "they are one group, since group_unknown does not name it"
+    complaints.remarks.add(f"{rows.where}: {{n}} rows have an empty group", empty, each)
     mark = "?"
     # Longer until no known group begins with it: `?` and the row's id can then be nobody else's group.
     while any(value.startswith(mark) for value in set(values) - unknown):
@@ -294,16 +303,19 @@ def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], compla
     if spec.sample is None or not (folder / spec.sample).exists():
         return
     path = folder / spec.sample
-    try:
-        table = read_text_table(path, "sample")
-    except InputError as error:
-        complaints += error.messages
+    table, faults = scan_text_table(path, "sample")
+    complaints += faults
+    if table is None:
         return
     if spec.id not in table.columns:
         columns = ", ".join(table.header)
         complaints.append(f"{path}: submission.id is {spec.id}, but the sample has the columns {columns}")
         return
-    in_sample, own = set(table.columns[spec.id]), set(ids)
+    listed = table.columns[spec.id]
+    doubled = sorted(doubles(listed))
+    complaints.add(f"{path}: {{n}} ids of the sample stand more than once", doubled)
+    lost = [cells[table.header.index(spec.id)] for _, cells in table.ragged if len(cells) > table.header.index(spec.id)]
+    in_sample, own = {*listed, *lost}, set(ids)
     complaints.add(f"{path}: {{n}} ids of the sample are no test rows", sorted(in_sample - own))
     complaints.add(f"{path}: {{n}} test rows are not in the sample", sorted(own - in_sample))
 

@@ -128,14 +128,17 @@ def call_task(task: Task, report: Report) -> TaskEvent:
         with (task.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(traceback.format_exc())
         summary = (str(error).splitlines() or [""])[0]  # one line; an `EnsError` is worded for a person already
-        return failure(task, summary if isinstance(error, EnsError) else f"{type(error).__name__}: {summary}")
+        if isinstance(error, EnsError):
+            return failure(task, summary, is_certain=True)
+        return failure(task, f"{type(error).__name__}: {summary}")
     return TaskEvent(task.name, "finished", {"result": result})
 
 
-def failure(task: Task, error: str) -> TaskEvent:
-    """The event of a task that failed, with the end of its log."""
+def failure(task: Task, error: str, *, is_certain: bool = False) -> TaskEvent:
+    """The event of a task that failed, with the end of its log. `is_certain`: the same task would fail again."""
     log = task.folder / "log.txt"
-    return TaskEvent(task.name, "failed", {"error": error, "log": str(log), "log_end": log_end(log)})
+    data = {"error": error, "log": str(log), "log_end": log_end(log)}
+    return TaskEvent(task.name, "failed", data | ({"is_certain": True} if is_certain else {}))
 
 
 def log_end(log: Path) -> list[str]:

@@ -77,6 +77,14 @@ def is_path(name_or_path: str) -> bool:
     return "/" in name_or_path or os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml"))
 
 
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether both are one file; of one that isn't there, as of a recipe given as a mapping, the path decides."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return os.path.abspath(path) == os.path.abspath(other)
+
+
 def shown_path(path: Path, folder: Path) -> str:
     """A path as messages name it: relative when it lies below `folder`."""
     # abspath, not resolve: a link is shown as the user wrote it
@@ -115,8 +123,14 @@ def _files_in(places: Sequence[Path]) -> dict[str, Path]:
 def _named_file(kind: str, name: str, places: Sequence[Path], folder: Path, *, but_not: Path | None = None) -> Path:
     for place in places:
         path = place / f"{name}.yaml"
-        if os.path.isfile(path) and not (but_not is not None and os.path.samefile(path, but_not)):
+        if os.path.isfile(path) and not (but_not is not None and is_same_file(path, but_not)):
             return path
+    if but_not is not None and but_not.stem == name:
+        shown = shown_path(but_not, folder)
+        raise InputError(
+            f"{name} is this very recipe, so it goes in a circle: {shown} -> {shown}; to build on another recipe of "
+            "this name, give its path"
+        )
     names = list(_files_in(places))
     near = closest(name, names)
     looked_in = dict.fromkeys(shown_path(place, folder) for place in places)  # each once: a child may lie in recipes/

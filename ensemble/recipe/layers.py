@@ -6,17 +6,26 @@ Nothing is checked here except that a layer can be put on the one below; `load` 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ensemble.core.complaints import Complaint, KeyPath, Place, closest, show_value
+from ensemble.core.complaints import Complaint, KeyPath, Place, closest, raise_together, show_value
 from ensemble.core.schema import leaf_keys, unknown_key_text
 from ensemble.errors import InputError
-from ensemble.recipe.find import find_parent, shown_path
+from ensemble.recipe.find import find_parent, is_path, is_same_file, shown_path
 from ensemble.recipe.recipe import BUDGET, SHORT_FORMS, Recipe, SearchDimension
-from ensemble.recipe.yaml import YamlDocument, YamlError, parse_value, read_yaml
+from ensemble.recipe.yaml import (
+    YamlDocument,
+    YamlError,
+    format_value,
+    format_yaml,
+    parse_value,
+    parse_yaml,
+    plain_value,
+    read_yaml,
+)
 
 # What messages call a value's place when it comes from no file.
 DATA_PLACE = Place("--data")
@@ -47,6 +56,62 @@ class Layer:
         """Whether somebody wrote a value at `path`, rather than leaving it to the defaults."""
         above = self.value_at(path[:-1])
         return isinstance(above, dict) and path[-1] in above
+
+
+Sets = Annotated[
+    Mapping[str, Any] | Sequence[str], "a mapping such as {'train.lr': 1e-3}, or a list such as ['train.lr=1e-3']"
+]
+"""What `--set` and `--search` are in Python."""
+RecipeSource = Annotated[str | Path | Mapping[str, Any], "a recipe's name, its path, or a mapping of its keys"]
+"""How a recipe is named in Python, or given there."""
+GIVEN = "recipe"
+"""How messages and files call a recipe that was given as a mapping."""
+
+
+def document_of(values: Mapping[str, Any], folder: Path, complaints: list[Complaint]) -> YamlDocument | None:
+    """A recipe given as a mapping, as the file that holds it will be read; None where it can't be one.
+
+    It is written as YAML and read again, so that nothing passes here that would not pass in a file.
+    """
+    place = Place(GIVEN)
+    plain = plain_value(values, place, (), complaints)
+    extends = plain.get("extends")
+    if isinstance(extends, str) and is_path(extends):  # from the working directory: the file will lie elsewhere
+        plain["extends"] = os.path.abspath(folder / os.path.expanduser(extends))
+    document: YamlDocument | None
+    try:
+        document = parse_yaml(format_yaml(plain) if plain else "", GIVEN)
+    except YamlError as error:
+        complaints += [Complaint(place, complaint.text) for complaint in error.complaints]
+        document = error.partial
+    return document and YamlDocument(GIVEN, document.values, dict.fromkeys(document.lines, 0))
+
+
+def set_words(values: Sets, *, of_search: bool = False) -> tuple[str, ...]:
+    """`--set` given as a mapping, of dotted keys or nested, as the words of the command line.
+
+    What is kept with a run are words, so that `ens status` can name the command that goes on.
+    """
+    if isinstance(values, str):
+        return (values,)
+    if not isinstance(values, Mapping):
+        return tuple(values)
+    complaints: list[Complaint] = []
+    plain = plain_value(values, SEARCH_PLACE if of_search else SET_PLACE, (), complaints)
+    raise_together(complaints)
+    pairs = plain.items() if of_search else _dotted_pairs(plain)
+    return tuple(f"{key}={format_value(value)}" for key, value in pairs)
+
+
+def _dotted_pairs(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys, as deep as the recipe's parts go: below them a mapping is a value."""
+    for key, value in values.items():
+        path = f"{above}.{key}".removeprefix(".")
+        is_part = any(leaf.startswith(f"{path}.") for leaf in leaf_keys(Recipe))
+        if isinstance(value, Mapping) and value and is_part:
+            yield from _dotted_pairs(value, path)
+        else:
+            yield path, value
 
 
 def layer_of(document: YamlDocument) -> Layer:
@@ -125,25 +190,40 @@ def _long_form(value: Any, path: KeyPath, expanded: dict[KeyPath, str]) -> Any:
     return {key: value}
 
 
-def read_chain(path: Path, folder: Path, complaints: list[Complaint]) -> tuple[list[Layer], bool]:
-    """The layers of a file and of all it extends, the farthest ancestor first, and whether every file could be read."""
+def read_chain(
+    path: Path, folder: Path, complaints: list[Complaint], values: Mapping[str, Any] | None = None
+) -> tuple[list[Layer], bool]:
+    """The layers of a file and of all it extends, the farthest ancestor first, and whether every file could be read.
+
+    `values`: what stands in for the file, if the recipe was given as a mapping.
+    """
     layers: list[Layer] = []
     chain = [path]
     while True:
+        document: YamlDocument | None
         try:
-            document = read_yaml(chain[-1], shown_path(chain[-1], folder))
+            if values is not None and len(chain) == 1:
+                document = document_of(values, folder, complaints)
+            else:
+                document = read_yaml(chain[-1], shown_path(chain[-1], folder))
         except YamlError as error:
             complaints += error.complaints
-            if error.partial is None:
-                return layers[::-1], False
             document = error.partial  # what could be read is checked all the same
-        layers.append(layer_of(document))
+        if document is None:
+            return layers[::-1], False
+        layers.append(_without_description(layer_of(document)) if layers else layer_of(document))
         if "extends" not in document.values:
             return layers[::-1], True
         parent = _parent(document, chain, folder, complaints)
         if parent is None:
             return layers[::-1], False
         chain.append(parent)
+
+
+def _without_description(layer: Layer) -> Layer:
+    """What a file says of itself is not true of one that extends it."""
+    values = {key: value for key, value in layer.values.items() if key != "description"}
+    return Layer(values, {path: place for path, place in layer.places.items() if path[:1] != ("description",)})
 
 
 def parse_data(data: str, folder: Path, complaints: list[Complaint]) -> tuple[Layer, Path | None]:
@@ -230,8 +310,8 @@ def _parent(document: YamlDocument, chain: list[Path], folder: Path, complaints:
     except InputError as error:
         complaints.append(Complaint(place, f"extends: {error}"))
         return None
-    # samefile: two spellings of a path, or a link, may lead to one file
-    again = next((index for index, path in enumerate(chain) if os.path.samefile(path, parent)), None)
+    # by file: two spellings of a path, or a link, may lead to one file
+    again = next((index for index, path in enumerate(chain) if is_same_file(path, parent)), None)
     if again is not None:
         circle = " -> ".join(shown_path(path, folder) for path in [*chain[again:], parent])
         complaints.append(Complaint(place, f"extends goes in a circle: {circle}"))

@@ -9,18 +9,44 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, raise_together, show_value
+from ensemble.core.complaints import (
+    Complaint,
+    FaultyInput,
+    KeyPath,
+    Place,
+    counted,
+    dotted,
+    raise_together,
+    show_value,
+)
 from ensemble.core.dataset import DatasetDescription
+from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.core.schema import leaf_keys, retell, unknown_key_text
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset, find_recipe, shown_path
-from ensemble.recipe.layers import DATA_PLACE, Layer, layer_with, merge_layers, parse_data, put_sets, read_chain
+from ensemble.recipe.layers import (
+    DATA_PLACE,
+    GIVEN,
+    Layer,
+    RecipeSource,
+    Sets,
+    document_of,
+    layer_with,
+    merge_layers,
+    parse_data,
+    put_sets,
+    read_chain,
+    set_words,
+)
 from ensemble.recipe.recipe import BUDGET, Recipe, SearchBudget
-from ensemble.recipe.yaml import YamlError, read_yaml
+from ensemble.recipe.yaml import YamlError, format_yaml, read_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _DEFAULT_SIZE = 224  # the usual size of weights trained on ImageNet
 _LOSS_OF_SETS = "bce"  # each class a yes or no by itself
@@ -65,8 +91,8 @@ class GivenDataset:
         return f"--data {self.path}"
 
 
-@dataclass(frozen=True)
-class ResolvedRecipe:
+@dataclass(frozen=True, repr=False)
+class ResolvedRecipe(NotebookValue):
     """A recipe with every value concrete, and where each came from."""
 
     name: str
@@ -86,6 +112,8 @@ class ResolvedRecipe:
     """The file that was asked for and all that it extends, in this order: beside them lies the recipe's own code."""
     given: GivenDataset | None = None
     """The dataset, where it has no description of its own."""
+    text: str | None = None
+    """What the file will hold, if the recipe was given as a mapping: its run or study writes it to `path`."""
 
     @property
     def dataset_source(self) -> str:
@@ -94,45 +122,87 @@ class ResolvedRecipe:
             return self.given.source
         return shown_path(find_dataset(self.dataset_name, self.folder), self.folder)
 
+    @property
+    def headline(self) -> str:
+        """The recipe in a line."""
+        recipe, k = self.recipe, self.recipe.folds.k
+        where = "given as a mapping" if self.text is not None else shown_path(self.path, self.folder)
+        counts = f"{counted(k, 'fold')}, {counted(recipe.train.epochs, 'epoch')}"
+        return f"{self.name}: {recipe.model.name} on {self.dataset_name}, {counts} ({where})"
 
+    def table(self) -> pd.DataFrame:
+        """A row a key: its value, and where it came from."""
+        import pandas as pd
+
+        values = dict(_leaf_values(self.recipe.plain()))
+        rows = [(key, values.get(key), origin) for key, origin in self.origins.items()]
+        return pd.DataFrame(rows, columns=["key", "value", "from"])
+
+
+@check_arguments
 def load_recipe(
-    name_or_path: str,
+    recipe: RecipeSource,
     *,
-    folder: Path,
-    sets: Sequence[str] = (),
-    searches: Sequence[str] = (),
-    data: str | None = None,
+    folder: Path | str = ".",
+    sets: Sets = (),
+    searches: Sets = (),
+    data: Path | str | None = None,
     given: GivenDataset | None = None,
+    home: Path | str | None = None,
 ) -> ResolvedRecipe:
     """Find, merge, check and resolve a recipe; everything wrong with it is raised as one `InputError`.
 
-    `sets` are put on top of it, then `searches`, which are dimensions of the search by their dotted keys. `given` is a
-    dataset in place of `data`, which names one.
+    `recipe` is a name, a path or a mapping. `sets` are put on top of it, then `searches`, which are dimensions of the
+    search by their dotted keys. `given` is a dataset in place of `data`, which names one. `home`: the folder of the run
+    or study that will keep a recipe given as a mapping; its name is the recipe's.
     """
-    path = find_recipe(name_or_path, folder)
+    folder = Path(folder)
     complaints: list[Complaint] = []
-    layers, is_whole = read_chain(path, folder, complaints)
+    values = recipe if isinstance(recipe, Mapping) else None
+    if isinstance(recipe, Mapping):
+        path = Path(folder if home is None else home) / f"{GIVEN}.yaml"
+    else:
+        path = find_recipe(str(recipe), folder)
+    sets, searches = set_words(sets), set_words(searches, of_search=True)
+    layers, is_whole = read_chain(path, folder, complaints, values)
     if given is not None:
         data_layer = layer_with(("data", "name"), given.name, DATA_PLACE)
         dataset_path: Path | None = given.path
     else:
-        data_layer, dataset_path = (Layer(), None) if data is None else parse_data(data, folder, complaints)
-    root = Layer(places={(): Place(shown_path(path, folder))})  # a missing key is missing in the file asked for
+        data_layer, dataset_path = (Layer(), None) if data is None else parse_data(str(data), folder, complaints)
+    # a missing key is missing in the file asked for
+    root = Layer(places={(): Place(GIVEN if values is not None else shown_path(path, folder))})
     merged = put_sets(merge_layers([root, *layers, data_layer]), sets, complaints)
     merged = put_sets(merged, searches, complaints, of_search=True)
-    recipe = _check_recipe(merged, complaints, is_whole=is_whole)
+    whole = _check_recipe(merged, complaints, is_whole=is_whole)
     dataset = given.description if given is not None else _check_dataset(merged, folder, complaints)
     raise_together(complaints)
-    assert recipe is not None and dataset is not None  # without complaints there are both
-    name = recipe.data.name
+    assert whole is not None and dataset is not None  # without complaints there are both
+    name = whole.data.name
     source = given.source if given is not None else shown_path(find_dataset(name, folder), folder)
-    resolved, decided = _resolve(merged, recipe, dataset, source)
+    resolved, decided = _resolve(merged, whole, dataset, source)
     paths: dict[str, KeyPath] = {key: tuple(key.split(".")) for key in leaf_keys(Recipe) if key != "search"}
     paths |= {f"search.{key}": ("search", key) for key in resolved.search}  # a dimension counts as one value
     origins = {key: str(merged.place_of(path)) if merged.holds(path) else "default" for key, path in paths.items()}
-    files = tuple(folder / layer.places[()].source for layer in reversed(layers))
     origins |= decided
-    return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files, given)
+    files = tuple(folder / layer.places[()].source for layer in reversed(layers))
+    if values is None:
+        return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files, given)
+    document = document_of(values, folder, complaints)
+    text = format_yaml(document.values if document else {}, comment="Given as a mapping, in Python.")
+    own_name, files = GIVEN if home is None else Path(home).name, files[1:]
+    return ResolvedRecipe(own_name, path, folder, resolved, origins, name, dataset, dataset_path, files, given, text)
+
+
+def _leaf_values(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value of a recipe by its dotted key; a dimension of the search by what it says."""
+    for key in leaf_keys(Recipe):
+        value: Any = plain
+        for part in key.split("."):
+            value = value[part]
+        yield key, value
+    for name, dimension in plain["search"].items():
+        yield f"search.{name}", {bound: given for bound, given in dimension.items() if given not in (None, False)}
 
 
 def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: str = "search") -> ResolvedRecipe:

@@ -56,6 +56,12 @@ def save_recipe_with(
     save_text(path, format_yaml(head | nested(kept), comment=comment))
 
 
+def save_given_recipe(source: ResolvedRecipe) -> None:
+    """Write a recipe that was given as a mapping into the folder of its run or study, so that commands can name it."""
+    if source.text is not None:
+        save_text(source.path, source.text)
+
+
 def _leaves(recipe: Recipe) -> dict[KeyPath, Any]:
     """Every value of a recipe by its path, but the description; a dimension of the search is one value."""
     plain = recipe.plain()

@@ -7,6 +7,7 @@ overwritten silently: `1e-3` is a number, `no` is text, `012` is 12, a key given
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -280,15 +281,62 @@ def _is_unprintable(letter: str) -> bool:
     )
 
 
+UNFIT: Any = object()
+"""What `plain_value` gives for a value that no file can hold."""
+
+
+def plain_value(value: Any, place: Place, path: KeyPath, complaints: list[Complaint]) -> Any:
+    """A value made in Python as the reader would give it: lists for tuples, plain numbers for numpy's, text for paths.
+
+    What no file could hold is added to `complaints`, as standing at `path`, and left out: `UNFIT` says so.
+    """
+    if len(path) > _DEEPEST:  # also a mapping that holds itself
+        complaints.append(Complaint(place, f"{dotted(path[:3])}… is nested deeper than {_DEEPEST} levels"))
+        return UNFIT
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, pandas' columns
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        keys = [key for key in value if not isinstance(key, str)]
+        complaints += [Complaint(place, f"{dotted((*path, repr(key)))}: a key must be text") for key in keys]
+        items = {
+            key: plain_value(item, place, (*path, key), complaints)
+            for key, item in value.items()
+            if isinstance(key, str)
+        }
+        return {key: item for key, item in items.items() if item is not UNFIT}
+    if isinstance(value, list | tuple):
+        return [plain_value(item, place, (*path, number), complaints) for number, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        complaints.append(Complaint(place, f"{dotted(path)} is {value}, but must be a finite number"))
+    elif value is not None and not isinstance(value, str | int | float):
+        allowed = "text, a number, true, false, null, a list or a mapping"
+        complaints.append(Complaint(place, f"{dotted(path)} is of type {type(value).__name__}, but must be {allowed}"))
+    else:
+        return value
+    return UNFIT
+
+
 # Text that needs no quotes, whatever version of YAML reads it; not -, which begins a list item.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def format_value(value: Any) -> str:
+    """A plain value on one line, as `parse_value` reads it."""
+    return _flow(value)
 
 
 def format_yaml(values: Mapping[str, Any], *, comment: str = "", notes: Mapping[str, str] | None = None) -> str:
     """A YAML document in block style, with `comment` at its top and `notes` behind the lines of their dotted keys."""
     head = [f"# {_printable(line)}".rstrip() for line in comment.splitlines()]
     return "\n".join([*head, *_block(values, "", "", notes or {})]) + "\n"
+
+
+def format_flow(value: Any) -> str:
+    """A value as YAML on one line, to be pasted from a message: `{gren: green}`."""
+    return _flow(value)
 
 
 def _printable(text: str) -> str:

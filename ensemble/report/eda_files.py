@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ensemble.images.scan import ImageScan, readable
 from ensemble.report.figures import bars, histogram
 from ensemble.runs.eda import Look
 
+FINDINGS_NAME = "findings.csv"
 _MOST_BARS = 60  # at 22 pixels each a figure stays on a screen and a half
 
 
@@ -27,18 +28,37 @@ def save_eda_files(folder: Path, look: Look) -> list[Path]:
             ["class", "rows", "share"], ([name, count, round(count / total, 6)] for name, count in counts.items())
         ),
         "images.csv": _csv(["id", "part", "path", "width", "height", "channels", "state", "sha256"], _image_rows(look)),
-        "findings.csv": _csv(
-            ["level", "code", "count", "message", "examples"],
-            (
-                [*(finding[key] for key in ("level", "code", "count", "message")), "; ".join(finding["examples"])]
-                for finding in look.facts["findings"]
-            ),
-        ),
+        FINDINGS_NAME: _findings(look),
     }
     files = {**tables, **_figures(look)}
     for name, text in files.items():
         save_text(folder / name, text)
     return [folder / name for name in files]
+
+
+def save_findings(folder: Path, look: Look) -> list[Path]:
+    """Write every row of every finding; nothing where there are none, and none of an earlier look to put right."""
+    path = folder / FINDINGS_NAME
+    if not look.every_finding and not path.exists():
+        return []
+    save_text(path, _findings(look))
+    return [path]
+
+
+def _findings(look: Look) -> str:
+    """A line an image that a finding is about; one that is about no image has a line of its own."""
+    header = ["level", "code", "path", "partner", "what", "distance", "advice"]
+
+    def lines() -> Iterator[Sequence[Any]]:
+        for finding in look.every_finding:
+            is_empty = True
+            for row in finding.rows():
+                is_empty = False
+                yield [finding.level, finding.code, row.path, row.partner, row.what, row.distance, finding.advice]
+            if is_empty:
+                yield [finding.level, finding.code, "", "", finding.message, None, finding.advice]
+
+    return _csv(header, lines())
 
 
 def _figures(look: Look) -> dict[str, str]:
@@ -60,7 +80,7 @@ def _figures(look: Look) -> dict[str, str]:
 
 def _image_rows(look: Look) -> Iterable[Sequence[Any]]:
     """A row an image, training rows first."""
-    table = look.table
+    table = look.rows
     parts: list[tuple[str, tuple[str, ...], ImageScan]] = [("train", table.train.paths, look.train)]
     if table.test is not None and look.test is not None:
         parts.append(("test", table.test.paths, look.test))

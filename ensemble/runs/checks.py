@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemble.audit.audit import audit
 from ensemble.audit.findings import Finding
+from ensemble.core.complaints import counted
 from ensemble.core.files import save_text
 from ensemble.core.foldplan import FoldPlan
 from ensemble.data.table import Rows, Table
@@ -129,9 +130,9 @@ def _refuse_bad_images(request: RunRequest) -> None:
         save_text(path, _as_csv(bad))
         more = [f"  … and {len(lines) - _SHOWN} more, all in {path}"]
     words = {"train": "training", "test": "test"}
-    counts = " and ".join(f"{len(bad[part])} {word}" for part, word in words.items() if bad[part])
+    counts = " and ".join(counted(len(bad[part]), f"{word} image") for part, word in words.items() if bad[part])
     raise InputError(
-        f"{request.table.train.folder}: {counts} images can't be used; repair them, or pass --set data.bad_images=drop "
+        f"{request.table.train.folder}: {counts} can't be used; repair them, or pass --set data.bad_images=drop "
         "(training rows are left out, test rows get the class shares of the training rows)",
         *lines[:_SHOWN],
         *more,
@@ -141,12 +142,13 @@ def _refuse_bad_images(request: RunRequest) -> None:
 def _refuse_empty_folds(request: RunRequest, dropped: dict[str, str]) -> None:
     """Refuse a plan of which a fold has no rows to validate, or none to train on, without the dropped ones."""
     kept = np.array([row_id not in dropped for row_id in request.plan.ids])
+    images = counted(len(dropped), "bad image")
     for repeat in range(request.plan.repeats):
         folds = request.plan.folds[kept, repeat]
         empty = [fold for fold in range(request.plan.k) if not (folds == fold).any() or (folds == fold).all()]
         if empty:
             raise InputError(
-                f"{request.table.train.folder}: without its {len(dropped)} bad images, fold {empty[0]} has no rows "
+                f"{request.table.train.folder}: without its {images}, fold {empty[0]} has no rows "
                 "left on one side; repair the images, or use a smaller folds.k"
             )
 

@@ -19,6 +19,7 @@ import numpy as np
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.files import save_text
 from ensemble.core.labels import class_pairs
+from ensemble.core.notebook import check_arguments
 from ensemble.core.parallel import usable_cores
 from ensemble.core.run import RESERVED_NAMES, check_run_name
 from ensemble.data.folds import given_folds
@@ -151,6 +152,7 @@ class Initialised:
         }
 
 
+@check_arguments
 def init(
     images: Path | str,
     *,

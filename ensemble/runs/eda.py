@@ -5,40 +5,52 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.audit.findings import Finding
+from ensemble.core.complaints import counted
 from ensemble.core.foldplan import FoldPlan, save_plan
 from ensemble.core.labels import class_counts, class_pairs, row_numbers
+from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.data.table import Table
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
 from ensemble.errors import EnsError, InputError
 from ensemble.images.cache import build_pixels
 from ensemble.images.scan import ImageScan, describe_images, scan_images
+from ensemble.recipe.layers import RecipeSource, Sets
 from ensemble.recipe.load import ResolvedRecipe
 from ensemble.runs.checks import audit_request, audit_table
 from ensemble.runs.request import OnEvent, load_rows, make_request, read_recipe, request_for, stored_shape_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SHEET_ROWS, _SHEET_EPOCHS = 8, 7  # of a contact sheet: what fits on a screen at the usual sizes
 
 
+@check_arguments
 def fold_plan(
-    recipe: str | None = None,
+    recipe: RecipeSource | None = None,
     *,
-    sets: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    data: Path | str | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
+    every_row: bool = False,
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Make or load a recipe's fold plan; give back what `ens folds --json` prints. A plan with errors is not saved."""
+    """Make or load a recipe's fold plan; give back what `ens folds --json` prints. A plan with errors is not saved.
+
+    `every_row`: each finding with its advice and all its rows, as `--all` asks.
+    """
     outputs = Path(outputs)
     request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     findings = audit_request(request, on_event)
@@ -61,27 +73,54 @@ def fold_plan(
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
         "fold_class_counts": [_by_class(fold, classes) for fold in _fold_class_counts(plan, classes)],
         "fold_rows": [int(size) for repeat in plan.folds.T for size in np.bincount(repeat[repeat >= 0], None, plan.k)],
-        "findings": [finding.plain() for finding in findings],
+        "findings": [finding.plain(every_row=every_row) for finding in findings],
     }
 
 
-@dataclass(frozen=True)
-class Look:
-    """The result: `facts` are what `ens eda --json` prints; the scans have every single image."""
+@dataclass(frozen=True, repr=False)
+class Look(NotebookValue):
+    """A look at a dataset: `facts` are what `ens eda --json` prints; scans have every image, findings every row."""
 
     facts: dict[str, Any]
+    every_finding: list[Finding]
     resolved: ResolvedRecipe
-    table: Table
+    rows: Table
     cache: Path
     train: ImageScan
     test: ImageScan | None
 
+    @property
+    def headline(self) -> str:
+        """How much there is, and how much of it is suspicious."""
+        facts = self.facts
+        levels = Counter(finding["level"] for finding in facts["findings"])
+        findings = ", ".join(counted(count, level) for level, count in levels.items())
+        rows = f"{counted(facts['rows'], 'training row')}, {counted(facts['test_rows'], 'test row')}"
+        classes = counted(len(facts["classes"]), "class", "classes")
+        return f"{facts['dataset']}: {rows}, {classes}; findings: {findings or 'none'}"
 
-def look_at_data(
-    recipe: str | None = None,
+    def table(self) -> pd.DataFrame:
+        """A row a class: its training rows and their share."""
+        import pandas as pd
+
+        counts = self.facts["class_counts"]
+        shares = [count / max(1, self.facts["rows"]) for count in counts.values()]
+        return pd.DataFrame({"class": list(counts), "rows": list(counts.values()), "share": shares})
+
+    def findings(self) -> pd.DataFrame:
+        """A row a finding, the worst first."""
+        import pandas as pd
+
+        columns = ["level", "code", "count", "message", "examples"]
+        return pd.DataFrame(self.facts["findings"], columns=columns)
+
+
+@check_arguments
+def eda(
+    recipe: RecipeSource | None = None,
     *,
-    sets: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    data: Path | str | None = None,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -116,15 +155,15 @@ def look_at_data(
         "test_images": describe_images(test) if test is not None else None,
         "findings": [finding.plain() for finding in findings],
     }
-    return Look(facts, resolved, table, cache, train, test)
+    return Look(facts, findings, resolved, table, cache, train, test)
 
 
 def draw_augmentation(look: Look, folder: Path) -> Path:
     """Draw `augment.png` in `folder`: a line an image, as validation sees it, then as training would, by epoch."""
-    recipe, rows = look.resolved.recipe, look.table.train.usable
+    recipe, rows = look.resolved.recipe, look.rows.train.usable
     arguments = {
         "pixels": str(build_pixels(rows, stored_shape_of(look.resolved), look.cache, mode=recipe.data.cache)),
-        "ids": _sheet_rows(look.table, set(rows.ids)),
+        "ids": _sheet_rows(look.rows, set(rows.ids)),
         "augment": recipe.plain()["augment"],
         "seed": recipe.seed,
         "size": recipe.image.size,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
-from ensemble.core.run import FoldKey, RunFolder, empty_but_checkpoints, verify_files
+from ensemble.core.run import SETTINGS, FoldKey, RunFolder, empty_but_checkpoints, verify_files
 from ensemble.engine.task import LAST, Task, TaskEvent
 from ensemble.images.cache import build_pixels
 from ensemble.recipe.chosen_views import RunViews
@@ -119,6 +119,7 @@ class FoldRunner:
         state = self._states[key]
         if event.kind == "started":
             state.update(state="running", attempts=state["attempts"] + 1, error=None)
+            state.pop("failed_by", None)
             note: dict[str, Any] = {"event": "fold-started", **event.data}
         elif event.kind == "finished" and "given_up" in event.data["result"]:
             state.update(state="missing", seconds=event.data["result"]["seconds"], scores=None)
@@ -129,6 +130,8 @@ class FoldRunner:
         else:
             error = event.data.get("error") or "; ".join(event.data["messages"])
             state.update(state="failed", error=error, scores=None)
+            if event.kind == "refused" or event.data.get("is_certain"):
+                state["failed_by"] = SETTINGS  # `ens status` does not propose the same again
             log = {"log": event.data.get("log"), "log_end": event.data.get("log_end", [])}
             note = {"event": "fold-failed", "error": error, **log}
         self._run.save_record(self._record)  # before anybody hears of it: files are the truth

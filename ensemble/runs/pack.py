@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from ensemble.core.files import flush_to_disk, scratch_folder, sha256_file
+from ensemble.core.notebook import check_arguments
 from ensemble.core.run import RUN_FORMAT, RunFolder
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER
@@ -43,17 +44,21 @@ _KEPT += ["optimistic", "scores", "cost", "versions", "files"]
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same content gives the same bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Packed:
     """The result of `pack`: where it is, and the document of `ens pack --json`."""
 
     path: Path
     document: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Packed {self.path}>"
 
+
+@check_arguments
 def pack(
-    source: str | Path,
-    out: str | Path,
+    source: Path | str,
+    out: Path | str,
     *,
     allow_code: bool = False,
     outputs: Path | str = "outputs",

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ensemble.core.notebook import NotebookValue, check_arguments, listed
+from ensemble.core.predictions import load_predictions
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews, ViewChoice, is_learned
 from ensemble.recipe.parts import TtaPart
@@ -21,20 +23,36 @@ from ensemble.runs.predict_new import ImagesAsked, RunSource
 from ensemble.runs.request import OnEvent
 from ensemble.runs.view_study import study_views
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Predicted:
+
+@dataclass(frozen=True, repr=False)
+class Predicted(NotebookValue):
     """The result of `predict`: where the files are, the views, and the document of `ens predict --json`."""
 
     path: Path
     views: str
     document: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def headline(self) -> str:
+        """Where the files are, and how the rows were looked at."""
+        rows = self.document["rows"]  # of new images their number, else what `run.json` says of both parts
+        count = rows if isinstance(rows, int) else rows["validated"] + rows["test"]
+        return f"{count:,} rows, views {self.views} ({self.path})"
 
+    def table(self) -> pd.DataFrame:
+        """The probabilities of the new images, or of the run's test rows, else of its out-of-fold rows."""
+        stem = "probs" if (self.path / "probs.npy").exists() else "oof"
+        return load_predictions(self.path / f"{stem}.npy").frame()
+
+
+@check_arguments
 def predict(
-    run: str | Path,
+    run: Path | str,
     *,
-    images: Sequence[str] = (),
+    images: Path | str | Sequence[Path | str] = (),
     tta: Any = None,
     folds: Sequence[int] | None = None,
     out: Path | str | None = None,
@@ -56,9 +74,10 @@ def predict(
     its views. For `images` nothing but the run's folder is needed, wherever it was moved.
     """
     workplace = Workplace(engine, workers)
+    sources = [str(image) for image in listed(images)]
     other = find_other(run, Path(outputs))
     if other is not None:
-        of_runs = {"--tta": tta is not None, "--folds": folds is not None, "no --images": not images}
+        of_runs = {"--tta": tta is not None, "--folds": folds is not None, "no --images": not sources}
         wrong = [option for option, is_given in of_runs.items() if is_given]
         if wrong:
             raise InputError(
@@ -67,7 +86,7 @@ def predict(
             )
         with other.opened(Path(outputs)) as (applied, usual):
             applied.check_code(Path(folder), allow_code=allow_code)
-            asked_images = ImagesAsked(images, bad_images, top, precision)
+            asked_images = ImagesAsked(sources, bad_images, top, precision)
             place = Path(out) if out is not None else usual / "predicted" / asked_images.name
             document = applied.predict_into(place, asked_images, workplace, on_event)
         return Predicted(place, document["tta"], document)
@@ -75,12 +94,12 @@ def predict(
     record = record_of(source)
     asked = TtaPart.model_validate(tta if isinstance(tta, dict) else {"views": tta}) if tta is not None else None
     views = RunViews.of(record) if asked is None else RunViews(ViewChoice.asked(asked), {}, "asked for")
-    if images and asked is not None and is_learned(asked):
+    if sources and asked is not None and is_learned(asked):
         raise InputError(
             "tta: new images have no labels to choose views by; name a policy, or leave it to the run's own"
         )
-    if images:
-        asked_images = ImagesAsked(images, bad_images, top, precision)
+    if sources:
+        asked_images = ImagesAsked(sources, bad_images, top, precision)
         applied_run = RunSource(source, record, views, folds)
         applied_run.check_code(Path(folder), allow_code=allow_code)
         place = Path(out) if out is not None else source.path / "predicted" / asked_images.name
@@ -97,8 +116,9 @@ def predict(
     return Predicted(source.path, views.choice.text, record)
 
 
+@check_arguments
 def study_tta(
-    run: str | Path,
+    run: Path | str,
     *,
     engine: str = "local",
     workers: int | None = None,

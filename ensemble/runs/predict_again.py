@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemble.core.complaints import closest
 from ensemble.core.files import RUN_SWAP, replaced_together, scratch_folder, settle, sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
-from ensemble.core.run import RunFolder
+from ensemble.core.run import RunFolder, unfinished_text
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
@@ -79,6 +80,9 @@ def find_run(run: str | Path, outputs: Path) -> RunFolder:
             return RunFolder(path)
     names = sorted(record.parent.name for record in outputs.glob("*/run.json"))
     names += sorted(f"blends/{record.parent.name}" for record in outputs.glob("blends/*/blend.json"))
+    near = closest(Path(run).name, names)
+    if near is not None and not Path(run).is_dir():
+        raise InputError(f"{run}: there is no such run; did you mean {near}?")
     there = f"there are {', '.join(names[:_LISTED_RUNS])}" if names else f"{outputs} holds none"
     raise InputError(f"{run}: no run there (it would have a run.json); {there}")
 
@@ -111,12 +115,8 @@ def finished_record(request: RunRequest, run: RunFolder) -> dict[str, Any]:
     """The record of a run whose folds all verify; others are refused."""
     record = record_of(run)
     FoldRunner(request, run, record, lambda event: None).keep_finished()
-    missing = [key for key in request.keys if fold_state(record, key)["state"] != "complete"]
-    if missing:
-        names = ", ".join(key.shown(request.plan.repeats) for key in missing)
-        raise InputError(
-            f"{run.path}: fold {names} is not complete; ens train --recipe {record['recipe_name']} continues it"
-        )
+    if any(fold_state(record, key)["state"] != "complete" for key in request.keys):
+        raise InputError(unfinished_text(run, record))
     if not request.plan_path.exists():  # the run was moved to where it was not made; identities have been compared
         save_plan(request.plan_path, request.plan)
     return record

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.audit.findings import Finding
+from ensemble.core.complaints import counted
+from ensemble.core.foldplan import load_plan
 from ensemble.core.run import RUN_FORMAT, FoldKey, now
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.recipe import differing_keys
 from ensemble.runs.request import RunRequest
 
+_SHOWN = 5  # changed rows in a message, as of a finding
 EVENTS_NAME = "events.jsonl"
 _PACKAGES = ("ens", "torch", "timm", "albumentations", "ttach", "numpy", "scikit-learn", "opencv-python-headless")
 
@@ -101,11 +104,44 @@ def check_same_identity(record: Mapping[str, Any], request: RunRequest, where: P
     """Refuse a folder whose run has another identity; the message lists the keys that differ."""
     if record["identity"] != request.identity.sha256:
         keys = differing_keys(record["identity_of"], request.identity.plain())
+        rows = _changed_rows(record, request)
+        if rows:  # in place of two hashes; the plan follows from the rows, if its recipe is the same
+            follows = ("dataset_sha256", "folds_sha256") if record["recipe"]["folds"] == _folds_of(request) else ()
+            keys = [*rows, *(key for key in keys if key.partition(":")[0] not in (follows or ("dataset_sha256",)))]
         raise InputError(
-            f"{where}: holds a run with other settings; "
+            f"{where}: holds a run with other {'data' if rows and keys == rows else 'settings'}; "
             "give this one another --name, or pass --fresh to move the old one aside",
             *(f"  {key}" for key in keys),
         )
+
+
+def _folds_of(request: RunRequest) -> dict[str, Any]:
+    folds: dict[str, Any] = request.resolved.recipe.plain()["folds"]
+    return folds
+
+
+def _changed_rows(record: Mapping[str, Any], request: RunRequest) -> list[str]:
+    """What became of the training rows since a run was made, by the plan that it was made with; empty where that can't
+    be told, or where something else of the dataset has changed."""
+    if record["identity_of"].get("dataset_sha256") == request.identity.dataset_sha256:
+        return []
+    try:
+        before = load_plan(request.outputs / "folds" / str(record["folds"]["path"]))
+    except InputError:  # moved or deleted: the hashes have to do
+        return []
+    old, new = (dict(zip(plan.ids, plan.labels, strict=True)) for plan in (before, request.plan))
+    relabelled = [f"{row} ({old[row]}, now {new[row]})" for row in new if row in old and old[row] != new[row]]
+    added, gone = [row for row in new if row not in old], [row for row in old if row not in new]
+    lines = [
+        ("label changed", "labels changed", relabelled),
+        ("training row added", "training rows added", added),
+        ("training row gone", "training rows gone", gone),
+    ]
+    return [
+        f"{counted(len(rows), text, plural)}: {', '.join(rows[:_SHOWN])}{', …' if len(rows) > _SHOWN else ''}"
+        for text, plural, rows in lines
+        if rows
+    ]
 
 
 def fold_state(record: Mapping[str, Any], key: FoldKey) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ensemble.errors import InputError
 from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
+from ensemble.recipe.layers import RecipeSource, Sets, set_words
 from ensemble.recipe.load import GivenDataset, ResolvedRecipe, load_recipe
 from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
@@ -123,22 +124,23 @@ class SharedRequests:
 
     outputs: Path
     folder: Path
-    sets: Sequence[str]
-    data: str | None
+    sets: Sets
+    data: Path | str | None
     on_event: OnEvent
     allow_code: bool
     like: LikeRun = "usual"
     """The run that goes on, of a folder without a description: it keeps what it was begun with."""
     _tables: dict[str, Table] = field(default_factory=dict)
 
-    def request(self, recipe: str | None) -> RunRequest:
-        """The recipe, its rows and its fold plan; code of its own must be allowed."""
+    def request(self, recipe: RecipeSource | None, home: Path | None = None) -> RunRequest:
+        """The recipe, its rows and its fold plan; code of its own must be allowed. `home`: see `load_recipe`."""
         asked, resolved = read_recipe(
             recipe,
             folder=self.folder,
             outputs=self.outputs,
             sets=self.sets,
             data=self.data,
+            home=home,
             like=self.like,
             on_event=self.on_event,
         )
@@ -153,12 +155,12 @@ class SharedRequests:
 
 
 def make_request(
-    recipe: str | None,
+    recipe: RecipeSource | None,
     *,
     folder: Path,
     outputs: Path,
-    sets: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    data: Path | str | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
     """A request that is looked at, not trained: none of its own code runs, and no image is kept decoded."""
@@ -167,55 +169,60 @@ def make_request(
 
 
 def read_recipe(
-    recipe: str | None,
+    recipe: RecipeSource | None,
     *,
     folder: Path,
     outputs: Path,
-    sets: Sequence[str] = (),
-    searches: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    searches: Sets = (),
+    data: Path | str | None = None,
+    home: Path | None = None,
     like: LikeRun = None,
     on_event: OnEvent = lambda event: None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`.
 
     Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless the
-    run `like` was begun from that folder and has both.
+    run `like` was begun from that folder and has both. `home`: the folder of the run or study, which keeps a recipe
+    given as a mapping.
     """
     given = name = None
+    words: Sequence[str] = set_words(sets)
+    data = None if data is None else str(data)
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
         if like == "usual":
-            like = RunFolder(outputs / (name or Path(str(recipe)).stem))
+            usual = home if isinstance(recipe, Mapping) else None
+            like = RunFolder(usual or outputs / (name or Path(str(recipe)).stem))
         before = (like.load_record() if like is not None else None) or {}
-        recipe, sets, given = _undescribed(recipe, sets, place, before, folder, outputs, on_event)
+        recipe, words, given = _undescribed(recipe, words, place, before, folder, outputs, on_event)
         data = str(place.absolute())
     elif recipe is None:
         newest = newest_run(outputs)
         record = (newest.load_record() if newest is not None else None) or {}
         asked = _newest_asked(record)
-        recipe, sets = asked.recipe, [*asked.sets, *sets]
+        recipe, words = asked.recipe, (*asked.sets, *words)
         given = _given(record) if data is None else None
         data = data or asked.data
     named = data if given is None else None
-    resolved = load_recipe(recipe, folder=folder, sets=sets, searches=searches, data=named, given=given)
+    resolved = load_recipe(recipe, folder=folder, sets=words, searches=searches, data=named, given=given, home=home)
     if name is not None:
         resolved = dataclasses.replace(resolved, name=name)
     if given is None and resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
-    return Asked(str(resolved.path.absolute()), tuple(sets), data), resolved
+    return Asked(str(resolved.path.absolute()), tuple(words), data), resolved
 
 
 def _undescribed(
-    recipe: str | None,
+    recipe: RecipeSource | None,
     sets: Sequence[str],
     place: Path,
     before: Mapping[str, Any],
     folder: Path,
     outputs: Path,
     on_event: OnEvent,
-) -> tuple[str, Sequence[str], GivenDataset]:
+) -> tuple[RecipeSource, Sequence[str], GivenDataset]:
     """Recipe, `--set` words and description for a folder: those of the run before, else what fits."""
     given = _given(before)
     # Kept, so that a run goes on where a GPU is gone, or a later version would recognise something else.

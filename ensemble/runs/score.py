@@ -34,6 +34,7 @@ from ensemble.core.metrics import (
     per_class,
     shared_scorers,
 )
+from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
 from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
 from ensemble.core.text import natural_key
@@ -50,7 +51,6 @@ Integers = NDArray[np.int64]
 Interval = list[float] | None
 
 _EXAMPLES = 5  # ids that a document shows; their number is exact
-_NOTES = ("study.json", "probs.npy", "blend.json", "run.json")  # what a study, a blend or a run has in its folder
 _NEAR = 1000  # ids among which a misspelt one's meaning is looked for: the search is slow
 
 
@@ -82,6 +82,7 @@ class Scored:
         return rows
 
 
+@check_arguments
 def score(
     paths: Sequence[Path | str] | Path | str,
     *,
@@ -159,18 +160,18 @@ def _paths_of(word: str, outputs: Path) -> list[Path]:
     path = Path(word)
     if path.suffix == ".csv":
         raise InputError(f"{word}: is a table, not probabilities with ids; ens adopt makes them of it")
-    if path.is_dir() and any((path / note).is_file() for note in _NOTES):
-        return _paths_in(path)
     if path.is_file() or path.with_name(f"{path.name}.npy").is_file():
         return [path]
     places = {"run": outputs, "blend": outputs / "blends", "study": outputs / "studies"}
     named = [place / path for place in places.values() if (place / path).is_dir()] if path.name == str(path) else []
+    # A folder of images often has the name of the run that was trained on it.
+    is_ours = any((path / name).is_file() for name in ("run.json", "blend.json", "study.json", "probs.npy"))
+    if path.is_dir() and (is_ours or not named):
+        return _paths_in(path)
     if len(named) > 1:
         raise InputError(f"{word}: may be {any_of(list(map(str, named)))}; give the path")
-    if named:  # before a folder of the same name that is none of the three: a run is called like its images' folder
+    if named:
         return _paths_in(named[0])
-    if path.is_dir():
-        return _paths_in(path)
     names = [note.parent.name for place in places.values() for note in place.glob("*/*.json")]
     near = closest(path.name, sorted(set(names)))
     hint = f"did you mean {near}?" if near else f"ens status {outputs} lists runs, studies and blends"

@@ -1,27 +1,56 @@
 """What is in an outputs folder: runs, studies and blends as their own files say, how far they are, what is missing.
 
-Only reads, and takes no lock, so it works beside a running command. The next step is worded in `status_command.py`.
+Only reads, and takes no lock, so it works beside a running command. `next_step` words the command to give next;
+`status_command.py` draws the tables.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
-from ensemble.core.run import FoldKey, RunFolder, find_runs, load_looks, verify_files
+from ensemble.core.notebook import NotebookValue, check_arguments
+from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_looks, verify_files
 from ensemble.errors import InputError
+from ensemble.recipe.find import shown_path
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
+_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "plan", "missing", "path")
+_SMALL = 1 << 20  # bytes that are hashed in a millisecond
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
 _EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut must not matter
 
 
-def status(outputs: Path | str = "outputs") -> dict[str, Any]:
+class Status(NotebookValue, dict[str, Any]):
+    """What an outputs folder holds, as `ens status --json` prints it: mappings in `runs`, `studies` and `blends`."""
+
+    @property
+    def headline(self) -> str:
+        """How many of each kind."""
+        counts = [counted(len(self[plural]), kind, plural) for kind, plural in KINDS.items()]
+        return f"{self['outputs']}: {', '.join(counts)}"
+
+    def table(self) -> pd.DataFrame:
+        """A row a run, study and blend: its state, deciding metric and score; only scores of one `plan` compare."""
+        import pandas as pd
+
+        rows = [_row(kind, item) for kind, plural in KINDS.items() for item in self[plural]]
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+@check_arguments
+def status(outputs: Path | str = "outputs") -> Status:
     """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`.
 
     `scored`: how often test labels were looked at.
@@ -29,13 +58,39 @@ def status(outputs: Path | str = "outputs") -> dict[str, Any]:
     outputs = Path(outputs)
     if not outputs.is_dir():
         raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
+    return Status(
+        outputs=str(outputs),
+        runs=_ranked([_run(folder) for folder in find_runs(outputs)]),
+        studies=[_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
+        blends=[_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+        scored=_looks(outputs),
+    )
+
+
+def _row(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """One run, study or blend of the table; an unreadable one has no more than its name and state."""
+    value = {
+        "run": ((item.get("scores") or {}).get("oof") or {}).get(item.get("metric")),
+        "study": (item.get("best") or {}).get("value"),
+        "blend": (item.get("honest") or {}).get("value"),
+    }[kind]
     return {
-        "outputs": str(outputs),
-        "runs": _ranked([_run(folder) for folder in find_runs(outputs)]),
-        "studies": [_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
-        "blends": [_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
-        "scored": _looks(outputs),
+        "kind": kind,
+        "name": item[kind],
+        "state": item.get("state"),
+        "dataset": item.get("dataset"),
+        "metric": item.get("metric"),
+        "value": value,
+        "plan": plan_of(item),
+        "missing": "; ".join(item["missing"]),
+        "path": item["path"],
     }
+
+
+def plan_of(item: Mapping[str, Any]) -> str | None:
+    """The first letters of the hash of the fold plan of a run or blend: scores on different plans do not compare."""
+    sha256 = (item.get("folds") or {}).get("sha256") or item.get("folds_sha256")
+    return None if sha256 is None else str(sha256)[:8]
 
 
 def _looks(outputs: Path) -> list[dict[str, Any]]:
@@ -116,10 +171,39 @@ def _lost(folder: RunFolder, record: Mapping[str, Any]) -> list[str]:
         for state in record["fold_states"]
         if state["state"] == "complete"
     ]
-    lost = [f"{note} is missing" for note in notes if not os.path.exists(f"{place}/{note}")]
+    lost = [message for note in notes for message in _lost_of_fold(place, note)]
     written = os.stat(folder.record_path).st_mtime_ns  # hashing all files of a thousand runs would take minutes
     doubtful = {name: sha256 for name, sha256 in record["files"].items() if _is_doubtful(f"{place}/{name}", written)}
     return lost + [f"{name} is missing or was changed" for name in verify_files(folder.path, doubtful)]
+
+
+def _lost_of_fold(place: str, note: str) -> Iterator[str]:
+    """Files of a whole fold that are gone, cut short, or changed as far as that is cheap to see.
+
+    Weights are not hashed: of a thousand runs they are terabytes. Small files are, if they are younger than the note,
+    which is written last.
+    """
+    fold = note.rpartition("/")[0]
+    try:
+        written = os.stat(f"{place}/{note}").st_mtime_ns
+        about = load_json(Path(f"{place}/{note}"))
+        hashes, sizes = about["files"].items(), about.get("bytes", {})
+    except FileNotFoundError:
+        yield f"{note} is missing"
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        yield f"{note} can't be read"
+        return
+    for name, sha256 in hashes:
+        try:
+            file = os.stat(f"{place}/{fold}/{name}")
+        except OSError:
+            yield f"{fold}/{name} is missing"
+            continue
+        if file.st_size != sizes.get(name, file.st_size or -1):  # -1: of an earlier version; none of the files is empty
+            yield f"{fold}/{name} was changed: it has {file.st_size:,} bytes"
+        elif file.st_mtime_ns > written and file.st_size <= _SMALL and verify_files(Path(place, fold), {name: sha256}):
+            yield f"{fold}/{name} was changed"
 
 
 def _is_doubtful(path: str, written: int) -> bool:
@@ -183,3 +267,81 @@ def _ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return (0, run["dataset"], run["metric"], sign * value, run["run"])
 
     return sorted(runs, key=rank)
+
+
+def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
+    """The one command to give next: finish what was begun, then train, then blend, then submit.
+
+    `elsewhere`: the `--outputs` that it needs, where that is not the usual place.
+    """
+    runs = report["runs"]
+    for item in runs:
+        if item["state"] in ("interrupted", "partial", "failed") and not _is_hopeless(item):
+            words = _again(Asked(**item["asked"]), ["--name", item["run"]])
+            return f"ens train {words}{elsewhere} continues {item['run']}"
+    studies = report["studies"]
+    for item in studies:
+        if item["state"] == "interrupted" and item.get("wanted"):
+            words = _again(Asked(**item["asked"]), _tune_words(item))
+            return f"ens tune {words}{elsewhere} continues study {item['study']}"
+    complete = [item for item in runs if item["state"] == "complete"]
+    if not complete and any(item["state"] == "running" for item in [*runs, *studies]):
+        return f"wait; ens status {shlex.quote(report['outputs'])} shows how far it is"
+    for item in studies:
+        best = Path(item["path"]) / "best.yaml"
+        if not complete and best.exists():
+            return f"ens train --recipe {_shown(str(best))} --name {shlex.quote(item['study'] + '-best')}{elsewhere}"
+    hopeless = [item for item in runs if item["state"] == "failed"]  # those that may go on were named above
+    if not complete and hopeless:
+        return _changed(hopeless[0], elsewhere)
+    if not complete:
+        return f"ens train --recipe quickstart{elsewhere}"
+    if not report["blends"] and any(item["rows"]["test"] for item in complete):
+        return f"ens blend {report['outputs']}/*/probs.npy{elsewhere}"
+    if len(complete) == 1:  # a blend of one run is that run
+        return "train a second recipe (ens recipes lists them), and blend both"
+    if not any(item["rows"]["test"] for item in complete):  # nothing to submit: what was trained is for new images
+        if report["blends"]:
+            return f"ens predict {shlex.quote(report['blends'][0]['path'])} --images DIR{elsewhere}"
+        return f"ens blend {' '.join(shlex.quote(item['path']) for item in complete)}{elsewhere}"
+    return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"
+
+
+def _is_hopeless(run: Mapping[str, Any]) -> bool:
+    """Whether all that is left of a run failed for its settings: the same command would fail in the same way."""
+    left = [state for state in run["fold_states"] if state["state"] != "complete"]
+    return bool(left) and all(state["state"] == "failed" and state.get("failed_by") == SETTINGS for state in left)
+
+
+def _changed(run: Mapping[str, Any], elsewhere: str) -> str:
+    """What to do about a run that failed for its settings."""
+    error = next(state["error"] for state in run["fold_states"] if state["state"] == "failed")
+    words = _again(Asked(**run["asked"]), ["--name", run["run"], "--fresh"])
+    return (
+        f"{run['run']} failed for its settings, and would again: {error}; change them: "
+        f"ens train {words}{elsewhere} --set KEY=VALUE"
+    )
+
+
+def _shown(path: str) -> str:
+    """A path as a person here would write it, to be copied into a shell."""
+    return shlex.quote(shown_path(Path(path), Path.cwd()))
+
+
+def _tune_words(study: Mapping[str, Any]) -> list[str]:
+    """The options of the study, but for its recipe."""
+    facts, wanted = study["identity_of"], study["wanted"]
+    words = [word for value in wanted["search"] for word in ("--search", value)]
+    for option, key, usual in (
+        ("--sampler", "sampler", "tpe"),
+        ("--policy", "policy", "race"),
+        ("--seed", "sampler_seed", 0),
+    ):
+        if facts[key] != usual:  # a default needs no words
+            words += [option, str(facts[key])]
+    return [*words, "--study", study["study"], "--trials", str(wanted["trials"])]
+
+
+def _again(asked: Asked, words: Sequence[str]) -> str:
+    """The words that named a recipe, and more."""
+    return f"--recipe {_shown(asked.recipe)} {shlex.join([*asked.words()[2:], *words])}"

@@ -8,31 +8,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ensemble.audit.findings import Finding
 from ensemble.core.machine import check_watchers
+from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.core.run import RunFolder, check_run_name
 from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
+from ensemble.recipe.layers import GIVEN, RecipeSource, Sets
 from ensemble.runs.checks import checked_request
 from ensemble.runs.describe import undescribed_folder
 from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, RecipeErrors, SharedRequests, newest_run
 from ensemble.runs.work import RunWork, execute_runs
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
 class TrainOptions:
     """All that `ens train`, `train` and `train_many` can be given; taken apart by `train_runs` alone."""
 
-    recipes: Sequence[str] = ()  # names or paths; none means the recipe of the newest run, else `quickstart`
+    recipes: Sequence[RecipeSource] = ()  # none means the recipe of the newest run, else `quickstart`
     several: bool = False  # whether `recipes` may be patterns, and their problems are reported together
     name: str | None = None
     folds: Sequence[int] | None = None
-    sets: Sequence[str] = ()
-    data: str | None = None
+    sets: Sets = ()
+    data: Path | str | None = None
     fresh: bool = False
     allow_code: bool = False
     log: Sequence[str] = ()
@@ -41,9 +46,9 @@ class TrainOptions:
     folder: Path = Path(".")
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run after `train`: its folder and the content of `run.json`. `state` is `complete`, `partial` or `failed`."""
+@dataclass(frozen=True, repr=False)
+class TrainedRun(NotebookValue):
+    """A run after `train`: its folder and the content of `run.json`."""
 
     path: Path
     record: dict[str, Any]
@@ -59,13 +64,39 @@ class TrainedRun:
         """Out-of-fold scores of a complete run."""
         return self.record["scores"]["oof"]  # type: ignore[no-any-return]
 
+    @property
+    def headline(self) -> str:
+        """How far the run is, and its score."""
+        record, states = self.record, self.record["fold_states"]
+        done = sum(state["state"] == "complete" for state in states)
+        score = (self.scores or {}).get(record["metric"])
+        shown = "" if score is None else f", {record['metric']} {score:.4f} out of fold"
+        mark = " (optimistic)" if shown and record["optimistic"] else ""
+        return f"{record['run']}: {self.state}, {done}/{len(states)} folds{shown}{mark} ({self.path})"
 
+    def table(self) -> pd.DataFrame:
+        """A row a fold: its state, best epoch, seconds, error and scores, the deciding one first."""
+        import pandas as pd
+
+        metric = self.record["metric"]
+        names = list(
+            dict.fromkeys([metric, *(name for state in self.record["fold_states"] for name in state["scores"] or ())])
+        )
+        facts = ("repeat", "fold", "state", "best_epoch", "seconds", "error")
+        rows = [
+            {key: state.get(key) for key in facts} | {name: (state["scores"] or {}).get(name) for name in names}
+            for state in self.record["fold_states"]
+        ]
+        return pd.DataFrame(rows)
+
+
+@check_arguments
 def train(
-    recipe: str | None = None,
+    recipe: RecipeSource | None = None,
     *,
     folds: Sequence[int] | None = None,
-    sets: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    data: Path | str | None = None,
     name: str | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -81,6 +112,8 @@ def train(
 ) -> TrainedRun:
     """Train every fold of a recipe, resumed where it stopped; then merge out-of-fold and test probabilities.
 
+    `recipe` is a name, a path, or a mapping, which is kept as `recipe.yaml` in the run's folder; left out, it is that
+    of the newest run, else `quickstart`. `sets` override its values, as `{"train.lr": 1e-3}`.
     `allow_code`: run code that a recipe from outside the working directory names.
     `log` names where epochs are reported besides `history.csv`: `tensorboard`, `wandb`.
     """
@@ -90,12 +123,13 @@ def train(
     return train_runs(options, on_event)[0]
 
 
+@check_arguments
 def train_many(
-    recipes: Sequence[str],
+    recipes: Sequence[Path | str],
     *,
     folds: Sequence[int] | None = None,
-    sets: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    data: Path | str | None = None,
     engine: str = "local",
     workers: int | None = None,
     gpus: Sequence[str] | Auto = "auto",
@@ -127,14 +161,15 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     check_watchers(options.log)
     if options.name is not None:
         check_run_name(options.name)
-    names: Sequence[str | None] = options.recipes or [None]
+    sources: Sequence[RecipeSource | None] = options.recipes or [None]
     if options.several:
-        names = expand_recipes(options.recipes, options.folder)
-    newest = newest_run(options.outputs) if names == [None] else None  # looked up before anything new is written
-    is_folder = options.data is not None and undescribed_folder(options.data, options.folder) is not None
+        sources = expand_recipes([str(recipe) for recipe in options.recipes], options.folder)
+    newest = newest_run(options.outputs) if list(sources) == [None] else None  # looked up before anything is written
+    data = None if options.data is None else str(options.data)
+    is_folder = data is not None and undescribed_folder(data, options.folder) is not None
     # The newest run goes on, but not where a folder is given, whose run is called after it.
     own_name = options.name or (newest.name if newest is not None and not is_folder else None)
-    errors = RecipeErrors(several=len(names) > 1)
+    errors = RecipeErrors(several=len(sources) > 1)
     requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
     if options.fresh:
         requests.like = None
@@ -142,9 +177,9 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
         requests.like = RunFolder(options.outputs / options.name)
     audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
-    for name in names:
-        with errors.collect(str(name)):
-            request = requests.request(name)
+    for source in sources:
+        with errors.collect(str(source)):
+            request = requests.request(source, options.outputs / (own_name or GIVEN))
             run = RunFolder(options.outputs / (own_name or request.resolved.name))
             if run.path in works:
                 raise InputError(
@@ -160,7 +195,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
                 fresh=options.fresh,
                 findings=checked_request(request, listen, audited),
                 watch=options.log,
-                on_event=_labelled(on_event, run.name) if len(names) > 1 else on_event,
+                on_event=_labelled(on_event, run.name) if len(sources) > 1 else on_event,
             )
     execute_runs(list(works.values()), options.workplace, errors, on_event)
     if not options.several:

@@ -23,6 +23,7 @@ from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
 from ensemble.recipe.own_code import check_same_weights, save_code
+from ensemble.recipe.save import save_given_recipe
 from ensemble.runs.checks import check_trainable, left_out
 from ensemble.runs.devices import Workplace
 from ensemble.runs.fold_runner import FoldRunner
@@ -208,6 +209,7 @@ class RunWork:
         if self._fresh:
             _move_aside(self.run)
         sweep_temporaries(self.run.path)
+        save_given_recipe(self.request.resolved)
         save_code(self.run.path, self.request.code)
         if not self.request.plan_path.exists():
             save_plan(self.request.plan_path, self.request.plan)

@@ -26,7 +26,7 @@ from ensemble.core.machine import Report
 from ensemble.core.metrics import metrics_for, per_class, score_all
 from ensemble.core.predictions import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
-from ensemble.core.run import hash_files
+from ensemble.core.run import file_sizes, hash_files
 from ensemble.errors import EnsError
 from ensemble.images.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.images.cache import Images, open_pixels
@@ -132,6 +132,7 @@ class FoldWork:
             **facts,
             **self._training_facts(training),
             "files": hash_files(self.folder, names),
+            "bytes": file_sizes(self.folder, names),
         }
         save_json(self.folder / "fold.json", record)  # last: a fold with this file, and the hashes in it, is whole
         checkpoints.remove()  # not before: until then a kill costs no more than the predictions
@@ -157,7 +158,8 @@ class FoldWork:
         parts = ["oof", *self._predict_test(network, rows.class_shares(len(job.classes)))]
         before: dict[str, Any] = load_json(source / "fold.json")
         files = {**before["files"], **hash_files(self.folder, _files_of(parts))}  # the weights' hashes stay
-        save_json(self.folder / "fold.json", {**before, **facts, "files": files})
+        sizes = {**before.get("bytes", {}), **file_sizes(self.folder, _files_of(parts))}
+        save_json(self.folder / "fold.json", {**before, **facts, "files": files, "bytes": sizes})
         return {"scores": facts["scores"], "cost": facts["cost"]}
 
     def log(self, line: str) -> None:

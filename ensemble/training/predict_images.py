@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec
 from ensemble.core.files import sha256_text
 from ensemble.core.machine import Report
@@ -210,8 +211,9 @@ def _at(network: torch.nn.Module, precision: str) -> torch.nn.Module:
 def _bad_images_error(rows: Rows, bad: Mapping[int, str]) -> InputError:
     lines = [f"  {rows.folder / rows.paths[row]}: {why}" for row, why in bad.items()]
     more = [f"  … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    images = counted(len(rows.ids), "image")
     return InputError(
-        f"{len(bad)} of {len(rows.ids)} images can't be used; repair them, or pass --bad-images prior to give them the "
+        f"{len(bad)} of {images} can't be used; repair them, or pass --bad-images prior to give them the "
         "class shares of the training rows",
         *lines[:_SHOWN],
         *more,

@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import load_json, save_json
+from ensemble.core.notebook import NotebookValue
 from ensemble.core.run import now
 from ensemble.errors import InputError
 from ensemble.recipe.load import ResolvedRecipe
@@ -24,13 +26,16 @@ from ensemble.tuning.trials import (
     save_trials_table,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _STUDY_FORMAT = 1
 _RUNS = "identity"  # in `identity_of`: the hash that all runs of the study share
 _COURSE = ("search", "sampler", "sampler_seed", "policy")  # in `identity_of`: what decides the study alone
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, repr=False)
+class Study(NotebookValue):
     """A study after `tune`: its folder, what `study.json` says, its trials."""
 
     path: Path
@@ -41,6 +46,27 @@ class Study:
     def best_recipe(self) -> Path:
         """The recipe with the best trial's values."""
         return self.path / "best.yaml"
+
+    @property
+    def headline(self) -> str:
+        """How many trials there are, and the best one."""
+        best = self.record["best"]
+        shown = f"; the best is trial {best['number']}, {self.record['metric']} {best['value']:.4f}" if best else ""
+        return f"{self.path.name}: {counted(len(self.trials), 'trial')}{shown} ({self.path})"
+
+    def table(self) -> pd.DataFrame:
+        """A row a trial: what became of it, and its values by their dotted keys."""
+        import pandas as pd
+
+        keys = sorted({key for trial in self.trials for key in trial.values})
+        rows = [
+            {name: getattr(trial, name) for name in ("number", "state", "value", "estimate")}
+            | {"folds": trial.trained, "seconds": trial.seconds}
+            | {key: trial.values.get(key) for key in keys}
+            | {"error": trial.error or trial.reason}
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
 
 
 class StudyInterrupted(KeyboardInterrupt):

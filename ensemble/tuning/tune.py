@@ -7,19 +7,23 @@ stops, is the queue's.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import save_json, sweep_temporaries
 from ensemble.core.locks import folder_lock
+from ensemble.core.notebook import check_arguments
 from ensemble.core.run import check_run_name, now
 from ensemble.engine.scheduler import run_source
 from ensemble.errors import InputError, PartialFailure
+from ensemble.recipe.layers import GIVEN, RecipeSource, Sets, set_words
 from ensemble.recipe.load import with_values
 from ensemble.recipe.own_code import find_code, require_allowed
+from ensemble.recipe.save import save_given_recipe
 from ensemble.runs.checks import checked_request
 from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, load_rows, read_recipe, request_for
@@ -36,23 +40,27 @@ _FIRST_FAILURES = 3  # so many at the start are no bad luck with values, but a r
 _ATTEMPTS = 25  # draws of values that make no recipe together, before the last one becomes a failed trial
 
 
+Points = Annotated[Sequence[str | Mapping[str, Any]], "a list of mappings such as {'train.lr': 1e-3}"]
+"""What `--point` is in Python."""
+
+
 @dataclass(frozen=True)
 class TuneOptions:
     """What a study is asked for, by the command line as by `tune`, which explains it. Made only if it makes sense."""
 
-    recipe: str | None = None
+    recipe: RecipeSource | None = None
     trials: int | None = None
     more: int | None = None
     study: str | None = None
-    sets: Sequence[str] = ()
-    search: Sequence[str] = ()
-    data: str | None = None
+    sets: Sets = ()
+    search: Sets = ()
+    data: Path | str | None = None
     timeout_s: float | None = None
     patience: int | None = None
     sampler: str = "tpe"
     policy: str = "race"
     seed: int = 0
-    points: Sequence[str] = ()
+    points: Points = ()
     warm_from: Sequence[str] = ()
     with_rescore: bool = True
     nested: bool = False
@@ -78,21 +86,22 @@ class TuneOptions:
             raise InputError(*problems)
 
 
+@check_arguments
 def tune(
-    recipe: str | None = None,
+    recipe: RecipeSource | None = None,
     *,
     trials: int | None = None,
     more: int | None = None,
     study: str | None = None,
-    sets: Sequence[str] = (),
-    search: Sequence[str] = (),
-    data: str | None = None,
+    sets: Sets = (),
+    search: Sets = (),
+    data: Path | str | None = None,
     timeout_s: float | None = None,
     patience: int | None = None,
     sampler: str = "tpe",
     policy: str = "race",
     seed: int = 0,
-    points: Sequence[str] = (),
+    points: Points = (),
     warm_from: Sequence[str] = (),
     with_rescore: bool = True,
     nested: bool = False,
@@ -109,8 +118,9 @@ def tune(
 ) -> Study:
     """Bring a study to `trials` trials, or to `more` than it has; what earlier calls began is finished first.
 
-    `search` adds dimensions to the recipe's, as `train.lr={low: 1e-4, high: 1e-2, log: true}`; `points` are values to
-    try first, as `train.lr=1e-3,augment=light`; `warm_from` names studies whose trials the sampler shall know.
+    `recipe` is a name, a path, or a mapping, which is kept as `recipe.yaml` in the study's folder. `sets` override its
+    values, as `{"train.lr": 1e-3}`; `search` adds dimensions, as `{"train.lr": {"low": 1e-4, "high": 1e-2}}`; `points`
+    are values to try first, as `[{"train.lr": 1e-3}]`; `warm_from` names studies whose trials the sampler shall know.
     `nested`: an honest score from the trials that there are, instead of training the best one again.
     """
     return run_study(TuneOptions(**locals()))  # the keywords, which a test holds equal to the options
@@ -126,6 +136,7 @@ def run_study(options: TuneOptions) -> Study:
         sets=options.sets,
         searches=options.search,
         data=options.data,
+        home=outputs / "studies" / (options.study or GIVEN),
         on_event=options.on_event,
     )
     space = resolved.recipe.space
@@ -145,7 +156,10 @@ def run_study(options: TuneOptions) -> Study:
     is_new = not trial_folders(path)
     record = open_study(path, request, sampler=options.sampler, seed=options.seed, policy=options.policy)
     start = own_values(resolved.recipe)
-    points = parse_points(options.points, space, start)
+    words = [
+        point if isinstance(point, str) else ",".join(set_words(point, of_search=True)) for point in options.points
+    ]
+    points = parse_points(words, space, start)
     record["points"] += [point for point in points if point not in record["points"]]  # the same command adds none
     for other in options.warm_from:
         record["warm"] = record["warm"] or warm_trials(outputs / "studies" / other, space, start, record["metric"])
@@ -179,7 +193,7 @@ class _StudyWork:
         self.trials = len(before) + options.more if options.more is not None else options.trials or 0
         self.deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
         # What `ens status` needs to name the command that goes on.
-        record["wanted"] = {"trials": self.trials, "search": list(options.search)}
+        record["wanted"] = {"trials": self.trials, "search": list(set_words(options.search, of_search=True))}
         self.mirror: Mirror | None = None
         if options.storage is not None:
             name, greater = facts.path.name, facts.greater_is_better
@@ -199,6 +213,7 @@ class _StudyWork:
 
     def run(self) -> Study:
         """Finish what was begun, add trials until a limit is met, then close. Interrupted, it says what is known."""
+        save_given_recipe(self.resolved)
         save_json(self.facts.path / "study.json", self.record)
         self.record["ended"] = None
         queue = FoldQueue(self.opener, self.before, self.propose, self.ended)
@@ -275,14 +290,14 @@ class _StudyWork:
 
     def _why_no_more(self, trials: Sequence[Trial]) -> str | None:
         if len(trials) >= self.trials:
-            return f"{len(trials)} trials"
+            return counted(len(trials), "trial")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "the time is up"
         patience, greater = self.options.patience, self.facts.greater_is_better
         if patience is not None and (best := best_trial(trials, greater_is_better=greater)) is not None:
             since = sum(trial.number > best.number and trial.state != "running" for trial in trials)
             if since >= patience:
-                return f"no gain in {since} trials"
+                return f"no gain in {counted(since, 'trial')}"
         return None
 
     def _params(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any] | None, str]:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import tempfile
+import uuid
 from pathlib import Path
+from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ensemble.audit.audit import audit
 from ensemble.audit.bad_images import duplicate_clusters
 from ensemble.audit.findings import CODES, SHOWN, Finding, with_examples
+from ensemble.core.dataset import DatasetDescription
 from ensemble.core.foldplan import FoldPlan
 from ensemble.data.folds import make_plan
-from ensemble.data.table import Rows, Table
+from ensemble.data.table import Rows, Table, load_table
+from ensemble.errors import InputError
 from ensemble.images.scan import ImageScan
 from ensemble.recipe.parts import FoldsPart
+from ensemble.recipe.yaml import parse_yaml
 
 COUNT = 12
 
@@ -312,9 +322,11 @@ def test_common_beginnings_of_file_names_are_suspected() -> None:
     paths = [f"train/{row // 3:03d}_{'abc'[row % 3]}.jpg" for row in range(COUNT)]
     finding = hints(with_paths(paths))[0]
     assert (finding.count, finding.examples[0]) == (4, "000 (3 rows)")
-    assert 'fields: {value: "{file.stem}", pattern: "{stem}_{shot}"} and group: "{stem}"' in finding.message
+    assert "shared by 12 of 12 images" in finding.message
+    assert 'fields: {value: "{file.stem}", pattern: "{name}_{rest}"} and group: "{name}"' in finding.message
     names = [Path(path).name for path in paths]
-    assert 'fields: {value: "{image}", pattern:' in hints(with_paths(paths, image=names))[0].message
+    line = 'fields: {value: "{image}", regex: \'(?:.*/)?(?P<name>'
+    assert line in hints(with_paths(paths, image=names))[0].message
 
 
 @pytest.mark.parametrize(
@@ -327,6 +339,249 @@ def test_common_beginnings_of_file_names_are_suspected() -> None:
 )
 def test_numbered_file_names_are_not_suspected(paths: list[str]) -> None:
     assert hints(with_paths(paths)) == []
+
+
+NOT_GROUPED = {
+    "one counter": lambda row, random: f"img_{row:04d}",
+    "one counter without zeros": lambda row, random: f"image ({row})",
+    "a bare counter": lambda row, random: f"{row:06d}",
+    "a counter for each class": lambda row, random: f"{'ab'[row % 2]}.{row // 2}",
+    "the class behind a counter": lambda row, random: f"{row // 2:05d}_{('cat', 'dog')[row % 2]}",
+    "a long word and a counter": lambda row, random: f"Screenshot from camera-{row}",
+    "three sources": lambda row, random: f"{('IMG', 'DSC', 'pic')[row % 3]}_{row:05d}",
+    "shuffled numbers": lambda row, random: f"ISIC_{row * 7919 % 100003:07d}",
+    "decimals": lambda row, random: f"{row // 2}.{row % 2}" if row % 2 else f"{row // 2}",
+    "short hashes": lambda row, random: f"{random.getrandbits(32):08x}",
+    "long hashes": lambda row, random: f"{random.getrandbits(128):032x}",
+    "uuids": lambda row, random: str(uuid.UUID(int=random.getrandbits(128), version=4)),
+    "letters and signs": lambda row, random: base64.urlsafe_b64encode(random.randbytes(8)).decode().rstrip("="),
+    "pairs of short hashes": lambda row, random: f"{random.getrandbits(16):04x}_{random.getrandbits(16):04x}",
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(NOT_GROUPED)),
+    count=st.integers(12, 3000),
+    seed=st.integers(0, 10**6),
+    start=st.integers(0, 10**6),
+    folders=st.sampled_from(["one", "by class", "counted in each"]),
+)
+def test_files_that_are_only_numbered_or_hashed_are_never_suspected(
+    kind: str, count: int, seed: int, start: int, folders: str
+) -> None:
+    random = Random(seed)
+    first = start // 2 * 2 if kind in ("decimals", "the class behind a counter") else 0
+    names = list(dict.fromkeys(NOT_GROUPED[kind](first + row, random) for row in range(count)))
+    labels = np.arange(len(names)) % 2
+    if folders == "counted in each" and kind != "the class behind a counter":  # cats/1, dogs/1, cats/2, …
+        names, labels = [name for name in names for _ in range(2)], np.arange(2 * len(names)) % 2
+    places = ["train" if folders == "one" else f"train/{'ab'[label]}" for label in labels]
+    rows = with_paths([f"{place}/{name}.jpg" for place, name in zip(places, names, strict=True)])
+    assert hints(dataclasses.replace(rows, labels=labels)) == []
+
+
+def pasted_groups(rows: Table, finding: Finding, folder: Path) -> dict[str, str]:
+    """Each path's group when the line of the finding is pasted into a description of the same files."""
+    (folder / "train").mkdir(parents=True)
+    for path in rows.train.paths:
+        (folder / path).touch()
+    line = finding.advice.removeprefix("add to the train part: ").replace(" and group", "\n  group")
+    text = "classes: [train, b]\ntrain:\n  files: train/*\n  id: '{file.path}'\n  label: {value: '{file.folder}'}\n  "
+    values = parse_yaml(text + line, "pasted.yaml").values
+    table = load_table("pasted", DatasetDescription.model_validate(values), folder)
+    assert table.groups is not None
+    return dict(zip(table.train.paths, table.groups, strict=True))
+
+
+GROUPED = {
+    "persons": lambda group, shot, random: f"{'_'.join(random_words(group))}_{shot + 1:04d}",
+    "derived images": lambda group, shot, random: f"{group * 3}" + ["", "-with-mask", "-flip", "-rot90"][shot],
+    "shots by letter": lambda group, shot, random: f"{group:03d}_{'abcd'[shot]}",
+    "shots behind a number": lambda group, shot, random: f"{group:03d}{'abcd'[shot]}",
+    "sides": lambda group, shot, random: f"{'_'.join(random_words(group))} {('left', 'right', 'front', 'back')[shot]}",
+    "patients": lambda group, shot, random: f"scan_p{group}_{shot:02d}",
+    "cameras": lambda group, shot, random: f"{group:04d}_c{shot + 1}s1_{random.getrandbits(20):06d}_00",
+    "copies": lambda group, shot, random: f"photo {group}" + ["", " (1)", " (2)", " - Copy"][shot],
+}
+
+
+def random_words(group: int) -> list[str]:
+    """Two or three words of nobody else, without a digit."""
+    letters = "".join(chr(97 + int(digit)) for digit in f"{group:04d}")
+    return ["George", f"W{letters[2:]}", f"Bush{letters}"] if group % 3 else ["Ann", f"O'Hara{letters}"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(GROUPED)),
+    groups=st.integers(14, 300),
+    single=st.floats(0, 0.7),
+    seed=st.integers(0, 10**6),
+    generic=st.sampled_from([0, 0, 200]),
+)
+def test_a_part_of_names_that_repeats_is_counted_and_the_line_to_paste_makes_these_groups(
+    kind: str, groups: int, single: float, seed: int, generic: int, tmp_path: Path
+) -> None:
+    random = Random(seed)
+    sizes = [1 if random.random() < single else random.randint(2, 4) for _ in range(groups)]
+    sizes[:13] = [2] * 13  # more than ten groups: of fewer nobody could tell
+    expected = {
+        f"train/{GROUPED[kind](number, shot, random)}.jpg": number
+        for number in range(groups)
+        for shot in range(sizes[number])
+    }
+    others = [f"train/augmented_image_{row}.jpg" for row in range(generic)]
+    rows = with_paths([*expected, *others])
+    labels = np.array([random.randint(0, 1) for _ in rows.train.paths])
+    (finding,) = hints(dataclasses.replace(rows, labels=labels))
+    several = [size for size in sizes if size > 1]
+    assert finding.count == len(several)
+    assert f"shared by {sum(several):,} of {len(rows.train.paths):,} images" in finding.message
+    assert {row.path for row in finding.rows()} == {path for path, number in expected.items() if sizes[number] > 1}
+    assert all(expected[row.path] == expected[row.partner] and row.path != row.partner for row in finding.rows())
+    pasted = pasted_groups(rows, finding, Path(tempfile.mkdtemp(dir=tmp_path)))
+    assert len(set(pasted.values())) == groups + generic
+    assert len({(expected[path], pasted[path]) for path in expected}) == groups
+
+
+def test_pairs_in_two_class_folders_are_told_though_the_names_of_other_files_recur_in_both() -> None:
+    plain = [f"without/{number}.jpg" for number in range(600)]
+    made = [f"with/{number}-with-mask.jpg" for number in range(0, 600, 3)]
+    both = [f"{place}/augmented_image_{number}.jpg" for place in ("with", "without") for number in range(100)]
+    rows = with_paths([*plain, *made, *both])
+    labels = np.array([int(path.startswith("with/")) for path in rows.train.paths])
+    (finding,) = hints(dataclasses.replace(rows, labels=labels))
+    assert (finding.count, finding.examples[0]) == (200, "0 (2 rows)")
+    assert "shared by 400 of 1,000 images" in finding.message
+    assert "regex: '(?P<name>.+?)(?:-with-mask)?'} and group: \"{name}\"" in finding.message
+
+
+def test_persons_and_pairs_of_one_dataset_are_told_together() -> None:
+    persons = [f"train/{'_'.join(random_words(number))}_{shot:04d}.jpg" for number in range(80) for shot in (1, 2)]
+    pairs = [f"train/{number}{end}.jpg" for number in range(50) for end in ("", "-with-mask")]
+    rows = with_paths([*persons, *pairs, *(f"train/img_{row}.jpg" for row in range(300))])
+    (finding,) = hints(dataclasses.replace(rows, labels=np.random.default_rng(0).integers(0, 2, 560)))
+    assert finding.count == 130
+    assert 'and group_unknown: ["", img]' in finding.message
+
+
+def test_counters_of_folders_are_grouped_within_their_folder() -> None:
+    rows = with_paths([f"{place}/{number}{end}.jpg" for place in "ab" for number in range(40) for end in ("", "_flip")])
+    (finding,) = hints(dataclasses.replace(rows, labels=np.repeat([0, 1], 80)))
+    assert finding.count == 80
+    assert 'group: "{file.folder}/{name}"' in finding.message
+
+
+def test_a_hint_at_groups_stays_where_only_duplicates_are_kept_together() -> None:
+    rows = with_paths([f"train/{row // 3:03d}_{'abc'[row % 3]}.jpg" for row in range(COUNT)])
+    plan = plan_of(rows, groups=tuple(rows.train.ids))
+    assert [finding.code for finding in audit(rows, plan, None, None)] == ["possible-group"]
+
+
+def rows_by_path(finding: Finding) -> dict[str, tuple[str, str, int | None]]:
+    return {row.path.split("/")[-1]: (row.partner.split("/")[-1], row.what, row.distance) for row in finding.rows()}
+
+
+def test_every_row_of_a_leak_has_its_nearest_partner_on_another_side_and_the_distance() -> None:
+    rows = table()
+    scan = with_copies(with_copies(with_copies(scan_of(rows.train), {2: 0, 4: 0}), {6: 0}, bits=2), {7: 0}, bits=3)
+    findings = audit(rows, plan_of(rows, [0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 0, 1]), scan, None)
+    exact = rows_by_path(only(findings, "exact-duplicate"))
+    assert exact == {
+        "id00.jpg": ("id02.jpg", "the same bytes: fold 0; partner: fold 1", 0),
+        "id02.jpg": ("id00.jpg", "the same bytes: fold 1; partner: fold 0", 0),
+        "id04.jpg": ("id02.jpg", "the same bytes: fold 0; partner: fold 1", 0),
+    }
+    near = rows_by_path(only(findings, "near-duplicate"))
+    assert near["id07.jpg"] == ("id00.jpg", "nearly the same: fold 1; partner: fold 0", 3)
+    assert near["id06.jpg"] == ("id00.jpg", "nearly the same: fold 1; partner: fold 0", 2)
+    conflict = rows_by_path(only(findings, "label-conflict"))
+    assert conflict["id07.jpg"] == ("id06.jpg", "labelled b; partner: a", 1)
+
+
+def test_the_partner_of_one_of_very_many_copies_is_on_another_side_too() -> None:
+    rows = table(3000)
+    scan = with_copies(scan_of(rows.train), {row: 0 for row in range(1, 3000)})
+    finding = only(audit(rows, plan_of(rows, [0] * 2999 + [1]), scan, None), "exact-duplicate")
+    partners = {row.path: row.partner for row in finding.rows()}
+    assert len(partners) == finding.count == 3000
+    last = rows.train.paths[-1]
+    assert {partner for path, partner in partners.items() if path != last} == {last}
+
+
+def test_test_images_do_not_chain_training_images_together() -> None:
+    """Two that only a test image between them links are kept together by no plan, so that is not advised either."""
+    rows = table()
+    assert rows.test is not None
+    train, test = scan_of(rows.train), scan_of(rows.test, 50)
+    test.phash[0] = train.phash[0] ^ np.uint64(0b1111)
+    train.phash[2] = train.phash[0] ^ np.uint64(0b11111111)
+    findings = audit(rows, plan_of(rows), train, test)
+    assert [finding.code for finding in findings] == ["train-test-duplicate"]
+    assert rows_by_path(findings[0]) == {"t0.jpg": ("id00.jpg", "a test image like a training image", 4)}
+    assert "delete" in findings[0].advice or "move" in findings[0].advice
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), count=st.integers(12, 40))
+def test_keeping_duplicates_together_silences_the_finding_that_advised_it(data: st.DataObject, count: int) -> None:
+    rows = table(count)
+    assert rows.test is not None
+    heads = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=12))
+    flips = st.lists(st.integers(0, 63), max_size=4)
+
+    def hashes(number: int) -> npt.NDArray[np.uint64]:
+        drawn = data.draw(st.lists(st.tuples(st.sampled_from(heads), flips), min_size=number, max_size=number))
+        return np.array([head ^ sum({1 << bit for bit in bits}) for head, bits in drawn], dtype=np.uint64)
+
+    train = dataclasses.replace(scan_of(rows.train), phash=hashes(count))
+    test = dataclasses.replace(scan_of(rows.test, 500), phash=hashes(3))
+    wish = FoldsPart(k=2, keep_together="duplicates", rare="allow")
+    try:
+        plan = make_plan(rows, wish, lambda: duplicate_clusters(rows.train, train, wish.near_distance))
+    except InputError:  # a chain larger than a fold, or a class in one group
+        return
+    advised = [finding for finding in audit(rows, plan, train, test) if "keep_together" in finding.message]
+    assert advised == []
+
+
+def test_classes_that_case_or_blanks_alone_tell_apart_are_told_with_the_mapping_to_paste() -> None:
+    classes = ("ANGER", "anger", "Fat Hen", "FatHen", "fear")
+    labels = np.array([0, 1, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4])
+    finding = only(audit(table(classes=classes, labels=labels), None, None, None), "label-spelling")
+    assert (finding.level, finding.count) == ("warning", 2)
+    assert "add to train.label: map: {ANGER: anger, FatHen: Fat Hen}" in finding.message
+    assert finding.examples[0] == "'anger' (3 rows) = 'ANGER' (1 rows)"
+    assert [(row.path, row.what) for row in finding.rows()] == [
+        ("images/id00.jpg", "labelled 'ANGER', like 'anger'"),
+        ("images/id07.jpg", "labelled 'FatHen', like 'Fat Hen'"),
+    ]
+
+
+def test_labels_that_lost_their_blanks_are_a_note() -> None:
+    finding = only(audit(table(trimmed_labels=(3, 5)), None, None, None), "label-spelling")
+    assert (finding.level, finding.count, finding.examples) == ("note", 2, ("id03", "id05"))
+    assert [row.path for row in finding.rows()] == ["images/id03.jpg", "images/id05.jpg"]
+
+
+def test_each_row_of_a_group_on_two_sides_is_listed_with_one_of_the_other_side() -> None:
+    rows = table(groups=tuple(f"person{row // 3}" for row in range(COUNT)))
+    finding = only(audit(rows, plan_of(rows, [0, 0, 1] * 4), None, None), "group-overlap")
+    listed = rows_by_path(finding)
+    assert len(listed) == COUNT
+    assert listed["id00.jpg"] == ("id02.jpg", "group person0: fold 0; partner: fold 1", None)
+
+
+def test_findings_as_json_are_complete_only_when_asked_for() -> None:
+    rows = table()
+    scan = dataclasses.replace(scan_of(rows.train), states=("truncated",) * 9 + ("ok",) * 3, reasons=("cut off",) * 12)
+    finding = only(audit(rows, plan_of(rows), scan, None), "truncated")
+    assert set(finding.plain()) == {"level", "code", "count", "message", "examples"}
+    complete = finding.plain(every_row=True)
+    assert [row["path"] for row in complete["rows"]] == list(rows.train.paths[:9])
+    assert complete["rows"][0] == {"path": "images/id00.jpg", "what": "cut off", "partner": "", "distance": None}
+    assert complete["advice"] in complete["message"] and complete["advice"]
 
 
 def test_findings_come_in_one_order_with_codes_of_the_closed_list() -> None:

@@ -118,7 +118,7 @@ def test_a_table_keeps_its_ids_letter_by_letter_and_its_own_order(mate: Path) ->
         ("id,cat,dog,eel\na,1,0,0\n", ("4 missing ('001'", "1 unknown ('a')")),
         ("id,cat,dog\n001,1,0\nNA,1,0\n1e5,1,0\nü b,1,0\n", ("its classes are not those", "'eel'")),
         ("id,label\n001,cat\n", ("its classes are not those",)),
-        ("id,cat,dog,eel\n001,1,0,0\n001,1,0,0\n", ("1 ids stand more than once",)),
+        ("id,cat,dog,eel\n001,1,0,0\n001,1,0,0\n", ("1 id stands more than once",)),
         (",cat,dog,eel\n0,1,0,0\n", ("index=False",)),
         ("id,cat,dog,eel\n001,1,0,0\nNA,x,0,0\n1e5,1,0,0\nü b,1,0,0\n", ("column 'cat' holds 'x' for id 'NA'",)),
         ("id,cat,dog,eel\n001,nan,0,0\nNA,1,0,0\n1e5,1,0,0\nü b,1,0,0\n", ("NaN", "'001'")),

@@ -64,7 +64,7 @@ def test_probabilities_are_compared_by_their_class_and_their_size(make_run: Make
     ("edit", "words"),
     [
         (lambda text: text.replace("test-003", "test-999"), ("1 ids of this blend are not in it ('test-003')", "999")),
-        (lambda text: text + "test-000,cat\n", ("1 ids stand more than once",)),
+        (lambda text: text + "test-000,cat\n", ("1 id stands more than once",)),
         (lambda text: text.replace("id,", "name,"), ("its columns are name",)),
         (lambda text: text.replace("cat", "0"), ("this blend answers with class names",)),
         (lambda text: "", ("is empty",)),

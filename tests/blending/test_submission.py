@@ -102,7 +102,7 @@ def test_class_columns_of_a_template_get_probabilities_in_its_order(tmp_path: Pa
 
 def test_missing_extra_and_doubled_ids_are_refused_together_with_examples(tmp_path: Path) -> None:
     message = _refusal(tmp_path, "id,label\n001,0\n001,0\n1,0\n")
-    assert "1 ids stand more than once ('001')" in message
+    assert "1 id stands more than once ('001')" in message
     assert "1 of its ids have no prediction ('1')" in message
     assert "2 predicted ids are not in it ('NA', '1e5')" in message
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -66,6 +67,46 @@ def test_tables_and_figures_are_written_whole(workspace: Path, ens: Ens, spoilt:
     assert len(images) == 60
     assert sorted({row["state"] for row in images}) == ["blank", "ok", "truncated"]
     assert {row["part"] for row in images} == {"train", "test"}
+
+
+def test_every_row_of_every_finding_is_in_findings_csv(workspace: Path, ens: Ens, spoilt: Path) -> None:
+    answer = ens("eda", "--recipe", "tiny", "--data", f"squares={spoilt}", "--json")
+    assert answer.document["files"] == [str(Path("outputs/eda/squares/findings.csv"))]
+    with Path(answer.document["files"][0]).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["level", "code", "path", "partner", "what", "distance", "advice"]
+    counts = {(finding["level"], finding["code"]): finding["count"] for finding in answer.document["findings"]}
+    assert len(counts) == len(answer.document["findings"]) >= 4
+    listed = Counter((row["level"], row["code"]) for row in rows)
+    assert listed == counts
+    (pair,) = [row for row in rows if row["code"] == "train-test-duplicate"]
+    assert (spoilt / pair["path"]).read_bytes() == (spoilt / pair["partner"]).read_bytes()
+    assert pair["distance"] == "0" and "delete the rows of those training images" in pair["advice"]
+    (cut,) = [row for row in rows if row["code"] == "truncated"]
+    assert cut["what"] and not cut["partner"] and not cut["distance"]
+
+
+def test_mended_data_leave_no_old_findings_behind(workspace: Path, ens: Ens, spoilt: Path, squares: Path) -> None:
+    ens("eda", "--recipe", "tiny", "--data", f"squares={spoilt}")
+    path = Path("outputs/eda/squares/findings.csv")
+    assert len(path.read_text().splitlines()) > 4
+    ens("eda", "--recipe", "tiny", "--data", f"squares={squares}")
+    assert path.read_text() == "level,code,path,partner,what,distance,advice\n"
+
+
+@pytest.mark.parametrize("command", ["eda", "folds"])
+def test_all_lists_every_row_in_json_and_on_the_screen(workspace: Path, ens: Ens, spoilt: Path, command: str) -> None:
+    words = (command, "--recipe", "tiny", "--data", f"squares={spoilt}", "--set", "data.bad_images=drop")
+    short, long = ens(*words, "--json").document["findings"], ens(*words, "--all", "--json").document["findings"]
+    assert all("rows" not in finding for finding in short)
+    assert [{key: finding[key] for key in short[0]} for finding in long] == short
+    for finding in long:
+        assert len(finding["rows"]) == finding["count"]
+        assert all(set(row) == {"path", "what", "partner", "distance"} for row in finding["rows"])
+    shown = ens(*words, "--all").out
+    for finding in long:
+        for row in finding["rows"]:
+            assert f"  {row['path']}  " in shown and row["partner"] in shown
 
 
 def test_a_person_sees_bars_sizes_normalisation_and_findings(workspace: Path, ens: Ens, spoilt: Path) -> None:

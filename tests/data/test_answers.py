@@ -102,7 +102,7 @@ def test_a_class_that_is_none_is_told_with_what_was_meant_and_all_other_faults(f
         load_answers(CLASSES, sets=False, file=path)
     doubled, unknown = caught.value.messages
     assert "1 ids stand more than once: 7" in doubled
-    assert "'cats' (1 rows, first 6); did you mean cat?" in unknown
+    assert "'cats' (1 row, first 6; did you mean cat?)" in unknown
 
 
 def test_groups_are_those_of_the_training_rows_where_the_columns_are_there(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from standins.make import make_standin
 
+from ensemble.audit.audit import possible_groups
 from ensemble.data.table import Table, load_table
 from ensemble.errors import InputError
 from ensemble.recipe.load import load_dataset
@@ -45,6 +46,14 @@ def load(drawn: Callable[[str], Path]) -> Load:
 def cells(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["artists", "breeds_in_names", "cars", "cassava", "class_folders", "dog_breeds", "folders", "plant_pathology"],
+)
+def test_layouts_whose_rows_stand_for_themselves_are_not_suspected_of_groups(load: Load, name: str) -> None:
+    assert list(possible_groups(load(name))) == []
 
 
 def test_mask18_has_seven_images_a_person_and_passes_over_hidden_files(load: Load) -> None:

@@ -56,11 +56,26 @@ def test_columns_of_zeros_and_ones_give_sets_and_found_classes_are_all_that_is_n
     assert found.classes == ("a", "b", "c2", "c10") and found.labels.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
 
 
+def test_names_in_a_cell_are_mapped_one_by_one(tmp_path: Path) -> None:
+    label: dict[str, Any] = {"value": "{l}", "separator": " ", "map": {"RUST": "rust", "s": "scab"}}
+    assert read(tmp_path, "id,l\nr0,RUST s\nr1,spot\n", label).labels.tolist() == [[1, 1, 0], [0, 0, 1]]
+    with pytest.raises(InputError, match="name a class twice"):
+        read(tmp_path, "id,l\nr0,RUST rust\nr1,spot\n", label)
+
+
 @pytest.mark.parametrize(
     ("text", "label", "message"),
     [
-        ("id,l\nr0,rust\nr1,rsut scab\n", {"value": "{l}", "separator": " "}, "'rsut' (1 rows, first r1)"),
-        ("id,l\nr0,rust\nr1,scab scab\n", {"value": "{l}", "separator": " "}, "name a class twice: r1 ('scab scab')"),
+        (
+            "id,l\nr0,rust\nr1,rsut scab\n",
+            {"value": "{l}", "separator": " "},
+            "'rsut' (1 row, line 3; did you mean rust?)",
+        ),
+        (
+            "id,l\nr0,rust\nr1,scab scab\n",
+            {"value": "{l}", "separator": " "},
+            "name a class twice: r1 (line 3: 'scab scab')",
+        ),
         ("id,l\nr0,rust\nr1,\n", {"value": "{l}", "separator": " ", "empty": ["fine"]}, None),
         ("id,rust,scab,spot\nr0,1,2,0\n", {"columns": "multi-hot"}, "don't have only 0s and 1s"),
         ("id,rust,scab,spot\nr0,1,1,0\n", {"columns": "one-hot"}, "say columns: multi-hot"),

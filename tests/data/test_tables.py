@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.text import read_text_table
 from ensemble.data.table import TEST_LABELS_NAME, dataset_folder, draw_digits, load_table
 from ensemble.errors import InputError
+from ensemble.recipe.yaml import parse_value
 
 
 def describe(**changes: Any) -> DatasetDescription:
@@ -87,7 +89,7 @@ def test_the_hash_follows_content_and_not_order(folder: Path, tmp_path: Path) ->
         (lambda f: edit(f / "train.csv", lambda t: t + ",red\n"), "1 ids are empty"),
         (
             lambda f: [path.unlink() for path in sorted((f / "images").iterdir())[1:]],
-            r"47 of 48 images are missing: images/\d+\.png, .*; images holds 0000\.png",
+            r"47 of 48 images are missing: images/\d+\.png \(line 3\), .*, … and 44 more; images holds 0000\.png",
         ),
         (lambda f: edit(f / "test.csv", lambda t: t + "0000\n"), "1 ids are in both tables, train and test: 0000"),
     ],
@@ -132,35 +134,42 @@ def refusal(folder: Path, **changes: Any) -> list[str]:
         ({"box": {"columns": ["x", "y", "w", "h"]}}, "box names column 'x'"),
         (
             {"box": {"columns": ["id", "id", "label", "id"]}},
-            "48 values of box column label are no numbers: 0000 ('red')",
+            "48 values of box column label are no numbers: 0000 (line 2: 'red')",
         ),
         (
             {"box": {"columns": ["id", "id", "id", "id"]}},
-            "48 boxes are empty or upside down: 0000 (0000 0000 0000 0000)",
+            "48 boxes are empty or upside down: 0000 (line 2: 0000 0000 0000 0000)",
         ),
         ({"label": {"columns": "one-hot"}}, "a one-hot label names column 'red'; the table has id, label"),
         (
             {"label": {"value": "{label}", "kind": "index"}},
-            "48 labels are none of 0, 1, 2: 'red' (16 rows, first 0000)",
+            "48 labels are none of 0, 1, 2: 'red' (16 rows, lines 2, 5, 8, … and 13 more)",
         ),
         (
             {"image": "image/{id}.png"},
-            "48 images are missing: image/0000.png, image/0037.png, image/0074.png, …; there is no folder image; ",
+            "48 images are missing: image/0000.png (line 2), image/0037.png (line 3), image/0074.png (line 4), … and "
+            "45 more; there is no folder image; ",
         ),
         (
             {"image": "images/{id}.jpg"},
-            "48 images are missing: images/0000.jpg, images/0037.jpg, images/0074.jpg, …; images holds 0000.png, 0035",
+            "images/0037.jpg (line 3), images/0074.jpg (line 4), … and 45 more; images holds 0000.png, 0035",
         ),
         ({"image": "images/{id}/*.png"}, "48 images are missing: images/0000/*.png"),
         ({"image": "images/*{label}.png"}, "48 images are missing: images/*red.png"),
-        ({"image": "images/00*"}, "48 rows have more than one image images/00*: 0000 (images/0000.png, "),
-        ({"image": None, "files": "image/{id}*"}, "48 rows have no image files: image/0000*, image/0037*"),
+        ({"image": "images/00*"}, "48 rows have more than one image images/00*: 0000 (line 2: images/0000.png, "),
+        (
+            {"image": None, "files": "image/{id}*"},
+            "48 rows have no image files: image/0000* (line 2), image/0037* (line 3)",
+        ),
         (
             {"image": None, "files": "images/00*", "id": "{id}{file.name}"},
             "files belong to more than one row: images/0000.png",
         ),
         ({"image": None, "files": "../{id}*"}, "48 image paths lead out of the dataset's folder: ../0000*"),
-        ({"fields": {"value": "{id}", "pattern": "{a}-{b}"}}, "48 names are not built as {a}-{b}: 0000, 0037"),
+        (
+            {"fields": {"value": "{id}", "pattern": "{a}-{b}"}},
+            "48 names are not built as {a}-{b}: 0000 (line 2), 0037 (line 3)",
+        ),
         ({"fields": {"value": "{id}", "pattern": "{id}-{b}"}}, "fields.pattern names 'id', which is a column already"),
         (
             {"label": {"parts": [{"name": "c", "classes": ["red", "green", "azure"], "value": "{label}"}]}},
@@ -187,7 +196,169 @@ def test_several_wrong_columns_and_both_tables_are_told_together(folder: Path) -
 def test_a_misspelt_label_is_told_with_what_was_meant(folder: Path) -> None:
     edit(folder / "train.csv", lambda text: text.replace("green", "gren"))
     (message,) = refusal(folder)
-    assert "16 labels are none of red, green, blue: 'gren' (16 rows, first 0037); did you mean green?" in message
+    assert message == (
+        f"{folder}/train.csv: 16 labels are none of red, green, blue: 'gren' (16 rows, lines 3, 6, 9, … and 13 more; "
+        "did you mean green?); if so, correct the table, or add to train.label: map: {gren: green}"
+    )
+
+
+def test_each_wrong_label_has_its_lines_and_its_own_suggestion(folder: Path) -> None:
+    edit(folder / "train.csv", lambda text: text.replace("0037,green", "0037,gren").replace("0000,red", "0000,Rde"))
+    edit(folder / "train.csv", lambda text: text + "".join(f"x{place},purple{place}\n" for place in range(9)))
+    message = refusal(folder)[0]
+    assert "11 labels are none of red, green, blue: 'Rde' (1 row, line 2; did you mean red?)" in message
+    assert "'gren' (1 row, line 3; did you mean green?), 'purple0' (1 row, line 50)" in message
+    assert "… and 6 more; if so, correct the table, or add to train.label: map: {Rde: red, gren: green}" in message
+
+
+def test_the_mapping_that_a_message_gives_makes_the_table_readable(folder: Path) -> None:
+    expected = load_table("squares", describe(), folder)
+    edit(folder / "train.csv", lambda text: text.replace("green", "Gren: 1").replace("red", "RED"))
+    mapping = parse_value(refusal(folder)[0].partition("map: ")[2], "message")
+    assert mapping["Gren: 1"] == "green"
+    label = {"value": "{label}", "map": mapping}
+    table = load_table("squares", describe(train={**COLUMNS, "label": label}), folder)
+    assert np.array_equal(table.labels, expected.labels)
+
+
+def test_blanks_around_a_label_are_no_part_of_it_and_are_remembered(folder: Path) -> None:
+    expected = load_table("squares", describe(), folder)
+    edit(
+        folder / "train.csv",
+        lambda text: text.replace("0037,green", "0037, green").replace("0000,red", "0000,red\xa0 "),
+    )
+    for classes in (["red", "green", "blue"], "found"):
+        table = load_table("squares", describe(classes=classes), folder)
+        assert [table.classes[label] for label in table.labels] == [
+            expected.classes[label] for label in expected.labels
+        ]
+        assert table.trimmed_labels == (0, 1)
+    assert expected.trimmed_labels == ()
+
+
+def test_a_class_with_blanks_of_its_own_stays(folder: Path) -> None:
+    edit(folder / "train.csv", lambda text: text.replace("green", " green"))
+    table = load_table("squares", describe(classes=["red", " green", "green", "blue"]), folder)
+    assert np.bincount(table.labels, minlength=4).tolist() == [16, 16, 0, 16]
+    assert table.trimmed_labels == ()
+
+
+@pytest.mark.parametrize("kind", ["name", "index"])
+def test_a_mapping_leads_to_classes_by_name_whatever_the_table_holds(folder: Path, kind: str) -> None:
+    """Classes that are called like the positions of others are what could be mixed up."""
+    written = {"red": "none", "green": "1" if kind == "index" else "0", "blue": "2" if kind == "index" else "1"}
+    for name, cell in written.items():
+        table_path = folder / "train.csv"
+        table_path.write_text(table_path.read_text().replace(f",{name}", f",{cell}"))
+    label = {"value": "{label}", "kind": kind, "map": {"none": "2"}}
+    table = load_table("squares", describe(classes=["2", "0", "1"], train={**COLUMNS, "label": label}), folder)
+    assert table.labels[:3].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ({"value": "{label}", "map": {"x": "gren"}}, "map: leads to gren, which is none of the classes; .* mean green"),
+        ({"columns": "one-hot", "map": {"x": "red"}}, "map: is for a value, not for columns"),
+    ],
+)
+def test_a_mapping_that_leads_nowhere_is_refused(label: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        describe(train={**COLUMNS, "label": label})
+
+
+def test_a_regex_takes_fields_out_of_names_of_several_kinds(folder: Path) -> None:
+    fields = {"value": "{id}", "regex": r"(?P<thousand>.+?)(-(?P<kind>copy))?"}
+    edit(folder / "train.csv", lambda text: text.replace("0037,", "0000-copy,"))
+    shutil.copy(folder / "images" / "0037.png", folder / "images" / "0000-copy.png")
+    table = load_table("squares", describe(train={**COLUMNS, "fields": fields, "group": "{thousand}"}), folder)
+    assert table.columns["kind"][:3] == ("", "copy", "")
+    assert table.groups is not None and table.groups[0] == table.groups[1] == "0000"
+    assert "48 names are not built as (?P<x>b+): 0000 (line 2)" in "\n".join(
+        refusal(folder, fields={"value": "{id}", "regex": "(?P<x>b+)"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"value": "{id}", "regex": "(?P<x>"}, "is no regular expression"),
+        ({"value": "{id}", "regex": "(x)"}, "must name one or more fields"),
+        ({"value": "{id}", "regex": "(?P<x>.)", "pattern": "{x}"}, "give it or regex, one of the two"),
+        ({"value": "{id}"}, "give it or regex, one of the two"),
+    ],
+)
+def test_fields_are_described_in_one_way(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        describe(train={**COLUMNS, "fields": fields})
+
+
+MESSY = """\
+id,label,person,x,y,w,h,h
+a0,red,p0,0,0,9,9,9
+a1,gren,p0,0,0,9,9,9
+a1,red,p1,0,0,9,9,9
+a2,red
+a3,blue,p1,0,0,9,9,9,9,9
+,green,,0,0,9,9,9
+
+a4,Bleu,,0,0,wide,9,9
+a5,green,p2,0,0,0,9,9
+../a6,blue,p2,0,0,9,9,9
+gone,green,p2,0,0,9,9,9
+t1,green,p3,0,0,9,9,9
+"""
+
+
+def test_all_that_is_wrong_with_messy_tables_is_told_in_one_pass_with_lines(tmp_path: Path) -> None:
+    """Header, ragged lines, ids, images, labels, boxes, groups and the sample: none waits for another to be mended."""
+    (tmp_path / "images").mkdir()
+    for name in ("a0", "a1", "a4", "a5", "t1", "t2"):
+        (tmp_path / "images" / f"{name}.png").touch()
+    (tmp_path / "train.csv").write_text(MESSY)
+    (tmp_path / "test.csv").write_text("id,extra\nt1,\nt2,\nt3\n")
+    (tmp_path / "sample.csv").write_text("id,label,label\nt1,red,red\nt1,red,red\nt4,red,red\nt3,red,red\n")
+    columns = {**COLUMNS, "group": "{person}", "box": {"columns": ["x", "y", "w", "h"], "format": "xywh"}}
+    description = describe(train=columns, submission={"sample": "sample.csv", "id": "id", "label": "label"})
+    with pytest.raises(InputError) as raised:
+        load_table("messy", description, tmp_path)
+    train, test, sample = (tmp_path / f"{name}.csv" for name in ("train", "test", "sample"))
+    assert list(raised.value.messages) == [
+        f"{train}: column 'h' appears twice in the header, id, label, person, x, y, w, h, h",
+        f"{train}:5: 2 cells, the header has 8",
+        f"{train}:6: 10 cells, the header has 8",
+        f"{train}: 1 ids stand more than once: a1 (lines 3, 4)",
+        f"{train}: 1 ids are empty or hold a line end: line 7 ('')",
+        f"{train}: 1 image paths lead out of the dataset's folder: images/../a6.png (line 11)",
+        f"{train}: 1 values of box column w are no numbers: a4 (line 9: 'wide')",
+        f"{train}: 1 boxes are empty or upside down: a5 (line 10: 0 0 0 9); box.format is xywh",
+        f"{test}:4: 1 cells, the header has 2",
+        f"{train}: 2 labels are none of red, green, blue: 'gren' (1 row, line 3; did you mean green?), 'Bleu' (1 row, "
+        "line 9; did you mean blue?); if so, correct the table, or add to train.label: map: {gren: green, Bleu: blue}",
+        f"{tmp_path}: 1 ids are in both tables, train and test: t1",
+        f"{sample}: column 'label' appears twice in the header, id, label, label",
+        f"{sample}: 1 ids of the sample stand more than once: t1",
+        f"{sample}: 1 ids of the sample are no test rows: t4",
+        f"{sample}: 1 test rows are not in the sample: t2",
+        f"{tmp_path}: 2 of 9 images are missing: images/.png (line 7), images/gone.png (line 12); "
+        "images holds a0.png, a1.png, a4.png, … (6 in all)",
+        f"{train}: 2 rows have an empty group: line 7, a4 (line 9); each is a group of its own",
+    ]
+
+
+def test_very_many_faults_make_few_lines(tmp_path: Path) -> None:
+    """A table of another kind altogether: a line for each kind of fault, however many rows have it."""
+    (tmp_path / "images").mkdir()
+    rows = "".join(f"same,{row},{row}\n" + f"{row},x\n" for row in range(4000))
+    (tmp_path / "train.csv").write_text("id,label,person\n" + rows)
+    with pytest.raises(InputError) as raised:
+        load_table("messy", describe(train={**COLUMNS, "group": "{person}"}, test=None), tmp_path)
+    messages = list(raised.value.messages)
+    assert len(messages) == 7
+    assert messages[3] == f"{tmp_path}/train.csv: 3,997 more lines have another number of cells than the header"
+    assert "same (lines 2, 4, 6, … and 3,997 more)" in messages[4]
+    assert "… and 3,995 more" in messages[6]
+    assert max(map(len, messages)) < 600
 
 
 @pytest.mark.parametrize(
@@ -197,7 +368,7 @@ def test_a_misspelt_label_is_told_with_what_was_meant(folder: Path) -> None:
         ("id,red,green,blue\n0000,1.0,0.0,0\n0037,0,1,0\n", ""),
         (
             "id,red,green,blue\n0000,1,1,0\n0037,0,1,0\n",
-            "1 rows don't have one 1 among 0s in the columns of the classes: 0000 (1 1 0)",
+            "1 rows don't have one 1 among 0s in the columns of the classes: 0000 (line 2: 1 1 0)",
         ),
         ("id,red,green,blue\n0000,0,0,0\n0037,x,1,0\n", "2 rows don't have one 1"),
         ("id,red,green,blue\n0000,0.5,0.5,0\n0037,2,-1,0\n", "2 rows don't have one 1"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ensemble.core.complaints import likely
 from ensemble.errors import InputError
 from ensemble.recipe.load import load_dataset, load_recipe
 from tests.support import Write
@@ -403,3 +404,41 @@ def test_bce_is_refused_for_heads_that_give_log_probabilities(folder: Path, writ
     write("r", f"data: digits\nmodel: {{name: x, heads: parts}}\nloss: {loss}\n")
     (message,) = complaints(folder)
     assert message.startswith(f"recipes/r.yaml:3: {key} is bce, which wants a score for each class")
+
+
+def test_a_recipe_that_extends_its_own_name_is_told_as_a_circle(folder: Path, write: Write) -> None:
+    write("r", "extends: r\nmodel: {name: resnet18}\n")
+    (fault,) = complaints(folder)
+    assert fault.startswith("recipes/r.yaml:1: extends: r is this very recipe, so it goes in a circle: ")
+    assert "recipes/r.yaml -> recipes/r.yaml" in fault and "did you mean" not in fault
+
+
+def test_a_part_of_a_metrics_name_leads_to_it(folder: Path, write: Write) -> None:
+    write("r", "data: toy\nmodel: {name: resnet18}\nmetric: f1\n")
+    (fault,) = [fault for fault in complaints(folder) if "metric" in fault]
+    assert fault.endswith("; did you mean macro_f1, weighted_f1, micro_f1 or samples_f1?")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("acuracy", ["accuracy"]),
+        ("auc", ["roc_auc"]),
+        ("loss", ["log_loss"]),
+        ("acc", ["accuracy"]),
+        ("top5", ["top5_accuracy"]),
+        ("zebra", []),
+    ],
+)
+def test_names_are_suggested_by_spelling_part_or_beginning(word: str, meant: list[str]) -> None:
+    assert likely(word, ["accuracy", "balanced_accuracy", "top5_accuracy", "log_loss", "roc_auc"]) == meant
+
+
+def test_a_description_is_not_inherited_but_everything_else_is(folder: Path, write: Write) -> None:
+    name = next((folder / "recipes" / "data").glob("*.yaml")).stem
+    write("base", f"description: The base.\ndata: {name}\nmodel: {{name: resnet18}}\nseed: 7\n")
+    write("r", "extends: base\n")
+    resolved = load_recipe("r", folder=folder)
+    assert (resolved.recipe.description, resolved.recipe.seed) == ("", 7)
+    assert resolved.origins["description"] == "default"
+    assert load_recipe("base", folder=folder).recipe.description == "The base."

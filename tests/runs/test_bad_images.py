@@ -43,7 +43,10 @@ def test_bad_images_stop_a_run_before_it_begins_all_in_one_message(spoilt: Path,
     answer = ens("train", "--recipe", "tiny")
     assert answer.code == 2
     train, test = ids_of(spoilt, "train"), ids_of(spoilt, "test")
-    assert "2 training and 1 test images can't be used; repair them, or pass --set data.bad_images=drop" in answer.err
+    assert (
+        "2 training images and 1 test image can't be used; repair them, or pass --set data.bad_images=drop"
+        in answer.err
+    )
     assert f"images/{train[0]}.png: is empty" in answer.err
     assert f"images/{train[5]}.png: is cut off: the last chunk of a PNG, IEND, is missing" in answer.err
     assert f"images/{test[3]}.png: is no image of a known format" in answer.err
@@ -103,7 +106,7 @@ def dropped(spoilt: Path, workspace: Path, ens: Ens) -> Path:
     """A complete run without the bad images."""
     answer = ens("train", "--recipe", "tiny", *DROP)
     assert answer.code == 0, answer.err
-    warning = "2 training images are left out and 1 test rows have no usable image and get the class shares"
+    warning = "2 training images are left out and 1 test row has no usable image and gets the class shares"
     assert f"warning: {warning}" in answer.err
     return workspace / "outputs" / "tiny"
 

@@ -177,3 +177,31 @@ def test_the_number_of_folds_is_shown_for_repeats(workspace: Path, ens: Ens) -> 
     assert "fold 1.0" in answer.out and "2 repeats" in answer.out
     document = ens("folds", "--recipe", "tiny", "--set", "folds.repeats=2", "--json").document
     assert len(document["fold_class_counts"]) == 4
+
+
+def test_changed_labels_of_a_run_are_counted_and_shown_in_place_of_hashes(own_squares: Path, ens: Ens) -> None:
+    assert ens("train", *ONE_EPOCH, "--engine", "inline").code == 0
+    table = own_squares / "train.csv"
+    lines = table.read_text().splitlines()
+    changed = [lines[0], *(line.replace(",red", ",blue") for line in lines[1:8]), *lines[8:-1], "9999,green"]
+    moved = [line.partition(",")[0] for line in lines[1:8] if line.endswith(",red")]
+    gone = lines[-1].partition(",")[0]
+    (own_squares / "images" / "9999.png").write_bytes((own_squares / "images" / f"{gone}.png").read_bytes())
+    table.write_text("\n".join(changed) + "\n")
+    answer = ens("train", *ONE_EPOCH, "--engine", "inline")
+    assert answer.code == 2
+    assert "holds a run with other data; give this one another --name" in answer.err
+    shown = ", ".join(f"{row} (red, now blue)" for row in sorted(moved))
+    assert f"  {len(moved)} labels changed: {shown}\n" in answer.err
+    assert "  1 training row added: 9999\n" in answer.err
+    assert f"  1 training row gone: {gone}" in answer.err
+    assert "sha256" not in answer.err
+
+
+def test_changed_settings_are_listed_beside_changed_labels(own_squares: Path, ens: Ens) -> None:
+    assert ens("train", *ONE_EPOCH, "--engine", "inline").code == 0
+    table = own_squares / "train.csv"
+    table.write_text(table.read_text().replace(",red", ",blue", 1))
+    answer = ens("train", *ONE_EPOCH, "--engine", "inline", "--set", "train.lr=1e-4")
+    assert "holds a run with other settings" in answer.err
+    assert "1 label changed: " in answer.err and "train.lr: 0.003 there, 0.0001 asked" in answer.err

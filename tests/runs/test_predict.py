@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -243,3 +244,27 @@ def test_bf16_predicts_nearly_the_same(trained: Path, squares: Path, tmp_path: P
     assert predict(ens, *words, "--out", "half", "--precision", "bf16").code == 0
     full, half = (load_predictions(tmp_path / name / "probs").probs for name in ("full", "half"))
     assert not np.array_equal(full, half) and np.abs(full - half).max() < 0.05
+
+
+def test_a_misspelt_run_and_an_unfinished_one_are_told_apart(workspace: Path, ens: Callable[..., Any]) -> None:
+    assert ens("train", "--recipe", "tiny", "--folds", "0", "--engine", "inline").code == 0
+    finished = "ens train --recipe .*tiny.yaml --name tiny continues it"
+    for words in (
+        ("predict", "tiny", "--tta", "hflip"),
+        ("blend", "outputs/tiny"),
+        ("blend", "outputs/tiny/probs.npy"),
+    ):
+        answer = ens(*words)
+        assert answer.code == 2
+        assert re.search(f"outputs/tiny: not finished: fold 1 is not complete; {finished}", answer.err), words
+    assert "tinny: there is no such run; did you mean tiny?" in ens("predict", "tinny").err
+    for given in ("outputs/tinny", "outputs/tinny/probs.npy"):
+        assert f"{given}: there is no outputs/tinny; did you mean outputs/tiny?" in ens("blend", given).err
+    assert "outputs/*/probs.npy: matches nothing; ens status shows" in ens("blend", "outputs/*/probs.npy").err
+
+
+def test_a_table_among_the_members_of_a_blend_leads_to_adopt(workspace: Path, ens: Callable[..., Any]) -> None:
+    (workspace / "train.csv").write_text("id,label\n1,red\n")
+    answer = ens("blend", "train.csv")
+    assert answer.code == 2
+    assert "train.csv: is a table, not a probability file; " in answer.err and "ens adopt train.csv" in answer.err

@@ -271,6 +271,13 @@ def test_what_can_not_be_scored_is_refused_with_the_next_step(
     assert not (outputs / "scored.json").exists()
 
 
+def test_a_folder_of_images_does_not_hide_the_run_of_its_name(model: Model, outputs: Path, ens: Ens) -> None:
+    model("pets")
+    (outputs.parent / "pets").mkdir()
+    answer = ens("score", "pets", "--labels", str(write_labels(outputs.parent / "y.csv")))
+    assert answer.code == 0, answer.err
+
+
 def test_without_labels_the_message_says_where_they_may_be_named(model: Model, outputs: Path, ens: Ens) -> None:
     model("a")
     answer = ens("score", "a")

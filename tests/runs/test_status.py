@@ -15,6 +15,7 @@ import pytest
 
 from ensemble import status
 from ensemble.core.locks import folder_lock
+from ensemble.errors import EnsError
 from tests.support import Ens
 
 
@@ -216,3 +217,98 @@ def test_a_broken_file_of_a_study_is_reported_and_hides_no_other(workspace: Path
     (workspace / "outputs/studies/tiny/study.json").write_text("[]")
     assert status(workspace / "outputs")["studies"][0]["state"] == "unreadable"
     assert ens("status").code == 0
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "oof.npy", "history.csv", "probs.json"])
+def test_a_fold_that_lost_a_file_is_reported_as_missing_it(outputs: Path, ens: Ens, victim: str) -> None:
+    (outputs / "best" / "fold-1" / victim).unlink()
+    run = next(run for run in status(outputs)["runs"] if run["run"] == "best")
+    assert run["missing"] == [f"fold-1/{victim} is missing"]
+    assert f"missing: run best: fold-1/{victim} is missing" in ens("status").out
+
+
+def test_weights_that_were_cut_short_are_noticed_by_their_size(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are never hashed: of a thousand runs they would be terabytes."""
+    victim = outputs / "best" / "fold-0" / "model.safetensors"
+    before = victim.stat()
+    with victim.open("r+b") as stream:
+        stream.truncate(before.st_size - 1)
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    run = next(run for run in status(outputs)["runs"] if run["run"] == "best")
+    assert run["missing"] == [f"fold-0/model.safetensors was changed: it has {before.st_size - 1:,} bytes"]
+
+
+def test_a_small_file_of_a_fold_that_was_edited_later_is_noticed(outputs: Path) -> None:
+    victim = outputs / "best" / "fold-0" / "oof.json"
+    text = victim.read_text()
+    victim.write_text(text.replace("squares", "sqaures", 1))
+    younger = (outputs / "best" / "fold-0" / "fold.json").stat().st_mtime_ns + 10
+    os.utime(victim, ns=(younger, younger))
+    run = next(run for run in status(outputs)["runs"] if run["run"] == "best")
+    assert run["missing"] == ["fold-0/oof.json was changed"]
+
+
+def test_folds_of_an_earlier_version_without_sizes_are_not_called_changed(outputs: Path) -> None:
+    for note in outputs.glob("*/fold-*/fold.json"):
+        about = json.loads(note.read_text())
+        del about["bytes"]
+        note.write_text(json.dumps(about))
+    assert [run["missing"] for run in status(outputs)["runs"]] == [[], [], []]
+
+
+def test_runs_of_different_fold_plans_are_marked_in_the_table(outputs: Path, ens: Ens) -> None:
+    assert "plan" not in ens("status").out
+    folds = json.loads((outputs / "worst" / "run.json").read_text())["folds"]
+    change(outputs, "worst", folds={**folds, "sha256": "f" * 64})
+    title, header, _, *rows = ens("status").out.splitlines()
+    assert title == "squares, by macro_f1 out of fold; 2 fold plans: only scores on the same one compare"
+    assert header.split()[3] == "plan"
+    assert [row.split()[3] for row in rows[:3]] == ["A", "A", "B"]
+    assert status(outputs).table()["plan"].nunique() == 2
+
+
+def test_a_run_that_failed_for_its_settings_is_not_proposed_again(workspace: Path, ens: Ens) -> None:
+    words = ("train", "--recipe", "tiny", "--engine", "inline", "--set", "train.lr=1e30")
+    assert ens(*words).code == 3
+    states = status(workspace / "outputs")["runs"][0]["fold_states"]
+    assert [state["failed_by"] for state in states] == ["settings", "settings"]
+    out = ens("status").out
+    assert "continues tiny" not in out
+    assert "next: tiny failed for its settings, and would again: the loss is " in out
+    assert (
+        "change them: ens train --recipe recipes/tiny.yaml --set train.lr=1e30 --name tiny --fresh --set KEY=VALUE"
+        in out
+    )
+    assert ens("train", "--recipe", "tiny", "--name", "other", "--engine", "inline").code == 0
+    assert "next: ens blend " in ens("status").out  # there is something better to do
+
+
+def test_a_run_that_failed_by_accident_is_proposed_again(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ensemble.training.loop import FoldTraining
+
+    def fail(self: FoldTraining, done: int) -> None:
+        raise OSError("the disk was pulled out")
+
+    monkeypatch.setattr(FoldTraining, "after_step", fail)
+    assert ens("train", "--recipe", "tiny", "--engine", "inline").code == 3
+    assert "failed_by" not in status(workspace / "outputs")["runs"][0]["fold_states"][0]
+    assert ens("status").out.rstrip().endswith("--name tiny continues tiny")
+
+
+def test_a_fold_that_is_trained_well_after_all_forgets_why_it_failed(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ensemble.training.loop import FoldTraining
+
+    def fail(self: FoldTraining, done: int) -> None:
+        raise EnsError("the weights are gone; restore the file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FoldTraining, "after_step", fail)
+        assert ens("train", "--recipe", "tiny", "--engine", "inline").code == 3
+    states = status(workspace / "outputs")["runs"][0]["fold_states"]
+    assert [state["failed_by"] for state in states] == ["settings", "settings"]
+    assert ens("train", "--recipe", "tiny", "--engine", "inline").code == 0
+    assert not any("failed_by" in state for state in status(workspace / "outputs")["runs"][0]["fold_states"])

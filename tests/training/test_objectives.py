@@ -69,7 +69,7 @@ def test_a_loss_and_a_metric_of_ones_own_train_score_rank_and_are_not_blended(
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (("metric=ens_test_mine:hits",), "metric: ens_test_mine:hits gave"),
+        (("metric=ens_test_mine:hits",), "metric: ens_test_mine:hits returned"),
         (("loss=ens_test_mine:rows",), r"must give a scalar"),
         (("loss=ens_test_mine:hard_only", "mix=mixup"), "ens_test_mine:hard_only failed on"),
         (("loss={weights: {gren: 2.0}}",), "loss.weights.gren: the dataset has no such class; did you mean green?"),
