@@ -305,7 +305,7 @@ class LayoutReader:
             table = self.rows_of_table(test)
             numbers = tuple(map(str, range(len(table))))
             return [cell for column in columns_of(test["id"]) for cell in table.columns.get(column, numbers)]
-        start = test["files"].partition("*")[0].rstrip("/")
+        start = test["files"].partition("*")[0].rstrip("/").replace("{{", "{").replace("}}", "}")
         names = [name for place in self.survey.below(start).values() for name in place]
         return [name.rpartition(".")[0] for name in names] if "stem" in test["id"] else names
 
@@ -319,6 +319,7 @@ class LayoutReader:
         """Write where the test rows' labels are, where a table has them; `classes` as `spelling_of` takes them."""
         ids, label = self.test_ids(test), self.values["train"]["label"]
         known, sample = frozenset(ids), self.sample()
+        has_numbers = any(map(str.isdecimal, classes)) or label.get("kind") == "index"
         refused = ""
         for item in sorted(self.survey.tables, key=lambda item: item.path != test.get("table")):
             is_own, is_called_so = item.path == test.get("table"), self.role(item.path) == "test labels"
@@ -331,9 +332,12 @@ class LayoutReader:
             columns = columns_of(label.get("value") or "") or [""]
             others = [name for name in item.table.header if f"{{{name}}}" not in row_id]
             # by the training table's name for it; of a table that is called so, or has nothing else: any other
-            wanted = [columns[0], *(others[::-1] if is_called_so or (not is_own and len(others) == 1) else [])]
+            is_alone = not is_own and len(others) == 1 and not has_numbers
+            wanted = [columns[0], *(others[::-1] if is_called_so or is_alone else [])]
             table = self.rows_of_table(test) if is_own else item.table
             spellings = [(name, spelling_of(table, label, classes, name)) for name in wanted]
+            if is_alone and not is_called_so:  # `0` and `1` of any other column are no answers
+                spellings = [(name, value) for name, value in spellings if (value or {}).get("kind") != "index"]
             name, spelling = next((pair for pair in spellings if pair[1] is not None), ("", None))
             if spelling is None or (name in table.header and len(set(table.columns[name])) < 2):
                 refused = refused or (f"{item.path} names other classes than {few(classes)}" if is_called_so else "")

@@ -191,7 +191,7 @@ class _FileReader(LayoutReader):
             ]
             self.group_by_name([stem for stem, _ in pairs], [place for _, place in pairs], "{file.stem}", False)
         self.file_choices()
-        self.file_validation(held_out, depth)
+        self.file_validation(parts, held_out, depth)
         self.file_test(parts, part, names)
         return self.finish("a folder for each class")
 
@@ -205,11 +205,11 @@ class _FileReader(LayoutReader):
         # A flat folder has no labels beside class folders.
         return [place for place in places if _depth(place, base) == depth]
 
-    def file_validation(self, places: list[str], depth: int) -> None:
+    def file_validation(self, parts: dict[str, list[str]], places: list[str], depth: int) -> None:
         """The validation rows."""
         if not places:
             return
-        start, spec = literal(_base_of(places, "val")), self.values["train"]
+        start, spec = literal(_base_of(parts["val"], "val")), self.values["train"]
         validation: Values = {"files": "/".join([start, *["*"] * (depth + 1)])}
         fields = spec.get("fields")
         if fields is not None and fields["value"] == "{file.path}":
@@ -217,8 +217,10 @@ class _FileReader(LayoutReader):
             validation["fields"] = {**fields, "pattern": f"{start}/{fields['pattern'].removeprefix(own)}"}
         if self.choice.id is None:
             spec["id"] = "{file.path}"  # `cat/1.jpg` may be in both
+        if left := [place for place in parts["val"] if place not in places]:
+            self.not_used(left, ", beside the class folders")
         count = sum(len(self.survey.images[place]) for place in places)
-        self.decide_validation(validation, count, f"{_base_of(places, 'val')}/")
+        self.decide_validation(validation, count, f"{_base_of(parts['val'], 'val')}/")
 
     def nested_label(self, start: str, chosen: list[str], names: list[str]) -> str:
         """Two levels of folders: classes of kinds, or persons of classes."""
@@ -269,7 +271,7 @@ class _FileReader(LayoutReader):
         held_out = self.held_out_folders(parts, part, 0)
         said = self.classes_in_names(held_out, form)
         if held_out and said is not None and said <= set(classes):
-            self.file_validation(held_out, 0)
+            self.file_validation(parts, held_out, 0)
         self.file_test(parts, part, classes)
         test = self.values.get("test")
         if test is not None and "label" not in test and "files" in test:

@@ -130,6 +130,16 @@ def test_a_table_of_answers_is_joined_by_its_ids_with_or_without_ending(tmp_path
     assert any("test_answers.csv names other classes than cat, dog" in remark for remark in layout.remarks)
 
 
+def test_numbers_of_another_table_are_no_answers(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "label"], [[f"r{n}", n % 2] for n in range(8)])
+    draw(tmp_path, [f"test/t{n}.jpg" for n in range(4)])
+    write(tmp_path / "test.csv", ["id"], [[f"t{n}"] for n in range(4)])
+    write(tmp_path / "lamps.csv", ["id", "flash"], [[f"t{n}", n % 2] for n in range(4)])
+    assert recognise(tmp_path).test_labels is None
+    (tmp_path / "lamps.csv").rename(tmp_path / "test_labels.csv")
+    assert answers_of(recognise(tmp_path)) == ["0", "1", "0", "1"]
+
+
 def test_labels_in_the_test_table_itself_are_named_and_placeholders_are_not(tmp_path: Path) -> None:
     table_set(tmp_path, ["id", "label"], [[f"r{n}", "ab"[n % 2]] for n in range(8)])
     draw(tmp_path, [f"test/t{n}.jpg" for n in range(4)])
