@@ -353,7 +353,9 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
 def _score_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("scored", nargs="+", metavar="RUN", help="runs, blends, studies (names or folders), or files of test rows")
-    option("--data", metavar="D", help="the dataset that names the labels, or NAME=PATH (default: the files' own)")
+    option(
+        "--data", metavar="D", help="dataset that names the labels, NAME=PATH, or a folder (default: the files' own)"
+    )
     option("--labels", metavar="F", help="a .csv with ids and labels, in place of those that the dataset names")
     option("--metric", metavar="M", help="the score that ranks (default: the files' own)")
 

@@ -26,7 +26,7 @@ def test_every_command_of_the_readme_runs(workspace: Path, ens: Callable[..., An
     for part, label in (("train", 0), ("train", 2), ("test", 0)):  # what `ens init data/pets` looks at
         draw_squares(workspace / "drawn" / f"{part}{label}", train=12, test=0)
         target = workspace / "data" / "pets" / part / ("cat", "", "dog")[label]
-        shutil.copytree(workspace / "drawn" / f"{part}{label}" / "images", target if part == "train" else target.parent)
+        shutil.copytree(workspace / "drawn" / f"{part}{label}" / "images", target)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("ens ")]
     assert len(commands) >= 6
     for command in commands:

@@ -1,7 +1,7 @@
 """The main job from end to end on the embedded digits: train two architectures, tune, blend, score; `make demo`.
 
 Every step is an `ens` command that is printed before it runs, so that it can be copied. The set-aside test labels are
-read here alone, after the submission is written.
+read by `ens score` alone, after the submission is written.
 """
 
 from __future__ import annotations
@@ -14,12 +14,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-from ensemble import load_predictions
-from ensemble.core.metrics import decide
-from ensemble.data.table import TEST_LABELS_NAME
 
 OUTPUTS = Path("outputs")
 RUNS = ("quickstart", "quickstart_efficientnet")
@@ -37,8 +31,10 @@ def main() -> int:
     members = [f"{OUTPUTS}/{run}/probs.npy" for run in RUNS]
     members += sorted(str(path) for path in OUTPUTS.glob(f"studies/{STUDY}/trial-*/probs.npy"))
     blend = ens("blend", *members, "--name", "demo")
-    answers = read_answers()
-    print(table(members, blend, answers))
+    folder = OUTPUTS / "blends" / "demo"
+    scored = ens("score", *members, str(folder))
+    check_submission(scored)
+    print(table(scored, blend))
     print(
         f"the whole demo took {time.monotonic() - started:.0f} s; the submission: {OUTPUTS}/blends/demo/submission.csv"
     )
@@ -56,31 +52,28 @@ def ens(*words: str) -> dict[str, Any]:
     return document
 
 
-def read_answers() -> dict[str, str]:
-    """The set-aside labels of the test rows, by id."""
-    path = OUTPUTS / "cache" / "datasets" / "digits" / TEST_LABELS_NAME
-    with path.open(encoding="utf-8", newline="") as stream:
-        return {row["id"]: row["label"] for row in csv.DictReader(stream)}
-
-
-def table(members: list[str], blend: dict[str, Any], answers: dict[str, str]) -> str:
-    """Each member's and the blend's accuracy, out of fold and on the test rows, and what blending gained."""
-    rows = []
-    for path in members:
-        test = load_predictions(Path(path))
-        right = [answers[row_id] for row_id in test.ids]
-        accuracy = float(np.mean(np.array(test.classes)[decide(test.probs)] == np.array(right)))
-        out_of_fold = load_predictions(Path(path).with_name("oof.npy")).sidecar["scores"]["accuracy"]
-        rows.append((str(test.sidecar["run"]), out_of_fold, accuracy))
+def check_submission(scored: dict[str, Any]) -> None:
+    """Every row that was scored must be a row of the submission, and no other."""
     with (OUTPUTS / "blends" / "demo" / "submission.csv").open(encoding="utf-8", newline="") as stream:
-        submitted = {row["id"]: row["label"] for row in csv.DictReader(stream)}
-    if submitted.keys() != answers.keys():
-        raise SystemExit("the submission's ids are not those of the test rows")
-    blended = float(np.mean([submitted[row_id] == label for row_id, label in answers.items()]))
+        count = len({row["id"] for row in csv.DictReader(stream)})
+    for item in scored["scored"]:
+        if item["rows"] != count or item["without_label"]["count"] or item["without_prediction"]["count"]:
+            raise SystemExit(f"the rows of {item['name']} are not those of the submission")
+
+
+def table(scored: dict[str, Any], blend: dict[str, Any]) -> str:
+    """Each member's and the blend's accuracy, out of fold and on the test rows, and what blending gained."""
+    accuracy = {item["path"]: item["scores"]["accuracy"]["value"] for item in scored["scored"]}
+    blended = accuracy.pop(str(OUTPUTS / "blends" / "demo" / "probs.npy"))
+    rows = [
+        (item["name"], item["out_of_fold"]["accuracy"], accuracy[item["path"]])
+        for item in sorted(scored["scored"], key=lambda item: (item["name"].startswith(STUDY), item["name"]))
+        if item["path"] in accuracy
+    ]
     honest = blend["honest"]
     best = max(rows, key=lambda row: row[1])
     lines = [f"{'':36}{'out of fold':>12}{'test':>10}"]
-    lines += [f"{name:36}{out_of_fold:12.4f}{accuracy:10.4f}" for name, out_of_fold, accuracy in rows]
+    lines += [f"{name:36}{out_of_fold:12.4f}{test:10.4f}" for name, out_of_fold, test in rows]
     lines.append(f"{'blend (' + blend['method'] + ')':36}{honest['value']:12.4f}{blended:10.4f}")
     lines.append(f"{'gain over ' + best[0]:36}{honest['value'] - best[1]:+12.4f}{blended - best[2]:+10.4f}")
     return "\n".join(lines)

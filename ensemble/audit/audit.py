@@ -401,8 +401,12 @@ def _group_overlap(table: Table, plan: _Planned) -> Iterator[Finding]:
     mixed = np.any([differs_within(groups, plan.folds[:, repeat]) for repeat in range(plan.folds.shape[1])], 0)
     overlapping = np.unique(groups[mixed])
     if len(overlapping):
+        whole = "multilabel-stratified" if table.has_sets else "stratified-group"
+        source = "validation rows share groups with training rows: leave those out"
+        if not table.has_validation:
+            source = "the fold column does not suit the groups: mend it"
         remedy = (
-            "the fold column does not suit the groups: mend it, or ask for folds.scheme: stratified-group"
+            f"{source}, or ask for folds.scheme: {whole}, which makes folds of all rows"
             if plan.scheme == "column"
             else "the plan is not of these rows: delete its file to have it made again"
         )

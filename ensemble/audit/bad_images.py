@@ -176,7 +176,12 @@ def _across_folds(
 ) -> Iterator[Finding]:
     """Copies of an image on two sides of a split."""
     together = "to keep them on one side: `folds: {keep_together: duplicates}`"
-    advice = "mend the fold column" if scheme == "column" else together
+    advice = together
+    if scheme == "column":
+        source = (
+            "take them out of the training or the validation rows" if table.has_validation else "mend the fold column"
+        )
+        advice = f"{source}, or make folds of all rows: `folds: {{keep_together: duplicates}}`"
     sides = np.unique(folds, axis=0, return_inverse=True)[1].ravel()  # one number for the folds of all repeats
 
     def split(clusters: Integers) -> Mask:

@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,11 @@ UNKNOWN_GROUPS = ("", "-1", "NA", "N/A", "nan", "NaN", "None", "none", "null", "
 
 _FOLD_WORDS = frozenset(["fold", "folds", "kfold", "cv", "cvfold", "fold_id", "foldid"])
 _SPLIT_WORDS = frozenset(["split", "set", "subset", "partition", "part", "phase", "usage"])
+_PART_VALUES = (
+    dict.fromkeys(["train", "training"], "train")
+    | dict.fromkeys(["val", "valid", "validation", "dev"], "val")
+    | dict.fromkeys(["test", "testing"], "test")
+)
 _ORIGIN_WORDS = frozenset(["source", "year", "dataset", "origin", "competition"])
 _SEPARATORS = ("|", ";", ",", " ")
 _NAME_SEPARATORS = ("_", "-", ".", " ")
@@ -326,6 +332,50 @@ def find_splits(table: TextTable) -> dict[str, list[str]]:
         if 2 <= len(distinct) <= 5:
             splits[name] = distinct
     return splits
+
+
+def find_parts(table: TextTable) -> tuple[str, dict[str, list[str]]] | None:
+    """A column that parts the rows in `train` and `val` or `test`: its name, and its values by part."""
+    for name, values in find_splits(table).items():
+        parts: dict[str, list[str]] = {}
+        for value in values:
+            parts.setdefault(_PART_VALUES.get(value.strip().lower(), ""), []).append(value)
+        if "train" in parts and "" not in parts and len(parts) > 1:
+            return name, parts
+    return None
+
+
+def rows_with(table: TextTable, column: str, values: Collection[str]) -> TextTable:
+    """The rows that have one of these values."""
+    kept = [row for row, cell in enumerate(table.columns[column]) if cell in values]
+    return TextTable(table.header, {name: tuple(cells[row] for row in kept) for name, cells in table.columns.items()})
+
+
+def spelling_of(
+    table: TextTable, label: Mapping[str, Any], classes: Sequence[str], column: str
+) -> dict[str, Any] | None:
+    """How `table` names classes, written like `train.label`; None where its cells name anything else.
+
+    `label`: that of the training rows; `classes`: their names, in order where they are numbered; `column`: the one to
+    look at, where the classes have no columns of their own.
+    """
+    if label.get("columns") and set(classes) <= set(table.header):
+        cells = {cell for name in classes for cell in table.columns[name]}
+        return {"columns": label["columns"]} if cells <= {"0", "1", "0.0", "1.0"} else None
+    if column not in table.header or not can_be_named(column):
+        return None
+    value, cells = {"value": f"{{{column}}}"}, {cell for cell in table.columns[column] if cell.strip()}
+    names, numbers = set(classes), {str(number) for number in range(len(classes))}
+    if label.get("columns") == "multi-hot" or "separator" in label:
+        for sign in [label["separator"]] if "separator" in label else _SEPARATORS:
+            parts = _parts_of(list(cells - set(label.get("empty", ()))), sign)
+            if parts and parts <= names:
+                return value | {"separator": sign} | ({"empty": label["empty"]} if "empty" in label else {})
+        return None
+    if cells and cells <= names:
+        # `0` and `1` may be names themselves; then they are read as such, as in the training table
+        return value | ({"kind": "index"} if label.get("kind") == "index" and cells <= numbers else {})
+    return value | {"kind": "index"} if cells and cells <= numbers else None
 
 
 def find_box(header: Sequence[str]) -> tuple[list[str], str] | None:

@@ -214,7 +214,8 @@ def _scheme(table: Table, folds: FoldsPart) -> str:
         )
     if folds.scheme == "column" and table.given_folds is None:
         raise InputError(
-            f"folds.scheme: column, but {table.dataset} names no fold column; name it in the description, or use auto"
+            f"folds.scheme: column, but {table.dataset} names no fold column and no validation rows; "
+            "name them in the description, or use auto"
         )
     return folds.scheme
 
@@ -301,6 +302,10 @@ def _sources(labels: Labels, groups: tuple[str, ...] | None, validated: Mask, cl
 
 def _check_column(table: Table, folds: Integers, k: int) -> None:
     """Refuse a column that gives no fold, or one fold with nothing beside it to train on."""
+    if table.has_validation:  # two parts, neither of them empty
+        if not (folds >= 0).any():
+            raise InputError(f"{table.dataset}: all of its validation rows are train-only; none is left to validate on")
+        return
     if k == 0 or not (folds >= 0).any():
         raise InputError(f"{table.dataset}: its fold column names no fold; every row would be for training only")
     if k == 1 and (folds >= 0).all():

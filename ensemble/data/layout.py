@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from ensemble.core.complaints import FaultyInput, Place, closest
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.schema import retell
-from ensemble.core.text import natural_key
-from ensemble.data.columns import find_name_group, words_of
+from ensemble.core.text import TextTable, columns_of, natural_key
+from ensemble.data.columns import can_be_named, find_name_group, rows_with, spelling_of, words_of
 from ensemble.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
 from ensemble.data.rows import few
 from ensemble.data.survey import Survey, SurveyedTable
@@ -77,7 +77,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class TestLabels:
-    """Labels of the test rows that lie beside them; they are not used as long as the description can't name them."""
+    """Labels of the test rows: the description names them, and `ens score` alone reads them."""
 
     __test__ = False  # no test, whatever its name says to pytest
     source: str
@@ -117,6 +117,8 @@ class LayoutReader:
     decisions: list[Decision] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     test_labels: TestLabels | None = None
+    test_folders: list[str] = field(default_factory=list)
+    """Directories of the test rows, where those come from files alone."""
 
     # What the folder holds, and refusals
 
@@ -165,10 +167,10 @@ class LayoutReader:
         shown = few([f"{place or '.'}/" for place in places])
         self.extra.append(f"not used: {count:,} image{'s' * (count != 1)} in {shown}{why}")
 
-    def finish(self, kind: str) -> Layout:
-        """The layout, its description checked as a written one would be."""
-        order = ("classes", "metric", "train", "test", "submission")
-        values = {key: self.values[key] for key in order if key in self.values}
+    def finish(self, kind: str, values: Values | None = None) -> Layout:
+        """The layout, its description checked as a written one would be. `values`: all that it says, in their order."""
+        order = ("classes", "metric", "train", "validation", "test", "submission")
+        values = values or {key: self.values[key] for key in order if key in self.values}
         try:
             description = DatasetDescription.model_validate(values)
         except ValidationError as error:  # such as a template of --label that is malformed, or a folder called `a*b`
@@ -192,8 +194,29 @@ class LayoutReader:
         parts = ", ".join(part.name for part in description.label.parts or [])
         self.decide("layout", f"that of {name}", "the same tables, columns and folders")
         self.decide("label", f"composed of {parts}", f"as the description {name} says; no file shows it")
-        return Layout(
-            self.survey.folder, f"as {name}", values, description, {}, tuple(self.decisions), tuple(self.seen())
+        self.values = values
+        if description.class_names is not None and description.test is not None:
+            self.name_test_labels(values["test"], description.class_names)
+        return self.finish(f"as {name}", values)
+
+    def decide_validation(self, spec: Values, rows: int, place: str, shown: str = "") -> None:
+        """Take labelled rows that the organiser keeps apart for validation, and say what else they may be."""
+        self.values["validation"] = spec
+        self.notes["validation"] = (
+            "a hold-out of these rows, for one model; without this key: folds of the training rows alone"
+        )
+        why = "labelled rows kept apart: the organiser's hold-out"
+        shown = shown or place
+        other = place.rstrip("/") or spec.get("table")  # rows of a table that has others can't be test rows as well
+        change = ("test rows", f"--test {other}") if other else ("", "")
+        self.decide("validation", f"{rows:,} images in {shown}", why, *change)
+        label = self.values["train"]["label"]
+        scheme = "stratified-group" if "group" in self.values["train"] else "stratified"
+        if "separator" in label or label.get("columns") == "multi-hot":
+            scheme = "multilabel-stratified"
+        self.extra.append(
+            f"one model is trained, and validated on {shown}; "
+            f"ens train --set folds.scheme={scheme} makes folds of all rows"
         )
 
     def decide_submission(self, sample: SurveyedTable, answers: Sequence[str]) -> None:
@@ -237,6 +260,7 @@ class LayoutReader:
             )
         depths = Counter(path[len(place) :].count("/") for path in below for _ in below[path])
         depth = depths.most_common(1)[0][0]
+        self.test_folders = [path for path in below if path[len(place) :].count("/") == depth]
         names = [name for path, files in below.items() if path[len(place) :].count("/") == depth for name in files]
         pattern = "/".join([literal(place), *["*"] * (depth + 1)])
         self.decide("test rows", f"{len(names):,} images in {place}/", why)
@@ -244,9 +268,6 @@ class LayoutReader:
             left = sum(depths.values()) - depths[depth]
             self.extra.append(f"not used: {left:,} images in {place}/ that lie deeper or higher than the others")
         if depth:
-            self.test_labels = TestLabels(pattern, "{file.folder}")
-            self.extra.append(f"{place}/ has a folder for each class: labels of test rows, not used to train or choose")
-            self.notes["test.files"] = "its folders are labels; predictions alone are made, labels stay out of reach"
             return {"files": pattern, "id": "{file.path}"}
         sample = self.sample()
         asked = set(sample.table.columns[sample_id(sample)]) if sample else set()
@@ -271,8 +292,107 @@ class LayoutReader:
     @staticmethod
     def ordered(spec: Values) -> Values:
         """Keys as the documentation has them."""
-        order = ("table", "files", "fields", "id", "image", "label", "group", "group_unknown", "fold_column", "box")
-        return {key: spec[key] for key in order if key in spec}
+        order = ("table", "files", "where", "fields", "id", "image", "label", "group", "group_unknown", "fold_column")
+        return {key: spec[key] for key in (*order, "box") if key in spec}
+
+    # Labels of test rows
+
+    def test_ids(self, test: Values | None) -> Sequence[str]:
+        """The ids of the test rows; those of a table in its order."""
+        if test is None:
+            return ()
+        if "table" in test:
+            table = self.rows_of_table(test)
+            numbers = tuple(map(str, range(len(table))))
+            return [cell for column in columns_of(test["id"]) for cell in table.columns.get(column, numbers)]
+        start = test["files"].partition("*")[0].rstrip("/").replace("{{", "{").replace("}}", "}")
+        names = [name for place in self.survey.below(start).values() for name in place]
+        return [name.rpartition(".")[0] for name in names] if "stem" in test["id"] else names
+
+    def rows_of_table(self, spec: Values) -> TextTable:
+        """The rows of a table that a part of the description takes."""
+        table = next(item.table for item in self.survey.tables if item.path == spec["table"])
+        where = spec.get("where")
+        return table if where is None else rows_with(table, where["column"], where["values"])
+
+    def name_test_labels(self, test: Values, classes: Sequence[str], train: SurveyedTable | None = None) -> None:
+        """Write where the test rows' labels are, where a table has them; `classes` as `spelling_of` takes them."""
+        ids, label = self.test_ids(test), self.values["train"]["label"]
+        known, sample = frozenset(ids), self.sample()
+        has_numbers = any(map(str.isdecimal, classes)) or label.get("kind") == "index"
+        refused = ""
+        for item in sorted(self.survey.tables, key=lambda item: item.path != test.get("table")):
+            is_own, is_called_so = item.path == test.get("table"), self.role(item.path) == "test labels"
+            if item is train or item is sample or (is_own and self.role(item.path) == "sample"):
+                continue
+            row_id = "" if is_own else self._id_among(item, known)
+            if row_id is None:
+                refused = refused or (f"no column of {item.path} has ids of the test rows" if is_called_so else "")
+                continue
+            columns = columns_of(label.get("value") or "") or [""]
+            others = [name for name in item.table.header if f"{{{name}}}" not in row_id]
+            # by the training table's name for it; of a table that is called so, or has nothing else: any other
+            is_alone = not is_own and len(others) == 1 and not has_numbers
+            wanted = [columns[0], *(others[::-1] if is_called_so or is_alone else [])]
+            table = self.rows_of_table(test) if is_own else item.table
+            spellings = [(name, spelling_of(table, label, classes, name)) for name in wanted]
+            if is_alone and not is_called_so:  # `0` and `1` of any other column are no answers
+                spellings = [(name, value) for name, value in spellings if (value or {}).get("kind") != "index"]
+            name, spelling = next((pair for pair in spellings if pair[1] is not None), ("", None))
+            if spelling is None or (name in table.header and len(set(table.columns[name])) < 2):
+                refused = refused or (f"{item.path} names other classes than {few(classes)}" if is_called_so else "")
+                continue
+            place = {} if is_own else {"table": item.path, "id": row_id}
+            shown = f"column {name}" if "value" in spelling else f"columns {few(classes)}"
+            self.add_test_label(test, place | spelling, TestLabels(item.path, name), f"{shown} of {item.path}")
+            return
+        if refused:
+            self.extra.append(f"{refused}; if it has the labels of the test rows, name them: docs/score.md")
+
+    def name_folder_labels(self, test: Values, classes: Sequence[str]) -> bool:
+        """Write that the test rows' labels are their folders, where all of these are called like classes."""
+        label = self.values["train"]["label"]
+        is_nested = "files" in test and test["files"].count("*") > 1
+        if not is_nested or set(label) - {"value", "kind"} or (self.choice.label and label["value"] != "{file.folder}"):
+            return False
+        value: Values = {"value": "{file.folder}"}
+        names = {path.rpartition("/")[2] for path in self.test_folders}
+        fields = self.values["train"].get("fields")
+        if label["value"] == "{class}" and test["files"].count("*") == 3 and fields is not None:
+            names = {path.split("/")[-2] for path in self.test_folders}
+            test["fields"] = {**fields, "pattern": f"{test['files'].partition('*')[0]}{{class}}/{{subject}}/{{image}}"}
+            value = dict(label)
+        elif label.get("kind") == "index" and names <= {str(number) for number in range(len(classes))}:
+            value["kind"] = "index"
+        if "kind" not in value and not names <= set(classes):
+            strangers = few(sorted(names - set(classes), key=natural_key))
+            self.extra.append(f"the folders of {test['files']} are no labels, since {strangers} are no classes")
+            test.pop("fields", None)
+            return False
+        source = TestLabels(test["files"], value["value"])
+        self.add_test_label(test, value, source, f"the folders of {test['files']}")
+        return True
+
+    def add_test_label(self, test: Values, label: Values, source: TestLabels, shown: str) -> None:
+        """Put the labels into the description of the test rows, and say so."""
+        test["label"], self.test_labels = label, source
+        self.values["test"] = self.ordered(test)
+        self.decide("test labels", shown, "for ens score alone; nothing trains, chooses or blends by them")
+
+    @staticmethod
+    def _id_among(item: SurveyedTable, ids: frozenset[str]) -> str | None:
+        """The template that gives test rows' ids in another table: a column, with an ending where it has none."""
+        if not ids:
+            return None
+        ending = os.path.splitext(next(iter(ids)))[1]
+        for name in filter(can_be_named, item.table.header):
+            cells = item.table.columns[name]
+            if len(set(cells)) < len(cells):
+                continue
+            for add in ("", ending) if ending else ("",):
+                if len(ids.intersection(cell + add for cell in cells)) > len(ids) / 2:
+                    return f"{{{name}}}{literal(add)}"
+        return None
 
 
 def sample_id(sample: SurveyedTable) -> str:

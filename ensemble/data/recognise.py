@@ -22,12 +22,14 @@ from ensemble.data.layout import (
     Choice,
     Layout,
     LayoutReader,
+    TestLabels,
+    Values,
     literal,
     part_of,
     sample_id,
     stem_of,
 )
-from ensemble.data.rows import few, read_numbers
+from ensemble.data.rows import few, fields_pattern, read_numbers
 from ensemble.data.survey import Survey, survey_folder
 from ensemble.data.table_layout import TableReader
 from ensemble.errors import InputError
@@ -174,12 +176,51 @@ class _FileReader(LayoutReader):
         self.decide("training rows", f"{sum(sizes):,} images in {start or './'}", "its folders hold images")
         self.decide("label", f"the folder's name, {len(names)} of them", few(names, 4))
         self.notes["classes"] = f"the folders in natural order: {few(names, 6)}"
+        at = -2 if label == "{class}" else -1  # the folder that is the class
+        names = sorted({place.split("/")[at] for place in chosen}, key=natural_key)
+        held_out = self.held_out_folders(parts, part, depth)
+        if strangers := {place.split("/")[at] for place in held_out} - set(names):
+            shown = few(sorted(strangers, key=natural_key))
+            self.extra.append(f"{_base_of(held_out, 'val')}/ is no validation: {shown} are no classes of {start}")
+            held_out = []
         if depth == 1:
-            pairs = [(stem_of(name), place) for place in chosen for name in sorted(self.survey.images[place])]
+            pairs = [
+                (stem_of(name), place.rpartition("/")[2])
+                for place in (*chosen, *held_out)  # names of both are taken apart alike
+                for name in sorted(self.survey.images[place])
+            ]
             self.group_by_name([stem for stem, _ in pairs], [place for _, place in pairs], "{file.stem}", False)
         self.file_choices()
+        self.file_validation(parts, held_out, depth)
         self.file_test(parts, part, names)
         return self.finish("a folder for each class")
+
+    def held_out_folders(self, parts: dict[str, list[str]], part: str, depth: int) -> list[str]:
+        """The folders of a `val/` beside `train/` that is built alike, unless --test asks for it."""
+        places = parts.get("val", [])
+        asked = self.choice.test
+        if part != "train" or not places or (asked is not None and set(self.survey.below(asked)) & set(places)):
+            return []
+        base = _base_of(places, "val")
+        # A flat folder has no labels beside class folders.
+        return [place for place in places if _depth(place, base) == depth]
+
+    def file_validation(self, parts: dict[str, list[str]], places: list[str], depth: int) -> None:
+        """The validation rows."""
+        if not places:
+            return
+        start, spec = literal(_base_of(parts["val"], "val")), self.values["train"]
+        validation: Values = {"files": "/".join([start, *["*"] * (depth + 1)])}
+        fields = spec.get("fields")
+        if fields is not None and fields["value"] == "{file.path}":
+            own = spec["files"].partition("*")[0]
+            validation["fields"] = {**fields, "pattern": f"{start}/{fields['pattern'].removeprefix(own)}"}
+        if self.choice.id is None:
+            spec["id"] = "{file.path}"  # `cat/1.jpg` may be in both
+        if left := [place for place in parts["val"] if place not in places]:
+            self.not_used(left, ", beside the class folders")
+        count = sum(len(self.survey.images[place]) for place in places)
+        self.decide_validation(validation, count, f"{_base_of(parts['val'], 'val')}/")
 
     def nested_label(self, start: str, chosen: list[str], names: list[str]) -> str:
         """Two levels of folders: classes of kinds, or persons of classes."""
@@ -227,8 +268,25 @@ class _FileReader(LayoutReader):
         self.decide("training rows", f"{len(names):,} images in {base or '.'}/", "one folder, no table of labels")
         self.decide("label", f"a part of each name, {form}", f"{len(classes)} classes, as in {names[0]}")
         self.file_choices()
+        held_out = self.held_out_folders(parts, part, 0)
+        said = self.classes_in_names(held_out, form)
+        if held_out and said is not None and said <= set(classes):
+            self.file_validation(parts, held_out, 0)
         self.file_test(parts, part, classes)
+        test = self.values.get("test")
+        if test is not None and "label" not in test and "files" in test:
+            said = self.classes_in_names(self.test_folders, form)
+            if said is not None and said <= set(classes):  # a number before the blank is no class: `1.jpg` has none
+                test["fields"] = {"value": "{file.stem}", "pattern": form}
+                source = TestLabels(test["files"], "{class}")
+                self.add_test_label(test, {"value": "{class}"}, source, f"a part of each name in {test['files']}")
         return self.finish("the class in each file's name")
+
+    def classes_in_names(self, places: Sequence[str], form: str) -> set[str] | None:
+        """The classes that the names of files in these folders say; None where a name is built otherwise."""
+        pattern, at = fields_pattern(form), columns_of(form).index("class") + 1
+        matches = [pattern.fullmatch(stem_of(name)) for place in places for name in self.survey.images[place]]
+        return {match[at] for match in matches if match} if matches and all(matches) else None
 
     def file_choices(self) -> None:
         """What a person decides about rows of files."""
@@ -248,19 +306,25 @@ class _FileReader(LayoutReader):
             self.decide("test rows", "none", "asked for with --test none")
         elif asked is not None:
             self.values["test"] = self.rows_of_test_folder(asked, "asked for with --test")
-        elif part in ("train", "") and (places := parts.get("test") or parts.get("val")):
+        elif part in ("train", "") and (places := parts.get("test") or self.left_val(parts)):
             kind = "test" if "test" in parts else "val"
             place = _base_of(places, kind)
             why = f"a folder called {place.rpartition('/')[2]}"
             self.values["test"] = self.rows_of_test_folder(place, why)
-            if kind == "test" and "val" in parts:
-                self.not_used(parts["val"], "; folds validate on training rows in turn")
+            if kind == "test" and (left := self.left_val(parts)):
+                self.not_used(left, "; folds validate on training rows in turn")
         else:
-            self.decide("test rows", "none", "no folder called test or val", "another folder", "--test FOLDER")
+            self.decide("test rows", "none", "no folder called test", "another folder", "--test FOLDER")
         if part == "train" and parts.get(""):
             self.not_used(parts[""])
         if "test" in self.values:
             self.file_submission(classes)
+            if not self.name_folder_labels(self.values["test"], classes):
+                self.name_test_labels(self.values["test"], classes)
+
+    def left_val(self, parts: dict[str, list[str]]) -> list[str]:
+        """The folders of `val/` that validate nothing."""
+        return [] if "validation" in self.values else parts.get("val", [])
 
     def file_submission(self, classes: Sequence[str]) -> None:
         """The organiser's format, as far as a sample shows it."""

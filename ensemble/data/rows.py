@@ -270,9 +270,7 @@ def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None
         key, pattern = "regex", re.compile(spec.regex, re.DOTALL)
         places = dict(pattern.groupindex)
     else:
-        key, pieces = "pattern", split_template(spec.pattern or "")
-        text = "".join(re.escape(text) + "(.+)" * (name is not None) for text, name in pieces)
-        pattern = re.compile(text, re.DOTALL)
+        key, pattern = "pattern", fields_pattern(spec.pattern or "")
         places = {name: place for place, name in enumerate(columns_of(spec.pattern or ""), start=1)}
     taken = [name for name in places if name in rows.columns]
     if taken:
@@ -285,6 +283,12 @@ def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None
     for name, place in places.items():
         rows.columns[name] = [match[place] or "" if match else "" for match in matches] or [""] * rows.count
     rows.own = (*rows.own, *places)
+
+
+def fields_pattern(template: str) -> re.Pattern[str]:
+    """What takes the fields of a template out of a name, a group for each."""
+    texts = (re.escape(text) + "(.+)" * (name is not None) for text, name in split_template(template))
+    return re.compile("".join(texts), re.DOTALL)
 
 
 def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:

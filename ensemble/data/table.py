@@ -148,6 +148,8 @@ class Table:
     """The training table's own columns, row by row: what the audit looks for hints in."""
     given_folds: tuple[str, ...] | None = None
     """Each training row's value in the fold column, or its part where the description names validation rows."""
+    has_validation: bool = False
+    """Whether the description names validation rows."""
     trimmed_labels: tuple[int, ...] = ()
     """Training rows whose label had blanks around it in the table, which are no part of the class."""
 
@@ -246,6 +248,7 @@ def load_table(
         train_only=train_only,
         columns={column: tuple(train.columns[column]) for column in train.own},
         given_folds=tuple(given_folds) if given_folds is not None else None,
+        has_validation=description.validation is not None,
         trimmed_labels=labels.trimmed,
     )
 

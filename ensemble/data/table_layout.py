@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ensemble.core.complaints import closest
 from ensemble.core.text import columns_of, natural_key
@@ -20,11 +20,13 @@ from ensemble.data.columns import (
     find_folds,
     find_groups,
     find_label,
+    find_parts,
     find_splits,
     has_word,
     map_of_names,
+    rows_with,
 )
-from ensemble.data.layout import PART, UNEVEN, Layout, LayoutReader, TestLabels, Values, part_of, sample_id, stem_of
+from ensemble.data.layout import PART, UNEVEN, Layout, LayoutReader, Values, part_of, sample_id, stem_of
 from ensemble.data.rows import few
 from ensemble.data.survey import ImageLink, SurveyedTable
 from ensemble.errors import InputError
@@ -168,43 +170,129 @@ class TableReader(LayoutReader):
         sample = self.sample()
         if "test" in by_role or (sample is not None and sample.link is not None):
             return by_role.get("test")
-        return by_role.get("val") or by_role.get("test labels")
+        val = by_role.get("val")
+        return by_role.get("test labels") if val is None or self.is_labelled_like(val, train) else val
+
+    @staticmethod
+    def is_labelled_like(table: SurveyedTable, train: SurveyedTable) -> bool:
+        """Whether a validation table has the columns of the training table, and so its label."""
+        return set(train.table.header) <= set(table.table.header)
 
     # A table of labels
 
     def table_layout(self, train: SurveyedTable) -> Layout:
         """Rows from tables, images by what a column says."""
+        whole, parts = train, self.parts_of(train)
+        if parts is not None:
+            train = self.rows_where(train, *parts)
         label, link = self.label_of(train), train.link
         if label is None or link is None:
             raise TypeError("a training table is chosen by its label and its link")
         self.decide("training rows", train.path, f"{link.rows:,} of {len(train.table):,} rows name an image")
         spec: Values = {"table": train.path, **self.image_of(link)}
-        test = self.test_rows(train, link)
-        spec |= {"id": self.train_id(train, link, test), "label": self.label_values(train, label)}
+        test = self.test_rows(whole, link, parts)
+        spec |= {"id": self.train_id(whole, link, test), "label": self.label_values(train, label)}
+        if test is not None and parts is not None and test.get("table") == whole.path:
+            test["id"] = spec["id"]
         if link.share < 1:
             self.extra.append(f"{train.path}: {len(train.table) - link.rows:,} rows name an image that is not there")
         self.values["train"] = self.ordered(spec)
         self.group_rows(train, label, link)
+        if parts is not None:
+            self.part_rows(whole, *parts, test)
+        elif test is None or test.get("table") != self.val_path(train):
+            self.validate_by_table(train, link)
         self.extras(train, test)
         if test:
             self.values["test"] = self.ordered(test)
         self.submission(label, train, test)
+        if test:
+            classes = self.known_classes(train, label)
+            if not self.name_folder_labels(test, classes):
+                self.name_test_labels(test, classes, None if parts is not None else train)
         self.unused(link.places, test)
         return self.finish("a table and images")
+
+    def known_classes(self, train: SurveyedTable, label: LabelColumns) -> list[str]:
+        """The classes as `spelling_of` takes them: by name, in order where they are numbered."""
+        classes = self.values["classes"]
+        if isinstance(classes, list):
+            return classes
+        cells = set(train.table.columns[label.columns[0]])
+        if label.separator is not None:
+            empty = self.values["train"]["label"].get("empty", [])
+            cells = {part.strip() for cell in cells - set(empty) for part in cell.split(label.separator)}
+        return sorted(cells - {""}, key=natural_key)
+
+    # Parts of one table, and a validation table
+
+    def parts_of(self, train: SurveyedTable) -> tuple[str, dict[str, list[str]]] | None:
+        """A column of the training table that says which rows train, validate and test."""
+        parts = find_parts(train.table)
+        return None if parts is None or parts[0] in (self.choice.label, self.choice.group) else parts
+
+    def rows_where(self, table: SurveyedTable, column: str, parts: dict[str, list[str]]) -> SurveyedTable:
+        """The rows that train or validate: labels, groups and folds are looked for in them alone."""
+        values = {*parts["train"], *parts.get("val", ())}
+        kept = rows_with(table.table, column, values)
+        self.labels.pop(table.path, None)
+        return SurveyedTable(
+            table.path, kept, tuple(replace(link, rows=round(link.share * len(kept))) for link in table.links)
+        )
+
+    def part_rows(self, table: SurveyedTable, column: str, parts: dict[str, list[str]], test: Values | None) -> None:
+        """Training and validation rows by a column of their table."""
+        cells = Counter(table.table.columns[column])
+        spec = self.values["train"]
+        spec["where"] = {"column": column, "values": parts["train"]}
+        self.values["train"] = self.ordered(spec)
+        shown = ", ".join(f"{cells[value]:,} {value}" for values in parts.values() for value in values)
+        self.decide("parts", f"column {column}", shown, "all rows to train on", "delete where and validation")
+        if "val" in parts:
+            validation = {"where": {"column": column, "values": parts["val"]}}
+            self.decide_validation(validation, sum(cells[value] for value in parts["val"]), "", few(parts["val"]))
+        if "test" in parts and (test or {}).get("table") != table.path:
+            count = sum(cells[value] for value in parts["test"])
+            self.extra.append(f"not used: {count:,} rows of {table.path} where {column} is {few(parts['test'])}")
+
+    def val_path(self, train: SurveyedTable) -> str | None:
+        """The table of validation rows."""
+        tables = [item for item in self.survey.tables if self.role(item.path) == "val" and item.link is not None]
+        return next((item.path for item in tables if item.path != train.path), None)
+
+    def validate_by_table(self, train: SurveyedTable, link: ImageLink) -> None:
+        """Take a labelled table of validation rows."""
+        item = next((item for item in self.survey.tables if item.path == self.val_path(train)), None)
+        if item is None or not self.is_labelled_like(item, train):
+            return
+        own = next((other for other in item.links if (other.column, other.kind) == (link.column, link.kind)), None)
+        if own is None or link.kind == "folder":
+            return
+        spec: Values = {"table": item.path}
+        if own.template != link.template:
+            spec["image"] = own.template
+        row_id = self.values["train"]["id"]
+        columns = columns_of(row_id)
+        cells, others = train.table.columns, item.table.columns
+        is_unique = all(set(cells[name]).isdisjoint(others[name]) for name in columns if name in cells)
+        if "row" in columns or not is_unique:
+            spec["id"] = f"val/{row_id}"  # an id must mean one row
+        self.decide_validation(spec, len(item.table), item.path)
 
     @staticmethod
     def image_of(link: ImageLink) -> Values:
         """Where the images of a table's rows lie."""
         return {"files" if link.kind == "folder" else "image": link.template}
 
-    def test_rows(self, train: SurveyedTable, link: ImageLink) -> Values | None:
+    def test_rows(
+        self, train: SurveyedTable, link: ImageLink, parts: tuple[str, dict[str, list[str]]] | None = None
+    ) -> Values | None:
         """The rows to predict: of --test, a test table, the sample submission, or a folder that is left."""
         asked, sample = self.choice.test, self.sample()
         if asked == "none":
             self.decide("test rows", "none", "asked for with --test none")
             return None
         table = self.test_table(train)
-        self.find_test_labels(train, table or sample)
         if table is not None and table.link is not None:
             return self.rows_of_test_table(table, sample)
         if asked is not None:
@@ -215,6 +303,11 @@ class TableReader(LayoutReader):
         if part:
             base = os.path.commonpath(part)
             return self.rows_of_test_folder(base, f"a folder called {base.rpartition('/')[2]}")
+        if parts is not None and "test" in parts[1]:
+            column, values = parts[0], parts[1]["test"]
+            count = sum(cell in values for cell in train.table.columns[column])
+            self.decide("test rows", f"{count:,} rows of {train.path}", f"column {column} says {few(values)}")
+            return {"table": train.path, "where": {"column": column, "values": values}, **self.image_of(link)}
         why = "no test table, sample submission or test folder; runs have out-of-fold rows only"
         self.decide("test rows", "none", why)
         return None
@@ -251,19 +344,6 @@ class TableReader(LayoutReader):
             row_id = "{row}"
         return {"table": table.path, "id": row_id, **self.image_of(table.link)}
 
-    def find_test_labels(self, train: SurveyedTable, test: SurveyedTable | None) -> None:
-        """Remember a table that has the labels of the test rows."""
-        label = self.label_of(train)
-        for item in self.survey.tables:
-            has_label = label is not None and label.columns[0] in item.table.header
-            if self.role(item.path) == "test labels" or (
-                item is test and has_label and self.role(item.path) != "sample"
-            ):
-                column = label.columns[0] if label is not None and has_label else item.table.header[-1]
-                self.test_labels = TestLabels(item.path, column)
-                self.extra.append(f"{item.path} seems to hold the labels of the test rows: not used to train or choose")
-                return
-
     def train_id(self, train: SurveyedTable, link: ImageLink, test: Values | None) -> str:
         """A template that is unique in the training table, and never the id of a test row."""
         cells = train.table.columns
@@ -278,25 +358,14 @@ class TableReader(LayoutReader):
             other = next(column for column in columns_of(link.template) if column != link.column)
             return f"{{{other}}}/{{{link.column}}}"
         wanted = [column for column in columns_of((test or {}).get("id", "")) if column in cells]
-        tested = self.test_ids(test)
+        # Rows of one table have ids that are unique in all of it.
+        tested = set(self.test_ids(test)) if (test or {}).get("table") != train.path else set()
         for column in [*wanted, link.column]:
             if len(set(cells[column])) == len(cells[column]):
                 # Predictions are joined by id, so the ids of both tables must not meet.
                 return f"{{{column}}}" if tested.isdisjoint(cells[column]) else f"train/{{{column}}}"
         self.notes["train.id"] = f"column {link.column} repeats itself, so the row's number makes it unique"
         return f"{{{link.column}}}#{{row}}"
-
-    def test_ids(self, test: Values | None) -> set[str]:
-        """The ids of the test rows."""
-        if test is None:
-            return set()
-        if "table" in test:
-            table = next(item.table for item in self.survey.tables if item.path == test["table"])
-            numbers = tuple(map(str, range(len(table))))
-            return {cell for column in columns_of(test["id"]) for cell in table.columns.get(column, numbers)}
-        start = test["files"].partition("*")[0].rstrip("/")
-        names = {name for place in self.survey.below(start).values() for name in place}
-        return {name.rpartition(".")[0] for name in names} if "stem" in test["id"] else names
 
     def label_values(self, train: SurveyedTable, label: LabelColumns) -> Values:
         """`train.label`, and `classes` and `metric` with it."""
@@ -379,7 +448,10 @@ class TableReader(LayoutReader):
     def extras(self, train: SurveyedTable, test: Values | None) -> None:
         """A fold column, a box, and columns that a person has to decide about."""
         spec = self.values["train"]
-        if folds := find_folds(train.table):
+        folds = find_folds(train.table)
+        if folds and "validation" in self.values:
+            self.extra.append(f"{train.path}: column {folds} is not used, since validation rows are given")
+        elif folds:
             count = len(set(train.table.columns[folds]))
             spec["fold_column"] = folds
             self.decide("folds", f"column {folds}", f"{count} values", "folds of our own", "delete train.fold_column")
@@ -393,6 +465,8 @@ class TableReader(LayoutReader):
                     test["box"] = spec["box"]
                 self.decide("box", ", ".join(names), "their names", "the whole images", "delete box")
         for name, values in find_splits(train.table).items():
+            if name == spec.get("where", {}).get("column"):
+                continue
             advice = f"rows for training alone: train_only: {{column: {name}, values: [{values[0]}]}}"
             if any(value.lower() in ("test", "testing") for value in values):
                 advice = "to keep some apart, move them into a table of their own, such as test.csv"

@@ -22,6 +22,7 @@ from ensemble.core.labels import class_pairs
 from ensemble.core.notebook import check_arguments
 from ensemble.core.parallel import usable_cores
 from ensemble.core.run import RESERVED_NAMES, check_run_name
+from ensemble.data.folds import given_folds
 from ensemble.data.layout import PLAIN_FOLDERS, Choice, Layout, part_of
 from ensemble.data.recognise import recognise
 from ensemble.data.table import Table, load_table
@@ -65,6 +66,11 @@ class StarterRecipe:
     def sets(self) -> list[str]:
         """As `--set` words."""
         return [f"{key}={value}" for key, value in self.values.items()]
+
+    @property
+    def models(self) -> str:
+        """How many are trained, for a person."""
+        return "1 fold" if self.folds == 1 else f"{self.folds} folds"
 
     @property
     def duration(self) -> str:
@@ -236,8 +242,6 @@ def dataset_text(described: FolderDescription, place: Path, folder: Path) -> str
     notes.setdefault("metric", "what runs are ranked by; see docs/metrics.md for others")
     notes["image_size"] = f"the middle of the images' shorter sides is {described.side} pixels"
     remarks = "".join(f"\nNote: {remark}" for remark in layout.remarks)
-    if layout.test_labels is not None:
-        remarks += f"\nLabels of the test rows: {layout.test_labels.source}, {layout.test_labels.label}"
     comment = f"Written by `ens init {place}`. Change what it got wrong; docs/datasets.md has every key.{remarks}"
     return format_yaml(values, comment=comment, notes=notes)
 
@@ -246,6 +250,9 @@ _KEYS = {
     "training rows": ("train.table", "train.files"),
     "test rows": ("test.table", "test.files"),
     "label": ("train.label",),
+    "test labels": ("test.label",),
+    "validation": ("validation",),
+    "parts": ("train.where",),
     "class": ("train.label",),
     "class names": ("classes",),
     "group": ("train.group",),
@@ -290,7 +297,7 @@ def recipe_text(described: FolderDescription) -> str:
     recipe = described.recipe
     machine = f"{usable_cores()} CPU cores" if recipe.device == "cpu" else "a GPU"
     comment = (
-        f"Fitted by `ens init` to {len(described.table.train.ids):,} images and {machine}; {recipe.folds} folds take "
+        f"Fitted by `ens init` to {len(described.table.train.ids):,} images and {machine}; {recipe.models}: "
         f"{recipe.duration} there, an estimate.\nWhat is not here is as in {recipe.base}: ens recipes {described.name}"
     )
     head = {
@@ -305,15 +312,25 @@ def recipe_text(described: FolderDescription) -> str:
 def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
     """A small net from scratch for CPUs, a pretrained ResNet-50 for a GPU; epochs and batches by the number of rows."""
     rows = len(described.table.train.ids)
-    folds = len(set(described.table.given_folds or ())) or _FOLDS
+    folds = given_folds(described.table.given_folds or ())[1] or _FOLDS
     fold_rows = max(1, rows * (folds - 1) // folds)
+    shared = _shared_groups(described.table)
+    if shared:
+        folds = _FOLDS
+    elif described.table.has_validation:
+        folds, fold_rows = 1, (described.table.given_folds or ()).count("train")
     values: dict[str, Any] = {}
     notes: dict[str, str] = {}
 
     def put(key: str, value: Any, note: str) -> None:
         values[key], notes[key] = value, note
 
-    if rare := _rare_note(described.table):
+    if shared:  # the audit refuses such a hold-out: whoever is in both parts makes validation easy
+        scheme = "multilabel-stratified" if described.table.has_sets else "stratified-group"
+        few_groups = ", ".join(shared[:3])
+        note = f"{len(shared):,} groups are in training and in validation rows, as {few_groups}: folds of all rows"
+        put("folds.scheme", scheme, note)
+    if rare := _rare_note(described.table, has_own_folds=not shared):
         put("folds.rare", "allow", rare)
     # Enough steps an epoch, and few enough rows that the smallest fold of uneven groups still fills a batch.
     batch = next((size for size, least in ((64, 1000), (32, 300), (16, 100), (8, 24)) if rows >= least), 4)
@@ -340,9 +357,19 @@ def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
     return StarterRecipe(base, values, notes, device, folds, seconds)
 
 
-def _rare_note(table: Table) -> str:
+def _shared_groups(table: Table) -> list[str]:
+    """Groups that have training rows and validation rows."""
+    if table.groups is None or table.given_folds is None or not table.has_validation:
+        return []
+    by_part: dict[str, set[str]] = {"train": set(), "validation": set()}
+    for group, part in zip(table.groups, table.given_folds, strict=True):
+        by_part[part].add(group)
+    return sorted(by_part["train"] & by_part["validation"])
+
+
+def _rare_note(table: Table, *, has_own_folds: bool = True) -> str:
     """Why folds may miss a class: it has fewer rows, or groups, than there are folds; empty where none has."""
-    if table.given_folds is not None:
+    if table.given_folds is not None and has_own_folds:
         return ""
     rows, labels = class_pairs(table.labels)
     groups, count = np.arange(len(table.labels)), len(table.labels)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ensemble.blending.honest import RESAMPLES, with_intervals
 from ensemble.blending.inputs import load_members, unique_names
 from ensemble.core.complaints import Complaint, any_of, closest, raise_together
-from ensemble.core.dataset import DatasetDescription
+from ensemble.core.dataset import DatasetDescription, described_in
 from ensemble.core.files import load_json, save_json
 from ensemble.core.labels import Labels
 from ensemble.core.locks import folder_lock
@@ -44,6 +44,7 @@ from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
 from ensemble.recipe.layers import parse_data
 from ensemble.recipe.load import load_dataset
+from ensemble.runs.describe import dataset_name, describe_folder, undescribed_folder
 
 Probs = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
@@ -102,7 +103,7 @@ def score(
     sets = files[0].test.activation == "sigmoid"
     name, remarks = _ranking_metric(files, metric, sets=sets)
     dataset = _Dataset.of(files, data, folder, outputs)
-    answers = _answers(files, dataset, labels, outputs, sets=sets)
+    answers = _answers(files, dataset, labels, outputs, folder, sets=sets)
     joined = [_Joined(file, answers) for file in files]
     _refuse_strangers(joined, answers)
     # All is computed before the look is counted, and counted before anything is shown.
@@ -269,6 +270,8 @@ class _Dataset:
     @classmethod
     def of(cls, files: Sequence[_File], data: str | None, folder: Path, outputs: Path) -> _Dataset:
         """The one that `--data` names, else the one that the files do."""
+        if data is not None and (place := undescribed_folder(data, folder)) is not None:
+            return cls._of_folder(place, files, folder, outputs)
         if data is not None:
             complaints: list[Complaint] = []
             layer, path = parse_data(data, folder, complaints)
@@ -280,16 +283,31 @@ class _Dataset:
             raise InputError(f"the files are of different datasets: {', '.join(named)}; score them one by one")
         if not named:
             return cls(None, None, None)
+        recorded = None
         for record in _records(files, outputs, named[0]):
-            if record.get("described"):  # a folder that has no description of its own, as it was recognised
-                return cls(named[0], DatasetDescription.model_validate(record["described"]), None)
+            # a folder that has no description of its own, as it was recognised
+            recorded = recorded or described_in(record)
+            if recorded is not None and recorded.test_label is not None:
+                return cls(named[0], recorded, None)
         try:
             find_dataset(named[0], folder)
         except InputError as error:  # a file from elsewhere; a table of labels may be enough
-            return cls(named[0], None, None, error)
+            return cls(named[0], recorded, None, None if recorded is not None else error)
         return cls(named[0], load_dataset(named[0], folder), None)
 
-    def folder(self, files: Sequence[_File], outputs: Path) -> Path:
+    @classmethod
+    def _of_folder(cls, place: Path, files: Sequence[_File], folder: Path, outputs: Path) -> _Dataset:
+        """A folder that has no description: as the runs recorded it, else looked at now, as `ens train` would."""
+        name, own = dataset_name(place), place.absolute()
+        for record in _records(files, outputs, name):
+            described = described_in(record)
+            # Labels may have come later than the run.
+            if described is not None and described.test_label is not None and record.get("data_folder") == str(own):
+                return cls(name, described, own)
+        layout = describe_folder(place, name, folder=folder, outputs=outputs).layout
+        return cls(name, layout.description, layout.folder.absolute())
+
+    def folder(self, files: Sequence[_File], outputs: Path, base: Path) -> Path:
         """Where the files lie: as said, as the runs recorded it, else as `dataset_folder` finds them."""
         assert self.name is not None and self.description is not None
         if self.path is None and self.description.embedded is None:
@@ -297,7 +315,7 @@ class _Dataset:
                 place = record.get("data_folder")
                 if isinstance(place, str) and Path(place).is_dir():
                     return Path(place)
-        return dataset_folder(self.name, self.description, self.path, outputs / "cache")
+        return dataset_folder(self.name, self.description, self.path, outputs / "cache", base)
 
 
 def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[dict[str, Any]]:
@@ -312,7 +330,7 @@ def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[di
 
 
 def _answers(
-    files: Sequence[_File], dataset: _Dataset, labels: Path | str | None, outputs: Path, *, sets: bool
+    files: Sequence[_File], dataset: _Dataset, labels: Path | str | None, outputs: Path, folder: Path, *, sets: bool
 ) -> Answers:
     """The labels that were asked for, else those that the dataset's description names."""
     classes, description = files[0].test.classes, dataset.description
@@ -333,9 +351,9 @@ def _answers(
         example = '{value: "{label}"}' if description.label.parts is None else "{}"
         raise InputError(
             f"dataset {dataset.name} names no labels of its test rows; say in its description where they are, as in "
-            f"test.label: {example} (docs/score.md), {remedy}"
+            f"test.label: {example} (docs/score.md); of a folder never described: --data DIR looks at it anew; {remedy}"
         )
-    return load_answers(classes, sets=sets, description=description, folder=dataset.folder(files, outputs))
+    return load_answers(classes, sets=sets, description=description, folder=dataset.folder(files, outputs, folder))
 
 
 # Scores

@@ -121,6 +121,9 @@ def test_a_validated_row_whose_group_is_trained_on_is_an_error() -> None:
     finding = only(audit(rows, plan, None, None), "group-overlap")
     assert (finding.level, finding.examples) == ("error", ("person0",))
     assert "mend" in finding.message
+    validation = dataclasses.replace(rows, has_validation=True)
+    message = only(audit(validation, plan, None, None), "group-overlap").message
+    assert "validation rows share groups with training rows" in message and "fold column" not in message
 
 
 def test_rows_made_train_only_for_their_groups_sake_are_told() -> None:

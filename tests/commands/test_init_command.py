@@ -82,6 +82,9 @@ def test_a_layout_goes_through_init_to_its_submission_with_no_file_edited(name: 
     answer = ens("blend", f"outputs/{name}/probs.npy", "--name", "b")
     assert answer.code == 0, answer.err
     check_submission(name, folder / "data" / name, folder / "outputs" / "blends" / "b" / "submission.csv")
+    document = ens("score", name, "b", "--json").document
+    tested = len(table(folder / "data" / name / TEST_LABELS_NAME)[1])
+    assert [(item["rows"], item["without_label"]["count"]) for item in document["scored"]] == [(tested, 0)] * 2
 
 
 @pytest.mark.parametrize("name", ["melanoma", "folders", "row_numbers", "mask18"])
@@ -93,6 +96,69 @@ def test_a_layout_goes_from_its_folder_alone_to_its_submission(name: str, folder
     assert answer.code == 0, answer.err
     check_submission(name, folder / "raw" / name, folder / "outputs" / "blends" / "b" / "submission.csv")
     assert not (folder / "recipes").exists()
+    document = ens("score", name, "b", "--json").document
+    tested = len(table(folder / "raw" / name / TEST_LABELS_NAME)[1])
+    assert [item["rows"] for item in document["scored"]] == [tested] * 2 and document["dataset"] == name
+
+
+def draw_parts(place: Path, parts: Iterable[str] = ("train", "val", "test")) -> Path:
+    """Class folders for each part; the same names in all of them."""
+    for part in parts:
+        draw_classes(place / part)
+    return place
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_folders_of_train_val_and_test_lead_to_a_score_with_no_file_edited(
+    is_described: bool, folder: Path, ens: Ens
+) -> None:
+    draw_parts(folder / "pets")
+    if is_described:
+        answer = ens("init", "pets")
+        assert answer.code == 0, answer.err
+        assert "validation: test rows in place of 30 images in val/: --test val" in answer.out
+        assert "1 fold on this CPU" in answer.out
+    answer = ens("train", *(("--recipe", "pets") if is_described else ("--data", "pets")), *FAST)
+    assert answer.code == 0, answer.err
+    oof = ensemble.load_predictions(folder / "outputs" / "pets" / "oof.npy")
+    assert len(oof.ids) == 30 and all(row_id.startswith("val/") for row_id in oof.ids)
+    assert ens("blend", "outputs/pets/probs.npy", "--name", "b").code == 0
+    document = ens("score", "pets", "b", "--json").document
+    assert [item["rows"] for item in document["scored"]] == [30, 30]
+    assert document["labels"]["empty"]["count"] == 0 and document["looks"]["looks"] == 1
+
+
+def test_labels_that_come_after_a_run_are_read_from_its_folder(folder: Path, ens: Ens) -> None:
+    draw_parts(folder / "pets", ["train"])
+    (folder / "pets" / "test").mkdir()
+    for number, path in enumerate(sorted(draw_classes(folder / "more").rglob("*.jpg"))):
+        path.rename(folder / "pets" / "test" / f"t{number}.jpg")
+    assert ens("train", "--data", "pets", *FAST).code == 0
+    answer = ens("score", "pets")
+    assert answer.code == 2 and "--data DIR looks at it anew" in answer.err
+    lines = [f"t{number}.jpg,{('circle', 'square', 'stripes')[number // 10]}" for number in range(30)]
+    (folder / "pets" / "test_answers.csv").write_text("\n".join(["name,kind", *lines]) + "\n", encoding="utf-8")
+    answer = ens("score", "pets", "--data", "pets", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.document["scored"][0]["rows"] == 30
+    assert ens("score", "pets", "--data", "./petz").code == 2
+
+
+def test_persons_on_both_sides_of_an_organisers_split_get_folds_of_all_rows(folder: Path, ens: Ens) -> None:
+    random = np.random.default_rng(1)
+    for part, persons in (("train", range(8)), ("val", range(6, 10))):
+        for name in ("ill", "well"):
+            for person in persons:
+                (folder / "lungs" / part / name / f"p{person}").mkdir(parents=True)
+                for number in range(2):
+                    pixels = random.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+                    cv2.imwrite(str(folder / "lungs" / part / name / f"p{person}" / f"{number}.jpg"), pixels)
+    described = ensemble.init("lungs").described
+    assert described.table.has_validation and described.recipe.values["folds.scheme"] == "stratified-group"
+    assert ens("folds", "--recipe", "lungs").code == 0
+    answer = ens("train", "--recipe", "lungs", *FAST, "--set", "folds.scheme=auto")
+    assert answer.code == 2 and "validation rows share groups with training rows" in answer.err
+    assert "ask for folds.scheme: stratified-group" in answer.err and "fold column" not in answer.err
 
 
 def test_five_minutes_from_an_empty_folder_one_command_trains_five_folds(folder: Path, ens: Ens) -> None:

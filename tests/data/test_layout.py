@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from standins.make import make_standin
 
+from ensemble.core.labels import spelled
+from ensemble.data.answers import load_answers
 from ensemble.data.layout import Choice, Layout
 from ensemble.data.recognise import recognise
 from ensemble.data.survey import survey_folder
@@ -56,13 +58,125 @@ def refusal(place: Path, choice: Choice | None = None) -> str:
 CLASSES = [f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(4)]
 
 
-def test_class_folders_are_classes_and_a_val_folder_gives_test_rows(tmp_path: Path) -> None:
+def answers_of(layout: Layout) -> list[str]:
+    """The class of each test row, as `ens score` reads it."""
+    table = rows_of(layout)
+    answers = load_answers(
+        table.classes, sets=table.has_sets, description=layout.description, folder=layout.folder.absolute()
+    )
+    assert table.test is not None and set(answers.ids) <= set(table.test.ids)
+    return list(spelled(answers.values, answers.classes))
+
+
+def test_class_folders_are_classes_and_a_val_folder_validates(tmp_path: Path) -> None:
     draw(tmp_path, [f"Train/{path}" for path in CLASSES] + [f"VALID/{path}" for path in CLASSES])
     layout = recognise(tmp_path)
     table = rows_of(layout)
-    assert table.classes == ("cat", "dog")
-    assert len(table.train.ids) == 8 and table.test is not None and len(table.test.ids) == 8
-    assert layout.test_labels is not None and layout.test_labels.label == "{file.folder}"
+    assert table.classes == ("cat", "dog") and table.test is None
+    assert table.given_folds == ("train",) * 8 + ("validation",) * 8
+    decision = next(decision for decision in layout.decisions if decision.what == "validation")
+    assert (decision.other, decision.change) == ("test rows", "--test VALID")
+    assert any("--set folds.scheme=stratified makes folds of all rows" in remark for remark in layout.remarks)
+    by_choice = recognise(tmp_path, Choice(test="VALID"))
+    assert rows_of(by_choice).given_folds is None and answers_of(by_choice) == ["cat"] * 4 + ["dog"] * 4
+
+
+def test_a_val_folder_that_is_no_copy_of_the_class_folders_validates_nothing(tmp_path: Path) -> None:
+    train = [f"train/{path}" for path in CLASSES]
+    draw(tmp_path / "flat", [*train, *(f"val/{n}.jpg" for n in range(3))])
+    flat = rows_of(recognise(tmp_path / "flat"))
+    assert flat.given_folds is None and flat.test is not None and len(flat.test.ids) == 3
+    draw(tmp_path / "other", [*train, *(f"val/{name}/{n}.jpg" for name in ("cat", "eel") for n in range(3))])
+    other = recognise(tmp_path / "other")
+    assert "validation" not in other.values and "label" not in other.values["test"]
+    assert "val/ is no validation: eel are no classes of train/" in other.remarks
+    assert "the folders of val/*/* are no labels, since eel are no classes" in other.remarks
+
+
+def test_persons_of_validation_and_test_folders_are_read_like_those_of_training(tmp_path: Path) -> None:
+    parts = {"train": range(6), "val": range(6, 9), "test": range(9, 11)}
+    names = [
+        f"{part}/{label}/p{person}/{n}.jpg"
+        for part, persons in parts.items()
+        for label in ("ill", "well")
+        for person in persons
+        for n in range(2)
+    ]
+    layout = recognise(draw(tmp_path, names))
+    table = rows_of(layout)
+    assert table.groups is not None and len(set(table.groups)) == 18
+    assert (table.given_folds or ()).count("validation") == 12
+    assert answers_of(layout) == ["ill"] * 4 + ["well"] * 4
+
+
+def test_a_class_in_each_name_is_read_in_validation_and_test_names_too(tmp_path: Path) -> None:
+    sizes = {"train": 6, "val": 3, "test": 2}
+    names = [f"{part}/{name}_{n}.jpg" for part, size in sizes.items() for name in ("cat", "dog") for n in range(size)]
+    layout = recognise(draw(tmp_path, names))
+    assert (rows_of(layout).given_folds or ()).count("validation") == 6
+    assert answers_of(layout) == ["cat"] * 2 + ["dog"] * 2
+
+
+def test_a_table_of_answers_is_joined_by_its_ids_with_or_without_ending(tmp_path: Path) -> None:
+    draw(tmp_path, [*(f"train/{path}" for path in CLASSES), *(f"test/t{n}.jpg" for n in range(4))])
+    for cells in (["t0", "t1", "t2", "t3"], ["t0.jpg", "t1.jpg", "t2.jpg", "t3.jpg"]):
+        write(
+            tmp_path / "test_answers.csv", ["picture", "species"], zip(cells, ["dog", "cat", "cat", "dog"], strict=True)
+        )
+        assert answers_of(recognise(tmp_path)) == ["dog", "cat", "cat", "dog"]
+    write(tmp_path / "test_answers.csv", ["picture", "species"], zip(cells, ["eel", "cat", "cat", "dog"], strict=True))
+    layout = recognise(tmp_path)
+    assert layout.test_labels is None and "label" not in layout.values["test"]
+    assert any("test_answers.csv names other classes than cat, dog" in remark for remark in layout.remarks)
+
+
+def test_numbers_of_another_table_are_no_answers(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "label"], [[f"r{n}", n % 2] for n in range(8)])
+    draw(tmp_path, [f"test/t{n}.jpg" for n in range(4)])
+    write(tmp_path / "test.csv", ["id"], [[f"t{n}"] for n in range(4)])
+    write(tmp_path / "lamps.csv", ["id", "flash"], [[f"t{n}", n % 2] for n in range(4)])
+    assert recognise(tmp_path).test_labels is None
+    (tmp_path / "lamps.csv").rename(tmp_path / "test_labels.csv")
+    assert answers_of(recognise(tmp_path)) == ["0", "1", "0", "1"]
+
+
+def test_labels_in_the_test_table_itself_are_named_and_placeholders_are_not(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "label"], [[f"r{n}", "ab"[n % 2]] for n in range(8)])
+    draw(tmp_path, [f"test/t{n}.jpg" for n in range(4)])
+    write(tmp_path / "test.csv", ["id", "label"], [[f"t{n}", "ba"[n % 2]] for n in range(4)])
+    assert answers_of(recognise(tmp_path)) == ["b", "a", "b", "a"]
+    write(tmp_path / "test.csv", ["id", "label"], [[f"t{n}", "a"] for n in range(4)])
+    assert recognise(tmp_path).test_labels is None
+
+
+def split_set(folder: Path, values: Sequence[str], labels: Sequence[str] = ("a", "b")) -> Path:
+    """A table with a column `split`; `labels` are those of test rows."""
+    rows = [[f"r{n}", "ab"[n // 3 % 2] if n % 3 < 2 else labels[n // 3 % 2], values[n % 3]] for n in range(18)]
+    return table_set(folder, ["id", "label", "split"], rows)
+
+
+def test_a_split_column_gives_training_validation_and_test_rows(tmp_path: Path) -> None:
+    layout = recognise(split_set(tmp_path / "a", ["Train", "val", "TEST"]))
+    table = rows_of(layout)
+    assert (table.given_folds or ()).count("train") == 6 and (table.given_folds or ()).count("validation") == 6
+    assert table.test is not None and len(table.test.ids) == 6
+    assert answers_of(layout) == ["a", "b"] * 3
+    blank = recognise(split_set(tmp_path / "b", ["train", "valid", "test"], ("", "")))
+    assert rows_of(blank).classes == ("a", "b") and blank.test_labels is None
+    folds = rows_of(recognise(split_set(tmp_path / "c", ["train", "train", "test"])))
+    assert folds.given_folds is None and len(folds.train.ids) == 12 and folds.test is not None
+    years = recognise(split_set(tmp_path / "d", ["first", "second", "third"]))
+    assert len(rows_of(years).train.ids) == 18 and any("all rows are trained on" in text for text in years.remarks)
+
+
+def test_a_labelled_validation_table_validates(tmp_path: Path) -> None:
+    table_set(tmp_path, ["id", "label"], [[f"r{n}", "ab"[n % 2]] for n in range(8)])
+    draw(tmp_path, [f"more/v{n}.jpg" for n in range(4)])
+    write(tmp_path / "valid.csv", ["id", "label"], [[f"v{n}", "ab"[n % 2]] for n in range(4)])
+    table = rows_of(recognise(tmp_path))
+    assert (table.given_folds or ()).count("validation") == 4 and table.test is None
+    asked = rows_of(recognise(tmp_path, Choice(test="valid.csv")))
+    assert asked.given_folds is None and asked.test is not None
 
 
 @pytest.mark.parametrize("name", ["test", "Testing", "test_images", "eval"])
@@ -73,13 +187,14 @@ def test_a_test_folder_is_never_a_class(name: str, tmp_path: Path) -> None:
     assert table.test is not None and table.test.ids == tuple(f"{number}.png" for number in range(5))
 
 
-def test_classes_of_test_rows_are_told_and_not_used(tmp_path: Path) -> None:
+def test_class_folders_of_all_three_parts_are_used(tmp_path: Path) -> None:
     draw(tmp_path, [f"{part}/{path}" for part in ("train", "test", "val") for path in CLASSES])
     layout = recognise(tmp_path)
     table = rows_of(layout)
     assert table.test is not None and set(table.test.ids).isdisjoint(table.train.ids)
-    assert layout.test_labels is not None
-    assert any("8 images in val/" in remark for remark in layout.remarks)
+    assert (table.given_folds or ()).count("validation") == 8
+    assert answers_of(layout) == ["cat"] * 4 + ["dog"] * 4
+    assert layout.test_labels is not None and layout.test_labels.label == "{file.folder}"
 
 
 def test_class_folders_without_parts_lie_at_the_top_or_below_any_folder(tmp_path: Path) -> None:

@@ -305,6 +305,12 @@ def test_a_fold_column_that_gives_no_split_is_refused(values: list[str], words: 
         make_plan(table([0, 1, 0, 1], folds=values), FoldsPart())
 
 
+def test_validation_rows_that_are_for_training_only_are_refused_by_their_name() -> None:
+    rows = table([0, 1, 0, 1], train_only=[False, False, True, True], folds=["train", "train", *["validation"] * 2])
+    with pytest.raises(InputError, match="all of its validation rows are train-only"):
+        make_plan(dataclasses.replace(rows, has_validation=True), FoldsPart())
+
+
 @pytest.mark.parametrize("k", [5, 40])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_rare_classes_are_split_where_that_is_allowed(k: int, grouped: bool) -> None:
