@@ -1,7 +1,7 @@
 """The main job from end to end on the embedded digits: train two architectures, tune, blend, score; `make demo`.
 
 Every step is an `ens` command that is printed before it runs, so that it can be copied. The set-aside test labels are
-read by `ens score` alone, after the submission is written.
+read after the submission is written: by `ens score`, and here to score the submission itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from ensemble.data.table import TEST_LABELS_NAME
 
 OUTPUTS = Path("outputs")
 RUNS = ("quickstart", "quickstart_efficientnet")
@@ -33,8 +35,7 @@ def main() -> int:
     blend = ens("blend", *members, "--name", "demo")
     folder = OUTPUTS / "blends" / "demo"
     scored = ens("score", *members, str(folder))
-    check_submission(scored)
-    print(table(scored, blend))
+    print(table(scored, blend, score_submission(scored)))
     print(
         f"the whole demo took {time.monotonic() - started:.0f} s; the submission: {OUTPUTS}/blends/demo/submission.csv"
     )
@@ -52,19 +53,26 @@ def ens(*words: str) -> dict[str, Any]:
     return document
 
 
-def check_submission(scored: dict[str, Any]) -> None:
-    """Every row that was scored must be a row of the submission, and no other."""
+def score_submission(scored: dict[str, Any]) -> float:
+    """Accuracy of the very file that is handed in; every row that was scored must be one of its rows, and no other."""
     with (OUTPUTS / "blends" / "demo" / "submission.csv").open(encoding="utf-8", newline="") as stream:
-        count = len({row["id"] for row in csv.DictReader(stream)})
+        submitted = {row["id"]: row["label"] for row in csv.DictReader(stream)}
+    with (OUTPUTS / "cache" / "datasets" / "digits" / TEST_LABELS_NAME).open(encoding="utf-8", newline="") as stream:
+        answers = {row["id"]: row["label"] for row in csv.DictReader(stream)}
+    if submitted.keys() != answers.keys():
+        raise SystemExit("the submission's ids are not those of the test rows")
     for item in scored["scored"]:
-        if item["rows"] != count or item["without_label"]["count"] or item["without_prediction"]["count"]:
+        if item["rows"] != len(answers) or item["without_label"]["count"] or item["without_prediction"]["count"]:
             raise SystemExit(f"the rows of {item['name']} are not those of the submission")
+    return sum(submitted[row_id] == label for row_id, label in answers.items()) / len(answers)
 
 
-def table(scored: dict[str, Any], blend: dict[str, Any]) -> str:
+def table(scored: dict[str, Any], blend: dict[str, Any], submitted: float) -> str:
     """Each member's and the blend's accuracy, out of fold and on the test rows, and what blending gained."""
     accuracy = {item["path"]: item["scores"]["accuracy"]["value"] for item in scored["scored"]}
     blended = accuracy.pop(str(OUTPUTS / "blends" / "demo" / "probs.npy"))
+    if abs(blended - submitted) > 1e-9:
+        raise SystemExit(f"the submission scores {submitted:.4f}, its probabilities {blended:.4f}")
     rows = [
         (item["name"], item["out_of_fold"]["accuracy"], accuracy[item["path"]])
         for item in sorted(scored["scored"], key=lambda item: (item["name"].startswith(STUDY), item["name"]))

@@ -86,7 +86,7 @@ def _notebook_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
         if handle is not None:
             handle.update(text)
         elif lines:
-            handle = display(text, display_id=True)
+            handle = display(text, display_id=True)  # type: ignore[no-untyped-call] # IPython has no types
         drawn = time.monotonic()
 
     def listen(event: Mapping[str, Any]) -> None:
