@@ -64,7 +64,8 @@ def score_submission(scored: dict[str, Any]) -> float:
     for item in scored["scored"]:
         if item["rows"] != len(answers) or item["without_label"]["count"] or item["without_prediction"]["count"]:
             raise SystemExit(f"the rows of {item['name']} are not those of the submission")
-    return sum(submitted[row_id] == label for row_id, label in answers.items()) / len(answers)
+    right: list[bool] = [submitted[row_id] == label for row_id, label in answers.items()]
+    return sum(right) / len(right)
 
 
 def table(scored: dict[str, Any], blend: dict[str, Any], submitted: float) -> str:
