@@ -119,15 +119,15 @@ def _end_group() -> None:
 def make_context(module: str) -> ForkServerContext | SpawnContext:
     """A source of processes that have `module` imported already where forkserver exists; its first caller decides.
 
-    If the module's package has a module named `server`, it is imported there too, to prepare once what all workers
+    If the module's package has a module named `preload`, it is imported there too, to prepare once what all workers
     need.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     hold_process_folder()
-    server = f"{module.rpartition('.')[0] or module}.server"  # Python skips it where it does not exist
-    context.set_forkserver_preload(["ensemble.engine.worker", module, server, "ensemble.engine.server"])
+    preload = f"{module.rpartition('.')[0] or module}.preload"  # Python skips it where it does not exist
+    context.set_forkserver_preload(["ensemble.engine.worker", module, preload, "ensemble.engine.server"])
     return context
 
 
