@@ -28,7 +28,15 @@ from ensemble.images.scan import ImageScan, describe_images, scan_images
 from ensemble.recipe.layers import RecipeSource, Sets
 from ensemble.recipe.load import ResolvedRecipe
 from ensemble.runs.checks import audit_request, audit_table
-from ensemble.runs.request import OnEvent, load_rows, make_request, read_recipe, request_for, stored_shape_of
+from ensemble.runs.request import (
+    OnEvent,
+    RecipeWords,
+    load_rows,
+    make_request,
+    read_recipe,
+    request_for,
+    stored_shape_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +136,9 @@ def eda(
     """Scan every image of a recipe's dataset, or take the results of an earlier scan, and describe it."""
     outputs = Path(outputs)
     cache = outputs / "cache"
-    asked, resolved = read_recipe(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
+    asked, resolved = read_recipe(
+        RecipeWords(recipe, sets, data), folder=Path(folder), outputs=outputs, on_event=on_event
+    )
     table = load_rows(resolved, outputs, on_event)
     plan, refusals = None, []
     try:

@@ -6,7 +6,7 @@ New images are predicted in `predict_new.py`, by a run, a blend or a pack of eit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,13 +77,7 @@ def predict(
     sources = [str(image) for image in listed(images)]
     other = find_other(run, Path(outputs))
     if other is not None:
-        of_runs = {"--tta": tta is not None, "--folds": folds is not None, "no --images": not sources}
-        wrong = [option for option, is_given in of_runs.items() if is_given]
-        if wrong:
-            raise InputError(
-                f"{run}: {', '.join(wrong)}: only for runs; a blend or pack answers new images as it was blended: "
-                f"ens predict {run} --images DIR"
-            )
+        _refuse_options(run, {"--tta": tta is not None, "--folds": folds is not None, "no --images": not sources})
         with other.opened(Path(outputs)) as (applied, usual):
             applied.check_code(Path(folder), allow_code=allow_code)
             asked_images = ImagesAsked(sources, bad_images, top, precision)
@@ -114,6 +108,16 @@ def predict(
         views = study_views(request, source, asked, workplace, on_event).views
     record = predict_again(request, source, views, workplace, on_event)
     return Predicted(source.path, views.choice.text, record)
+
+
+def _refuse_options(run: Path | str, of_runs: Mapping[str, bool]) -> None:
+    """Refuse what only a run can be asked for, where `run` is a blend or a pack."""
+    wrong = [option for option, is_given in of_runs.items() if is_given]
+    if wrong:
+        raise InputError(
+            f"{run}: {', '.join(wrong)}: only for runs; a blend or pack answers new images as it was blended: "
+            f"ens predict {run} --images DIR"
+        )
 
 
 @check_arguments

@@ -135,11 +135,9 @@ class SharedRequests:
     def request(self, recipe: RecipeSource | None, home: Path | None = None) -> RunRequest:
         """The recipe, its rows and its fold plan; code of its own must be allowed. `home`: see `load_recipe`."""
         asked, resolved = read_recipe(
-            recipe,
+            RecipeWords(recipe, self.sets, self.data),
             folder=self.folder,
             outputs=self.outputs,
-            sets=self.sets,
-            data=self.data,
             home=home,
             like=self.like,
             on_event=self.on_event,
@@ -164,18 +162,25 @@ def make_request(
     on_event: OnEvent = lambda event: None,
 ) -> RunRequest:
     """A request that is looked at, not trained: none of its own code runs, and no image is kept decoded."""
-    asked, resolved = read_recipe(recipe, folder=folder, outputs=outputs, sets=sets, data=data, on_event=on_event)
+    asked, resolved = read_recipe(RecipeWords(recipe, sets, data), folder=folder, outputs=outputs, on_event=on_event)
     return request_for(asked, resolved, load_rows(resolved, outputs, on_event), outputs)
 
 
+@dataclass(frozen=True)
+class RecipeWords:
+    """How a person names a recipe: a name, path, mapping or None; what is set, searched, and on which data."""
+
+    recipe: RecipeSource | None
+    sets: Sets = ()
+    data: Path | str | None = None
+    searches: Sets = ()
+
+
 def read_recipe(
-    recipe: RecipeSource | None,
+    named: RecipeWords,
     *,
     folder: Path,
     outputs: Path,
-    sets: Sets = (),
-    searches: Sets = (),
-    data: Path | str | None = None,
     home: Path | None = None,
     like: LikeRun = None,
     on_event: OnEvent = lambda event: None,
@@ -187,8 +192,9 @@ def read_recipe(
     given as a mapping.
     """
     given = name = None
-    words: Sequence[str] = set_words(sets)
-    data = None if data is None else str(data)
+    recipe = named.recipe
+    words: Sequence[str] = set_words(named.sets)
+    data = None if named.data is None else str(named.data)
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
@@ -205,8 +211,10 @@ def read_recipe(
         recipe, words = asked.recipe, (*asked.sets, *words)
         given = _given(record) if data is None else None
         data = data or asked.data
-    named = data if given is None else None
-    resolved = load_recipe(recipe, folder=folder, sets=words, searches=searches, data=named, given=given, home=home)
+    dataset = data if given is None else None
+    resolved = load_recipe(
+        recipe, folder=folder, sets=words, searches=named.searches, data=dataset, given=given, home=home
+    )
     if name is not None:
         resolved = dataclasses.replace(resolved, name=name)
     if given is None and resolved.dataset_path is not None:

@@ -26,7 +26,7 @@ from ensemble.recipe.own_code import find_code, require_allowed
 from ensemble.recipe.save import save_given_recipe
 from ensemble.runs.checks import checked_request
 from ensemble.runs.devices import Auto, Workplace
-from ensemble.runs.request import OnEvent, load_rows, read_recipe, request_for
+from ensemble.runs.request import OnEvent, RecipeWords, load_rows, read_recipe, request_for
 from ensemble.tuning.choices import POLICIES, SAMPLERS
 from ensemble.tuning.queue import FoldQueue
 from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
@@ -130,12 +130,9 @@ def run_study(options: TuneOptions) -> Study:
     """Read and check all that a study needs, then lock it and work on it; nothing is written before it is right."""
     outputs = Path(options.outputs)
     asked, resolved = read_recipe(
-        options.recipe,
+        RecipeWords(options.recipe, options.sets, options.data, options.search),
         folder=Path(options.folder),
         outputs=outputs,
-        sets=options.sets,
-        searches=options.search,
-        data=options.data,
         home=outputs / "studies" / (options.study or GIVEN),
         on_event=options.on_event,
     )

@@ -191,13 +191,13 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     assert sorted(done.stdout.split()) == ["finished", "finished", "script", "started", "started"]
 
 
-def test_a_packages_server_module_is_imported_once_and_its_exit_handlers_delay_nothing(tmp_path: Path) -> None:
+def test_a_packages_preload_module_is_imported_once_and_its_exit_handlers_delay_nothing(tmp_path: Path) -> None:
     package = tmp_path / "modules" / "tasks_in_a_package"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "tasks.py").write_text(SOURCE, encoding="utf-8")
     seen = f"open({str(tmp_path / 'seen')!r}, 'a').write(str(os.getpid()) + ' ')"
-    (package / "server.py").write_text(f"import atexit, os, time\n{seen}\natexit.register(time.sleep, 1000)\n")
+    (package / "preload.py").write_text(f"import atexit, os, time\n{seen}\natexit.register(time.sleep, 1000)\n")
     (tmp_path / "command.py").write_text(COMMAND.replace("local_tasks:wait", "tasks_in_a_package.tasks:speak"))
     command = [sys.executable, str(tmp_path / "command.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)  # until nobody holds the pipes
