@@ -201,6 +201,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     finally:
         os.close(descriptor)  # first, since Windows removes no open file; a sweep in between does the same work
         shutil.rmtree(folder, ignore_errors=True)
+        _sweep(place)  # again: the server of a command that was killed holds its lock until it has imported torch
 
 
 @cache
