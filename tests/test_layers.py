@@ -37,7 +37,12 @@ HEIGHT = {room: -depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that may use less than everything below them: modules, or whole rooms, by the start of their name.
 ONLY = {
     "runs": tuple(f"ensemble.{below}" for below in ("engine", "blending", "audit", "images", "data", "recipe", "core")),
-    "engine": ("ensemble.core.files", "ensemble.core.locks", "ensemble.core.machine"),
+    "engine": (
+        "ensemble.core.files",
+        "ensemble.core.locks",
+        "ensemble.core.machine",
+        "ensemble.core.plain_file",
+    ),
     "blending": ("ensemble.core",),
 }
 WORKER_ROOMS = ("training", "inference")

@@ -6,6 +6,7 @@ Not here: which columns a table must have, and what its cells mean.
 from __future__ import annotations
 
 import csv
+import io
 import re
 import string
 from array import array
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
+from ensemble.core.plain_file import open_plain
 from ensemble.errors import InputError
 
 JOINER = "|"
@@ -128,7 +130,8 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], array[int]
     lines = array("q")
     ragged: list[tuple[int, list[str]]] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:  # a byte order mark is no part of the header
+        # utf-8-sig: a byte order mark is no part of the header
+        with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)  # strict: text behind a closing quote is a fault
             rows = filter(None, reader)  # a blank line is an empty list
             header = next(rows, [])

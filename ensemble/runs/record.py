@@ -22,6 +22,7 @@ from typing import Any
 from ensemble.audit.findings import Finding
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
+from ensemble.core.plain_file import open_own
 from ensemble.core.run import FoldKey, RunRecord, now
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews
@@ -172,7 +173,7 @@ def add_event(folder: Path, event: Mapping[str, Any]) -> None:
     time = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, **event}, ensure_ascii=False, default=str).encode("utf-8") + b"\n"
     try:
-        descriptor = os.open(folder / EVENTS_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = open_own(folder / EVENTS_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     except OSError:  # such as a folder that is read-only or gone
         return
     try:

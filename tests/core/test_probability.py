@@ -7,6 +7,8 @@ import json
 import mmap
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -426,3 +428,20 @@ def test_a_frame_for_notebooks_has_ids_as_index_and_classes_as_columns() -> None
     assert list(frame.index) == ["001", "NA"] and frame.index.name == "id"
     assert frame.loc["NA", "cat"] == 1.0
     assert frame["dog"].tolist() == [0.75, 0.0]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_matrix_that_is_cut_short_while_it_is_read_ends_the_process_with_a_message(
+    as_json: bool, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "big.npy", np.ones((50_000, 10), dtype=np.float32))
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom ensemble.core.npy import end_when_cut_short, map_matrix\n"
+        "path = Path(sys.argv[1])\n"
+        f"end_when_cut_short(as_json={as_json})\n"
+        "matrix = map_matrix(path)\nos.truncate(path, 4096)\nprint(matrix.sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "big.npy")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert done.stderr.startswith(f"{tmp_path / 'big.npy'}: was cut short while it was read")
+    assert done.stdout == "" if not as_json else json.loads(done.stdout)["exit_code"] == 3
