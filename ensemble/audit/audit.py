@@ -316,7 +316,9 @@ def _spells_class(table: Table, numbers: Integers, known: Mask) -> bool:
 def _hint(table: Table, values: Values, groups: dict[str, int], what: str, line: str) -> Finding:
     """A finding on groups, by their value in each row with how many rows have it."""
     message = f"{what}, but the description names no group; if they belong together, add to its train part: {line}"
-    examples = tuple(f"{name.rpartition('/')[2] or name} ({groups[name]} rows)" for name in sorted(groups)[:SHOWN])
+    examples = tuple(
+        f"{name.rpartition('/')[2] or name} ({counted(groups[name], 'row')})" for name in sorted(groups)[:SHOWN]
+    )
 
     def rows() -> Iterator[FindingRow]:
         first: dict[str, int] = {}
@@ -489,7 +491,10 @@ def _label_spelling(table: Table) -> Iterator[Finding]:
         message = (
             f"{counted(len(alike), 'class', 'classes')} spelled in several ways, by case or blanks alone; {advice}"
         )
-        texts = [" = ".join(f"{table.classes[number]!r} ({counts[number]} rows)" for number in each) for each in alike]
+        texts = [
+            " = ".join(f"{table.classes[number]!r} ({counted(int(counts[number]), 'row')})" for number in each)
+            for each in alike
+        ]
 
         def rows() -> Iterator[FindingRow]:
             meant = {other: first for first, *others in alike for other in others}

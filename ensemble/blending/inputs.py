@@ -19,7 +19,7 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.combine import Integers
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
-from ensemble.core.complaints import any_of, closest
+from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
@@ -315,7 +315,7 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     """The out-of-fold rows side by side; None and why where they can't be had."""
     without = [member for member in members if member.oof is None]
     if without:
-        more = f" (nor beside {len(without) - 1} others)" if len(without) > 1 else ""
+        more = f" (nor beside {counted(len(without) - 1, 'other')})" if len(without) > 1 else ""
         return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}"
     oofs = [member.oof for member in members if member.oof is not None]
     names = [str(oof.path) for oof in oofs]

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ensemble.core.complaints import FaultyInput, Place, closest
+from ensemble.core.complaints import FaultyInput, Place, closest, counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.schema import retell
 from ensemble.core.text import TextTable, columns_of, natural_key
@@ -128,8 +128,10 @@ class LayoutReader:
         places = sorted(survey.images, key=lambda place: (-len(survey.images[place]), natural_key(place)))
         shown = [f"{place or '.'}/ ({len(survey.images[place]):,})" for place in places[:4]]
         more = f", … ({len(places):,} folders in all)" if len(places) > 4 else ""
-        lines = [f"{survey.count:,} images in {', '.join(shown)}{more}"] if survey.count else []
-        lines += [f"{item.path}: {len(item.table):,} rows, {few(item.table.header, 8)}" for item in survey.tables[:8]]
+        lines = [f"{counted(survey.count, 'image')} in {', '.join(shown)}{more}"] if survey.count else []
+        lines += [
+            f"{item.path}: {counted(len(item.table), 'row')}, {few(item.table.header, 8)}" for item in survey.tables[:8]
+        ]
         if survey.archives:
             lines.append(f"archives, not looked into: {few(survey.archives)}")
         if survey.other_tables:
@@ -165,7 +167,7 @@ class LayoutReader:
         """Tell of directories whose images no row is."""
         count = sum(len(self.survey.images[place]) for place in places)
         shown = few([f"{place or '.'}/" for place in places])
-        self.extra.append(f"not used: {count:,} image{'s' * (count != 1)} in {shown}{why}")
+        self.extra.append(f"not used: {counted(count, 'image')} in {shown}{why}")
 
     def finish(self, kind: str, values: Values | None = None) -> Layout:
         """The layout, its description checked as a written one would be. `values`: all that it says, in their order."""
@@ -209,7 +211,7 @@ class LayoutReader:
         shown = shown or place
         other = place.rstrip("/") or spec.get("table")  # rows of a table that has others can't be test rows as well
         change = ("test rows", f"--test {other}") if other else ("", "")
-        self.decide("validation", f"{rows:,} images in {shown}", why, *change)
+        self.decide("validation", f"{counted(rows, 'image')} in {shown}", why, *change)
         label = self.values["train"]["label"]
         scheme = "stratified-group" if "group" in self.values["train"] else "stratified"
         if "separator" in label or label.get("columns") == "multi-hot":
@@ -263,10 +265,10 @@ class LayoutReader:
         self.test_folders = [path for path in below if path[len(place) :].count("/") == depth]
         names = [name for path, files in below.items() if path[len(place) :].count("/") == depth for name in files]
         pattern = "/".join([literal(place), *["*"] * (depth + 1)])
-        self.decide("test rows", f"{len(names):,} images in {place}/", why)
+        self.decide("test rows", f"{counted(len(names), 'image')} in {place}/", why)
         if len(depths) > 1:
             left = sum(depths.values()) - depths[depth]
-            self.extra.append(f"not used: {left:,} images in {place}/ that lie deeper or higher than the others")
+            self.extra.append(f"not used: {counted(left, 'image')} in {place}/, deeper or higher than the others")
         if depth:
             return {"files": pattern, "id": "{file.path}"}
         sample = self.sample()

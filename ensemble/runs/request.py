@@ -371,7 +371,7 @@ def check_label_kind(recipe: Recipe, table: Table) -> None:
     if sets:
         allowed = ", ".join(name for name in LOSSES if name not in _ONE_CLASS_LOSSES)
         problems += [
-            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} wants one class a row, but rows of "
+            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} needs one class a row, but rows of "
             f"{dataset} have sets of classes; take {allowed}, or module:function"
             for name in recipe.loss.terms
             if name in _ONE_CLASS_LOSSES

@@ -555,7 +555,7 @@ def test_classes_that_case_or_blanks_alone_tell_apart_are_told_with_the_mapping_
     finding = only(audit(table(classes=classes, labels=labels), None, None, None), "label-spelling")
     assert (finding.level, finding.count) == ("warning", 2)
     assert "add to train.label: map: {ANGER: anger, FatHen: Fat Hen}" in finding.message
-    assert finding.examples[0] == "'anger' (3 rows) = 'ANGER' (1 rows)"
+    assert finding.examples[0] == "'anger' (3 rows) = 'ANGER' (1 row)"
     assert [(row.path, row.what) for row in finding.rows()] == [
         ("images/id00.jpg", "labelled 'ANGER', like 'anger'"),
         ("images/id07.jpg", "labelled 'FatHen', like 'Fat Hen'"),
