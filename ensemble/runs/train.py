@@ -177,11 +177,12 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     # The newest run goes on, but not where a folder is given, whose run is called after it.
     own_name = options.name or (newest.name if newest is not None and not is_folder else None)
     errors = RecipeErrors(several=len(sources) > 1)
-    requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
-    if options.fresh:
-        requests.like = None
-    elif options.name is not None:
-        requests.like = RunFolder(options.outputs / options.name)
+
+    def earlier(usual: str) -> Mapping[str, Any] | None:
+        return None if options.fresh else RunFolder(options.outputs / (options.name or usual)).load_record()
+
+    shared = (options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
+    requests = SharedRequests(*shared, earlier)
     audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for source in sources:

@@ -218,6 +218,25 @@ def test_a_folder_never_described_can_be_tuned(folder: Path, ens: Ens) -> None:
     assert ens(*words[:4], "3", *words[5:]).code == 0, "the study goes on"
 
 
+def test_a_study_of_a_folder_never_described_goes_on_where_its_machine_has_changed(
+    folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_classes(folder / "pets")
+    words = ("tune", "--data", "pets", "--no-rescore", *FAST, "--set", "search.budget={epochs: 1}")
+    assert ens(*words, "--trials", "1").code == 0
+    place = folder / "outputs" / "studies" / "pets"
+    trained = {path: path.read_bytes() for path in place.glob("trial-*/*/fold.json")}
+    monkeypatch.setattr(describe, "list_gpus", lambda: (Gpu("0"),))
+    monkeypatch.setattr(describe, "usable_cores", lambda: 64)
+    answer = ens(*words, "--trials", "1", "--json")
+    assert answer.code == 0, answer.err
+    assert "fold 0: started" not in answer.err and len(answer.document["trials"]) == 1
+    assert {path: path.read_bytes() for path in place.glob("trial-*/*/fold.json")} == trained != {}
+    assert ens(*words, "--trials", "2").code == 0, "and its next trial has the same recipe"
+    answer = ens(*words, "--trials", "2", "--study", "other")
+    assert "r50_kfold5 with" in answer.err, "another study is fitted to the machine"
+
+
 def test_a_run_goes_on_where_its_machine_has_changed(folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_classes(folder / "pets")
     assert ens("train", "--data", "pets", *FAST, "--folds", "0").code == 0
