@@ -36,7 +36,7 @@ from ensemble.core.metrics import (
 )
 from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
-from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
+from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now, records_of
 from ensemble.core.text import natural_key
 from ensemble.data.answers import Answers, load_answers, meant_ids
 from ensemble.data.table import dataset_folder
@@ -319,13 +319,7 @@ class _Dataset:
 
 def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[dict[str, Any]]:
     """The records of the files' own runs, then of all others, that are of a dataset."""
-    for run in [*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)]:
-        try:
-            record = run.load_record() or {}
-        except InputError:  # of another version: no help
-            continue
-        if record.get("dataset") == dataset:
-            yield record
+    return records_of([*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)], dataset)
 
 
 def _answers(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from standins.make import LAYOUTS, make_standin
 from standins.plan import TEST_LABELS_NAME
 
 from ensemble import load_predictions
-from tests.support import Ens
+from tests.support import PROBABILITIES, SAMPLES, Ens, read_table
 
 RECIPE = """\
 data: digits
@@ -22,26 +21,15 @@ image: {size: 16}
 model: {name: test_resnet, pretrained: false}
 train: {epochs: 1, batch_size: 8}
 """
-SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
-PROBABILITIES = {"melanoma", "dog_breeds", "plant_pathology", "leaf_findings"}
 SETS = {"plant_pathology_2021"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(empty_place: Path) -> Path:
     """A working directory with the recipe `r`; the data lie below `data`."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "r.yaml").write_text(RECIPE, encoding="utf-8")
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    monkeypatch.delenv("ENS_DATA_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def table(path: Path) -> tuple[list[str], list[list[str]]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        header, *rows = list(csv.reader(stream))
-    return header, rows
+    (empty_place / "recipes").mkdir()
+    (empty_place / "recipes" / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    return empty_place
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -51,9 +39,9 @@ def test_a_layout_goes_from_its_files_to_its_submission(name: str, folder: Path,
     assert answer.code == 0, answer.err
     answer = ens("blend", "outputs/r/probs.npy", "--name", "b")
     assert answer.code == 0, answer.err
-    header, rows = table(folder / "outputs" / "blends" / "b" / "submission.csv")
-    wanted_header, wanted = table(folder / "data" / name / SAMPLES[name])
-    _, right = table(folder / "data" / name / TEST_LABELS_NAME)
+    header, rows = read_table(folder / "outputs" / "blends" / "b" / "submission.csv")
+    wanted_header, wanted = read_table(folder / "data" / name / SAMPLES[name])
+    _, right = read_table(folder / "data" / name / TEST_LABELS_NAME)
     if name == "digits":  # it has no sample; the description's columns and the test table's order stand in
         wanted_header = ["id", "label"]
     assert header == wanted_header
@@ -85,9 +73,9 @@ def test_a_sample_below_the_data_root_is_found_and_its_order_kept(
     monkeypatch.setenv("ENS_DATA_ROOT", str(folder / "moved"))
     found = ens("blend", "outputs/r/probs.npy", "--name", "b")
     assert f"rows and columns as in {folder / 'moved'}" in found.out
-    by_order = table(folder / "outputs" / "blends" / "b" / "submission.csv")[1]
+    by_order = read_table(folder / "outputs" / "blends" / "b" / "submission.csv")[1]
     assert [row[0] for row in by_order] == [line.split(",")[0] for line in lines[::-1]]
-    assert sorted(by_order) == sorted(table(folder / "outputs" / "blends" / "a" / "submission.csv")[1])
+    assert sorted(by_order) == sorted(read_table(folder / "outputs" / "blends" / "a" / "submission.csv")[1])
 
 
 def test_a_broken_record_beside_the_probabilities_does_not_stop_a_blend(folder: Path, ens: Ens) -> None:
@@ -118,6 +106,6 @@ def test_a_broken_dataset_is_told_in_full_before_anything_is_written(folder: Pat
     answer = ens("train", "--recipe", "r", "--data", "mask18=data/mask18")
     assert answer.code == 2
     assert "train.csv:3: 6 cells, the header has 5" in answer.err
-    assert re.search(r": 1 of \d+ images are missing: eval/images/", answer.err), answer.err
+    assert re.search(r": 1 of \d+ images is missing: eval/images/", answer.err), answer.err
     assert "Traceback" not in answer.err
     assert not (folder / "outputs").exists()

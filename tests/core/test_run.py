@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.run import RunFolder, check_run_name, find_runs, hash_files, verify_files
+from ensemble.core.run import RunFolder, check_run_name, find_runs, hash_files, records_of, verify_files
 from ensemble.errors import InputError
 
 
@@ -33,6 +33,17 @@ def test_runs_moved_aside_are_not_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text("{}")
     assert [run.name for run in find_runs(tmp_path)] == ["a", "b"]
+
+
+def test_records_of_a_dataset_are_read_one_by_one_and_others_passed_over(tmp_path: Path) -> None:
+    texts = {"a": '{"format": 9}', "b": '{"format": 1, "dataset": "other"}', "c": '{"format": 1, "dataset": "d"}'}
+    for name, text in (texts | {"d": texts["c"]}).items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    records = records_of([RunFolder(tmp_path / name) for name in ("none", "a", "b", "c", "d")], "d")
+    assert next(records)["dataset"] == "d"
+    (tmp_path / "d" / "run.json").unlink()  # not read before it is asked for
+    assert list(records) == []
 
 
 def test_a_changed_or_missing_file_does_not_verify(tmp_path: Path) -> None:

@@ -40,10 +40,8 @@ def guesses(seed: int, labels: np.ndarray, skill: float) -> np.ndarray:
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    return tmp_path / "outputs"
+def outputs(empty_place: Path) -> Path:
+    return empty_place / "outputs"
 
 
 @pytest.fixture
