@@ -92,8 +92,9 @@ _FOLD_WORDS = frozenset(["fold", "folds", "kfold", "cv", "cvfold", "fold_id", "f
 _SPLIT_WORDS = frozenset(["split", "set", "subset", "partition", "part", "phase", "usage"])
 _PART_VALUES = (
     dict.fromkeys(["train", "training"], "train")
-    | dict.fromkeys(["val", "valid", "validation", "dev"], "val")
-    | dict.fromkeys(["test", "testing"], "test")
+    # What a competition's public board scored is labelled by now; the final answers are those of the private one.
+    | dict.fromkeys(["val", "valid", "validation", "dev", "publictest"], "val")
+    | dict.fromkeys(["test", "testing", "privatetest"], "test")
 )
 _ORIGIN_WORDS = frozenset(["source", "year", "dataset", "origin", "competition"])
 _SEPARATORS = ("|", ";", ",", " ")
@@ -339,7 +340,8 @@ def find_parts(table: TextTable) -> tuple[str, dict[str, list[str]]] | None:
     for name, values in find_splits(table).items():
         parts: dict[str, list[str]] = {}
         for value in values:
-            parts.setdefault(_PART_VALUES.get(value.strip().lower(), ""), []).append(value)
+            plain = re.sub(r"[\s_-]", "", value.lower())
+            parts.setdefault(_PART_VALUES.get(plain, ""), []).append(value)
         if "train" in parts and "" not in parts and len(parts) > 1:
             return name, parts
     return None

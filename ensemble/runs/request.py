@@ -240,7 +240,7 @@ def _undescribed(
     if recipe is None:
         starter = described.recipe
         recipe, sets = starter.base, [*starter.sets, *sets]
-        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}, an estimate"
+        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}"
     on_event({"event": "finding", "line": f"{line}; ens init {shlex.quote(str(place))} explains it"})
     return recipe, sets, described.given
 

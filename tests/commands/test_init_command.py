@@ -223,6 +223,7 @@ def test_a_study_of_a_folder_never_described_goes_on_where_its_machine_has_chang
     assert ens(*words, "--trials", "2").code == 0, "and its next trial has the same recipe"
     answer = ens(*words, "--trials", "2", "--study", "other")
     assert "r50_kfold5 with" in answer.err, "another study is fitted to the machine"
+    assert "about a minute, not measured on this card; ens init" in answer.err
 
 
 def test_a_run_goes_on_where_its_machine_has_changed(folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:

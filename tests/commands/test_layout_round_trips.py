@@ -6,12 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from standins.make import LAYOUTS, make_standin
 from standins.plan import TEST_LABELS_NAME
 
 from ensemble import load_predictions
+from ensemble.recipe.load import load_dataset
 from tests.support import PROBABILITIES, SAMPLES, Ens, read_table
 
 RECIPE = """\
@@ -57,6 +59,35 @@ def test_a_layout_goes_from_its_files_to_its_submission(name: str, folder: Path,
             rows, right = ([[row[0], one] for row in part for one in row[1].split()] for part in (rows, right))
         assert {row[1] for row in rows} <= allowed
         assert {row[1] for row in right} <= allowed, "the answers kept apart are spelt like the submission"
+
+
+def test_public_and_private_test_rows_of_a_usage_column_validate_and_are_scored(folder: Path, ens: Ens) -> None:
+    """As fer2013 names its parts: Training, PublicTest, PrivateTest, all in one table with labels."""
+    random, usage = np.random.default_rng(0), ("Training", "Training", "PublicTest", "PrivateTest")
+    lines = ["emotion,image,Usage"]
+    (folder / "data" / "images").mkdir(parents=True)
+    for number in range(48):
+        emotion = number // 4 % 3
+        pixels = random.integers(0, 90, (16, 16, 3), dtype=np.uint8)
+        pixels[4:12, 4:12, emotion] = 230
+        cv2.imwrite(str(folder / "data" / "images" / f"{number}.png"), pixels)
+        lines.append(f"{emotion},{number}.png,{usage[number % 4]}")
+    (folder / "data" / "fer2013.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    answer = ens("init", "data", "--name", "faces")
+    assert answer.code == 0, answer.err
+    description = load_dataset("faces", folder)
+    assert description.train.where is not None and description.train.where.values == ["Training"]
+    assert description.validation is not None and description.validation.where is not None
+    assert description.validation.where.values == ["PublicTest"]
+    assert description.test is not None and description.test.where is not None and description.test.label is not None
+    assert description.test.where.values == ["PrivateTest"]
+    small = ("train.epochs=1", "model.name=test_resnet", "image.size=16", "train.batch_size=8")
+    answer = ens("train", "--recipe", "faces", *(word for item in small for word in ("--set", item)), "--json")
+    assert answer.code == 0, answer.err
+    record = answer.document
+    assert (record["rows"], record["folds"]["k"]) == ({"train": 36, "validated": 12, "test": 12}, 1)
+    scored = ens("score", "faces", "--json").document["scored"][0]
+    assert (scored["rows"], scored["without_label"]["count"]) == (12, 0)
 
 
 def test_a_sample_below_the_data_root_is_found_and_its_order_kept(
