@@ -25,6 +25,7 @@ from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
+from ensemble.core.records import Record
 from ensemble.core.run import RunFolder, records_of, unfinished_text
 from ensemble.errors import InputError
 
@@ -196,7 +197,7 @@ def _is_absent(path: Path) -> bool:
 def _lost_test_rows(folder: Path) -> str:
     """What to say where a run predicted test rows and its file of them is gone; empty where it never had any."""
     try:
-        record = RunFolder(folder).load_record() or {}
+        record = RunFolder(folder).load_record() or Record()
     except InputError:  # of another version of `ens`: nothing is known
         return ""
     if not (record.get("rows") or {}).get("test"):

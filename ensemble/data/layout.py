@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ensemble.core.complaints import FaultyInput, Place, closest, counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.schema import retell
 from ensemble.core.text import TextTable, columns_of, natural_key
-from ensemble.data.columns import can_be_named, find_name_group, rows_with, spelling_of, words_of
+from ensemble.data.columns import can_be_named, rows_with, spelling_of, words_of
 from ensemble.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
+from ensemble.data.name_groups import FileNames, NameGroups, find_name_groups, numbered
 from ensemble.data.rows import few
 from ensemble.data.survey import Survey, SurveyedTable
 from ensemble.errors import InputError
@@ -277,19 +280,29 @@ class LayoutReader:
         by_stem = bool(asked) and len(asked & stems) > len(asked & set(names))
         return {"files": pattern, "id": "{file.stem}" if by_stem else "{file.name}"}
 
-    def group_by_name(self, stems: Sequence[str], classes: Sequence[str], value: str, has_ending: bool) -> None:
-        """A part of the names as the group."""
-        group = find_name_group(stems, classes)
-        if group is None or group.fields is None or self.choice.group is not None:
+    def group_by_name(self, folders: Sequence[str], cells: Sequence[str], classes: Sequence[str], value: str) -> None:
+        """A part of the names as the group, where it is surely one: the audit hints at those that may be.
+
+        `cells`: what `value` gives for each row.
+        """
+        if self.choice.group is not None:
             return
-        pattern = group.fields[1] + (".{ending}" if has_ending and not value.startswith("{file.") else "")
+        labels = numbered(classes)[1]
+        names = FileNames(folders, list(map(stem_of, cells)), labels, len(set(classes)))
+        groups = next((groups for groups in find_name_groups(names) if _is_sure(groups, labels)), None)
+        if groups is None:
+            return
+        key, text = names.fields(groups, cells)
         spec = self.values["train"]
-        spec["fields"] = {"value": value, "pattern": pattern}
-        spec["group"] = group.template
+        spec["fields"] = {"value": value, key: text}
+        spec["group"] = "{file.folder}/{name}" if groups.with_folder else "{name}"
+        if groups.unknown:
+            spec["group_unknown"] = groups.unknown
         self.values["train"] = self.ordered(spec)
         self.notes["train.group"] = "images whose names begin alike stay on one side of every split"
-        why = f"{group.groups:,} beginnings, {group.rows_a_group:.1f} images each"
-        self.decide("group", f"the part of the name in {pattern}", why, "none", "--group none")
+        count = int(groups.is_group.sum())
+        why = f"{counted(count, 'beginning')}, {groups.rows / count:.1f} images each"
+        self.decide("group", f"the part of the name in {text}", why, "none", "--group none")
 
     @staticmethod
     def ordered(spec: Values) -> Values:
@@ -425,3 +438,16 @@ def stem_of(path: str) -> str:
     name = path.rpartition("/")[2]
     stem, dot, ending = name.rpartition(".")  # `splitext` takes four times as long
     return stem if f"{dot}{ending}".lower() in IMAGE_SUFFIXES else name
+
+
+_FEWEST_GROUPS, _LEAST_SHARED = 10, 0.3  # two groups a fold; rows that share theirs
+_FEWEST_A_CLASS = 3  # values in the class that has most: with fewer, names hardly tell more than the class
+
+
+def _is_sure(groups: NameGroups, labels: NDArray[np.int64]) -> bool:
+    """Whether groups may be written into a description unasked: many, shared by many rows."""
+    count = len(labels)
+    if len(groups.names) < _FEWEST_GROUPS or groups.rows < _LEAST_SHARED * count:
+        return False
+    pairs = np.unique(np.column_stack([labels, groups.numbers]), axis=0)
+    return int(np.bincount(pairs[:, 0]).max()) >= _FEWEST_A_CLASS

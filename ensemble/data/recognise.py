@@ -189,7 +189,8 @@ class _FileReader(LayoutReader):
                 for place in (*chosen, *held_out)  # names of both are taken apart alike
                 for name in sorted(self.survey.images[place])
             ]
-            self.group_by_name([stem for stem, _ in pairs], [place for _, place in pairs], "{file.stem}", False)
+            folders = [place for _, place in pairs]  # which are the classes
+            self.group_by_name(folders, [stem for stem, _ in pairs], folders, "{file.stem}")
         self.file_choices()
         self.file_validation(parts, held_out, depth)
         self.file_test(parts, part, names)

@@ -449,8 +449,8 @@ class TableReader(LayoutReader):
             self.decide("group", f"column {name}", why, other, change)
             self.notes["train.group"] = "its rows stay on one side of every split"
         elif link.kind == "file" and len(label.columns) == 1:
-            stems = [stem_of(cell) for cell in train.table.columns[link.column]]
-            self.group_by_name(stems, train.table.columns[label.columns[0]], f"{{{link.column}}}", link.is_whole_name)
+            names = train.table.columns[link.column]
+            self.group_by_name([""] * len(names), names, train.table.columns[label.columns[0]], f"{{{link.column}}}")
 
     def extras(self, train: SurveyedTable, test: Values | None) -> None:
         """A fold column, a box, and columns that a person has to decide about."""

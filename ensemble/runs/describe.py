@@ -77,10 +77,9 @@ class StarterRecipe:
     def duration(self) -> str:
         """The estimate for a person, no more exact than it is."""
         minutes = self.seconds / 60
-        rough = (
-            "a minute" if minutes < 1.5 else f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
-        )
-        # Cards differ by more than ten times, cores hardly: `_CPU_RATE` was measured, `_GPU_RATE` is one card's.
+        rough = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
+        rough = "a minute" if minutes < 1.5 else rough
+        # Cards differ by more than ten times, cores far less; and no card at all was asked for `_GPU_RATE`.
         return f"about {rough}, {'an estimate' if self.device == 'cpu' else 'not measured on this card'}"
 
 

@@ -23,6 +23,7 @@ from ensemble.core.dataset import described_in
 from ensemble.core.files import canonical_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
+from ensemble.core.records import Record
 from ensemble.core.run import Asked, FoldKey, RunFolder, find_runs
 from ensemble.data.folds import plan_path, shared_plan
 from ensemble.data.table import Rows, Table, dataset_folder, load_table
@@ -204,7 +205,7 @@ def read_recipe(
         data = str(place.absolute())
     elif recipe is None:
         newest = newest_run(outputs)
-        record = (newest.load_record() if newest is not None else None) or {}
+        record = (newest.load_record() if newest is not None else None) or Record()
         asked = _newest_asked(record)
         recipe, words = asked.recipe, (*asked.sets, *words)
         given = _given(record) if data is None else None

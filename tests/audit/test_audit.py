@@ -328,8 +328,10 @@ def test_common_beginnings_of_file_names_are_suspected() -> None:
     assert "shared by 12 of 12 images" in finding.message
     assert 'fields: {value: "{file.stem}", pattern: "{name}_{rest}"} and group: "{name}"' in finding.message
     names = [Path(path).name for path in paths]
-    line = 'fields: {value: "{image}", regex: \'(?:.*/)?(?P<name>'
+    line = 'fields: {value: "{image}", pattern: "{name}_{rest}"}'
     assert line in hints(with_paths(paths, image=names))[0].message
+    line = 'fields: {value: "{image}", regex: \'(?:.*/)?(?P<name>'
+    assert line in hints(with_paths(paths, image=paths))[0].message
 
 
 @pytest.mark.parametrize(
