@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ensemble.audit.findings import Finding
 from ensemble.core.complaints import Place
@@ -130,7 +130,7 @@ def train(
 
 @check_arguments
 def train_many(
-    recipes: Sequence[RecipeSource],
+    recipes: Annotated[Sequence[RecipeSource], "a list of recipes: names, paths or mappings of their keys"],
     *,
     folds: Sequence[int] | None = None,
     sets: Sets = (),
