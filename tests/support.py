@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from standins.make import LAYOUTS
 
 from ensemble.core.predictions import Predictions
 from ensemble.core.records import save_record
@@ -24,6 +27,19 @@ class Answer:
     def document(self) -> Any:
         """The one JSON document on stdout."""
         return json.loads(self.out)
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        header, *rows = list(csv.reader(stream))
+    return header, rows
+
+
+SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
+"""Where each stand-in's sample submission lies; `digits` has none, and its test table stands in."""
+PROBABILITIES = frozenset({"melanoma", "dog_breeds", "plant_pathology", "leaf_findings"})
+"""Stand-ins whose submission holds probabilities."""
 
 
 class Ens(Protocol):

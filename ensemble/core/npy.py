@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, counted
 from ensemble.core.plain_file import open_plain
 from ensemble.errors import InputError, PartialFailure
 
@@ -175,7 +175,7 @@ def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
     if len(shape) != 2:
-        raise _NotAMatrix(f"has {len(shape)} dimensions; two are needed, (rows, classes)")
+        raise _NotAMatrix(f"has {counted(len(shape), 'dimension')}; two are needed, (rows, classes)")
     if header["fortran_order"] is not False:
         raise _NotAMatrix("is in Fortran order; save numpy.ascontiguousarray of it")
     if shape[0] == 0 or shape[1] == 0:

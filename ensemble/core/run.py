@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -491,3 +491,17 @@ def _hash_or_none(path: Path) -> str | None:
         return sha256_file(path)
     except OSError:
         return None
+
+
+def records_of(runs: Iterable[RunFolder], dataset: str) -> Iterator[Record]:
+    """The records of those runs that are of a dataset; each is read when it is asked for.
+
+    A run of another version of `ens` is passed over: its probabilities may be good, its record is no help.
+    """
+    for run in runs:
+        try:
+            record = run.load_record() or Record()
+        except InputError:
+            continue
+        if record.get("dataset") == dataset:
+            yield record

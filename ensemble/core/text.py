@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
+from ensemble.core.complaints import counted
 from ensemble.core.plain_file import open_plain
 from ensemble.errors import InputError
 
@@ -79,6 +80,11 @@ class TextTable:
     def __len__(self) -> int:
         return len(self.columns[self.header[0]])
 
+    def lost_cells(self, name: str) -> tuple[str, ...]:
+        """A column's cells in the rows that were left out, as far as those reach."""
+        at = self.header.index(name)
+        return tuple(cells[at] for _, cells in self.ragged if len(cells) > at)
+
 
 def read_text_table(path: Path, what: str = "table") -> TextTable:
     """Read a UTF-8 file with a header, blank lines skipped; `what` is how messages call it.
@@ -108,9 +114,10 @@ def scan_text_table(path: Path, what: str = "table") -> tuple[TextTable | None, 
             faults.append(": a column's name contains a line break; is a quote left open in the header?")
         elif count > 1:
             faults.append(f": column {name!r} appears twice in the header, {', '.join(header)}")
-    faults += [f":{line}: {len(row)} cells, the header has {len(header)}" for line, row in ragged[:_SHOWN]]
+    faults += [f":{line}: {counted(len(row), 'cell')}, the header has {len(header)}" for line, row in ragged[:_SHOWN]]
     if len(ragged) > _SHOWN:
-        faults.append(f": {len(ragged) - _SHOWN:,} more lines have another number of cells than the header")
+        more = counted(len(ragged) - _SHOWN, "more line has", "more lines have")
+        faults.append(f": {more} another number of cells than the header")
     if not cells and not ragged:
         faults.append(f": the {what} has no rows; it needs a header and at least one row")
     messages = [f"{path}{fault}" for fault in faults]

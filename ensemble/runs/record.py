@@ -34,6 +34,16 @@ EVENTS_NAME = "events.jsonl"
 _PACKAGES = ("ens", "torch", "timm", "albumentations", "ttach", "numpy", "scikit-learn", "opencv-python-headless")
 
 
+def recorded_dataset(request: RunRequest) -> dict[str, Any]:
+    """What a run and a study record of their dataset.
+
+    `described`: of a folder that has no description in `recipes/data`; later commands read the rows with it.
+    """
+    given = request.resolved.given
+    described = {"described": given.description.plain()} if given is not None else {}
+    return {"dataset": request.table.dataset, "data_folder": str(request.table.train.folder), **described}
+
+
 def new_record(
     request: RunRequest, name: str, decided: Mapping[str, Any], findings: Sequence[Finding] = ()
 ) -> dict[str, Any]:
@@ -51,10 +61,7 @@ def new_record(
         "state": "running",
         "recipe_name": resolved.name,
         "recipe": resolved.recipe.plain(),
-        "dataset": table.dataset,
-        "data_folder": str(table.train.folder),
-        # Of a folder that has no description in recipes/data: what later commands read the rows with.
-        **({"described": resolved.given.description.plain()} if resolved.given is not None else {}),
+        **recorded_dataset(request),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
         "code": {code.name: code.sha256 for code in request.code},

@@ -213,7 +213,7 @@ def test_a_missing_piece_is_named(trio: Path, gone: list[str], words: str) -> No
         (np.array([[0.5, 0.5]] * 3, dtype=object), "Python objects"),
         (np.array([(0.5,)] * 3, dtype=[("a", "<f4")]), "structured"),
         (np.asfortranarray(np.array([[0.5, 0.5]] * 3)), "Fortran"),
-        (np.array([0.5, 0.5, 1.0]), "1 dimensions"),
+        (np.array([0.5, 0.5, 1.0]), "1 dimension"),
         (np.zeros((0, 2)), "0 rows and 2 columns"),
         (np.zeros((3, 0)), "3 rows and 0 columns"),
     ],
@@ -260,11 +260,11 @@ def test_truncated_and_trailing_bytes_are_counted(trio: Path) -> None:
     ("rows", "words"),
     [
         ([[np.nan, 1], [0.5, 0.5], [np.inf, 0]], ("2 rows", "NaN or infinity", "'001'", "'cat' is nan")),
-        ([[0.5, 0.5], [-0.5, 1.5], [0.5, 0.5]], ("1 rows", "negative", "softmax", "'NA'", "-0.5")),
-        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.4]], ("1 rows", "'ü b,c'", "the sum 0.9", "--renormalize")),
+        ([[0.5, 0.5], [-0.5, 1.5], [0.5, 0.5]], ("1 row", "negative", "softmax", "'NA'", "-0.5")),
+        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.4]], ("1 row", "'ü b,c'", "the sum 0.9", "--renormalize")),
         ([[0, 0], [0.5, 0.5], [2, 2]], ("2 rows", "--renormalize")),
-        ([[1.0005, 0], [0.5, 0.5], [0, 1]], ("exceed 1", "1.0005", "--renormalize")),
-        ([[3e38, 3e38], [0.5, 0.5], [0, 1]], ("exceed 1",)),
+        ([[1.0005, 0], [0.5, 0.5], [0, 1]], ("exceeds 1", "1.0005", "--renormalize")),
+        ([[3e38, 3e38], [0.5, 0.5], [0, 1]], ("exceeds 1",)),
     ],
 )
 def test_rows_that_are_no_probabilities_are_counted_and_the_first_is_shown(
@@ -285,7 +285,7 @@ def test_renormalize_divides_a_row_by_its_sum_and_counts_it(trio: Path) -> None:
 @pytest.mark.parametrize("row", [[0, 0], [np.nan, 1], [np.inf, 0], [-0.1, 1.1]])
 def test_renormalize_does_not_save_a_row_without_meaning(trio: Path, row: list[float]) -> None:
     _put_array(trio, np.array([row, [0.5, 0.4], [0.5, 0.5]]))
-    assert "1 rows" in _refusal(trio, renormalize=True)
+    assert "1 row" in _refusal(trio, renormalize=True)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_broken_ids_are_refused(trio: Path, content: bytes, words: str) -> None:
         ({"format": True}, "format is true"),
         ({"kind": "train"}, 'kind is "train"'),
         ({"rows": 4}, "rows is 4"),
-        ({"classes": ["a"]}, "1 classes for 2 columns"),
+        ({"classes": ["a"]}, "1 class for 2 columns"),
         ({"classes": ["a", "a"]}, "'a' appears twice"),
         ({"classes": ["a", 1]}, "not a list of names"),
         ({"classes": None}, "not a list of names"),
