@@ -291,7 +291,7 @@ def test_a_pack_runs_no_function_of_an_installed_package_unasked(place: Path, en
 
     rewrite_models(place / "packed", harm)
     error = refusal(ens, "predict", "packed", "--images", "new", "--engine", "inline")
-    assert "subprocess:call of installed packages; pass --allow-code" in error
+    assert "subprocess:call of an installed package would be run for this run; read it, then pass --allow-code" in error
 
 
 @pytest.mark.parametrize("options", [{"checkpoint_path": "evil.pth"}, {"weights": "/etc/passwd"}])
@@ -328,4 +328,4 @@ def test_code_that_leads_out_of_its_run_is_not_packed(place: Path, ens: Callable
         note = json.loads((fold / "fold.json").read_text())
         note["files"]["model.json"] = sha256_file(fold / "model.json")
         (fold / "fold.json").write_text(json.dumps(note))
-    assert f"{name}: leads out of the pack" in refusal(ens, "pack", "first", "--out", "packed", "--allow-code")
+    assert f"{name}: leads out of the run's folder" in refusal(ens, "pack", "first", "--out", "packed", "--allow-code")
