@@ -250,7 +250,7 @@ def test_a_timm_network_is_told_no_files(options: dict[str, Any], evil: Path, en
     assert f"model.options: {name}: would have timm load a file" in error
 
 
-@pytest.mark.parametrize("start", ["script", "inline", "module", "notebook"])
+@pytest.mark.parametrize("start", ["script", "module", "notebook"])
 def test_nothing_in_the_working_directory_is_imported_by_a_training(
     start: str, workspace: Path, mark: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -258,7 +258,6 @@ def test_nothing_in_the_working_directory_is_imported_by_a_training(
     for name in PLANTED if start == "module" else [*PLANTED, "ensemble"]:  # `-m ensemble` would be that very file
         (workspace / f"{name}.py").write_text(f"{noted}raise ImportError('planted')\n")
     words = ["train", "--recipe", "tiny", "--folds", "0", "--set", "train.epochs=1", "--set", "augment=medium"]
-    words += ["--engine", "inline" if start == "inline" else "local"]
     call = f"from ensemble.cli import main\nsys.exit(main({words!r}))\n"
     script = tmp_path_factory.mktemp("bin") / "ens"
     script.write_text(f"import sys\n{call}")
