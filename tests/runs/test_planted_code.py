@@ -235,7 +235,7 @@ def test_a_trial_with_values_that_were_not_searched_is_refused(evil: Path, place
 def test_status_does_not_hand_out_a_command_that_runs_somebodys_code(evil: Path, ens: Ens) -> None:
     def change(record: dict[str, Any]) -> None:
         record["asked"]["sets"] = [f"model.name={HUB}"]
-        record["state"] = record["fold_states"][0]["state"] = "partial"
+        record["state"], record["fold_states"][0]["state"] = "partial", "missing"
 
     rewrite(evil / "run.json", change)
     assert f"only if {HUB} is code that you know: ens train" in ens("status").err + ens("status").out
