@@ -144,7 +144,7 @@ class FoldRunner:
     def _shared_arguments(self) -> dict[str, Any]:
         """The arguments of every fold's task."""
         return {
-            "recipe": self._record["recipe"],
+            "recipe": self._request.resolved.recipe.plain(),  # as it was read, which the record only repeats
             "code": {code.name: code.plain(self._run.path.absolute() / CODE_FOLDER) for code in self._request.code},
             "parts": self._request.part_sizes,
             "classes": list(self._request.table.classes),

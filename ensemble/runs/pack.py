@@ -32,6 +32,7 @@ from ensemble.core.records import record_bytes
 from ensemble.core.run import PredictingRun, RunFolder
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER
+from ensemble.recipe.parts import FILE_OPTIONS
 from ensemble.runs.predict_again import find_run
 from ensemble.runs.predict_new import BlendSource, RunSource, changed_folds, load_formula
 
@@ -82,7 +83,7 @@ def pack(
             raise InputError(*changed)
     else:
         applied = BlendSource.load(other.path / "blend.json", other.places(Path(outputs)))
-    applied.check_code(Path(folder), allow_code=allow_code)
+    applied = applied.with_code(Path(folder), allow_code=allow_code)
     contents = _contents(applied, out.name)
     made = [place for place in out.absolute().parents if not place.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +254,7 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
 def _refuse_other_files(model: Mapping[str, Any], where: Path) -> None:
     """Refuse a network that is made from more files than its weights: a pack holds no others, nor may it name any."""
     network = model["network"]
-    named = sorted({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"} & network.get("options", {}).keys())
+    named = sorted(FILE_OPTIONS & network.get("options", {}).keys())
     if foreign := _absolute_path(network) or ", ".join(named):
         raise InputError(
             f"{where}: its network names files outside of a pack ({foreign}), which it would need to predict"
@@ -521,7 +522,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, file
 def _source(folder: Path, shown: Path, manifest: Mapping[str, Any]) -> RunSource | BlendSource:
     """What predicts, from the files of a pack that were checked."""
     members = {
-        int(number): RunSource.of(RunFolder(folder / place, Path(place).name), is_packed=True)
+        int(number): RunSource.of(RunFolder(folder / place, Path(place).name))
         for number, place in manifest["members"].items()
     }
     for member in members.values():

@@ -80,7 +80,7 @@ def predict(
     if other is not None:
         _refuse_options(run, {"--tta": tta is not None, "--folds": folds is not None, "no --images": not sources})
         with other.opened(Path(outputs)) as (applied, usual):
-            applied.check_code(Path(folder), allow_code=allow_code)
+            applied = applied.with_code(Path(folder), allow_code=allow_code)
             asked_images = ImagesAsked(sources, bad_images, top, precision)
             place = Path(out) if out is not None else usual / "predicted" / asked_images.name
             document = applied.predict_into(place, asked_images, workplace, on_event)
@@ -95,8 +95,7 @@ def predict(
         )
     if sources:
         asked_images = ImagesAsked(sources, bad_images, top, precision)
-        applied_run = RunSource(source, record, views, folds)
-        applied_run.check_code(Path(folder), allow_code=allow_code)
+        applied_run = RunSource(source, record, views, folds).with_code(Path(folder), allow_code=allow_code)
         place = Path(out) if out is not None else source.path / "predicted" / asked_images.name
         return Predicted(place, views.choice.text, applied_run.predict_into(place, asked_images, workplace, on_event))
     if folds is not None or out is not None:

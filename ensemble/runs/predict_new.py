@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,14 @@ class RunSource:
     record: dict[str, Any]
     views: RunViews
     folds: Sequence[int] | None = None
-    is_packed: bool = False
-    """Whether it came in a pack: then even code of an installed package is not run unasked."""
+    codes: Mapping[str, Any] = field(default_factory=dict)
+    """How a worker imports the code that may run, see `with_code`."""
 
     @classmethod
-    def of(cls, run: RunFolder, *, is_packed: bool = False) -> RunSource:
+    def of(cls, run: RunFolder) -> RunSource:
         """With its own views and all of its folds."""
         record = record_of(run, PredictingRun)
-        return cls(run, record, RunViews.of(record), is_packed=is_packed)
+        return cls(run, record, RunViews.of(record))
 
     def folders(self) -> list[Path]:
         """The folders of the folds to predict with; refused where one has no weights."""
@@ -108,17 +108,15 @@ class RunSource:
         """What the `model.json` of each fold says."""
         return [load_model(fold) for fold in self.folders()]
 
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code that the run brings along, unless it is allowed."""
+    def with_code(self, folder: Path, *, allow_code: bool) -> RunSource:
+        """The same, with the code that its networks name; refused if that is neither the user's own nor allowed."""
         codes: dict[str, Any] = {}
-        for model in self.models():
-            codes |= model.get("code", {})
-        installed = [name for name, code in codes.items() if not code["files"]]
-        if self.is_packed and installed and not allow_code:
-            raise InputError(
-                f"{self.run.path}: {', '.join(installed)} of installed packages; pass --allow-code to run it"
-            )
-        check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
+        for fold, model in zip(self.folders(), self.models(), strict=True):
+            for name, code in model.get("code", {}).items():
+                if codes.setdefault(name, code) != code:  # only one of them would be looked at
+                    raise InputError(f"{fold / 'model.json'}: {name} is other code than in the folds before")
+        codes = check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
+        return replace(self, codes=codes)
 
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """One task that takes every image through every fold; its files are put in place when they are whole."""
@@ -127,6 +125,7 @@ class RunSource:
             arguments = {
                 **asked.plain(self.record),
                 "folds": [str(folder.absolute()) for folder in self.folders()],
+                "codes": self.codes,
                 "views": self.views.choice.plain(),
                 "out": str(stage.absolute()),
                 "about": about,
@@ -155,16 +154,18 @@ class BlendSource:
         runs = _find_members(where, document, formula.needed, outputs)
         return cls(where, document, formula, {number: RunSource.of(run) for number, run in runs.items()})
 
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code that a member's run brings along, unless it is allowed; weights that are gone, too."""
+    def with_code(self, folder: Path, *, allow_code: bool) -> BlendSource:
+        """The same, with the code that its members' networks name; refused as for a run, all of them together."""
         problems: list[str] = []
-        for member in self.members.values():
+        members: dict[int, RunSource] = {}
+        for number, member in self.members.items():
             try:
-                member.check_code(folder, allow_code=allow_code)
+                members[number] = member.with_code(folder, allow_code=allow_code)
             except InputError as error:
                 problems += error.messages
         if problems:
             raise InputError(*problems)
+        return replace(self, members=members)
 
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """Every image through every member, and then through the formula, block by block; files as for a run."""
@@ -242,6 +243,7 @@ class BlendSource:
                         {
                             "name": _name(number),
                             "folds": [str(folder.absolute()) for folder in member.folders()],
+                            "codes": member.codes,
                             "views": member.views.choice.plain(),
                         }
                         for number, member in part

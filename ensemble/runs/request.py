@@ -32,7 +32,7 @@ from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
 from ensemble.recipe.layers import RecipeSource, Sets, set_words
-from ensemble.recipe.load import GivenDataset, ResolvedRecipe, load_recipe
+from ensemble.recipe.load import GivenDataset, RecordedWords, ResolvedRecipe, load_recipe
 from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.parts import LOSSES
@@ -131,12 +131,14 @@ class SharedRequests:
     allow_code: bool
     earlier: Earlier | None
     """Of a folder without a description: it keeps what it was begun with. None: nothing goes on."""
+    of_run: Path | None = None
+    """The run whose record has the recipe, `sets` and `data`; None: they are the user's words."""
     _tables: dict[str, Table] = field(default_factory=dict)
 
     def request(self, recipe: RecipeSource | None, home: Path | None = None) -> RunRequest:
         """The recipe, its rows and its fold plan; code of its own must be allowed. `home`: see `load_recipe`."""
         asked, resolved = read_recipe(
-            RecipeWords(recipe, self.sets, self.data),
+            RecipeWords(recipe, self.sets, self.data, of_run=self.of_run),
             folder=self.folder,
             outputs=self.outputs,
             home=home,
@@ -175,6 +177,8 @@ class RecipeWords:
     sets: Sets = ()
     data: Path | str | None = None
     searches: Sets = ()
+    of_run: Path | None = None
+    """The run whose record has these words; None: they are the user's."""
 
 
 def read_recipe(
@@ -196,17 +200,23 @@ def read_recipe(
     recipe = named.recipe
     words: Sequence[str] = set_words(named.sets)
     data = None if named.data is None else str(named.data)
+    recorded = None if named.of_run is None else RecordedWords(named.of_run, tuple(words))
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
         usual = name or (home.name if home is not None and isinstance(recipe, Mapping) else Path(str(recipe)).stem)
         before = (earlier(usual) if earlier is not None else None) or {}
+        if recipe is None and (kept := _kept_words(before, place)) is not None:
+            where = outputs / "studies" / before["study"] if "study" in before else outputs / before["run"]
+            recorded = RecordedWords(where, tuple(kept.sets))
         recipe, words, given = _undescribed(recipe, words, place, before, folder, outputs, on_event)
         data = str(place.absolute())
     elif recipe is None:
         newest = newest_run(outputs)
         record = (newest.load_record() if newest is not None else None) or Record()
         asked = _newest_asked(record)
+        if newest is not None:
+            recorded = RecordedWords(newest.path, asked.sets)
         recipe, words = asked.recipe, (*asked.sets, *words)
         given = _given(record) if data is None else None
         data = data or asked.data
@@ -214,8 +224,7 @@ def read_recipe(
     resolved = load_recipe(
         recipe, folder=folder, sets=words, searches=named.searches, data=dataset, given=given, home=home
     )
-    if name is not None:
-        resolved = dataclasses.replace(resolved, name=name)
+    resolved = dataclasses.replace(resolved, name=name or resolved.name, recorded=recorded)
     if given is None and resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
     return Asked(str(resolved.path.absolute()), tuple(words), data), resolved
@@ -232,9 +241,7 @@ def _undescribed(
 ) -> tuple[RecipeSource, Sequence[str], GivenDataset]:
     """Recipe, `--set` words and description for a folder: those of an earlier command, else what fits."""
     given = _given(before)
-    # Kept, so that a run goes on where a GPU is gone, or a later version would recognise something else.
-    if given is not None and before["asked"]["data"] == str(place.absolute()):
-        asked = Asked(**before["asked"])
+    if given is not None and (asked := _kept_words(before, place)) is not None:
         return (asked.recipe, [*asked.sets, *sets], given) if recipe is None else (recipe, sets, given)
     described = describe_folder(place, dataset_name(place), folder=folder, outputs=outputs)
     line = f"{place}: {described.summary}"
@@ -244,6 +251,13 @@ def _undescribed(
         line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}"
     on_event({"event": "finding", "line": f"{line}; ens init {shlex.quote(str(place))} explains it"})
     return recipe, sets, described.given
+
+
+def _kept_words(before: Mapping[str, Any], place: Path) -> Asked | None:
+    """What the run before was begun with, if from this folder: kept, so that it goes on where a GPU is gone, or a later
+    version would recognise something else."""
+    is_same = _given(before) is not None and before["asked"]["data"] == str(place.absolute())
+    return Asked(**before["asked"]) if is_same else None
 
 
 def _given(record: Mapping[str, Any]) -> GivenDataset | None:

@@ -146,7 +146,7 @@ class FoldWork:
         The same code as at the end of training, on the same rows: with the same views, the same bytes.
         """
         job = self.job
-        network, _ = load_network(source)
+        network, _ = load_network(source, job.code)
         for choice in (self.views.validation, self.views.test):
             check_views(network, choice, self.size)
         self.folder.mkdir(parents=True, exist_ok=True)

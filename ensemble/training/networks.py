@@ -24,9 +24,9 @@ from ensemble.core.files import atomic_path, sha256_file
 from ensemble.core.records import save_record
 from ensemble.core.run import ModelRecord, load_model
 from ensemble.errors import InputError
-from ensemble.recipe.own_code import CODE_FOLDER, is_code_name
+from ensemble.recipe.own_code import is_code_name
 from ensemble.recipe.own_import import load_function
-from ensemble.recipe.parts import ModelPart
+from ensemble.recipe.parts import FILE_OPTIONS, ModelPart
 from ensemble.recipe.recipe import Recipe
 from ensemble.training.timm_import import timm
 
@@ -138,11 +138,11 @@ def save_network(
     save_record(folder / "model.json", record)
 
 
-def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+def load_network(folder: Path, codes: Codes | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The network in eval mode, and its `model.json`; refused when the weights are not those that it describes.
 
-    An own network is made by the copy of its code in the folder, or in the run's folder around it. The caller must have
-    asked whether that may be run (`check_code_of_run`).
+    `codes` is the code that may run, of a recipe that was read or of a run that was checked (`check_code_of_run`). What
+    `model.json` says of code has no say here: it may have been written by anybody.
     """
     record = load_model(folder)
     path = folder / "model.safetensors"
@@ -152,7 +152,6 @@ def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise InputError(f"{path}: can't be read ({error.strerror or error}); {ModelRecord.remedy}") from error
     if not is_same:
         raise InputError(f"{path}: not the weights that model.json describes; {ModelRecord.remedy}")
-    codes = {name: {**code, "folder": _code_folder(folder, code)} for name, code in record.get("code", {}).items()}
     network: torch.nn.Module = build_network(NetworkSpec.of(record["network"]), pretrained=False, codes=codes)
     try:
         network.load_state_dict(load_file(path))
@@ -316,6 +315,8 @@ def _layers(body: torch.nn.Module, *, coarse: bool) -> dict[str, int]:
 
 
 def _timm_network(spec: NetworkSpec, pretrained: bool, file: str | None) -> torch.nn.Module:
+    if named := sorted(FILE_OPTIONS & spec.options.keys()):  # as the recipe refuses them; a model.json may be anybody's
+        raise InputError(f"model.options: {', '.join(named)}: would have timm load a file; use model.pretrained: FILE")
     if not timm.is_model(spec.name):
         close = difflib.get_close_matches(spec.name.split(".")[0], timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists the names"
@@ -384,14 +385,3 @@ def _own_network(spec: NetworkSpec, codes: Codes) -> torch.nn.Module:
         with torch.no_grad():  # lazy layers have no weights before they have seen an image
             network.eval()(torch.zeros(2, spec.channels, spec.image_size, spec.image_size))
     return network
-
-
-def _code_folder(folder: Path, code: Mapping[str, Any]) -> str | None:
-    """Where the copies of a fold's code lie."""
-    if not code["files"]:
-        return None
-    places = [folder / CODE_FOLDER, folder.parent / CODE_FOLDER]
-    for place in places:
-        if all((place / name).is_file() for name in code["files"]):
-            return str(place)
-    raise InputError(f"{folder}: its network's code, {', '.join(code['files'])}, is not in {places[1]}")

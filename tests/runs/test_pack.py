@@ -293,7 +293,7 @@ def test_a_pack_runs_no_function_of_an_installed_package_unasked(place: Path, en
 
     rewrite_models(place / "packed", harm)
     error = refusal(ens, "predict", "packed", "--images", "new", "--engine", "inline")
-    assert "subprocess:call of installed packages; pass --allow-code" in error
+    assert "subprocess:call of an installed package would be run for this run; read it, then pass --allow-code" in error
 
 
 @pytest.mark.parametrize("options", [{"checkpoint_path": "evil.pth"}, {"weights": "/etc/passwd"}])
