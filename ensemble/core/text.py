@@ -10,11 +10,14 @@ import re
 import string
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import TextIO
 
+from ensemble.core.complaints import MOST_COMPLAINTS
 from ensemble.errors import InputError
 
 JOINER = "|"
@@ -61,6 +64,9 @@ def fill(template: str, columns: Mapping[str, Sequence[str]], count: int, *, sta
 
 
 _SHOWN = 3  # faulty lines that a message names
+_NAMES_SHOWN = 8  # columns or files that a message names
+MOST_COLUMNS = 50_000  # a column for each class fits
+LONGEST_ROW = 1 << 23  # characters, over all its lines: an open quote, or a file that is no table, has no end
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,14 @@ def scan_text_table(path: Path, what: str = "table") -> tuple[TextTable | None, 
         if "\n" in name:
             faults.append(": a column's name contains a line break; is a quote left open in the header?")
         elif count > 1:
-            faults.append(f": column {name!r} appears twice in the header, {', '.join(header)}")
+            faults.append(f": column {name!r} appears twice in the header, {_some(header)}")
     faults += [f":{line}: {len(row)} cells, the header has {len(header)}" for line, row in ragged[:_SHOWN]]
     if len(ragged) > _SHOWN:
         faults.append(f": {len(ragged) - _SHOWN:,} more lines have another number of cells than the header")
     if not cells and not ragged:
         faults.append(f": the {what} has no rows; it needs a header and at least one row")
+    if len(faults) > MOST_COMPLAINTS:
+        faults[MOST_COMPLAINTS:] = [f": and {len(faults) - MOST_COMPLAINTS:,} faults more"]
     messages = [f"{path}{fault}" for fault in faults]
     if not cells or any("\n" in name for name in header):  # an open quote: what follows is no table
         return None, messages
@@ -129,10 +137,14 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], array[int]
     ragged: list[tuple[int, list[str]]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:  # a byte order mark is no part of the header
-            reader = csv.reader(stream, strict=True)  # strict: text behind a closing quote is a fault
+            lines_read = _Lines(stream)
+            reader = csv.reader(lines_read, strict=True)  # strict: text behind a closing quote is a fault
             rows = filter(None, reader)  # a blank line is an empty list
             header = next(rows, [])
+            if len(header) > MOST_COLUMNS:
+                raise csv.Error(f"{len(header):,} columns, but at most {MOST_COLUMNS:,} are allowed")
             for row in rows:
+                lines_read.taken = 0
                 if len(row) == len(header):
                     cells += row
                     lines.append(reader.line_num)
@@ -147,7 +159,31 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], array[int]
     except OSError as error:
         raise InputError(f"{path}: the {what} can't be read ({error.strerror or error})") from error
     except csv.Error as error:
-        raise InputError(f"{path}: the {what} is not a CSV file: line {reader.line_num}: {error}") from error
+        fault = str(error)
+        if "field limit" in fault:
+            fault = f"a cell has more than {csv.field_size_limit():,} characters; is a quote left open?"
+        raise InputError(f"{path}: the {what} is not a CSV file: line {reader.line_num}: {fault}") from error
+
+
+class _Lines:
+    """A file's lines, none of them read to its end where that is too far; `taken` is set to 0 where a row begins."""
+
+    # csv asks for lines until a row ends, and keeps them all: a gigabyte of quoted line ends would be one row.
+    def __init__(self, stream: TextIO) -> None:
+        self.taken = 0
+        self._read = partial(stream.readline, LONGEST_ROW + 1)
+
+    def __iter__(self) -> Iterator[str]:
+        for line in iter(self._read, ""):
+            self.taken += len(line)
+            if self.taken > LONGEST_ROW:
+                raise csv.Error(f"a row has more than {LONGEST_ROW:,} characters; is a quote left open?")
+            yield line
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
 
 
 def _content(folder: Path) -> str:
@@ -155,4 +191,4 @@ def _content(folder: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder} either"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    return f"its folder holds {', '.join(names[:8]) or 'nothing'}" + (", …" if len(names) > 8 else "")
+    return f"its folder holds {_some(names) or 'nothing'}"

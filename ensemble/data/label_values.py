@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.complaints import closest
-from ensemble.core.dataset import DatasetDescription, PartSpec
+from ensemble.core.dataset import MOST_CLASSES, DatasetDescription, PartSpec
 from ensemble.core.labels import Labels as Values
 from ensemble.core.text import JOINER, natural_key
 from ensemble.data.rows import Column, Complaints, RawRows, few, read_numbers
@@ -69,6 +69,8 @@ def read_labels(
     if classes is None:  # all that there are
         unusable = [rows.show(row) for row, name in enumerate(names) if not name or "\n" in name or "\r" in name]
         complaints.add(f"{rows.where}: {{n}} labels are empty or hold a line end", unusable)
+        if _has_too_many(set(names), rows, complaints):
+            return None
         classes = tuple(sorted(set(names), key=natural_key))
         position = {name: index for index, name in enumerate(classes)}
     positions = _look_up(names, position, rows, "labels", complaints, near=_NEAR[spec.kind])
@@ -99,7 +101,7 @@ def _meanings(values: set[str], mapping: Mapping[str, str], known: Mapping[str, 
 
 def _separated(
     description: DatasetDescription, raw: Column, separator: str, rows: RawRows, complaints: Complaints
-) -> Labels:
+) -> Labels | None:
     """The classes that each value names; of `classes: found`, all that any value names."""
     spec = description.label
     none = set(spec.empty if spec.empty is not None else [""])
@@ -115,6 +117,8 @@ def _separated(
     names = [part for parts in lists for part in parts]
     doubled = [rows.show(row, repr(raw[row])) for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
     complaints.add(f"{rows.where}: {{n}} labels name a class twice", doubled)
+    if description.class_names is None and _has_too_many(set(names), rows, complaints):
+        return None
     classes = description.class_names or tuple(sorted(set(names), key=natural_key))
     if description.class_names is None:
         odd = sorted({name for name in names if not name or JOINER in name or "\n" in name or "\r" in name})
@@ -129,6 +133,17 @@ def _separated(
     values = np.zeros((len(raw), len(classes)), dtype=np.uint8)
     values[source, _look_up(names, position, named_of, "labels", complaints, near=_NEAR[spec.kind])] = 1
     return Labels(classes, values)
+
+
+def _has_too_many(names: Set[str], rows: RawRows, complaints: Complaints) -> bool:
+    """Whether the labels are more classes than a dataset may have, with a complaint: ids, rather, or measurements."""
+    if len(names) <= MOST_CLASSES:
+        return False
+    advice = "does train.label name the column of the classes?"
+    complaints.append(
+        f"{rows.where}: {len(names):,} classes in the labels, at most {MOST_CLASSES:,} are allowed; {advice}"
+    )
+    return True
 
 
 def _hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints, *, several: bool) -> Labels | None:

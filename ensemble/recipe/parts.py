@@ -178,7 +178,7 @@ class LossPart(Frozen):
     """`cross-entropy`: softmax cross-entropy; `focal`: the same with rows that are right already counting less;
     `soft-f1`: one minus the macro F1 of probabilities; `bce`: a yes or no for each class, the default where rows have
     sets of classes; `module:function`: your own."""
-    plus: dict[str, PositiveFloat] = Field(default_factory=dict)
+    plus: Annotated[dict[str, PositiveFloat], Field(max_length=20)] = Field(default_factory=dict)
     """Losses added to it, each times its weight: `{soft-f1: 0.3}`."""
     label_smoothing: Fraction = 0.0
     """Share of the target spread evenly over all classes, for `cross-entropy`, `focal` and `bce`."""
@@ -273,7 +273,7 @@ class TrainPart(Frozen):
     """Epochs without a lower training loss before `plateau` lowers the rate."""
     warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Epochs of linear rise before the schedule; may be a fraction."""
-    warmup_steps: Annotated[int, Field(ge=1)] | None = None
+    warmup_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """The same in optimiser steps; give one of the two."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; left out: not clipped."""
@@ -299,7 +299,7 @@ class TrainPart(Frozen):
     patience: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Stop after this many epochs in a row without a better one, by the rows that `select` looks at; not with `select:
     last`."""
-    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Save the state of the training every so many optimiser steps, besides at the end of each epoch. Changes no
     result."""
     deterministic: bool = False

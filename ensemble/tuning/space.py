@@ -143,6 +143,18 @@ def draw(space: Space, start: Mapping[str, Any], suggest: Callable[[str], Any]) 
     return _in_order(space, params)
 
 
+def grid_size(space: Space, points: int) -> int:
+    """How many combinations `grid_of` makes, or more where keys have conditions; a range's values are not listed."""
+
+    def levels(dimension: SearchDimension) -> int:
+        if dimension.choices is not None:
+            return len(dimension.choices)
+        count = _range(dimension).size
+        return count if count and (dimension.step is not None or count <= points) else points
+
+    return math.prod(map(levels, space.values()))
+
+
 def grid_of(space: Space, start: Mapping[str, Any], points: int) -> list[dict[str, Any]]:
     """Every combination, ranges without a step cut into `points`."""
     grid: list[dict[str, Any]] = [{}]
@@ -348,7 +360,7 @@ def _point(space: Space, start: Mapping[str, Any], held: Sequence[_Value]) -> di
     """The parameters of a trial that has some values, and else, where the space allows it, those of the recipe."""
     wanted: dict[str, Any] = {}
     for key, param in reversed(held):  # what the first one needs wins
-        wanted |= {**_needed(space, key), key: param}
+        wanted |= {**_needed(space, key, {}), key: param}
 
     def suggest(key: str) -> Any:
         param = wanted.get(key, _param_of(space[key], start.get(key)))
@@ -357,11 +369,15 @@ def _point(space: Space, start: Mapping[str, Any], held: Sequence[_Value]) -> di
     return draw(space, start, suggest)
 
 
-def _needed(space: Space, key: str) -> dict[str, Any]:
-    """The parameters of other keys with which a key is there."""
+def _needed(space: Space, key: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The parameters of other keys with which a key is there; `known`: those of keys that were looked at before."""
+    if key in known:  # where each key depends on all before it, there are 2^n ways down to the first
+        return known[key]
     needed: dict[str, Any] = {}
     for other, wanted in (space[key].when or {}).items():
         if other in space:
             params = [_param_of(space[other], option) for option in _options(wanted)]
-            needed |= {**_needed(space, other), other: next((param for param in params if param is not None), None)}
+            param = next((param for param in params if param is not None), None)
+            needed |= {**_needed(space, other, known), other: param}
+    known[key] = needed
     return needed
