@@ -45,6 +45,10 @@ MetricName = Literal[
 ]
 
 
+MOST_FOLDS = 100
+"""Of a plan, and of adopted rows: more cost more models, and more fits of a blend, than anybody makes."""
+
+
 class Frozen(BaseModel):
     """A part of a recipe or of a dataset's description."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from ensemble.core.complaints import closest
 from ensemble.errors import InputError
 
+_MOST_UNKNOWN = 20  # names that are no recipe's: for each, all folders are searched for one like it
+
 
 def shipped_folder() -> Path:
     """The recipes that ship: inside the installed package, or beside it in a checkout."""
@@ -37,6 +39,9 @@ def expand_recipes(words: Sequence[str], folder: Path) -> list[str]:
     paths: dict[Path, str] = {}
     complaints: list[str] = []
     for word in words:
+        if len(complaints) >= _MOST_UNKNOWN:
+            complaints.append(f"and perhaps more: {len(words):,} recipes are named")
+            break
         try:
             for name in _matches(word, folder) if is_pattern(word) else [word]:
                 paths.setdefault(find_recipe(name, folder).absolute(), name)

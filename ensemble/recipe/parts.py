@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ensemble.core.complaints import any_of, closest
 from ensemble.core.dataset import Bounds, Channel
-from ensemble.core.schema import CODE_NAME, CodeName, Fraction, Frozen, PositiveFloat, Seed, WeightsFile
+from ensemble.core.schema import CODE_NAME, MOST_FOLDS, CodeName, Fraction, Frozen, PositiveFloat, Seed, WeightsFile
 from ensemble.recipe.transforms import POLICIES, checked_views, view_count
 
 FoldScheme = Literal["auto", "stratified", "group", "stratified-group", "multilabel-stratified", "column", "holdout"]
@@ -37,7 +37,7 @@ class DataPart(Frozen):
 class FoldsPart(Frozen):
     """The fold plan. Recipes with the same dataset and the same values here share one plan, and can be blended."""
 
-    k: Annotated[int, Field(ge=2, le=100)] = 5
+    k: Annotated[int, Field(ge=2, le=MOST_FOLDS)] = 5
     """Number of folds, each a model that sees (k-1)/k of the rows. Without effect for `column` and `holdout`."""
     scheme: FoldScheme = "auto"
     """`stratified` keeps class shares equal; `group` keeps a group's rows on one side; `stratified-group` does both;

@@ -26,6 +26,7 @@ Space = Mapping[str, SearchDimension]
 TryOut = Callable[[Sequence[Mapping[str, Any]]], "list[tuple[str, ...]]"]
 """What is wrong with each of some trials' values."""
 
+_MOST_POINTS = 500  # of --point, each with a line of its own in every complaint
 _INSIDE = 1e-9  # of a step: how far a value may be off through rounding
 
 
@@ -82,6 +83,8 @@ def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def parse_points(texts: Sequence[str], space: Space, start: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Parameters of each `--point`, such as `train.lr=1e-3,augment=light`; everything wrong with any is one error."""
+    if len(texts) > _MOST_POINTS:
+        raise InputError(f"--point stands {len(texts):,} times, but at most {_MOST_POINTS} are allowed")
     problems: list[str] = []
     points = []
     for text in texts:
