@@ -127,9 +127,7 @@ def _check_lines(path: Path) -> None:
         with open_plain(path) as stream:
             while block := stream.read(_LONGEST_LINE):
                 if len(block) == _LONGEST_LINE and b"\n" not in block:
-                    raise InputError(
-                        f"{path}: a line has over {_LONGEST_LINE:,} bytes; one name a line is needed"
-                    )
+                    raise InputError(f"{path}: a line has over {_LONGEST_LINE:,} bytes; one name a line is needed")
     except OSError:
         return  # told by who reads it
 

@@ -147,7 +147,7 @@ def method_problem(spec: str) -> str:
 def parse_weights(text: str) -> dict[str, float]:
     """`a=2,b=1` as a mapping; every fault is one `InputError`."""
     weights: dict[str, float] = {}
-    problems = []
+    problems: list[str] = []
     for part in text.split(","):
         name, equals, value = part.rpartition("=")
         number = _number(value)

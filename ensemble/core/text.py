@@ -1,4 +1,5 @@
-"""CSV files as text and nothing but text, templates such as `{id}.png`, and names in the order that a person expects.
+"""CSV files as text and nothing but text, templates such as `{id}.png`, names in the order that a person expects, and
+text that a terminal shows as it is.
 
 Not here: which columns a table must have, and what its cells mean.
 """
@@ -33,6 +34,42 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
     key = [(1, 0, part) if digit is None else (0, len(digit), digit) for part, digit in zip(parts, digits, strict=True)]
     return key, name
+
+
+# Control characters, what turns the direction of writing, line ends that only some programs know, and lone surrogates:
+# Python's stand-ins for bytes that are not UTF-8.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_SHOWN = 4_000  # characters of one line of a message: a screenful
+
+
+def visible(text: str) -> str:
+    """Text on one line that moves no cursor, colours nothing and turns nothing round: `\\x1b` for an escape character.
+
+    Everything that a person sees passes here, since names in files, ids and records may hold anything.
+    """
+    return _UNSEEN.sub(lambda match: _escape(match[0]), text)
+
+
+def visible_lines(text: str) -> str:
+    """The same for a text of ours that has several lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def visible_message(text: str) -> str:
+    """The same for a line of a message, cut where it is far too long."""
+    return visible(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
+
+
+def visible_json(text: str) -> str:
+    """A JSON document whose values are the same, and that a terminal shows as it is."""
+    return _UNSEEN.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(letter) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
 def split_template(template: str) -> list[tuple[str, str | None]]:

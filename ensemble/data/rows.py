@@ -279,7 +279,7 @@ def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None
         return
     values = rows.fill(spec.value, complaints, "fields.value") or ()
     if spec.regex is None:
-        fields = list(map(fields_reader(spec.pattern or ""), values))
+        fields: Sequence[Fields] = list(map(fields_reader(spec.pattern or ""), values))
     elif (matched := _match(spec.regex, values)) is not None:
         fields = matched
     else:
