@@ -175,7 +175,9 @@ def _hold_streams() -> None:
             os.fstat(number)
         except OSError:
             descriptor = os.open(os.devnull, os.O_RDWR)
-            if descriptor != number:
+            if descriptor == number:
+                os.set_inheritable(number, True)  # or the workers' streams would be closed in turn
+            else:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
         if getattr(sys, name) is None:

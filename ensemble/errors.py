@@ -60,16 +60,8 @@ def of_the_disk(error: OSError, outputs: os.PathLike[str]) -> EnsError | None:
         return InputError(f"{where}: a folder lies where a file should be; move it, or name another --outputs")
     if error.errno in _CLOSED and error.filename is not None:
         return InputError(f"{where}: {error.strerror}; make it accessible, or name another folder with --outputs")
-    if error.errno in (errno.EEXIST, errno.ENOENT) and os.path.islink(where) and not os.path.exists(where):
-        return InputError(f"{where}: is a link that leads nowhere; make its target, or remove it")
     if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and os.path.isfile(where)):
         return InputError(f"{where}: a file lies where a folder should be; move it, or name another --outputs")
-    if error.errno == errno.EISDIR:
-        return InputError(f"{where}: a folder lies where a file should be; move it, or name another --outputs")
-    if error.errno == errno.ELOOP:
-        return InputError(f"{where}: links that lead in a circle; remove one of them")
-    if error.errno == errno.ENAMETOOLONG:
-        return InputError(f"{where}: {error.strerror}; names have at most 255 bytes; give a shorter one")
     return None
 
 

@@ -39,6 +39,8 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
 # Control characters, what turns the direction of writing, line ends that only some programs know, and lone surrogates:
 # Python's stand-ins for bytes that are not UTF-8.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNUSABLE = re.compile("[\r\n\0\ud800-\udfff]")
+"""In an id, a class or an image's path: lists of them have one a line, in UTF-8, and no file's name holds a NUL."""
 _LONGEST_SHOWN = 4_000  # characters of one line of a message: a screenful
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ensemble.core.complaints import closest
 from ensemble.core.dataset import MOST_CLASSES, DatasetDescription, PartSpec
 from ensemble.core.labels import Labels as Values
-from ensemble.core.text import JOINER, natural_key
+from ensemble.core.text import JOINER, UNUSABLE, natural_key
 from ensemble.data.rows import Column, Complaints, RawRows, few, read_numbers
 from ensemble.recipe.yaml import format_flow
 
@@ -67,8 +67,8 @@ def read_labels(
     names = [meaning[value] for value in raw]
     classes = description.class_names
     if classes is None:  # all that there are
-        unusable = [rows.show(row) for row, name in enumerate(names) if not name or "\n" in name or "\r" in name]
-        complaints.add(f"{rows.where}: {{n}} labels are empty or hold a line end", unusable)
+        unusable = [rows.show(row) for row, name in enumerate(names) if not name or UNUSABLE.search(name)]
+        complaints.add(f"{rows.where}: {{n}} labels are empty, hold a line end, or are not UTF-8", unusable)
         if _has_too_many(set(names), rows, complaints):
             return None
         classes = tuple(sorted(set(names), key=natural_key))
@@ -121,8 +121,8 @@ def _separated(
         return None
     classes = description.class_names or tuple(sorted(set(names), key=natural_key))
     if description.class_names is None:
-        odd = sorted({name for name in names if not name or JOINER in name or "\n" in name or "\r" in name})
-        complaints.add(f"{rows.where}: {{n}} classes are empty, or hold {JOINER} or a line end", odd)
+        odd = sorted({name for name in names if not name or JOINER in name or UNUSABLE.search(name)})
+        complaints.add(f"{rows.where}: {{n}} classes are empty, hold {JOINER} or a line end, or are not UTF-8", odd)
         if len(classes) < 2:
             complaints.append(f"{rows.where}: only {len(classes)} class in all labels; two are needed")
     position = known or {name: index for index, name in enumerate(classes)}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec, WhereSpec
-from ensemble.core.text import TextTable, columns_of, fill, scan_text_table, split_template
+from ensemble.core.text import UNUSABLE, TextTable, columns_of, fill, scan_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
 
 Column = Sequence[str]
@@ -25,7 +25,6 @@ Fields = Sequence[str] | None
 _SHOWN = 3  # examples in a message
 _ROW = "row"  # a column that every table has: the row's number
 _MANY_MISSING = 0.5  # share of a table's images from which on the template or the folder is taken to be wrong
-_UNUSABLE = re.compile(r"[\r\n\0]")  # in an id: files of ids have one a line, and no file's name holds a NUL
 _NUMBER = re.compile(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*")  # `float` also takes nan, inf, 1_000 and other digits
 
 
@@ -359,9 +358,9 @@ def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
     nameless = RawRows(
         rows.where, {}, (), rows.count, lines=rows.lines
     )  # the ids are at fault: shown by line or number
-    odd = [row for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
+    odd = [row for row, row_id in enumerate(ids) if not row_id or UNUSABLE.search(row_id)]
     unusable = [f"{nameless.show(row)} ({ids[row]!r})" for row in odd]
-    complaints.add(f"{rows.where}: {{n}} ids are empty or hold a line end", unusable)
+    complaints.add(f"{rows.where}: {{n}} ids are empty, hold a line end, or are not UTF-8", unusable)
 
 
 def _doubled(ids: Sequence[str], lines: Sequence[int] | None) -> list[str]:
@@ -396,6 +395,9 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
         where = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
         names = [rows.at(row, paths[row]) for row in missing]
         where.add(f"{folder}: {{n}} of {rows.count:,} images are missing", names, listing.describe(paths[missing[0]]))
+    odd = [row for row, path in enumerate(paths) if UNUSABLE.search(path)]
+    names = [rows.show(row, repr(paths[row])) for row in odd]
+    complaints.add(f"{rows.where}: {{n}} image paths hold a line end, or are not UTF-8", names, "rename the files")
     rows.paths = tuple(paths)
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from ensemble.core.text import TextTable, read_text_table
+from ensemble.core.text import UNUSABLE, TextTable, read_text_table
 from ensemble.data.columns import can_be_named
 from ensemble.data.listing import IMAGE_SUFFIXES, is_image
 from ensemble.errors import InputError
@@ -184,6 +184,9 @@ def _list_directory(survey: Survey, path: Path, place: str) -> tuple[list[str], 
         for entry in entries:
             name = entry.name
             if name[0] == "." or name in _PASSED_OVER:
+                continue
+            if UNUSABLE.search(name) and (is_image(name) or entry.is_dir()):
+                survey.faults.append(f"{path}: {name!r} holds a line end, or bytes that are not UTF-8; rename it")
                 continue
             # Asked by name first: the kind of a file is known from the listing, only links cost a call each.
             if is_image(name) and entry.is_file():
