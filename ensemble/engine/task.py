@@ -10,6 +10,7 @@ import importlib
 import os
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -125,7 +126,8 @@ def call_task(task: Task, report: Report) -> TaskEvent:
     except InputError as error:
         return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
     except Exception as error:  # whatever a fold's code raises must reach the person, and stop no other fold
-        with (task.folder / "log.txt").open("a", encoding="utf-8") as stream:
+        # on a disk that is full, which may be the very error, the event alone tells it
+        with suppress(OSError), (task.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(traceback.format_exc())
         summary = (str(error).splitlines() or [""])[0]  # one line; an `EnsError` is worded for a person already
         if isinstance(error, EnsError):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ensemble.core.files import atomic_path, load_json, save_json, sha256_file
@@ -125,7 +128,7 @@ def save_network(
     """Write `model.safetensors`, then `model.json` with all that a prediction needs."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary)
+        _save_weights(weights, temporary)
     own = {name: code for name, code in (codes or {}).items() if name == spec.name}
     record = {
         "format": _FORMAT,
@@ -135,6 +138,17 @@ def save_network(
         **about,
     }
     save_json(folder / "model.json", record)
+
+
+def _save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Write with safetensors, which tells a full disk in words alone: here it is the `OSError` that it was."""
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
