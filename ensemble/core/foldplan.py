@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import (
     load_json,
     newest,
@@ -29,6 +30,7 @@ from ensemble.core.files import (
 )
 from ensemble.core.labels import Labels, read_spelled
 from ensemble.core.locks import folder_lock
+from ensemble.core.plain_file import read_plain
 from ensemble.errors import InputError
 
 PLAN_FORMAT = 1  # of the sidecar; the CSV needs none, as its hash must fit
@@ -147,7 +149,7 @@ def _load(csv_path: Path, json_path: Path, path: Path) -> FoldPlan:
         sidecar = load_json(json_path)
         if sidecar.get("format") != PLAN_FORMAT:
             raise InputError(f"{path}: fold plan format {sidecar.get('format')!r}; this version reads {PLAN_FORMAT}")
-        content = csv_path.read_bytes()
+        content = read_plain(csv_path)
         if hashlib.sha256(content).hexdigest() != sidecar["sha256"]:
             raise InputError(f"{path}: was changed after it was made; {_REMEDY}")
         reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
@@ -156,7 +158,7 @@ def _load(csv_path: Path, json_path: Path, path: Path) -> FoldPlan:
         cells: list[str] = []
         for row in reader:
             if len(row) != width:
-                raise ValueError(f"line {reader.line_num} has {len(row)} cells, the header has {width}")
+                raise ValueError(f"line {reader.line_num} has {counted(len(row), 'cell')}, the header has {width}")
             cells += row
         folds = np.array([cells[at::width] for at in range(3, width)], dtype=np.int64).T  # behind id, group, label
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -182,7 +184,7 @@ def _check_folds(plan: FoldPlan, path: Path) -> None:
     if plan.folds.shape[1] == 0 or not ((plan.folds >= -1) & (plan.folds < plan.k)).all():
         raise InputError(f"{path}: holds folds other than -1 to {plan.k - 1}; delete it to have the plan made again")
     if len(set(plan.ids)) != len(plan.ids):
-        raise InputError(f"{path}: an id stands twice; delete it to have the plan made again")
+        raise InputError(f"{path}: an id appears twice; delete it to have the plan made again")
 
 
 def _fold_columns(repeats: int) -> list[str]:
