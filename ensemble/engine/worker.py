@@ -44,10 +44,11 @@ def work(task: Task, connection: Connection[Message, Any], environment: Mapping[
     _die_with_engine(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole terminal; the engine passes it on
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    task.folder.mkdir(parents=True, exist_ok=True)
-    with (task.folder / "log.txt").open("ab") as log:  # descriptors, not sys.stdout: C++ and children write here too
-        os.dup2(log.fileno(), sys.stdout.fileno() if sys.stdout else 1)
-        os.dup2(log.fileno(), sys.stderr.fileno() if sys.stderr else 2)
+    with contextlib.suppress(OSError):  # a disk that is full: `call_task` meets the same, and tells it
+        task.folder.mkdir(parents=True, exist_ok=True)
+        with (task.folder / "log.txt").open("ab") as log:  # descriptors, not sys.stdout: C++ and children write here
+            os.dup2(log.fileno(), sys.stdout.fileno() if sys.stdout else 1)
+            os.dup2(log.fileno(), sys.stderr.fileno() if sys.stderr else 2)
     faulthandler.enable()
     if STACK_SIGNAL is not None:
         faulthandler.register(STACK_SIGNAL, all_threads=True)
