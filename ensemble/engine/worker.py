@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from ensemble.core.files import hold_process_folder
+from ensemble.core.machine import safe_environment, safe_path
 from ensemble.engine.task import Task, TaskEvent, call_task
 from ensemble.errors import StopAsked
 
@@ -141,7 +142,7 @@ def make_context(module: str) -> ForkServerContext | SpawnContext:
 def start_server(module: str) -> None:
     """Have the server import `module` while this process does something else; it dies with this process."""
     if isinstance(make_context(module), ForkServerContext):
-        with _short_waits(), _without_main():
+        with _short_waits(), _without_caller():
             forkserver.ensure_running()
 
 
@@ -149,7 +150,7 @@ def start_process(process: BaseProcess) -> None:
     """Start a process; a server that was killed refuses connections for a moment before a new one is made."""
     for wait_s in (*_REFUSED_S, None):
         try:
-            with _short_waits(), _without_main():
+            with _short_waits(), _without_caller():
                 process.start()
             return
         except ConnectionRefusedError:
@@ -175,18 +176,29 @@ def _short_waits() -> Iterator[None]:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep processes started in the block from running the caller's script again, as multiprocessing would.
+def _without_caller() -> Iterator[None]:
+    """Keep what is the caller's own from processes started in the block: its script, and where it imports from.
 
-    Tasks name their functions by module, so the script is not needed; it may be slow, or lack the `__main__` guard.
+    multiprocessing would run the script again, which may be slow, or lack the `__main__` guard; tasks name their
+    functions by module, so it is not needed. And it would let each process import from the working directory, first of
+    all: its server because of how it is started, the processes because they get this one's `sys.path`.
     """
-    main = sys.modules["__main__"]
+    main, path = sys.modules["__main__"], sys.path
     spec, had_file = main.__spec__, "__file__" in vars(main)
+    before = {name: os.environ.get(name) for name in safe_environment()}
+    sys.path = safe_path()  # another list, so that threads which walk the old one don't see it change
     file = vars(main).pop("__file__", None)
     main.__spec__ = None
+    os.environ.update(safe_environment())
     try:
         yield
     finally:
+        sys.path = path
         main.__spec__ = spec
         if had_file:
             main.__file__ = file
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -16,17 +16,16 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.machine import PACKAGE_FOLDER, safe_environment
 from ensemble.core.randomness import Keys
 from ensemble.images.cache import Images, indexed
 from ensemble.recipe.transforms import Transforms
 
-_PACKAGE = Path(__file__).resolve().parents[2]
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -38,13 +37,14 @@ class FeedProcess:
         self._shape = (most_rows, size, size, 3)
         shared = _anonymous_file(int(np.prod(self._shape)))
         self._out = _map(shared, self._shape)
-        paths = [str(_PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        safe = safe_environment()  # -P too: the variable alone would be ignored under -E
+        paths = [str(PACKAGE_FOLDER), *filter(None, [safe["PYTHONPATH"]])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ensemble.images.feed_process"],
+            [sys.executable, "-P", "-m", "ensemble.images.feed_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[shared],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **safe, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self._requests = cast(BinaryIO, self._process.stdin)
         self._answers = cast(BinaryIO, self._process.stdout)

@@ -91,6 +91,15 @@ class GivenDataset:
         return f"--data {self.path}"
 
 
+@dataclass(frozen=True)
+class RecordedWords:
+    """That a run's record named the recipe, not the user, whose consent the code in it then needs."""
+
+    run: Path
+    sets: tuple[str, ...] = ()
+    """The `--set` words of the record."""
+
+
 @dataclass(frozen=True, repr=False)
 class ResolvedRecipe(NotebookValue):
     """A recipe with every value concrete, and where each came from."""
@@ -114,6 +123,8 @@ class ResolvedRecipe(NotebookValue):
     """The dataset, where it has no description of its own."""
     text: str | None = None
     """What the file will hold, if the recipe was given as a mapping: its run or study writes it to `path`."""
+    recorded: RecordedWords | None = None
+    """Where the recipe's name comes from a run's record; None: from the user."""
 
     @property
     def dataset_source(self) -> str:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import ModuleSpec
@@ -27,8 +27,12 @@ from ensemble.recipe.load import ResolvedRecipe
 
 CODE_FOLDER = "code"  # copied, so that a run still predicts when it is moved or its code edited
 """Where a run's folder keeps the files of its own code."""
+ALLOWED_CODE = "ENS_ALLOWED_CODE"
+"""The user's list of installed code that runs and packs may name, with commas: packages, modules, `module:function`."""
 _MAY_NAME_CODE = (("model", "name"), ("loss", "name"), ("loss", "plus"), ("metric",))
 """The keys of a recipe where `module:function` may stand, as a value or as a key below."""
+_RECORDS = ("run.json", "study.json", "blend.json")  # a folder with one of them is a run's, a study's or a blend's
+_CONSENT = f"read it, then pass --allow-code, or put its package in {ALLOWED_CODE}"
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,15 @@ class OwnCode:
     files: tuple[tuple[str, str], ...]
     """The module's file, then the files beside it that it imports, each with its hash; empty for a package."""
     sha256: str
-    is_own: bool
-    """Whether the recipe and the file lie in the working directory."""
+    refusal: str
+    """Why it does not run unasked; empty where the user's own recipe names it, and its file is the user's."""
     place: Place
     """Where the recipe names it."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it runs unasked."""
+        return not self.refusal
 
     def plain(self, folder: Path | None = None) -> dict[str, Any]:
         """What a worker needs to import it, as JSON types; from `folder`, where a copy lies there."""
@@ -80,17 +89,8 @@ def find_code(resolved: ResolvedRecipe) -> tuple[OwnCode, ...]:
 
 def require_allowed(codes: Sequence[OwnCode], allow_code: bool) -> None:
     """Refuse code that is not the user's own, unless it was allowed."""
-    if allow_code:
-        return
-    raise_together(
-        Complaint(
-            code.place,
-            f"{code.name} would run code of {code.folder or 'an installed package'} for a recipe that is not in the "
-            "working directory; read it, then pass --allow-code, or copy recipe and code to recipes/",
-        )
-        for code in codes
-        if not code.is_own
-    )
+    if not allow_code:
+        raise_together(Complaint(code.place, code.refusal) for code in codes if code.refusal)
 
 
 def save_code(run: Path, codes: Sequence[OwnCode]) -> None:
@@ -105,25 +105,65 @@ def save_code(run: Path, codes: Sequence[OwnCode]) -> None:
                 raise InputError(f"{code.folder / name}: changed while the run was being prepared; start it again")
 
 
-def check_code_of_run(run: Path, codes: Mapping[str, Mapping[str, Any]], recipes: Path, *, allow_code: bool) -> None:
-    """Refuse to run a run folder's code that is not the user's own, or not what the run was trained with.
+def check_code_of_run(
+    run: Path, codes: Mapping[str, Mapping[str, Any]], recipes: Path, *, allow_code: bool
+) -> dict[str, dict[str, Any]]:
+    """What a worker needs to import the code of a run's folder; refused if it is neither the user's own nor allowed.
 
-    `codes` is what `model.json` says: name to hashes. Code counts as the user's own where a file of the same bytes
-    lies in the folder `recipes`: training would run it too.
+    `codes` is what a `model.json` says, which may be anybody's: name to hashes. A function counts as the user's own
+    where files of the same bytes lie in the folder `recipes`, and define it. One of an installed package, which the run
+    may call with any arguments, has to be on the user's list.
     """
-    faults = []
+    faults: list[str] = []
     for name, code in codes.items():
-        for file, sha256 in code["files"].items():
-            copy = run / CODE_FOLDER / file
-            if not copy.is_file() or sha256_file(copy) != sha256:
-                faults.append(f"{copy}: is not the code that the run was trained with")
-            elif not allow_code and not (os.path.isfile(recipes / file) and sha256_file(recipes / file) == sha256):
-                where = shown_path(recipes, Path())
-                faults.append(
-                    f"{copy}: {name} of this run is code that is not in {where}; read it, then pass --allow-code"
-                )
+        if not is_code_name(name):
+            faults.append(f"{run}: {name!r} is no module:function")
+        elif code["files"]:
+            faults += _faults_of_copies(run, name, code["files"], recipes, allow_code=allow_code)
+        elif not (allow_code or is_listed(name)):
+            faults.append(f"{run}: {name} of an installed package would be run for this run; {_CONSENT}")
     if faults:
         raise InputError(*faults)
+    copies = str((run / CODE_FOLDER).absolute())
+    return {name: {**code, "folder": copies if code["files"] else None} for name, code in codes.items()}
+
+
+def _faults_of_copies(
+    run: Path, name: str, files: Mapping[str, str], recipes: Path, *, allow_code: bool
+) -> Iterator[str]:
+    """What keeps a run's copies of one function's files from being run."""
+    module, _, function = name.partition(":")
+    if outside := [file for file in files if not is_plain_file(file)]:
+        yield f"{run / CODE_FOLDER}: {outside[0]}: leads out of the run's folder; don't use this run"
+        return
+    if f"{module}.py" not in files:  # else an installed module of this name would be imported
+        yield f"{run}: {name} is not in the files that it is said to be in: {', '.join(files)}; don't use this run"
+        return
+    # a working directory that is, or lies in, somebody's run has no recipes of the user's own
+    is_users = not _is_in_run(recipes, recipes.parent) and not recipes.resolve().is_relative_to(run.resolve())
+    for file, sha256 in files.items():
+        copy, own = run / CODE_FOLDER / file, recipes / file
+        if not copy.is_file() or sha256_file(copy) != sha256:
+            yield f"{copy}: is not the code that the run was trained with"
+        elif not copy.resolve().is_relative_to(run.resolve()):
+            yield f"{copy}: leads out of the run's folder, to {copy.resolve()}; don't use this run"
+        elif not allow_code and not (is_users and os.path.isfile(own) and sha256_file(own) == sha256):
+            where = shown_path(recipes, Path())
+            yield f"{copy}: {name} of this run is code that is not in {where}; read it, then pass --allow-code"
+        elif not allow_code and file == f"{module}.py" and not _defines(own, function):
+            yield f"{own}: does not define {function}, which this run names; read both, then pass --allow-code"
+
+
+def is_plain_file(file: str) -> bool:
+    """Whether this is the bare name of a module's file: the files of own code lie in one folder."""
+    return re.fullmatch(r"[^\W\d]\w*\.py", file) is not None
+
+
+def is_listed(name: str) -> bool:
+    """Whether the user's list names this code of an installed package: its package, its module, or itself."""
+    listed = {entry.strip() for entry in os.environ.get(ALLOWED_CODE, "").split(",")}
+    parts = name.partition(":")[0].split(".")
+    return name in listed or any(".".join(parts[:count]) in listed for count in range(1, len(parts) + 1))
 
 
 def _names_in(plain: Any, key: tuple[str, ...]) -> Iterator[str]:
@@ -176,8 +216,7 @@ def _find(name: str, resolved: ResolvedRecipe, place: Place, complaints: list[Co
             complaints.append(Complaint(place, fault))
     except (SyntaxError, ValueError):
         pass  # compiled, or written for another Python: the import in the worker will tell
-    is_own = all(_is_own(path, resolved.folder) for path in resolved.files)
-    return OwnCode(name, None, (), sha256, is_own, place)
+    return OwnCode(name, None, (), sha256, _refusal(name, None, resolved), place)
 
 
 def _beside(
@@ -199,8 +238,52 @@ def _beside(
         source = shown_path(Path(error.filename or shown), resolved.folder)
         complaints.append(Complaint(Place(source, error.lineno or 0), f"is not valid Python: {error.msg}"))
         return None
-    is_own = all(_is_own(path, resolved.folder) for path in [*resolved.files, path])
-    return OwnCode(name, folder.absolute(), tuple(files.items()), sha256_text(canonical_json(files)), is_own, place)
+    sha256 = sha256_text(canonical_json(files))
+    return OwnCode(name, folder.absolute(), tuple(files.items()), sha256, _refusal(name, path, resolved), place)
+
+
+def _refusal(name: str, path: Path | None, resolved: ResolvedRecipe) -> str:
+    """Why code does not run unasked; empty where it does. `path`: its file, None where its package is installed.
+
+    Who names it decides. The user does by a recipe of the working directory, or by one that ships, and by what is
+    typed. A recipe in the folder of a run or study, and what a run's record says was asked, is the word of whoever made
+    that run: it may name functions that the user's own files define, and installed packages on the user's list.
+    """
+    if path is None and is_listed(name):
+        return ""
+    working, recorded = resolved.folder, resolved.recorded
+    recipes = (working / "recipes", shipped_folder())
+    places = (working, shipped_folder()) if recorded is None else recipes  # a record may point anywhere else
+
+    def is_users(file: Path, places: Sequence[Path]) -> bool:
+        return _is_below(file, places) and not _is_in_run(file, working)
+
+    if all(is_users(file, places) for file in resolved.files) and (recorded is None or not recorded.sets):
+        if path is None or is_users(path, places):
+            return ""
+    elif recorded is None and not all(_is_below(file, places) for file in resolved.files):
+        source = path.parent if path is not None else "an installed package"
+        return (
+            f"{name} would run code of {source} for a recipe that is not in the working directory; "
+            "read it, then pass --allow-code, or copy recipe and code to recipes/"
+        )
+    elif path is not None and is_users(path, recipes) and _defines(path, name.partition(":")[2]):
+        return ""
+    namer = f"the record of {recorded.run}" if recorded is not None else shown_path(resolved.path, working)
+    if path is None:
+        return f"{name} of an installed package is named by {namer}, not by a recipe of yours; {_CONSENT}"
+    shown = shown_path(path, working)
+    return f"{name} would run {shown} for {namer}; read it, then pass --allow-code, or name the recipe with --recipe"
+
+
+def _defines(path: Path, function: str) -> bool:
+    """Whether a file itself defines a function: one that it imports may do more than its author had in mind."""
+    try:
+        statements = list(_statements(ast.parse(path.read_bytes(), filename=str(path))))
+    except (SyntaxError, ValueError):
+        return False
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return any(isinstance(node, definitions) and node.name == function for node in statements)
 
 
 def _no_such_function(path: Path, function: str, shown: str) -> str:
@@ -300,10 +383,17 @@ def _file_of(spec: ModuleSpec | None, rest: list[str]) -> Path | None:
     return None
 
 
-def _is_own(path: Path, working: Path) -> bool:
-    """Whether a file lies in the working directory, or ships with the package."""
+def _is_below(path: Path, places: Iterable[Path]) -> bool:
+    """Whether a file lies in one of the folders, as it is named: links in them are the user's own."""
     absolute = Path(os.path.abspath(path))
-    return any(absolute.is_relative_to(os.path.abspath(place)) for place in (working, shipped_folder()))
+    return any(absolute.is_relative_to(os.path.abspath(place)) for place in places)
+
+
+def _is_in_run(path: Path, working: Path) -> bool:
+    """Whether a file of the working directory lies in the folder of a run, a study or a blend, or is to lie there."""
+    absolute, top = Path(os.path.abspath(path)), Path(os.path.abspath(working))
+    around = [folder for folder in absolute.parents if folder.is_relative_to(top)]
+    return any(os.path.isfile(folder / record) for folder in around for record in _RECORDS)
 
 
 def find_weights(resolved: ResolvedRecipe) -> Path | None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ensemble.core.metrics import METRICS, SET_METRICS, Metric, custom_metric
 from ensemble.errors import InputError
-from ensemble.recipe.own_code import installed_source
+from ensemble.recipe.own_code import installed_source, is_plain_file
 
 
 def load_function(name: str, codes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
@@ -31,6 +31,8 @@ def load_function(name: str, codes: Mapping[str, Mapping[str, Any]]) -> Callable
     module_name, _, attribute = name.partition(":")
     code = codes[name]
     if code["folder"] is not None:
+        if f"{module_name}.py" not in code["files"] or not all(map(is_plain_file, code["files"])):
+            raise InputError(f"{name}: is not in its files {', '.join(code['files'])}; start the command again")
         _FINDER.serve(Path(code["folder"]), code["files"])
     elif (installed := installed_source(module_name)) is None:
         raise InputError(f"{module_name}: the package is not installed here, and the run needs it")

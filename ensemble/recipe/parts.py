@@ -114,6 +114,11 @@ class SamplingPart(Frozen):
         return self
 
 
+FILE_OPTIONS = frozenset({"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"})
+"""What of timm's arguments makes it load a file, from this disk or from the net: refused in `model.options`, since the
+hash of such a file is not recorded, and a timm before 1.0.26 reads it as a pickle, which can run anything."""
+
+
 class ModelPart(Frozen):
     """The network, built afresh for every fold."""
 
@@ -155,6 +160,13 @@ class ModelPart(Frozen):
     head_lr: PositiveFloat = 1.0
     """Learning rate of the classifier against that of the rest. 1 by default; 3 to 10 where only the pretrained
     backbone needs a low rate."""
+
+    @model_validator(mode="after")
+    def _options_name_no_file(self) -> ModelPart:
+        named = sorted(name for name in FILE_OPTIONS & self.options.keys() if self.options[name] is not None)
+        if named and not re.fullmatch(CODE_NAME, self.name):  # an own function may call its arguments as it likes
+            raise ValueError(f"options names files by {', '.join(named)}; say pretrained: FILE, or auto, true or false")
+        return self
 
     @model_validator(mode="after")
     def _freezing_fits(self) -> ModelPart:

@@ -25,11 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import flush_to_disk, scratch_folder, sha256_file
 from ensemble.core.notebook import check_arguments
-from ensemble.core.run import RUN_FORMAT, RunFolder
+from ensemble.core.records import record_bytes
+from ensemble.core.run import PredictingRun, RunFolder
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER
+from ensemble.recipe.parts import FILE_OPTIONS
 from ensemble.runs.predict_again import find_run
 from ensemble.runs.predict_new import BlendSource, RunSource, changed_folds, load_formula
 
@@ -80,7 +83,7 @@ def pack(
             raise InputError(*changed)
     else:
         applied = BlendSource.load(other.path / "blend.json", other.places(Path(outputs)))
-    applied.check_code(Path(folder), allow_code=allow_code)
+    applied = applied.with_code(Path(folder), allow_code=allow_code)
     contents = _contents(applied, out.name)
     made = [place for place in out.absolute().parents if not place.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +231,7 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
     """The files of one run, below `place`."""
     record, decided, folds = member.record, member.record["decided"], member.record["folds"]
     plain = {
-        "format": RUN_FORMAT,
+        "format": PredictingRun.newest,
         "state": "complete",
         **{key: record[key] for key in _KEPT if key in record},
         "recipe": _without_paths(record["recipe"]),
@@ -236,7 +239,7 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
         "decided": {key: decided[key] for key in ("device", "threads", "precision") if key in decided},
         "folds": {key: folds[key] for key in ("k", "repeats", "scheme", "sha256") if key in folds},
     }
-    yield _Entry(f"{place}/run.json", _json(plain))
+    yield _Entry(f"{place}/run.json", record_bytes(plain))
     code: dict[str, _Entry] = {}
     for fold, model in zip(member.folders(), member.models(), strict=True):
         _refuse_other_files(model, fold / "model.json")
@@ -251,7 +254,7 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
 def _refuse_other_files(model: Mapping[str, Any], where: Path) -> None:
     """Refuse a network that is made from more files than its weights: a pack holds no others, nor may it name any."""
     network = model["network"]
-    named = sorted({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"} & network.get("options", {}).keys())
+    named = sorted(FILE_OPTIONS & network.get("options", {}).keys())
     if foreign := _absolute_path(network) or ", ".join(named):
         raise InputError(
             f"{where}: its network names files outside of a pack ({foreign}), which it would need to predict"
@@ -302,9 +305,8 @@ def _readme(applied: RunSource | BlendSource, shown: str, members: Sequence[RunS
         score = (member.record["scores"]["oof"] or {}).get(member.record["metric"])
         shown_score = "" if score is None else f", {member.record['metric']} {score:.4f} out of fold"
         network = member.models()[0]["network"]
-        text = (
-            f"{network['name']}, {len(member.folders())} folds, images of {network['image_size']} pixels{shown_score}"
-        )
+        folds = counted(len(member.folders()), "fold")
+        text = f"{network['name']}, {folds}, images of {network['image_size']} pixels{shown_score}"
         lines.append(f"- {member.record['run']}: {text}")
     notes = [*(applied.notes() if isinstance(applied, BlendSource) else []), *_hub_notes(members)]
     codes = {
@@ -520,7 +522,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, file
 def _source(folder: Path, shown: Path, manifest: Mapping[str, Any]) -> RunSource | BlendSource:
     """What predicts, from the files of a pack that were checked."""
     members = {
-        int(number): RunSource.of(RunFolder(folder / place, Path(place).name), is_packed=True)
+        int(number): RunSource.of(RunFolder(folder / place, Path(place).name))
         for number, place in manifest["members"].items()
     }
     for member in members.values():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.predictions import load_predictions
 from ensemble.errors import InputError
@@ -40,7 +41,7 @@ class Predicted(NotebookValue):
         """Where the files are, and how the rows were looked at."""
         rows = self.document["rows"]  # of new images their number, else what `run.json` says of both parts
         count = rows if isinstance(rows, int) else rows["validated"] + rows["test"]
-        return f"{count:,} rows, views {self.views} ({self.path})"
+        return f"{counted(count, 'row')}, views {self.views} ({self.path})"
 
     def table(self) -> pd.DataFrame:
         """The probabilities of the new images, or of the run's test rows, else of its out-of-fold rows."""
@@ -79,7 +80,7 @@ def predict(
     if other is not None:
         _refuse_options(run, {"--tta": tta is not None, "--folds": folds is not None, "no --images": not sources})
         with other.opened(Path(outputs)) as (applied, usual):
-            applied.check_code(Path(folder), allow_code=allow_code)
+            applied = applied.with_code(Path(folder), allow_code=allow_code)
             asked_images = ImagesAsked(sources, bad_images, top, precision)
             place = Path(out) if out is not None else usual / "predicted" / asked_images.name
             document = applied.predict_into(place, asked_images, workplace, on_event)
@@ -94,8 +95,7 @@ def predict(
         )
     if sources:
         asked_images = ImagesAsked(sources, bad_images, top, precision)
-        applied_run = RunSource(source, record, views, folds)
-        applied_run.check_code(Path(folder), allow_code=allow_code)
+        applied_run = RunSource(source, record, views, folds).with_code(Path(folder), allow_code=allow_code)
         place = Path(out) if out is not None else source.path / "predicted" / asked_images.name
         return Predicted(place, views.choice.text, applied_run.predict_into(place, asked_images, workplace, on_event))
     if folds is not None or out is not None:
@@ -106,8 +106,8 @@ def predict(
     request = request_of_run(source, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
     if asked is not None and is_learned(asked):
         views = study_views(request, source, asked, workplace, on_event).views
-    record = predict_again(request, source, views, workplace, on_event)
-    return Predicted(source.path, views.choice.text, record)
+    predicted = predict_again(request, source, views, workplace, on_event)
+    return Predicted(source.path, views.choice.text, predicted)
 
 
 def _refuse_options(run: Path | str, of_runs: Mapping[str, bool]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_
 from ensemble.core.labels import Activation
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions
-from ensemble.core.run import RunFolder, verify_files
+from ensemble.core.records import Record
+from ensemble.core.run import PredictingRun, RunFolder, load_fold, load_model, verify_files
 from ensemble.data.new_images import PredictionFiles, find_new_images
 from ensemble.engine.task import Task
 from ensemble.errors import InputError
@@ -79,14 +80,14 @@ class RunSource:
     record: dict[str, Any]
     views: RunViews
     folds: Sequence[int] | None = None
-    is_packed: bool = False
-    """Whether it came in a pack: then even code of an installed package is not run unasked."""
+    codes: Mapping[str, Any] = field(default_factory=dict)
+    """How a worker imports the code that may run, see `with_code`."""
 
     @classmethod
-    def of(cls, run: RunFolder, *, is_packed: bool = False) -> RunSource:
+    def of(cls, run: RunFolder) -> RunSource:
         """With its own views and all of its folds."""
-        record = record_of(run)
-        return cls(run, record, RunViews.of(record), is_packed=is_packed)
+        record = record_of(run, PredictingRun)
+        return cls(run, record, RunViews.of(record))
 
     def folders(self) -> list[Path]:
         """The folders of the folds to predict with; refused where one has no weights."""
@@ -103,27 +104,19 @@ class RunSource:
             raise InputError(f"{self.run.path}: {', '.join(missing)} not trained, or not here{rest}")
         return places
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[Record]:
         """What the `model.json` of each fold says."""
-        models = []
-        for fold in self.folders():
-            try:
-                models.append(load_json(fold / "model.json"))
-            except (OSError, ValueError) as error:
-                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
-        return models
+        return [load_model(fold) for fold in self.folders()]
 
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code that the run brings along, unless it is allowed."""
+    def with_code(self, folder: Path, *, allow_code: bool) -> RunSource:
+        """The same, with the code that its networks name; refused if that is neither the user's own nor allowed."""
         codes: dict[str, Any] = {}
-        for model in self.models():
-            codes |= model.get("code", {})
-        installed = [name for name, code in codes.items() if not code["files"]]
-        if self.is_packed and installed and not allow_code:
-            raise InputError(
-                f"{self.run.path}: {', '.join(installed)} of installed packages; pass --allow-code to run it"
-            )
-        check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
+        for fold, model in zip(self.folders(), self.models(), strict=True):
+            for name, code in model.get("code", {}).items():
+                if codes.setdefault(name, code) != code:  # only one of them would be looked at
+                    raise InputError(f"{fold / 'model.json'}: {name} is other code than in the folds before")
+        codes = check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
+        return replace(self, codes=codes)
 
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """One task that takes every image through every fold; its files are put in place when they are whole."""
@@ -132,6 +125,7 @@ class RunSource:
             arguments = {
                 **asked.plain(self.record),
                 "folds": [str(folder.absolute()) for folder in self.folders()],
+                "codes": self.codes,
                 "views": self.views.choice.plain(),
                 "out": str(stage.absolute()),
                 "about": about,
@@ -160,16 +154,18 @@ class BlendSource:
         runs = _find_members(where, document, formula.needed, outputs)
         return cls(where, document, formula, {number: RunSource.of(run) for number, run in runs.items()})
 
-    def check_code(self, folder: Path, *, allow_code: bool) -> None:
-        """Refuse code that a member's run brings along, unless it is allowed; weights that are gone, too."""
+    def with_code(self, folder: Path, *, allow_code: bool) -> BlendSource:
+        """The same, with the code that its members' networks name; refused as for a run, all of them together."""
         problems: list[str] = []
-        for member in self.members.values():
+        members: dict[int, RunSource] = {}
+        for number, member in self.members.items():
             try:
-                member.check_code(folder, allow_code=allow_code)
+                members[number] = member.with_code(folder, allow_code=allow_code)
             except InputError as error:
                 problems += error.messages
         if problems:
             raise InputError(*problems)
+        return replace(self, members=members)
 
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """Every image through every member, and then through the formula, block by block; files as for a run."""
@@ -247,6 +243,7 @@ class BlendSource:
                         {
                             "name": _name(number),
                             "folds": [str(folder.absolute()) for folder in member.folders()],
+                            "codes": member.codes,
                             "views": member.views.choice.plain(),
                         }
                         for number, member in part
@@ -364,12 +361,14 @@ def changed_folds(run: RunFolder) -> list[str]:
         return list(error.messages)
     for fold in folds:
         try:
-            finished = load_json(fold / "fold.json")
+            finished = load_fold(fold)
             hashes = {"model.json": finished["files"]["model.json"]}
             if finished["identity"] != record["identity"] or verify_files(fold, hashes):
                 problems.append(f"{fold}: changed since it was blended; train the run again, or blend without it")
-        except (OSError, ValueError, KeyError) as error:
-            problems.append(f"{fold / 'fold.json'}: can't be read ({error}); train the run again")
+        except FileNotFoundError:
+            problems.append(f"{fold / 'fold.json'}: missing; train the run again")
+        except InputError as error:
+            problems += error.messages
     return problems
 
 

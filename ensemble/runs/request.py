@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from ensemble.core.dataset import described_in
 from ensemble.core.files import canonical_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
+from ensemble.core.records import Record
 from ensemble.core.run import Asked, FoldKey, RunFolder, find_runs
 from ensemble.data.folds import plan_path, shared_plan
 from ensemble.data.table import Rows, Table, dataset_folder, load_table
@@ -31,7 +32,7 @@ from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
 from ensemble.recipe.layers import RecipeSource, Sets, set_words
-from ensemble.recipe.load import GivenDataset, ResolvedRecipe, load_recipe
+from ensemble.recipe.load import GivenDataset, RecordedWords, ResolvedRecipe, load_recipe
 from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.parts import LOSSES
@@ -45,8 +46,8 @@ queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, st
 fold-failed, merged`) and its facts: `run` where it is about one, and a `label` to tell runs apart where there are
 several."""
 
-LikeRun = RunFolder | Literal["usual"] | None
-"""A run that goes on, that of the usual name, or none."""
+Earlier = Callable[[str], Mapping[str, Any] | None]
+"""What an earlier command recorded of the run or study that goes on, by the name that it has where none is given."""
 
 _ONE_CLASS_LOSSES = ("cross-entropy",)  # a softmax over classes has no meaning for rows with several of them
 
@@ -128,18 +129,20 @@ class SharedRequests:
     data: Path | str | None
     on_event: OnEvent
     allow_code: bool
-    like: LikeRun = "usual"
-    """The run that goes on, of a folder without a description: it keeps what it was begun with."""
+    earlier: Earlier | None
+    """Of a folder without a description: it keeps what it was begun with. None: nothing goes on."""
+    of_run: Path | None = None
+    """The run whose record has the recipe, `sets` and `data`; None: they are the user's words."""
     _tables: dict[str, Table] = field(default_factory=dict)
 
     def request(self, recipe: RecipeSource | None, home: Path | None = None) -> RunRequest:
         """The recipe, its rows and its fold plan; code of its own must be allowed. `home`: see `load_recipe`."""
         asked, resolved = read_recipe(
-            RecipeWords(recipe, self.sets, self.data),
+            RecipeWords(recipe, self.sets, self.data, of_run=self.of_run),
             folder=self.folder,
             outputs=self.outputs,
             home=home,
-            like=self.like,
+            earlier=self.earlier,
             on_event=self.on_event,
         )
         require_allowed(find_code(resolved), self.allow_code)
@@ -174,6 +177,8 @@ class RecipeWords:
     sets: Sets = ()
     data: Path | str | None = None
     searches: Sets = ()
+    of_run: Path | None = None
+    """The run whose record has these words; None: they are the user's."""
 
 
 def read_recipe(
@@ -182,32 +187,36 @@ def read_recipe(
     folder: Path,
     outputs: Path,
     home: Path | None = None,
-    like: LikeRun = None,
+    earlier: Earlier | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`.
 
-    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless the
-    run `like` was begun from that folder and has both. `home`: the folder of the run or study, which keeps a recipe
-    given as a mapping.
+    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless what
+    `earlier` knows was begun from that folder and has both. `home`: the folder of the run or study, which keeps a
+    recipe given as a mapping.
     """
     given = name = None
     recipe = named.recipe
     words: Sequence[str] = set_words(named.sets)
     data = None if named.data is None else str(named.data)
+    recorded = None if named.of_run is None else RecordedWords(named.of_run, tuple(words))
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
-        if like == "usual":
-            usual = home if isinstance(recipe, Mapping) else None
-            like = RunFolder(usual or outputs / (name or Path(str(recipe)).stem))
-        before = (like.load_record() if like is not None else None) or {}
+        usual = name or (home.name if home is not None and isinstance(recipe, Mapping) else Path(str(recipe)).stem)
+        before = (earlier(usual) if earlier is not None else None) or {}
+        if recipe is None and (kept := _kept_words(before, place)) is not None:
+            where = outputs / "studies" / before["study"] if "study" in before else outputs / before["run"]
+            recorded = RecordedWords(where, tuple(kept.sets))
         recipe, words, given = _undescribed(recipe, words, place, before, folder, outputs, on_event)
         data = str(place.absolute())
     elif recipe is None:
         newest = newest_run(outputs)
-        record = (newest.load_record() if newest is not None else None) or {}
+        record = (newest.load_record() if newest is not None else None) or Record()
         asked = _newest_asked(record)
+        if newest is not None:
+            recorded = RecordedWords(newest.path, asked.sets)
         recipe, words = asked.recipe, (*asked.sets, *words)
         given = _given(record) if data is None else None
         data = data or asked.data
@@ -215,8 +224,7 @@ def read_recipe(
     resolved = load_recipe(
         recipe, folder=folder, sets=words, searches=named.searches, data=dataset, given=given, home=home
     )
-    if name is not None:
-        resolved = dataclasses.replace(resolved, name=name)
+    resolved = dataclasses.replace(resolved, name=name or resolved.name, recorded=recorded)
     if given is None and resolved.dataset_path is not None:
         data = f"{resolved.dataset_name}={resolved.dataset_path.absolute()}"  # to be found from any working directory
     return Asked(str(resolved.path.absolute()), tuple(words), data), resolved
@@ -231,24 +239,29 @@ def _undescribed(
     outputs: Path,
     on_event: OnEvent,
 ) -> tuple[RecipeSource, Sequence[str], GivenDataset]:
-    """Recipe, `--set` words and description for a folder: those of the run before, else what fits."""
+    """Recipe, `--set` words and description for a folder: those of an earlier command, else what fits."""
     given = _given(before)
-    # Kept, so that a run goes on where a GPU is gone, or a later version would recognise something else.
-    if given is not None and before["asked"]["data"] == str(place.absolute()):
-        asked = Asked(**before["asked"])
+    if given is not None and (asked := _kept_words(before, place)) is not None:
         return (asked.recipe, [*asked.sets, *sets], given) if recipe is None else (recipe, sets, given)
     described = describe_folder(place, dataset_name(place), folder=folder, outputs=outputs)
     line = f"{place}: {described.summary}"
     if recipe is None:
         starter = described.recipe
         recipe, sets = starter.base, [*starter.sets, *sets]
-        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}, an estimate"
+        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}"
     on_event({"event": "finding", "line": f"{line}; ens init {shlex.quote(str(place))} explains it"})
     return recipe, sets, described.given
 
 
+def _kept_words(before: Mapping[str, Any], place: Path) -> Asked | None:
+    """What the run before was begun with, if from this folder: kept, so that it goes on where a GPU is gone, or a later
+    version would recognise something else."""
+    is_same = _given(before) is not None and before["asked"]["data"] == str(place.absolute())
+    return Asked(**before["asked"]) if is_same else None
+
+
 def _given(record: Mapping[str, Any]) -> GivenDataset | None:
-    """The dataset of a run that was made from a folder without a description; None for other runs."""
+    """The dataset of a run or study that was made from a folder without a description; None for others."""
     description = described_in(record)
     if description is None:
         return None
@@ -371,7 +384,7 @@ def check_label_kind(recipe: Recipe, table: Table) -> None:
     if sets:
         allowed = ", ".join(name for name in LOSSES if name not in _ONE_CLASS_LOSSES)
         problems += [
-            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} wants one class a row, but rows of "
+            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} needs one class a row, but rows of "
             f"{dataset} have sets of classes; take {allowed}, or module:function"
             for name in recipe.loss.terms
             if name in _ONE_CLASS_LOSSES

@@ -18,7 +18,7 @@ from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.notebook import NotebookValue, check_arguments
-from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_looks, verify_files
+from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_fold, load_looks, verify_files
 from ensemble.errors import InputError
 from ensemble.recipe.find import shown_path
 
@@ -29,6 +29,7 @@ KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
 _COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "plan", "missing", "path")
 _SMALL = 1 << 20  # bytes that are hashed in a millisecond
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
+_CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # module:function anywhere in a word; its schema would cost 60 ms
 _EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut must not matter
 
 
@@ -186,14 +187,14 @@ def _lost_of_fold(place: str, note: str) -> Iterator[str]:
     fold = note.rpartition("/")[0]
     try:
         written = os.stat(f"{place}/{note}").st_mtime_ns
-        about = load_json(Path(f"{place}/{note}"))
-        hashes, sizes = about["files"].items(), about.get("bytes", {})
+        about = load_fold(Path(f"{place}/{fold}"))
     except FileNotFoundError:
         yield f"{note} is missing"
         return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        yield f"{note} can't be read"
+    except InputError as error:
+        yield error.messages[0]
         return
+    hashes, sizes = about["files"].items(), about.get("bytes", {})
     for name, sha256 in hashes:
         try:
             file = os.stat(f"{place}/{fold}/{name}")
@@ -278,12 +279,12 @@ def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
     for item in runs:
         if item["state"] in ("interrupted", "partial", "failed") and not _is_hopeless(item):
             words = _again(Asked(**item["asked"]), ["--name", item["run"]])
-            return f"ens train {words}{elsewhere} continues {item['run']}"
+            return f"{_caution(item)}ens train {words}{elsewhere} continues {item['run']}"
     studies = report["studies"]
     for item in studies:
         if item["state"] == "interrupted" and item.get("wanted"):
             words = _again(Asked(**item["asked"]), _tune_words(item))
-            return f"ens tune {words}{elsewhere} continues study {item['study']}"
+            return f"{_caution(item)}ens tune {words}{elsewhere} continues study {item['study']}"
     complete = [item for item in runs if item["state"] == "complete"]
     if not complete and any(item["state"] == "running" for item in [*runs, *studies]):
         return f"wait; ens status {shlex.quote(report['outputs'])} shows how far it is"
@@ -318,7 +319,7 @@ def _changed(run: Mapping[str, Any], elsewhere: str) -> str:
     error = next(state["error"] for state in run["fold_states"] if state["state"] == "failed")
     words = _again(Asked(**run["asked"]), ["--name", run["run"], "--fresh"])
     return (
-        f"{run['run']} failed for its settings, and would again: {error}; change them: "
+        f"{_caution(run)}{run['run']} failed for its settings, and would again: {error}; change them: "
         f"ens train {words}{elsewhere} --set KEY=VALUE"
     )
 
@@ -340,6 +341,12 @@ def _tune_words(study: Mapping[str, Any]) -> list[str]:
         if facts[key] != usual:  # a default needs no words
             words += [option, str(facts[key])]
     return [*words, "--study", study["study"], "--trials", str(wanted["trials"])]
+
+
+def _caution(item: Mapping[str, Any]) -> str:
+    """What to say first where a record's `--set` words name code: typed by the user, they would run it unasked."""
+    codes = [name for words in item["asked"]["sets"] for name in _CODE.findall(str(words))]
+    return f"only if {', '.join(dict.fromkeys(codes))} is code that you know: " if codes else ""
 
 
 def _again(asked: Asked, words: Sequence[str]) -> str:

@@ -43,8 +43,8 @@ def study_fold(
     `by_view` names a choice whose views are also kept apart, as `views.npy` (views, rows, classes). Gives back labels,
     seconds per 1000 images of each choice, and why some are not possible. `job` is a `FoldJob`.
     """
-    network, _ = load_network(Path(source))
     work = FoldWork(folder, FoldJob(**job), report)
+    network, _ = load_network(Path(source), work.job.code)
     torch.set_num_threads(work.job.decided["threads"])
     cv2.setNumThreads(1)  # the threads are torch's
     images = open_pixels(Path(work.job.train_pixels))

@@ -10,7 +10,6 @@ in their order, and the last of them is the classifier, unless `get_classifier()
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ensemble.core.files import atomic_path, load_json, save_json, sha256_file
+from ensemble.core.files import atomic_path, sha256_file
+from ensemble.core.records import save_record
+from ensemble.core.run import ModelRecord, load_model
 from ensemble.errors import InputError
-from ensemble.recipe.own_code import CODE_FOLDER, is_code_name
+from ensemble.recipe.own_code import is_code_name
 from ensemble.recipe.own_import import load_function
-from ensemble.recipe.parts import ModelPart
+from ensemble.recipe.parts import FILE_OPTIONS, ModelPart
 from ensemble.recipe.recipe import Recipe
 from ensemble.training.timm_import import timm
 
-_FORMAT = 1  # of model.json
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map")  # timm's, tried one by one for a message
 # what timm's models raise for arguments that they do not take: they have no error of their own for it
 _REFUSALS = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -128,30 +129,35 @@ def save_network(
         save_file(weights, temporary)
     own = {name: code for name, code in (codes or {}).items() if name == spec.name}
     record = {
-        "format": _FORMAT,
+        "format": ModelRecord.newest,
         "network": spec.plain(),
         "weights_sha256": sha256_file(folder / "model.safetensors"),
         "code": {name: {"files": dict(code["files"]), "sha256": code["sha256"]} for name, code in own.items()},
         **about,
     }
-    save_json(folder / "model.json", record)
+    save_record(folder / "model.json", record)
 
 
-def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+def load_network(folder: Path, codes: Codes | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The network in eval mode, and its `model.json`; refused when the weights are not those that it describes.
 
-    An own network is made by the copy of its code in the folder, or in the run's folder around it. The caller must have
-    asked whether that may be run (`check_code_of_run`).
+    `codes` is the code that may run, of a recipe that was read or of a run that was checked (`check_code_of_run`). What
+    `model.json` says of code has no say here: it may have been written by anybody.
     """
+    record = load_model(folder)
+    path = folder / "model.safetensors"
     try:
-        record: dict[str, Any] = load_json(folder / "model.json")
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder / 'model.json'}: can't be read ({error})") from error
-    if sha256_file(folder / "model.safetensors") != record["weights_sha256"]:
-        raise InputError(f"{folder / 'model.safetensors'}: not the weights that model.json describes")
-    codes = {name: {**code, "folder": _code_folder(folder, code)} for name, code in record.get("code", {}).items()}
+        is_same = sha256_file(path) == record["weights_sha256"]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); {ModelRecord.remedy}") from error
+    if not is_same:
+        raise InputError(f"{path}: not the weights that model.json describes; {ModelRecord.remedy}")
     network: torch.nn.Module = build_network(NetworkSpec.of(record["network"]), pretrained=False, codes=codes)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:  # no such file, or tensors of another network
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path}: holds no weights of {record['network']['name']} ({reason})") from error
     return network.eval(), record
 
 
@@ -309,6 +315,8 @@ def _layers(body: torch.nn.Module, *, coarse: bool) -> dict[str, int]:
 
 
 def _timm_network(spec: NetworkSpec, pretrained: bool, file: str | None) -> torch.nn.Module:
+    if named := sorted(FILE_OPTIONS & spec.options.keys()):  # as the recipe refuses them; a model.json may be anybody's
+        raise InputError(f"model.options: {', '.join(named)}: would have timm load a file; use model.pretrained: FILE")
     if not timm.is_model(spec.name):
         close = difflib.get_close_matches(spec.name.split(".")[0], timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists the names"
@@ -377,14 +385,3 @@ def _own_network(spec: NetworkSpec, codes: Codes) -> torch.nn.Module:
         with torch.no_grad():  # lazy layers have no weights before they have seen an image
             network.eval()(torch.zeros(2, spec.channels, spec.image_size, spec.image_size))
     return network
-
-
-def _code_folder(folder: Path, code: Mapping[str, Any]) -> str | None:
-    """Where the copies of a fold's code lie."""
-    if not code["files"]:
-        return None
-    places = [folder / CODE_FOLDER, folder.parent / CODE_FOLDER]
-    for place in places:
-        if all((place / name).is_file() for name in code["files"]):
-            return str(place)
-    raise InputError(f"{folder}: its network's code, {', '.join(code['files'])}, is not in {places[1]}")

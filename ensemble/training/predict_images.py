@@ -31,7 +31,7 @@ from ensemble.images.decode import StoredShape
 from ensemble.inference.forward import Normalizer, check_views, make_view_plan
 from ensemble.inference.stream import Models, predict_files
 from ensemble.recipe.chosen_views import ViewChoice
-from ensemble.training.networks import count_parameters, load_network
+from ensemble.training.networks import Codes, count_parameters, load_network
 
 _SHOWN = 10  # bad images that a message names; the file bad_images.csv has all of them
 _REPORT_S = 0.5  # between two lines of progress: often enough to be watched
@@ -60,6 +60,7 @@ def predict_images(
     report: Report,
     *,
     folds: Sequence[str],
+    codes: Codes,
     views: Mapping[str, Any],
     out: str,
     about: Mapping[str, Any],
@@ -72,7 +73,8 @@ def predict_images(
     that the networks were trained on.
     """
     job = Images(**images)
-    rows, run, place = job.rows(), load_models([Path(fold) for fold in folds], views, job.precision), Path(out)
+    rows, place = job.rows(), Path(out)
+    run = load_models([Path(fold) for fold in folds], codes, views, job.precision)
     is_set = run.models.plan.activation == "sigmoid"
     with PredictionFiles(place, rows.ids, run.classes, top, sets=is_set) as files:
         streamed = _stream(job, rows, [run], report, place, lambda parts: files.add(parts[0]))
@@ -96,11 +98,14 @@ def predict_members(
 ) -> dict[str, Any]:
     """Predict `Images` with the networks of several runs that take them at one size, each image decoded once.
 
-    A member is `{name, folds, views}`; its rows go to `matrices`/name.npy. Bad images are as for `predict_images`.
+    A member is `{name, folds, codes, views}`; its rows go to `matrices`/name.npy. Bad images: as for `predict_images`.
     """
     job = Images(**images)
     rows, place = job.rows(), Path(out)
-    runs = [load_models([Path(fold) for fold in member["folds"]], member["views"], job.precision) for member in members]
+    runs = [
+        load_models([Path(fold) for fold in member["folds"]], member["codes"], member["views"], job.precision)
+        for member in members
+    ]
     with ExitStack() as stack:
         files = [
             stack.enter_context(RowsFile(Path(matrices) / f"{member['name']}.npy", len(rows.ids), len(run.classes)))
@@ -168,13 +173,13 @@ class LoadedRun:
         return sum(count_parameters(network) for network in self.models.networks)
 
 
-def load_models(folds: Sequence[Path], views: Mapping[str, Any], precision: str) -> LoadedRun:
-    """The networks in a run's folds, to look at images by `views`."""
+def load_models(folds: Sequence[Path], codes: Codes, views: Mapping[str, Any], precision: str) -> LoadedRun:
+    """The networks in a run's folds, to look at images by `views`; `codes`: what of its code may run."""
     choice = ViewChoice.of(views)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks, records = [], []
     for fold in folds:
-        network, record = load_network(fold)
+        network, record = load_network(fold, codes)
         networks.append(_at(network, precision).to(device))
         records.append(record)
     first = records[0]

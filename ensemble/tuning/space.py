@@ -46,6 +46,17 @@ def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _value(space[key], param) for key, param in params.items()}
 
 
+def check_values(space: Space, values: Mapping[str, Any], where: str) -> None:
+    """Refuse a trial's values that this search can't have proposed: its file may be anybody's, and name any code."""
+    for key, value in values.items():
+        dimension = space.get(key)
+        if dimension is None:
+            raise InputError(f"{where}: {key} is not searched; delete its folder, or the study's")
+        is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        if not is_number if dimension.choices is None else _param_of(dimension, value) is None:
+            raise InputError(f"{where}: {key}: {show_value(value)} is not in the search; delete its folder")
+
+
 def values_in_recipe(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's values for the recipe: a key whose condition does not hold is as if nobody had written it."""
     left_out = {}

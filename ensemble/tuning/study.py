@@ -17,6 +17,7 @@ from ensemble.errors import InputError
 from ensemble.recipe.load import ResolvedRecipe
 from ensemble.recipe.recipe import differing_keys
 from ensemble.recipe.save import save_recipe_with
+from ensemble.runs.record import recorded_dataset
 from ensemble.runs.request import RunRequest
 from ensemble.tuning.space import Space, params_of, values_in_recipe
 from ensemble.tuning.trials import (
@@ -91,10 +92,10 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
             "format": _STUDY_FORMAT,
             "study": path.name,
             "recipe_name": request.resolved.name,
-            "dataset": request.table.dataset,
             "metric": recipe.metric or "accuracy",
             "greater_is_better": request.greater_is_better,
             "asked": asdict(request.asked),
+            **recorded_dataset(request),
             "wanted": None,
             "identity_of": identity,
             "points": [],

@@ -135,6 +135,16 @@ def test_a_failing_transform_fails_the_epoch_in_threads_and_in_processes(images:
             epoch(images, augment=too_large, workers=2, processes=processes)
 
 
+def test_a_process_imports_nothing_from_the_working_directory(
+    images: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numpy", "signal", "cv2", "ensemble"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('planted')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")  # an empty part would be the working directory
+    assert epoch(images, augment="heavy", workers=1, processes=True)
+
+
 def test_a_process_that_is_killed_fails_the_epoch_instead_of_hanging(images: DecodedImages) -> None:
     with feed(images, "heavy", workers=1, processes=True) as opened:
         list(opened.epoch(1))

@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ensemble.errors import InputError
 from ensemble.recipe.load import load_recipe
-from ensemble.recipe.own_code import OwnCode, check_code_of_run, find_code, is_code_name, require_allowed, save_code
+from ensemble.recipe.own_code import (
+    ALLOWED_CODE,
+    OwnCode,
+    check_code_of_run,
+    find_code,
+    is_code_name,
+    is_listed,
+    is_plain_file,
+    require_allowed,
+    save_code,
+)
 from ensemble.recipe.own_import import load_function
 
 NET = """\
@@ -174,6 +186,49 @@ def test_code_of_a_run_is_run_where_one_has_it_oneself_or_allows_it(here: Path, 
     with pytest.raises(InputError, match="--allow-code"):
         check_code_of_run(run, plain(code), here / "elsewhere", allow_code=False)
     check_code_of_run(run, plain(code), here / "elsewhere", allow_code=True)
+    assert check_code_of_run(run, plain(code), here / "recipes", allow_code=False)[code.name]["folder"].endswith("code")
     (run / "code" / "ens_test_sizes.py").write_text("FACTOR = 9\n")
     with pytest.raises(InputError, match="is not the code that the run was trained with"):
         check_code_of_run(run, plain(code), here / "recipes", allow_code=True)
+
+
+NAMES = st.lists(st.sampled_from(["..", ".", "", "net", "net.py", "\\\\", "\0", "~"]), min_size=1, max_size=4)
+
+
+@given(NAMES.map("/".join), st.booleans())
+def test_only_bare_names_of_modules_are_files_of_a_runs_code(name: str, allow_code: bool) -> None:
+    """Whatever lies there, and whatever was allowed; the worker checks it once more."""
+    codes = {"net:build": {"folder": "/", "files": {name: "0" * 64}, "sha256": "0" * 64}}
+    if name == "net.py":
+        assert is_plain_file(name)
+        return
+    with pytest.raises(InputError, match="leads out of the run's folder"):
+        check_code_of_run(Path("run"), codes, Path("recipes"), allow_code=allow_code)
+    with pytest.raises(InputError, match="is not in its files"):
+        load_function("net:build", codes)
+
+
+def test_the_users_list_names_packages_modules_and_functions_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ALLOWED_CODE, raising=False)
+    assert not is_listed("a.b:c")
+    for entry, listed in {"a": True, "a.b": True, "a.b:c": True, "a.b:d": False, "a.bb": False, "b": False}.items():
+        monkeypatch.setenv(ALLOWED_CODE, f"x , {entry},")
+        assert is_listed("a.b:c") is listed, entry
+
+
+def test_the_list_is_of_installed_code_and_covers_no_file_of_its_name(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ALLOWED_CODE, "ens_test_net,json")
+    elsewhere = tmp_path_factory.mktemp("download")
+    write_recipe(elsewhere / "theirs.yaml", "ens_test_net:build")
+    (elsewhere / "ens_test_net.py").write_text("def build(classes): ...\n")
+    assert not code_of(here, str(elsewhere / "theirs.yaml")).is_own
+    write_recipe(elsewhere / "package.yaml", "json.encoder:JSONEncoder")
+    assert code_of(here, str(elsewhere / "package.yaml")).is_own
+
+
+def test_a_module_that_is_not_among_the_files_is_not_imported_in_their_place(here: Path) -> None:
+    codes = {"json.encoder:JSONEncoder": code_of(here).plain()}
+    with pytest.raises(InputError, match="is not in its files"):
+        load_function("json.encoder:JSONEncoder", codes)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ensemble.errors import InputError
+from ensemble.recipe.own_code import check_code_of_run
 from ensemble.training.networks import NetworkSpec, build_network, load_network
 from tests.support import Ens
 
@@ -62,7 +64,11 @@ def test_an_own_network_trains_and_predicts_from_a_moved_run(own: Path, ens: Ens
     run.rename(moved)
     for path in (own / "recipes").glob("*.py"):
         path.unlink()
-    network, _ = load_network(moved / "fold-1")
+    with pytest.raises(InputError, match="net:build"):  # what the folder says of its code is no consent
+        load_network(moved / "fold-1")
+    model = json.loads((moved / "fold-1" / "model.json").read_text())
+    codes = check_code_of_run(moved, model["code"], own / "recipes", allow_code=True)
+    network, _ = load_network(moved / "fold-1", codes)
     assert network(torch.rand(2, 3, 16, 16)).shape == (2, 3)
 
 

@@ -111,6 +111,7 @@ def predict_with(folds: list[str], images: Path, out: Path, precision: str) -> d
         out,
         PlainReport(),
         folds=folds,
+        codes={},
         sources=[str(images)],
         out=str(out),
         about={},
