@@ -233,8 +233,13 @@ int remove(const char *path) {
     return result;
 }
 int rmdir(const char *path) { SIMPLE("rmdir", AT_FDCWD, path, 0, syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR)) }
-int mkdir(const char *path, mode_t mode) { SIMPLE("mkdir", AT_FDCWD, path, GROWS, syscall(SYS_mkdirat, AT_FDCWD, path, mode)) }
-int mkdirat(int folder, const char *path, mode_t mode) { SIMPLE("mkdir", folder, path, GROWS, syscall(SYS_mkdirat, folder, path, mode)) }
+int mkdirat(int folder, const char *path, mode_t mode) {
+    int kept = errno;
+    if (!action || !syscall(SYS_faccessat, folder, path, F_OK)) return syscall(SYS_mkdirat, folder, path, mode); /* EEXIST */
+    errno = kept;
+    SIMPLE("mkdir", folder, path, GROWS, syscall(SYS_mkdirat, folder, path, mode))
+}
+int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode); }
 int link(const char *from, const char *to) { SIMPLE("link", AT_FDCWD, to, GROWS, syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0)) }
 int linkat(int from_folder, const char *from, int folder, const char *to, int flags) { SIMPLE("link", folder, to, GROWS, syscall(SYS_linkat, from_folder, from, folder, to, flags)) }
 int symlink(const char *target, const char *path) { SIMPLE("symlink", AT_FDCWD, path, GROWS, syscall(SYS_symlinkat, target, AT_FDCWD, path)) }

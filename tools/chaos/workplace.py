@@ -91,8 +91,8 @@ def _draw(folder: Path) -> None:
         place.mkdir(parents=True)
     lines = {"train": ["id,label"], "test": ["id"]}
     for number in range(TRAIN + TEST + NEW):
-        pixels = noise.integers(0, 120, (SIZE, SIZE, 3), dtype=np.uint8)
-        pixels[4:16, 4:16, 2 - number % 3] = 240  # OpenCV stores blue first
+        pixels = noise.integers(0, 200, (SIZE, SIZE, 3), dtype=np.uint8)
+        pixels[4:16, 4:16, 2 - number % 3] += 25  # faint: scores stay below 1, so that an altered one shows
         name, label = f"{(number * 37) % 1000:04d}", CLASSES[number % 3]
         place = images if number < TRAIN + TEST else folder / "new"
         cv2.imwrite(str(place / f"{name}.png"), pixels)
@@ -138,6 +138,10 @@ class Snapshot:
                 files[name] = content_of(path)
         return cls(files)
 
+    def without(self, name: str) -> Snapshot:
+        """The same but for one file."""
+        return Snapshot({path: text for path, text in self.files.items() if path != name})
+
     def differences(self, other: Snapshot) -> list[str]:
         """What the other has more, less, or otherwise; at most a few."""
         lines = [f"{name} is missing" for name in self.files if name not in other.files]
@@ -161,7 +165,7 @@ def content_of(path: Path) -> str:
 def _said(name: str, content: bytes) -> str:
     if name.endswith(".json"):
         try:
-            return _hash(repr(_constant(json.loads(content))).encode())
+            return _hash(repr(constant(json.loads(content))).encode())
         except ValueError:
             return f"is no JSON: {_hash(content)}"
     if name == "trials.csv":  # its last three columns are times
@@ -169,16 +173,16 @@ def _said(name: str, content: bytes) -> str:
     return _hash(content)
 
 
-def _constant(value: Any) -> Any:
+def constant(value: Any) -> Any:
     """A JSON value without what time decides: such keys, and hashes of files that hold some."""
     if isinstance(value, dict):
         return {
-            key: _constant(entry)
+            key: constant(entry)
             for key, entry in sorted(value.items())
             if key not in _VARYING and not (key.endswith(_PASSING) and isinstance(entry, str | int))
             and not (key.endswith("sha256") and key not in ("npy_sha256", "ids_sha256", "weights_sha256"))
         }
-    return [_constant(entry) for entry in value] if isinstance(value, list) else value
+    return [constant(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _hash(content: bytes) -> str:
@@ -186,11 +190,15 @@ def _hash(content: bytes) -> str:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Locks, temporaries, swaps and scratch folders below, and whatever lies in the place for temporary files."""
+    """Locks, temporaries, swaps and scratch folders below, and whatever lies in the place for temporary files.
+
+    But for locks in caches: who finds a cache whole never locks it, and a left-over lock blocks nobody.
+    """
     names = []
     for path in folder.rglob("*"):
         name = path.name
-        if name == ".lock" or name.startswith(".ens-") or name.endswith((".ens-tmp", ".ens-swap")):
+        is_locked = name == ".lock" and path.relative_to(folder).parts[:2] != ("outputs", "cache")
+        if is_locked or name.startswith(".ens-") or name.endswith((".ens-tmp", ".ens-swap")):
             names.append(str(path.relative_to(folder)))
     inside = [f"tmp/{path.name}" for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
     return sorted({*names, *inside})

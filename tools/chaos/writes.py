@@ -127,7 +127,8 @@ class Campaign:
         self._whole: dict[str, Undisturbed] = {}
 
     def __enter__(self) -> Campaign:
-        make_template(self._template, lambda words, folder: self._checked(words, folder).code)
+        make_template(self._work, lambda words, folder: self._checked(words, folder).code)  # records name their place
+        copy_template(self._work, self._template)
         return self
 
     def __exit__(self, *error: object) -> None:
