@@ -7,8 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class NotPlain(OSError):
+    """Something else lies where a plain file, or a folder of its own, is needed: a pipe, a device, a link."""
 
 
 class EnsError(Exception):
@@ -40,10 +44,20 @@ class Interrupted(EnsError):
 
 
 def of_the_disk(error: OSError, outputs: os.PathLike[str]) -> EnsError | None:
-    """A disk that is full, or a place that can't be written, told as what it is; None for any other error."""
+    """A disk that is full or broken, or a place that can't be used, told as what it is; None for any other error."""
     where = outputs if error.filename is None else error.filename
+    if isinstance(error, NotPlain):
+        return InputError(f"{where}: {error.strerror}; move it away")
     if error.errno in _FULL:
         return PartialFailure(f"{where}: {error.strerror}; free some, then the same command continues")
+    if error.errno == errno.EIO:
+        return PartialFailure(f"{where}: {error.strerror}: the disk fails; once it works, the same command continues")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"{os.fspath(where)[:60]}…: {error.strerror}; give a shorter name")
+    if error.errno == errno.ELOOP or (error.errno == errno.EEXIST and os.path.islink(where)):
+        return InputError(f"{where}: is a link that leads nowhere; mend or remove it")
+    if error.errno == errno.EISDIR:
+        return InputError(f"{where}: a folder lies where a file should be; move it, or name another --outputs")
     if error.errno in _CLOSED and error.filename is not None:
         return InputError(f"{where}: {error.strerror}; make it accessible, or name another folder with --outputs")
     if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and os.path.isfile(where)):

@@ -11,6 +11,7 @@ knows what the files mean.
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -18,6 +19,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.core.locks import try_lock
+from ensemble.core.plain_file import open_own, open_plain, read_plain, refuse_link
+from ensemble.errors import InputError, NotPlain
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN in a file would break other readers
 TEMPORARY_SUFFIX = ".ens-tmp"
@@ -66,7 +70,12 @@ def save_text(path: Path, content: str) -> None:
 
 def save_json(path: Path, value: Any) -> None:
     """Write a JSON document that a person can read, whole or not at all; NaN and infinity are refused."""
-    save_text(path, _laid_out(value, 2) + "\n")  # two levels are what a person scans; rows of numbers stay on one line
+    save_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A JSON document laid out for a person: two levels are what one scans; rows of numbers stay on one line."""
+    return _laid_out(value, 2) + "\n"
 
 
 def _laid_out(value: Any, depth: int, line: str = "\n") -> str:
@@ -82,8 +91,14 @@ def _laid_out(value: Any, depth: int, line: str = "\n") -> str:
 
 
 def load_json(path: Path) -> Any:
-    """Read a JSON document; the caller turns `OSError` and `ValueError` into a message that fits its file."""
-    return json.loads(path.read_bytes().decode("utf-8"))
+    """Read a JSON document; the caller turns `OSError` and `ValueError` into a message that fits its file.
+
+    What another command has to believe is a record (`core/records.py`), which says whether it was altered.
+    """
+    try:
+        return json.loads(read_plain(path).decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
 
 
 def canonical_json(value: Any) -> str:
@@ -99,7 +114,7 @@ def sha256_text(text: str) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hash of a file's bytes, in hex, read in pieces."""
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -109,7 +124,7 @@ def sweep_temporaries(folder: Path, *, is_dead: Callable[[int], bool] | None = N
     for leftover in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):  # a list: what is walked is being removed
         pid = leftover.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 2)[-2]
         if is_dead is None or (pid.isdigit() and is_dead(int(pid))):
-            if leftover.is_dir():
+            if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
@@ -144,10 +159,9 @@ def replaced_together(folder: Path, name: str) -> Iterator[Path]:
     stage.mkdir()
     try:
         yield stage
-        settle(folder, name)  # a rename onto a folder with files in it fails, and another's swap may have begun
         for path in [*stage.rglob("*"), stage]:  # before the rename: else a power cut may leave names on empty files
             flush_to_disk(path)
-        os.rename(stage, _swap(folder, name))  # the moment that counts
+        _rename_to_swap(stage, folder, name)  # the moment that counts
         flush_to_disk(folder)
         settle(folder, name)
     except BaseException:
@@ -155,36 +169,93 @@ def replaced_together(folder: Path, name: str) -> Iterator[Path]:
         raise
 
 
+def _rename_to_swap(stage: Path, folder: Path, name: str) -> None:
+    """Make a stage the swap of that name, after any other that was begun meanwhile."""
+    for _ in range(_SWAP_ATTEMPTS):
+        settle(folder, name)
+        try:
+            os.rename(stage, _swap(folder, name))
+            return
+        except OSError as error:  # onto a folder with files in it: another process's swap began after `settle`
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise OSError(errno.EBUSY, "other commands keep replacing these files", str(folder))
+
+
 def settle(folder: Path, name: str) -> bool:
-    """Finish a swap that was begun; whether there was one."""
+    """Finish a swap that was begun; whether there was one. A swap that is a link, or holds one, is refused."""
     swap = _swap(folder, name)
-    if not swap.is_dir():
+    try:
+        refuse_link(swap)
+    except FileNotFoundError:
         return False
+    except NotPlain as error:
+        raise InputError(f"{swap}: {error.strerror}, and was not made by this tool; remove it") from error
     touched = {folder}
-    for path in sorted(path for path in swap.rglob("*") if path.is_file()):
+    for path in _files_to_move(swap):
         target = folder / path.relative_to(swap)
         target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_links_between(folder, target)
         with suppress(FileNotFoundError):  # another process that settles the same swap was faster
             os.replace(path, target)
         touched.add(target.parent)
     for place in touched:
         flush_to_disk(place)  # before the swap goes: a power cut must not lose both names of a file
-    shutil.rmtree(swap, ignore_errors=True)
+    # Empty folders only, never a tree: by now another process's swap may have this name, with files in it.
+    for place in sorted((path for path in [swap, *swap.rglob("*")] if path.is_dir()), reverse=True):
+        with suppress(OSError):
+            place.rmdir()
     return True
+
+
+def _files_to_move(swap: Path) -> list[Path]:
+    """The files of a swap, in order. Something else among them is refused: no stage of ours ever held it."""
+    files = []
+    for path in sorted(swap.rglob("*")):
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:  # moved by another process that settles
+            continue
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise InputError(f"{path}: is no plain file, and was not put there by this tool; remove it")
+        if stat.S_ISREG(mode):
+            files.append(path)
+    return files
+
+
+def _refuse_links_between(folder: Path, target: Path) -> None:
+    """Refuse a link among the folders below `folder` that lead to `target`: files would leave the folder through it."""
+    for place in target.parents:
+        if place == folder:
+            return
+        try:
+            refuse_link(place)
+        except NotPlain as error:
+            raise InputError(f"{place}: {error.strerror}; remove it") from error
 
 
 def newest(path: Path, name: str) -> Path:
     """Where the file `path` lies now: still in the swap of that name, in a run's, or in its place."""
     for swap in (name, RUN_SWAP):  # a run's swap may hold any file of its folder
-        if os.path.isfile(moving := _swap(path.parent, swap) / path.name):
+        moving = _swap(path.parent, swap) / path.name
+        # by the links' own modes: a reader follows none that was put in a swap's place
+        if _mode(moving.parent, stat.S_ISDIR) and _mode(moving, stat.S_ISREG):
             return moving
     return path
+
+
+def _mode(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        return is_kind(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _swap(folder: Path, name: str) -> Path:
     return folder / f".{name}.ens-swap"  # without a process's number: whoever comes next must find it
 
 
+_SWAP_ATTEMPTS = 20  # each lost only to another process that replaced the same files at that very moment
 _LOCK_NAME = ".lock"
 _LONGEST_ADDRESS = 100  # bytes of a socket's path; systems end at 104 to 108
 _BELOW = len("/.ens-1234-12345678/listener-12345678")  # what multiprocessing puts below its folder
@@ -228,7 +299,7 @@ def _make(place: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=place))
         try:
-            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_own(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:  # swept before there was a lock
             continue
         with suppress(OSError):  # a file system without locks: nobody else gets one, so nobody sweeps this folder
@@ -245,7 +316,7 @@ def _sweep(place: Path) -> None:
             # /tmp is everybody's: a link of that name may lead to a folder that must not be emptied
             if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
                 continue
-            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_own(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 if try_lock(descriptor, wait=False):
                     shutil.rmtree(folder, ignore_errors=True)

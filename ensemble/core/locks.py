@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.errors import InputError
+from ensemble.core.plain_file import open_own
+from ensemble.errors import InputError, NotPlain
 
 _LOCK_NAME = ".lock"  # hidden: a listing of the outputs stays readable
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # a command that only asks who the holder is has the lock for microseconds
+_LONGEST_NOTE = 4096  # bytes: a host's name has at most 255
 _TOUCH_S = 4.0  # how often a holder shows that it lives: costs nothing, and a dead host is noticed within seconds
 _BELIEVED_S = 3 * _TOUCH_S  # for how long another host's holder is believed after that: two touches may come late
 
@@ -44,7 +46,7 @@ def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     path = folder / _LOCK_NAME
     descriptor = _acquire(path, wait)
     if descriptor is None or not _is_left_by_other_hosts(descriptor, path, wait):
-        holder = _read_holder(path)  # before the close, which lets the next holder write its note
+        holder = lock_holder(folder) if descriptor is None else _read_holder(descriptor)
         if descriptor is not None:
             os.close(descriptor)
         raise _refusal(folder, holder)
@@ -74,11 +76,11 @@ def lock_holder(folder: Path) -> LockHolder | None:
     """Which command works in `folder` now; None when none does, whatever a dead process left behind."""
     path = folder / _LOCK_NAME
     try:
-        descriptor = os.open(path, os.O_RDWR)  # not O_CREAT: asking must leave nothing behind
-    except OSError:
+        descriptor = open_own(path, os.O_RDWR)  # not O_CREAT: asking must leave nothing behind
+    except OSError:  # none, or something else of that name, which nobody can hold
         return None
     try:
-        holder = _read_holder(path)
+        holder = _read_holder(descriptor)
         if not try_lock(descriptor, wait=False):
             return holder or LockHolder(0, "an unknown host")
         is_elsewhere = holder is not None and holder.host != socket.gethostname()
@@ -100,7 +102,7 @@ def _is_left_by_other_hosts(descriptor: int, path: Path, wait: bool) -> bool:
     NFS and other shared file systems may keep locks on each host by itself, so that two hosts hold the same one.
     """
     while True:
-        holder = _read_holder(path)
+        holder = _read_holder(descriptor)
         if holder is None or holder.host == socket.gethostname():
             return True
         # Watch for a change rather than compare with our clock: clocks of two hosts differ.
@@ -126,7 +128,9 @@ def _acquire(path: Path, wait: bool) -> int | None:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+        except NotPlain as error:
+            raise InputError(f"{path}: {error.strerror}, so no lock can be kept there; remove it") from error
         except FileNotFoundError:  # the previous holder left the folder empty, and removed it
             continue
         try:
@@ -176,10 +180,11 @@ else:
         return True
 
 
-def _read_holder(path: Path) -> LockHolder | None:
-    """The note in the lock file; None while it is being written."""
+def _read_holder(descriptor: int) -> LockHolder | None:
+    """The note in an open lock file; None while it is being written."""
     try:
-        note: dict[str, Any] = json.loads(path.read_bytes())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        note: dict[str, Any] = json.loads(os.read(descriptor, _LONGEST_NOTE))
         return LockHolder(int(note["pid"]), str(note["host"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.complaints import any_of
+from ensemble.core.plain_file import open_plain
 from ensemble.errors import InputError
 
 _MAGIC = b"\x93NUMPY"  # how every .npy file begins
@@ -32,7 +33,7 @@ _ALLOWED = any_of([np.dtype(size).name for size in _SIZES], "and")
 def map_matrix(path: Path) -> NDArray[np.floating[Any]]:
     """Map a C-ordered matrix (rows, columns) of float16, 32 or 64 read-only; anything else is an `InputError`."""
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             rows, columns, kind = _matrix(_read_header(stream))
             offset = stream.tell()
             expected, held = rows * columns * _SIZES[kind], os.fstat(stream.fileno()).st_size - offset

@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,6 +25,7 @@ from ensemble.core.files import newest, replaced_together, sha256_file
 from ensemble.core.labels import Activation, Labels, labels_of_plain, plain_labels
 from ensemble.core.notebook import MOST_ROWS, NotebookValue, check_arguments, html_of
 from ensemble.core.npy import map_matrix, mapped_sha256, release_pages
+from ensemble.core.plain_file import open_plain
 from ensemble.core.predictions_check import (
     OWN_KEYS,
     check_rows,
@@ -34,6 +36,7 @@ from ensemble.core.predictions_check import (
     renormalized_rows,
     shape_problems,
 )
+from ensemble.core.records import SEAL, check_seal, sealed, with_seal
 from ensemble.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ def _holds(path: Path, content: bytes) -> bool:
     try:
         if not content or os.stat(path).st_size != len(content):
             return False
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with open_plain(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             if len(mapped) != len(content):
                 return False
             words = (
@@ -90,7 +93,7 @@ def _holds(path: Path, content: bytes) -> bool:
         return False
 
 
-FORMAT = 1  # of the sidecar; another one is refused
+FORMAT, _SEALED_FROM = 2, 2  # of the sidecar; since 2 it has a hash of itself
 _PATIENCE = 5  # how often files that were replaced while they were read are read again
 
 
@@ -119,6 +122,9 @@ class Predictions(NotebookValue):
     """Hash of the `.npy` file these came from; empty for what was made in memory."""
     path: Path | None = None
     """The `.npy` file these came from."""
+    is_verified: bool = True
+    """Whether the sidecar's own hash showed that labels, folds and scores are as they were written; a file of an
+    earlier version has none."""
 
     @property
     def headline(self) -> str:
@@ -214,12 +220,18 @@ def _load(paths: ProbabilityPaths, path: Path, renormalize: bool, verify_hashes:
     # Hashed at once, which brings the numbers into memory for the checks; other faults are told before a wrong hash.
     npy_sha256 = mapped_sha256(probs) if verify_hashes and probs is not None else ""
     ids, ids_sha256 = _collect(problems, seen.ids, paths.ids) or (None, "")
-    document = _collect(problems, parse_document, paths.json, FORMAT)
+    content = _collect(problems, read_whole, paths.json)
+    document = None if content is None else _collect(problems, parse_document, paths.json, FORMAT, content)
     if document is not None and probs is not None:
         problems += [f"{paths.json}: {problem}" for problem in document_problems(document, *probs.shape)]
     if ids is not None and probs is not None:
         problems += [f"{paths.ids}: {problem}" for problem in shape_problems(len(ids), probs.shape[0])]
     # Hashes last: of a file that is cut off, "changed after it was written" would say less than what was said above.
+    is_verified = False
+    if document is not None and content is not None and not problems:
+        is_sealed = document["format"] >= _SEALED_FROM
+        seal = (content, document, paths.json, "make it again")
+        is_verified = bool(_collect(problems, partial(check_seal, required=is_sealed), *seal))
     if document is not None and verify_hashes and not problems:
         hashes = ((paths.npy, "npy_sha256", npy_sha256), (paths.ids, "ids_sha256", ids_sha256))
         problems += [
@@ -252,6 +264,7 @@ def _load(paths: ProbabilityPaths, path: Path, renormalize: bool, verify_hashes:
         renormalized=int(rows.to_renormalize.size),
         npy_sha256=document["npy_sha256"],
         path=path,
+        is_verified=is_verified,
     )
 
 
@@ -289,7 +302,7 @@ def save_predictions(stem: Path | str, predictions: Predictions, *, written: Pat
                 np.lib.format.write_array(stream, probs, version=(1, 0), allow_pickle=False)
         document["npy_sha256"] = sha256_file(npy)  # of what is on the disk, not of what was meant
         (stage / f"{stem.name}.ids.txt").write_bytes(ids)
-        (stage / f"{stem.name}.json").write_bytes(_document_text(document).encode("utf-8"))
+        (stage / f"{stem.name}.json").write_bytes(sealed(_document_text(document)))
 
 
 def _document(predictions: Predictions) -> dict[str, Any]:
@@ -299,6 +312,7 @@ def _document(predictions: Predictions) -> dict[str, Any]:
         raise ValueError(f"sidecar: {', '.join(taken)} are written from the predictions themselves")
     document: dict[str, Any] = {
         "format": FORMAT,
+        SEAL: "",
         "kind": predictions.kind,
         "rows": len(predictions.ids),
         "classes": list(predictions.classes),
@@ -338,6 +352,6 @@ def _document_text(document: dict[str, Any]) -> str:
     """One key per line, so that a person can read it and a list of a million labels stays on one line."""
     lines = (
         f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-        for key, value in document.items()
+        for key, value in with_seal(document).items()
     )
     return "{\n" + ",\n".join(lines) + "\n}\n"

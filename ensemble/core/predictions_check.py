@@ -7,19 +7,19 @@ memory can be checked, without a Python loop over rows. Where rows have sets of 
 from __future__ import annotations
 
 import json
-import math
 import re
 import types
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.core.labels import Activation
+from ensemble.core.plain_file import read_plain
+from ensemble.core.records import SEAL, shown_repeats, strict_json
 from ensemble.errors import InputError
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of 1,000 classes miss 1 by up to half of it
@@ -153,12 +153,11 @@ def _sums(block: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
 
 
 OWN_KEYS = frozenset(
-    {"format", "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
+    {"format", SEAL, "kind", "rows", "classes", "npy_sha256", "ids_sha256", "labels", "folds", "groups", "activation"}
 )
 _ACTIVATIONS = ("softmax", "sigmoid")  # rows that sum to 1, or a yes and no for each class
 _TEXT_KEYS = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256", "tta", "metric")
 _NUMBERS_KEYS = ("scores", "cost")
-_LARGEST_DOCUMENT = 1 << 30  # bytes: labels, folds and groups of 50 million rows
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # in lower case, as hashlib writes it: hashes are compared as text
 
 
@@ -181,35 +180,18 @@ def parse_ids(path: Path, content: bytes | None = None, *, what: str = "id") -> 
         raise InputError(f"{path}:{ids.index('') + 1}: an empty {what} ({count}); one {what} per line is needed")
     if len(set(ids)) != len(ids):
         needs = "every row needs an id" if what == "id" else "every column needs a name"
-        raise InputError(f"{path}: {_duplicates(ids)}; {needs} of its own")
+        raise InputError(f"{path}: {shown_repeats(ids)}; {needs} of its own")
     return ids
 
 
-def parse_document(path: Path, newest_format: int, content: bytes | None = None) -> dict[str, Any]:
-    """The sidecar as a dictionary: strict JSON, without NaN, repeated keys or broken text, of a known format."""
-    content = read_whole(path) if content is None else content
-    try:
-        text = content.decode("utf-8")
-        document = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_doubled_keys
-        )
-        if "\\u" in text:
-            json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone half of a surrogate pair is no text
-    except (ValueError, RecursionError, MemoryError) as error:
-        if isinstance(error, UnicodeError):
-            reason = "not UTF-8"
-        elif isinstance(error, RecursionError):  # a megabyte of [ is enough
-            reason = "nested too deep"
-        else:
-            reason = (str(error).splitlines() or ["too large"])[0]
-        raise InputError(f"{path}: not a JSON document of ours ({reason}); make it again") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: holds no JSON object; make it again")
+def parse_document(path: Path, newest_format: int, content: bytes) -> dict[str, Any]:
+    """The sidecar: strict JSON of a known format; its own hash is looked at last, by `check_seal`."""
+    document = strict_json(content, path, "make it again")
     version = document.get("format")
     if type(version) is int and version > newest_format:  # type(): True is an int too
         raise InputError(f"{path}: format {version} is newer than this ens ({newest_format}); upgrade ens")
-    if type(version) is not int or version != newest_format:
-        raise InputError(f"{path}: format is {_show(version)}; {newest_format} is needed")
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path}: format is {_show(version)}; 1 to {newest_format} is needed")
     return document
 
 
@@ -264,7 +246,7 @@ def class_problems(classes: Any, columns: int) -> list[str]:
     if any("\n" in name or "\r" in name for name in classes):
         return ["classes: a name holds a line break; no submission could be written with it"]
     if len(set(classes)) != len(classes):
-        return [f"classes: {_duplicates(classes)}; every column needs a name of its own"]
+        return [f"classes: {shown_repeats(classes)}; every column needs a name of its own"]
     if len(classes) != columns:
         return [f"{len(classes)} classes for {columns} columns of the .npy; one name per column is needed"]
     return []
@@ -321,38 +303,9 @@ def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -
 def read_whole(path: Path) -> bytes:
     """The bytes of a file, unless it is absurdly large."""
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_DOCUMENT:
-            raise InputError(f"{path}: {size} bytes; at most {_LARGEST_DOCUMENT} are allowed")
-        return path.read_bytes()
+        return read_plain(path)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
-
-
-def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; one with a repeated key says two things at once, and `json` would take the last."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError(_duplicates([key for key, _ in pairs]))
-    return result
-
-
-def _finite(text: str) -> float:
-    """A JSON number; `1e999`, which Python reads as infinity, is none."""
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _duplicates(names: list[str] | tuple[str, ...]) -> str:
-    """Which name appears twice, and how many do."""
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    return f"{doubled[0]!r} appears twice" + (f" ({len(doubled)} names do)" if len(doubled) > 1 else "")
 
 
 def _show(value: Any) -> str:

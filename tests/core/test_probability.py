@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
 from ensemble.errors import InputError
+from tests.support import alter_record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "probability"
 SUFFIXES = (".npy", ".ids.txt", ".json")
@@ -61,10 +62,8 @@ def _refusal(path: Path, **options: Any) -> str:
 def _rehash(npy: Path) -> None:
     """Make the sidecar agree with what the other two files hold now."""
     paths = ProbabilityPaths.of(npy)
-    document = json.loads(paths.json.read_text(encoding="utf-8"))
-    document["npy_sha256"] = hashlib.sha256(paths.npy.read_bytes()).hexdigest()
-    document["ids_sha256"] = hashlib.sha256(paths.ids.read_bytes()).hexdigest()
-    paths.json.write_text(json.dumps(document), encoding="utf-8")
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (paths.npy, paths.ids)]
+    alter_record(paths.json, npy_sha256=hashes[0], ids_sha256=hashes[1])
 
 
 def _put_array(npy: Path, array: np.ndarray) -> None:
@@ -73,8 +72,7 @@ def _put_array(npy: Path, array: np.ndarray) -> None:
 
 
 def _change_document(npy: Path, **changes: Any) -> None:
-    path = ProbabilityPaths.of(npy).json
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    alter_record(ProbabilityPaths.of(npy).json, **changes)
 
 
 def _assert_same(one: Predictions, other: Predictions) -> None:
@@ -127,6 +125,31 @@ def test_the_numbers_are_a_read_only_map_and_carry_their_hash(trio: Path) -> Non
     assert not loaded.probs.flags.writeable
     assert loaded.npy_sha256 == hashlib.sha256(trio.read_bytes()).hexdigest()
     assert loaded.path == trio
+
+
+def test_a_trio_of_the_first_format_keeps_loading_and_is_marked_as_unverified() -> None:
+    first, golden = (load_predictions(folder / "oof.npy") for folder in (GOLDEN / "format-1", GOLDEN))
+    _assert_same(first, golden)
+    assert (first.is_verified, golden.is_verified) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": [1, 1, 1]},
+        {"folds": [1, 1, 0]},
+        {"scores": {"accuracy": 0.999}},
+        {"classes": ["dog", "cat"]},
+        {"run": None},
+        {"record_sha256": None},
+        {"record_sha256": "0" * 64},
+    ],
+)
+def test_a_sidecar_that_was_altered_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    save_predictions(tmp_path / "oof", _oof())
+    path = tmp_path / "oof.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    assert "record_sha256" in _refusal(tmp_path / "oof.npy")
 
 
 def test_the_golden_trio_keeps_loading_and_is_written_byte_for_byte(tmp_path: Path) -> None:
@@ -284,7 +307,7 @@ def test_broken_ids_are_refused(trio: Path, content: bytes, words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2}, "upgrade"),
+        ({"format": 3}, "upgrade"),
         ({"format": "1"}, 'format is "1"'),
         ({"format": True}, "format is true"),
         ({"kind": "train"}, 'kind is "train"'),
