@@ -24,6 +24,7 @@ from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
+from ensemble.core.records import Record
 from ensemble.core.run import RunFolder, unfinished_text
 from ensemble.errors import InputError
 
@@ -195,7 +196,7 @@ def _is_absent(path: Path) -> bool:
 def _lost_test_rows(folder: Path) -> str:
     """What to say where a run predicted test rows and its file of them is gone; empty where it never had any."""
     try:
-        record = RunFolder(folder).load_record() or {}
+        record = RunFolder(folder).load_record() or Record()
     except InputError:  # of another version of `ens`: nothing is known
         return ""
     if not (record.get("rows") or {}).get("test"):
@@ -273,7 +274,7 @@ def _described(dataset: str, members: Sequence[Member]) -> DatasetDescription | 
     """The description in a member's `run.json`: that of a folder which has none in `recipes/data`."""
     for member in members:
         try:
-            record = RunFolder(member.path.parent).load_record() or {}
+            record = RunFolder(member.path.parent).load_record() or Record()
             if record.get("dataset") == dataset:
                 return described_in(record)  # one record is enough: a thousand members take a second to read
         except InputError:  # of another version of `ens`: its probabilities are good, its record no help
@@ -288,7 +289,7 @@ def _find_sample(sample: str, dataset: str, members: Sequence[Member]) -> Path |
     """
     for member in members:
         try:
-            record = RunFolder(member.path.parent).load_record() or {}
+            record = RunFolder(member.path.parent).load_record() or Record()
         except InputError:  # a run of another version of `ens`: its probabilities are good, its record no help
             continue
         folder = record.get("data_folder")

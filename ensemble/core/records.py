@@ -30,8 +30,12 @@ _SHOWN = 5  # faults of one record in a message
 _SHA256 = r"^[0-9a-f]{64}$"  # in lower case, as hashlib writes it: hashes are compared as text
 
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
-FileName = Annotated[str, StringConstraints(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]{1,255}$")]
-"""A file directly in the record's own folder."""
+_CHARACTER = r"[^/\\\x00-\x1f\x7f]"
+_NOT_DOT = r"[^./\\\x00-\x1f\x7f]"
+FileName = Annotated[
+    str, StringConstraints(pattern=rf"^(?:{_NOT_DOT}|\.{_NOT_DOT}|\.\.{_CHARACTER}){_CHARACTER}*$", max_length=255)
+]
+"""A file directly in the record's own folder: no `/`, and neither `.` nor `..`."""
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -59,7 +63,12 @@ class RecordSchema(Schema):
 
 def save_record(path: Path, document: dict[str, Any]) -> None:
     """Write a record, whole or not at all, with its hash behind its format."""
-    save_bytes(path, sealed(json_text(with_seal(document))))
+    save_bytes(path, record_bytes(document))
+
+
+def record_bytes(document: dict[str, Any]) -> bytes:
+    """A record as its file holds it."""
+    return sealed(json_text(with_seal(document)))
 
 
 def with_seal(document: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +108,7 @@ def parse_record(content: bytes, schema: type[RecordSchema], where: Path) -> Rec
     if type(version) is not int or not 1 <= version <= schema.newest:
         reads = "1" if schema.newest == 1 else f"1 to {schema.newest}"
         raise InputError(f"{where}: format {version!r:.40}; this version of ens reads {reads}")
-    record = Record(document)
+    record = Record((key, value) for key, value in document.items() if key != SEAL)  # a later one has another
     record.is_verified = check_seal(content, document, where, schema.remedy, required=version >= schema.sealed_from)
     try:
         schema.model_validate(document)
@@ -113,7 +122,7 @@ def check_seal(content: bytes, document: dict[str, Any], where: Path, remedy: st
     seal = document.get(SEAL)
     if seal is None and not required:
         return False
-    if not isinstance(seal, str) or not re.match(_SHA256, seal):
+    if not isinstance(seal, str) or not re.fullmatch(_SHA256, seal):
         raise InputError(f"{where}: {SEAL} is missing or no sha256, so nothing in it can be believed; {remedy}")
     at = content.find(_place(seal))
     if at < 0 or _sealed_sha256(content, at) != seal:

@@ -1,4 +1,4 @@
-"""A run's folder: `run.json`, the names of its files and checkpoints, the options it was made with.
+"""A run's folder: its records (`run.json`, `fold.json`, `model.json`), the names of its files and checkpoints.
 
 The orchestrator alone writes `run.json`; a worker writes checkpoints and what else lies in its fold's folder.
 `checkpoint-<step>.pt` is written first, `checkpoint-<step>.json` with its hash last: one without it was never finished.
@@ -14,11 +14,245 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from ensemble.core.files import RUN_SWAP, load_json, newest, save_json, sha256_file
+from pydantic import ConfigDict, Field, model_validator
+
+from ensemble.core.files import RUN_SWAP, load_json, newest, sha256_file
 from ensemble.core.locks import lock_holder
+from ensemble.core.records import (
+    Count,
+    FileName,
+    Record,
+    RecordSchema,
+    Schema,
+    Sha256,
+    load_record,
+    save_record,
+)
 from ensemble.errors import InputError
+
+Scores = dict[str, float | None]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Folds(Schema):
+    k: Positive
+    repeats: Positive
+    scheme: str
+    sha256: Sha256
+    path: FileName | None = None
+
+
+class _FoldState(Schema):
+    fold: Count
+    repeat: Count
+    state: Literal["complete", "missing", "running", "failed"]
+    attempts: Count
+    best_epoch: int | None
+    scores: Scores | None
+    seconds: float | None
+    device: str | None
+    error: str | None
+
+
+class _Asked(Schema):
+    model_config = ConfigDict(extra="forbid", strict=True)  # what is read becomes an `Asked`, field by field
+
+    recipe: str
+    sets: list[str]
+    data: str | None = None
+
+
+class _Training(Schema):
+    epochs: Positive
+
+
+class _ImageSize(Schema):
+    size: Positive
+
+
+class _Recipe(Schema):
+    """What is read of a resolved recipe without resolving it again."""
+
+    train: _Training
+    image: _ImageSize
+    model: dict[str, Any]
+    folds: dict[str, Any]
+    seed: int
+
+
+class _Decided(Schema):
+    device: str
+    threads: Positive
+    precision: str
+
+
+class _Choice(Schema):
+    views: str | list[str]
+    merge: Literal["mean", "gmean", "power"]
+    power: float
+    weights: list[float] | None
+
+
+class _Views(Schema):
+    choice: _Choice
+    by_fold: dict[str, _Choice]
+    why: str
+    settled: bool
+
+
+class PredictingRun(RecordSchema):
+    """What `run.json` must say for its folds to predict; in a pack it says no more."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "restore it, or train the run again (--fresh moves this folder aside)"
+
+    run: str
+    identity: Sha256
+    state: Literal["running", "partial", "failed", "complete"]
+    recipe: _Recipe
+    dataset: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    folds: _Folds
+    decided: _Decided
+    identity_of: dict[str, Any]
+    tta: _Views | None = None
+    metric: str
+    optimistic: bool
+    box: dict[str, Any] | None = None
+    files: dict[FileName, Sha256]
+    cost: dict[str, float] | None
+
+
+class _RowCounts(Schema):
+    train: Count
+    test: Count
+
+
+class _RunScores(Schema):
+    oof: Scores | None
+
+
+class RunRecord(PredictingRun):
+    """`run.json`."""
+
+    asked: _Asked
+    rows: _RowCounts
+    findings: list[dict[str, Any]]
+    fold_states: list[_FoldState]
+    scores: _RunScores
+    started: str | None
+    finished: str | None
+
+    @model_validator(mode="after")
+    def _has_each_fold_once(self) -> RunRecord:
+        keys = [(state.repeat, state.fold) for state in self.fold_states]
+        wanted = {(repeat, fold) for repeat in range(self.folds.repeats) for fold in range(self.folds.k)}
+        if len(keys) != len(wanted) or set(keys) != wanted:
+            raise ValueError(f"fold_states are not the {self.folds.k} folds of each of {self.folds.repeats} repeats")
+        return self
+
+
+class _Code(Schema):
+    files: dict[FileName, Sha256]
+    sha256: str
+
+
+class _Network(Schema):
+    name: str
+    classes: Positive
+    image_size: Positive
+    channels: Literal[1, 3]
+    options: dict[str, Any]
+
+
+class _Image(Schema):
+    size: Positive
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class _Stored(Schema):
+    size: Positive
+    is_square: bool
+
+
+class ModelRecord(RecordSchema):
+    """`model.json`: all that a prediction needs beside the weights."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "restore it, or train the fold again"
+
+    network: _Network
+    weights_sha256: Sha256
+    code: dict[str, _Code] = Field(default_factory=dict)
+    identity: Sha256
+    classes: Annotated[list[str], Field(min_length=1)]
+    image: _Image
+    stored: _Stored
+    class_shares: list[float]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> ModelRecord:
+        if not len(self.classes) == len(self.class_shares) == self.network.classes:
+            raise ValueError("classes, class_shares and network.classes are not as many")
+        return self
+
+
+def load_model(folder: Path) -> Record:
+    """A fold's `model.json`; one that has no hash of its own must be what `fold.json` beside it was written for."""
+    path = folder / "model.json"
+    try:
+        record = load_record(path, ModelRecord)
+        if not record.is_verified and (folder / "fold.json").exists():  # a pack has none: its manifest has the hash
+            record.is_verified = not verify_files(folder, {path.name: load_fold(folder)["files"].get(path.name, "")})
+            if not record.is_verified:
+                raise InputError(f"{path}: changed after it was written (its hash is not in fold.json)")
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: missing; {ModelRecord.remedy}") from error
+    return record
+
+
+class _FoldCost(Schema):
+    seconds_per_1000_images: float
+    parameters: Count
+
+
+class FoldRecord(RecordSchema):
+    """`fold.json`: written last, so that a fold which has it, and the files that it names, is whole."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "delete the fold's folder to have it trained again"
+
+    fold: Count
+    repeat: Count
+    identity: Sha256
+    files: dict[FileName, Sha256]
+    bytes: dict[FileName, Count] = Field(default_factory=dict)
+    cost: _FoldCost
+    scores: Scores
+    seconds: float
+    best_epoch: int | None
+
+
+def load_fold(folder: Path) -> Record:
+    """A fold's `fold.json`."""
+    return load_record(folder / "fold.json", FoldRecord)
+
+
+class CheckpointRecord(RecordSchema):
+    """A checkpoint's sidecar: whose state it is, and its hash."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+
+    identity: Sha256
+    step: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -35,7 +269,6 @@ class Asked:
         return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
 
 
-CHECKPOINT_FORMAT = 1  # another one: older checkpoints count as absent, and the fold starts anew
 _LOG = "log.txt"  # kept beside checkpoints: it says why the attempt before ended
 
 
@@ -58,15 +291,15 @@ class CheckpointFile:
 
     def close(self, about: Mapping[str, Any], sha256: str) -> None:
         """Write the sidecar: from now on the checkpoint counts."""
-        save_json(self.sidecar_path, {"format": CHECKPOINT_FORMAT, **about, "step": self.step, "sha256": sha256})
+        about = {"format": CheckpointRecord.newest, **about, "step": self.step, "sha256": sha256}
+        save_record(self.sidecar_path, about)
 
     def load_about(self) -> dict[str, Any] | None:
-        """The sidecar; None where it is missing, broken, or of another format."""
+        """The sidecar; None where it is missing, altered or damaged: the fold goes on from an earlier one, or anew."""
         try:
-            about = load_json(self.sidecar_path)
-        except (OSError, ValueError):
+            return load_record(self.sidecar_path, CheckpointRecord)
+        except (OSError, InputError):
             return None
-        return about if isinstance(about, dict) and about.get("format") == CHECKPOINT_FORMAT else None
 
     def is_whole(self) -> bool:
         """Whether the state is, byte for byte, what the sidecar was written for."""
@@ -115,7 +348,6 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
 
 SETTINGS = "settings"
 """In `failed_by` of a fold's state: it was refused, or failed with a message that says what to change."""
-RUN_FORMAT = 1  # another one is refused, with a message: a run is not to be retrained unasked
 RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "studies"})  # folders of `outputs/`
 _NAME = re.compile(r"[\w][\w.+=-]{0,127}", re.UNICODE)  # 128: room for what is added in a name of 255 bytes
 
@@ -157,22 +389,16 @@ class RunFolder:
         """The folder of one fold."""
         return self.path / key.folder_name(repeats)
 
-    def load_record(self) -> dict[str, Any] | None:
-        """What `run.json` says; None when there is none."""
+    def load_record(self, schema: type[PredictingRun] = RunRecord) -> Record | None:
+        """What `run.json` says; None when there is none. `schema`: how much of it is needed."""
         try:
-            record = load_json(newest(self.record_path, RUN_SWAP))
+            return load_record(newest(self.record_path, RUN_SWAP), schema, shown=self.record_path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.record_path}: can't be read ({error}); --fresh moves the folder aside") from error
-        if not isinstance(record, dict) or record.get("format") != RUN_FORMAT:
-            version = record.get("format") if isinstance(record, dict) else None
-            raise InputError(f"{self.record_path}: format {version!r}; this version reads {RUN_FORMAT}")
-        return record
 
     def save_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        save_json(self.record_path, record)
+        save_record(self.record_path, record | {"format": RunRecord.newest})
 
     def state(self, record: dict[str, Any]) -> str:
         """The run's state; one that says `running` while nobody holds its lock was interrupted."""

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
-from ensemble.core.run import SETTINGS, FoldKey, RunFolder, empty_but_checkpoints, verify_files
+from ensemble.core.run import SETTINGS, FoldKey, RunFolder, empty_but_checkpoints, load_fold, verify_files
 from ensemble.engine.task import LAST, Task, TaskEvent
+from ensemble.errors import InputError
 from ensemble.images.cache import build_pixels
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.fold_job import FoldJob
@@ -52,11 +53,11 @@ class FoldRunner:
         """Record every fold whose files verify as complete, and every other one as not."""
         for key, state in self._states.items():
             try:  # complete means: of this identity, and every file is what was written
-                finished = load_json(self._folder(key) / "fold.json")
+                finished = load_fold(self._folder(key))
                 is_whole = finished["identity"] == self._record["identity"] and not verify_files(
                     self._folder(key), finished["files"]
                 )
-            except (OSError, ValueError, KeyError, TypeError):  # missing, torn or of another format: not complete
+            except (OSError, InputError):  # missing, altered or damaged: not complete
                 is_whole = False
             if is_whole:
                 self._record_finished(key, finished)
@@ -163,7 +164,7 @@ class FoldRunner:
         different = np.flatnonzero(table.train_labels != table.labels).tolist()
         by_id = {table.train.ids[row]: int(table.train_labels[row]) for row in different}
         path = self._request.cache / f"train-labels-{sha256_text(canonical_json(by_id))[:16]}.json"
-        if not path.exists():
+        if not _holds(path, by_id):
             save_json(path, by_id)
         return str(path)
 
@@ -209,3 +210,11 @@ class FoldRunner:
     def _record_finished(self, key: FoldKey, finished: Mapping[str, Any]) -> None:
         known = {name: finished[name] for name in _REPEATED if name in finished}
         self._states[key].update(state="complete", error=None, **known)
+
+
+def _holds(path: Path, value: Any) -> bool:
+    """Whether a file of the cache is this document: one that was altered would train on other labels."""
+    try:
+        return bool(load_json(path) == value)
+    except (OSError, ValueError):
+        return False

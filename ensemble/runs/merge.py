@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.files import load_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, per_class, score_all
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
-from ensemble.core.run import FoldKey, RunFolder, hash_files, now, verify_files
+from ensemble.core.run import FoldKey, RunFolder, hash_files, load_fold, now, verify_files
 from ensemble.data.table import Rows, Table
 from ensemble.errors import EnsError
 from ensemble.runs.record import sidecar_of
@@ -30,7 +29,7 @@ def merge_run(request: RunRequest, run: RunFolder, record: dict[str, Any]) -> bo
     if record["scores"]["oof"] is not None and not verify_files(run.path, record["files"]):
         return False
     folders = [run.fold_path(key, request.plan.repeats) for key in request.keys]
-    costs = [load_json(folder / "fold.json")["cost"] for folder in folders]
+    costs = [load_fold(folder)["cost"] for folder in folders]
     cost = {  # of predicting with all of the run's models
         "seconds_per_1000_images": round(sum(fold["seconds_per_1000_images"] for fold in costs), 4),
         "parameters": sum(fold["parameters"] for fold in costs),

@@ -27,7 +27,8 @@ from typing import IO, Any
 
 from ensemble.core.files import flush_to_disk, scratch_folder, sha256_file
 from ensemble.core.notebook import check_arguments
-from ensemble.core.run import RUN_FORMAT, RunFolder
+from ensemble.core.records import record_bytes
+from ensemble.core.run import PredictingRun, RunFolder
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER
 from ensemble.runs.predict_again import find_run
@@ -228,7 +229,7 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
     """The files of one run, below `place`."""
     record, decided, folds = member.record, member.record["decided"], member.record["folds"]
     plain = {
-        "format": RUN_FORMAT,
+        "format": PredictingRun.newest,
         "state": "complete",
         **{key: record[key] for key in _KEPT if key in record},
         "recipe": _without_paths(record["recipe"]),
@@ -236,7 +237,7 @@ def _entries_of(member: RunSource, place: str) -> Iterator[_Entry]:
         "decided": {key: decided[key] for key in ("device", "threads", "precision") if key in decided},
         "folds": {key: folds[key] for key in ("k", "repeats", "scheme", "sha256") if key in folds},
     }
-    yield _Entry(f"{place}/run.json", _json(plain))
+    yield _Entry(f"{place}/run.json", record_bytes(plain))
     code: dict[str, _Entry] = {}
     for fold, model in zip(member.folders(), member.models(), strict=True):
         _refuse_other_files(model, fold / "model.json")

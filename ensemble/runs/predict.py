@@ -106,8 +106,8 @@ def predict(
     request = request_of_run(source, record, Path(folder), Path(outputs), on_event, allow_code=allow_code)
     if asked is not None and is_learned(asked):
         views = study_views(request, source, asked, workplace, on_event).views
-    record = predict_again(request, source, views, workplace, on_event)
-    return Predicted(source.path, views.choice.text, record)
+    predicted = predict_again(request, source, views, workplace, on_event)
+    return Predicted(source.path, views.choice.text, predicted)
 
 
 def _refuse_options(run: Path | str, of_runs: Mapping[str, bool]) -> None:

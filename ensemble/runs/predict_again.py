@@ -13,7 +13,8 @@ from ensemble.core.complaints import closest
 from ensemble.core.files import RUN_SWAP, replaced_together, scratch_folder, settle, sweep_temporaries
 from ensemble.core.foldplan import save_plan
 from ensemble.core.locks import folder_lock
-from ensemble.core.run import RunFolder, unfinished_text
+from ensemble.core.records import Record
+from ensemble.core.run import PredictingRun, RunFolder, RunRecord, unfinished_text
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError
@@ -87,9 +88,9 @@ def find_run(run: str | Path, outputs: Path) -> RunFolder:
     raise InputError(f"{run}: no run there (it would have a run.json); {there}")
 
 
-def record_of(run: RunFolder) -> dict[str, Any]:
-    """The content of `run.json`."""
-    record = run.load_record()
+def record_of(run: RunFolder, schema: type[PredictingRun] = RunRecord) -> Record:
+    """The content of `run.json`. `schema`: how much of it is needed."""
+    record = run.load_record(schema)
     if record is None:
         raise InputError(f"{run.path}: holds no run.json")
     return record

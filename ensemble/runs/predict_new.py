@@ -25,7 +25,8 @@ from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_
 from ensemble.core.labels import Activation
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions
-from ensemble.core.run import RunFolder, verify_files
+from ensemble.core.records import Record
+from ensemble.core.run import PredictingRun, RunFolder, load_fold, load_model, verify_files
 from ensemble.data.new_images import PredictionFiles, find_new_images
 from ensemble.engine.task import Task
 from ensemble.errors import InputError
@@ -85,7 +86,7 @@ class RunSource:
     @classmethod
     def of(cls, run: RunFolder, *, is_packed: bool = False) -> RunSource:
         """With its own views and all of its folds."""
-        record = record_of(run)
+        record = record_of(run, PredictingRun)
         return cls(run, record, RunViews.of(record), is_packed=is_packed)
 
     def folders(self) -> list[Path]:
@@ -103,15 +104,9 @@ class RunSource:
             raise InputError(f"{self.run.path}: {', '.join(missing)} not trained, or not here{rest}")
         return places
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[Record]:
         """What the `model.json` of each fold says."""
-        models = []
-        for fold in self.folders():
-            try:
-                models.append(load_json(fold / "model.json"))
-            except (OSError, ValueError) as error:
-                raise InputError(f"{fold / 'model.json'}: can't be read ({error})") from error
-        return models
+        return [load_model(fold) for fold in self.folders()]
 
     def check_code(self, folder: Path, *, allow_code: bool) -> None:
         """Refuse code that the run brings along, unless it is allowed."""
@@ -364,12 +359,14 @@ def changed_folds(run: RunFolder) -> list[str]:
         return list(error.messages)
     for fold in folds:
         try:
-            finished = load_json(fold / "fold.json")
+            finished = load_fold(fold)
             hashes = {"model.json": finished["files"]["model.json"]}
             if finished["identity"] != record["identity"] or verify_files(fold, hashes):
                 problems.append(f"{fold}: changed since it was blended; train the run again, or blend without it")
-        except (OSError, ValueError, KeyError) as error:
-            problems.append(f"{fold / 'fold.json'}: can't be read ({error}); train the run again")
+        except FileNotFoundError:
+            problems.append(f"{fold / 'fold.json'}: missing; train the run again")
+        except InputError as error:
+            problems += error.messages
     return problems
 
 

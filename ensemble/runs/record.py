@@ -22,7 +22,7 @@ from typing import Any
 from ensemble.audit.findings import Finding
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
-from ensemble.core.run import RUN_FORMAT, FoldKey, now
+from ensemble.core.run import FoldKey, RunRecord, now
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.recipe import differing_keys
@@ -44,7 +44,7 @@ def new_record(
     validated = [row for row, ever in zip(plan.ids, is_validated, strict=True) if ever and row not in dropped]
     boxed = resolved.dataset.test or resolved.dataset.train  # new images must come with the columns of test rows
     return {
-        "format": RUN_FORMAT,
+        "format": RunRecord.newest,
         "run": name,
         "identity": identity.sha256,
         "state": "running",

@@ -36,6 +36,7 @@ from ensemble.core.metrics import (
 )
 from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
+from ensemble.core.records import Record
 from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
 from ensemble.core.text import natural_key
 from ensemble.data.answers import Answers, load_answers
@@ -322,7 +323,7 @@ def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[di
     """The records of the files' own runs, then of all others, that are of a dataset."""
     for run in [*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)]:
         try:
-            record = run.load_record() or {}
+            record = run.load_record() or Record()
         except InputError:  # of another version: no help
             continue
         if record.get("dataset") == dataset:

@@ -18,7 +18,7 @@ from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.notebook import NotebookValue, check_arguments
-from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_looks, verify_files
+from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_fold, load_looks, verify_files
 from ensemble.errors import InputError
 from ensemble.recipe.find import shown_path
 
@@ -186,14 +186,14 @@ def _lost_of_fold(place: str, note: str) -> Iterator[str]:
     fold = note.rpartition("/")[0]
     try:
         written = os.stat(f"{place}/{note}").st_mtime_ns
-        about = load_json(Path(f"{place}/{note}"))
-        hashes, sizes = about["files"].items(), about.get("bytes", {})
+        about = load_fold(Path(f"{place}/{fold}"))
     except FileNotFoundError:
         yield f"{note} is missing"
         return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        yield f"{note} can't be read"
+    except InputError as error:
+        yield error.messages[0]
         return
+    hashes, sizes = about["files"].items(), about.get("bytes", {})
     for name, sha256 in hashes:
         try:
             file = os.stat(f"{place}/{fold}/{name}")

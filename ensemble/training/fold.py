@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.core.files import atomic_path, load_json, save_json, sweep_temporaries
+from ensemble.core.files import atomic_path, load_json, sweep_temporaries
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Activation
 from ensemble.core.machine import Report
 from ensemble.core.metrics import metrics_for, per_class, score_all
 from ensemble.core.predictions import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
-from ensemble.core.run import file_sizes, hash_files
+from ensemble.core.records import save_record
+from ensemble.core.run import FoldRecord, file_sizes, hash_files, load_fold
 from ensemble.errors import EnsError
 from ensemble.images.batches import SeedParts, TrainingFeed, plain_batches
 from ensemble.images.cache import Images, open_pixels
@@ -69,7 +70,6 @@ from ensemble.training.networks import (
 from ensemble.training.pretrained import start_network
 from ensemble.training.watchers import Watchers
 
-FOLD_FORMAT = 1  # of fold.json
 _PREDICTED_MICRO_BATCHES = 4  # a forward pass alone keeps no activations: this many more rows fit than in training
 _SUFFIXES = (".npy", ".ids.txt", ".json")  # of a probability file and what goes with it
 
@@ -125,7 +125,7 @@ class FoldWork:
         parts = ["oof", *self._predict_test(network, shares)]
         names = ["model.safetensors", "model.json", "history.csv", *_files_of(parts)]
         record = {
-            "format": FOLD_FORMAT,
+            "format": FoldRecord.newest,
             "fold": job.fold,
             "repeat": job.repeat,
             "identity": job.about["identity"],
@@ -134,7 +134,7 @@ class FoldWork:
             "files": hash_files(self.folder, names),
             "bytes": file_sizes(self.folder, names),
         }
-        save_json(self.folder / "fold.json", record)  # last: a fold with this file, and the hashes in it, is whole
+        save_record(self.folder / "fold.json", record)  # last: a fold with this file, and the hashes in it, is whole
         checkpoints.remove()  # not before: until then a kill costs no more than the predictions
         self.log(f"done in {record['seconds']:.1f} s: {record['scores']}")
         return record
@@ -156,10 +156,11 @@ class FoldWork:
         network = network.to(self.device)
         facts = self._predict_validation(network, images, rows)
         parts = ["oof", *self._predict_test(network, rows.class_shares(len(job.classes)))]
-        before: dict[str, Any] = load_json(source / "fold.json")
+        before = load_fold(source)
         files = {**before["files"], **hash_files(self.folder, _files_of(parts))}  # the weights' hashes stay
         sizes = {**before.get("bytes", {}), **file_sizes(self.folder, _files_of(parts))}
-        save_json(self.folder / "fold.json", {**before, **facts, "files": files, "bytes": sizes})
+        newest = {"format": FoldRecord.newest, "files": files, "bytes": sizes}
+        save_record(self.folder / "fold.json", {**before, **facts, **newest})
         return {"scores": facts["scores"], "cost": facts["cost"]}
 
     def log(self, line: str) -> None:

@@ -10,7 +10,6 @@ in their order, and the last of them is the classifier, unless `get_classifier()
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ensemble.core.files import atomic_path, load_json, save_json, sha256_file
+from ensemble.core.files import atomic_path, sha256_file
+from ensemble.core.records import save_record
+from ensemble.core.run import ModelRecord, load_model
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER, is_code_name
 from ensemble.recipe.own_import import load_function
@@ -28,7 +29,6 @@ from ensemble.recipe.parts import ModelPart
 from ensemble.recipe.recipe import Recipe
 from ensemble.training.timm_import import timm
 
-_FORMAT = 1  # of model.json
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map")  # timm's, tried one by one for a message
 # what timm's models raise for arguments that they do not take: they have no error of their own for it
 _REFUSALS = (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -128,13 +128,13 @@ def save_network(
         save_file(weights, temporary)
     own = {name: code for name, code in (codes or {}).items() if name == spec.name}
     record = {
-        "format": _FORMAT,
+        "format": ModelRecord.newest,
         "network": spec.plain(),
         "weights_sha256": sha256_file(folder / "model.safetensors"),
         "code": {name: {"files": dict(code["files"]), "sha256": code["sha256"]} for name, code in own.items()},
         **about,
     }
-    save_json(folder / "model.json", record)
+    save_record(folder / "model.json", record)
 
 
 def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -143,10 +143,7 @@ def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     An own network is made by the copy of its code in the folder, or in the run's folder around it. The caller must have
     asked whether that may be run (`check_code_of_run`).
     """
-    try:
-        record: dict[str, Any] = load_json(folder / "model.json")
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder / 'model.json'}: can't be read ({error})") from error
+    record = load_model(folder)
     if sha256_file(folder / "model.safetensors") != record["weights_sha256"]:
         raise InputError(f"{folder / 'model.safetensors'}: not the weights that model.json describes")
     codes = {name: {**code, "folder": _code_folder(folder, code)} for name, code in record.get("code", {}).items()}

@@ -24,6 +24,7 @@ from ensemble.blending.options import METHODS
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.metrics import SET_METRICS
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
+from ensemble.core.records import save_record
 from ensemble.errors import InputError
 
 CLASSES = ("rust", "scab", "spot")
@@ -286,7 +287,7 @@ def test_members_that_contradict_each_other_about_a_set_are_told_with_both(make_
     labels[3] = [0, 0, 0] if labels[3].any() else [1, 0, 1]
     document = json.loads(runs[1].with_name("oof.json").read_text())
     document["labels"][3] = np.flatnonzero(labels[3]).tolist()
-    runs[1].with_name("oof.json").write_text(json.dumps(document))
+    save_record(runs[1].with_name("oof.json"), document)
     with pytest.raises(InputError) as caught:
         blend(runs, outputs=tmp_path / "o")
     assert "different labels for 1 rows; the first is id 'o03'" in str(caught.value)

@@ -23,6 +23,7 @@ from ensemble.cli import main
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 from tests.conftest import DESCRIPTION, RECIPE
 from tests.runs.conftest import TRAIN, blend, difference, files_of, predict, refusal
+from tests.support import alter_record
 
 METHODS = ["soft", "hard", "geometric", "power:3", "rank", "optimize", "greedy", "greedy:3", "stack", "auto"]
 
@@ -301,7 +302,7 @@ def test_members_with_and_without_test_rows_are_not_mixed(place: Path, ens: Call
     error = refusal(ens, "blend", "outputs/first", "outputs/second")
     assert "outputs/second/probs.npy: gone, though the run has test rows; ens predict outputs/second makes it" in error
     record = json.loads((outputs / "second" / "run.json").read_text())
-    (outputs / "second" / "run.json").write_text(json.dumps({**record, "rows": {**record["rows"], "test": 0}}))
+    alter_record(outputs / "second" / "run.json", rows={**record["rows"], "test": 0})
     assert "outputs/second: no test rows, while outputs/first/probs.npy holds some" in refusal(
         ens, "blend", "outputs/first", "outputs/second"
     )

@@ -19,8 +19,10 @@ import pytest
 
 import ensemble
 from ensemble.core.files import sha256_file
+from ensemble.core.records import save_record
 from ensemble.runs import pack as pack_module
 from tests.runs.conftest import blend, difference, files_of, predict, refusal
+from tests.support import alter_record
 
 NET = "import torch\n\ndef build(classes, image_size):\n"
 NET += "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * image_size**2, classes))\n"
@@ -276,7 +278,7 @@ def rewrite_models(folder: Path, change: Callable[[dict[str, Any]], None]) -> No
     for path in folder.glob("members/*/*/model.json"):
         model = json.loads(path.read_text())
         change(model)
-        path.write_text(json.dumps(model))
+        save_record(path, model)
         about = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         manifest["files"][path.relative_to(folder).as_posix()] = about
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -309,10 +311,10 @@ def test_a_network_of_the_hub_is_told_not_to_be_offline(place: Path, ens: Callab
     assert "Not offline" not in (place / "plain" / "README.md").read_text()
     for fold in (place / "outputs" / "first").glob("fold-*"):
         model = fold / "model.json"
-        model.write_text(model.read_text().replace('"test_resnet"', '"hf-hub:timm/test_resnet"'))
-        note = json.loads((fold / "fold.json").read_text())
-        note["files"]["model.json"] = sha256_file(model)
-        (fold / "fold.json").write_text(json.dumps(note))
+        network = json.loads(model.read_text())["network"]
+        alter_record(model, network={**network, "name": "hf-hub:timm/test_resnet"})
+        files = json.loads((fold / "fold.json").read_text())["files"]
+        alter_record(fold / "fold.json", files={**files, "model.json": sha256_file(model)})
     assert ens("pack", "first", "--out", "packed").code == 0
     assert "Not offline: hf-hub:timm/test_resnet is looked up" in (place / "packed" / "README.md").read_text()
 
@@ -322,10 +324,8 @@ def test_code_that_leads_out_of_its_run_is_not_packed(place: Path, ens: Callable
     (place / "outputs" / "first" / "code").mkdir()
     name = "../../../evil.py"
     for fold in (place / "outputs" / "first").glob("fold-*"):
-        model = json.loads((fold / "model.json").read_text())
-        model["code"] = {"evil:build": {"files": {name: sha256_file(place / "evil.py")}, "sha256": "0" * 64}}
-        (fold / "model.json").write_text(json.dumps(model))
-        note = json.loads((fold / "fold.json").read_text())
-        note["files"]["model.json"] = sha256_file(fold / "model.json")
-        (fold / "fold.json").write_text(json.dumps(note))
-    assert f"{name}: leads out of the pack" in refusal(ens, "pack", "first", "--out", "packed", "--allow-code")
+        code = {"evil:build": {"files": {name: sha256_file(place / "evil.py")}, "sha256": "0" * 64}}
+        alter_record(fold / "model.json", code=code)
+        files = json.loads((fold / "fold.json").read_text())["files"]
+        alter_record(fold / "fold.json", files={**files, "model.json": sha256_file(fold / "model.json")})
+    assert f"code.evil:build.files.{name}.[key]" in refusal(ens, "pack", "first", "--out", "packed", "--allow-code")

