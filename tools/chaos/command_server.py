@@ -23,7 +23,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = "ENS_CHAOS_MARK"
-_IMPORTED = ("cv2", "pandas", "optuna", "scipy.optimize", "torch", "ensemble.training.preload", "rich.table", "ensemble.cli")
+_IMPORTED = (
+    "cv2",
+    "pandas",
+    "optuna",
+    "scipy.optimize",
+    "torch",
+    "ensemble.training.preload",
+    "rich.table",
+    "ensemble.cli",
+)
 _ROOMS = ("commands", "blending", "runs", "tuning", "training", "images", "inference")
 _SETTLE_S = 20.0
 

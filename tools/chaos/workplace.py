@@ -41,11 +41,9 @@ search:
   train.lr: {low: 1e-3, high: 1e-2, log: true}
 """
 # What a second try, a clock or a busy machine may change in a JSON file.
-_VARYING = frozenset(
-    "started finished seconds attempts resumed machines cost seconds_per_1000_images times first last looks pid time "
-    "at left_s frontier sha256_of_self self_sha256 asked_at bytes path recipe_path".split()
-)
-_PASSING = (".json", ".npy")  # of these files' hashes in a record: the first hold times; the second are compared anyway
+_TIMES = {"started", "finished", "seconds", "seconds_per_1000_images", "times", "first", "last", "at"}
+_VARYING = _TIMES | {"looks", "cost", "attempts", "resumed", "machines", "frontier", "bytes", "path", "recipe_path"}
+_PASSING = (".json", ".npy")  # their hashes in a record: the first hold times, the second are compared anyway
 _NOT_COMPARED = ("events.jsonl", "log.txt", "frontier.csv", "frontier.svg", "README.md")
 
 Run = Callable[[Sequence[str], Path], int]
@@ -179,7 +177,8 @@ def constant(value: Any) -> Any:
         return {
             key: constant(entry)
             for key, entry in sorted(value.items())
-            if key not in _VARYING and not (key.endswith(_PASSING) and isinstance(entry, str | int))
+            if key not in _VARYING
+            and not (key.endswith(_PASSING) and isinstance(entry, str | int))
             and not (key.endswith("sha256") and key not in ("npy_sha256", "ids_sha256", "weights_sha256"))
         }
     return [constant(entry) for entry in value] if isinstance(value, list) else value

@@ -4,10 +4,10 @@
     python tools/chaos/writes.py --tries 100 --faults ENOSPC       # a full disk; EDQUOT, EIO likewise
     python tools/chaos/writes.py --command blend --only 17 --keep  # one try again, its folder left to look at
 
-After a kill the same command must end with 0, with the files of an undisturbed one, and leave nothing behind. On a full
-disk the first must end with 3 and a line that names the trouble, nothing half-written may count, and the same command must
-then do the rest. Which call is hit is drawn from the seed and the number of the try. A command with `-local` in its name
-starts its folds in processes of their own, as usual; the others compute in their own process, which is faster.
+After a kill the same command must end with 0, with the files of an undisturbed one, and leave nothing behind. On a
+full disk the first must end with 3 and a line that names the trouble, nothing half-written may count, and the same
+command must then do the rest. Which call is hit is drawn from the seed and the number of the try. A command with
+`-local` in its name starts its folds in processes of their own, as usual; the others compute in their own process.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ class Campaign:
     def attempt(self, name: str, number: int, kinds: Sequence[str], fault: Fault | None = None) -> list[str]:
         """One try: what was wrong with it."""
         fault = fault or self.fault(name, number, kinds)
-        whole, wrong = self.whole(name), []
+        whole = self.whole(name)
+        wrong: list[str] = []
         self._prepare(name)
         first = self._run(COMMANDS[name].words, fault)
         fired, calls = self.library.has_fired, self.library.calls
@@ -198,7 +199,7 @@ class Campaign:
         elif ended.is_hung or ended.left:
             yield from ended.faults
         for name, text in Snapshot.of(self._work).files.items():
-            if name.endswith(_MAY_BE_EARLIER) or name.endswith(".json") and "fold-" in name:
+            if name.endswith(_MAY_BE_EARLIER) or (name.endswith(".json") and "fold-" in name):
                 continue
             if text not in (whole.before.files.get(name), whole.after.files.get(name), None):
                 yield f"{name} is neither the old nor the new one"

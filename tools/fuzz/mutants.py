@@ -3,9 +3,9 @@
     python tools/fuzz/mutants.py --tries 3000
     python tools/fuzz/mutants.py --only 1234 --keep      # one try again, its folder left to look at
 
-Required: an exit code of 0, 2, 3 or 130, no traceback, no hang, no control characters on the screen; a refusal names the
-file. Of files that commands wrote themselves also: with exit code 0 the result is that of the undamaged file, or a line
-says that the file is damaged, altered or unverified.
+Required: an exit code of 0, 2, 3 or 130, no traceback, no hang, no control characters on the screen; a refusal names
+the file. Of files that commands wrote themselves also: with exit code 0 the result is that of the undamaged file, or a
+line says that the file is damaged, altered or unverified.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from chaos.workplace import (
     environment,
     make_template,
 )
+
 from fuzz.mutations import mutate, reseal
 
 __all__ = ["TARGETS", "Mutants", "main"]

@@ -1,9 +1,9 @@
-"""Links, pipes, sockets, devices and folders planted under the names that commands write and read; modules that must not run.
+"""Links, pipes, sockets, devices and folders under the names that commands write and read; modules that must not run.
 
     python tools/fuzz/planted.py --tries 100
     python tools/fuzz/planted.py --only 17 --keep
 
-Required: nothing outside of the place is changed, no hang, bounded memory, an exit code of 0, 2, 3 or 130, no traceback.
+Required: nothing outside of the place changes; no hang, no traceback, bounded memory, an exit code of 0, 2, 3 or 130.
 Modules named like libraries lie in the working directory, and a run asks for a function of the attacker's choice as its
 network: none of them may be executed.
 """
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 
 from chaos.command_server import CommandServer, Ended
 from chaos.workplace import QUICK, TUNE, copy_template, environment, make_template
+
 from fuzz.mutations import reseal
 
 __all__ = ["PLACES", "Planted", "main"]
@@ -37,8 +38,8 @@ __all__ = ["PLACES", "Planted", "main"]
 CODES = (0, 2, 3, 130)
 _NAMES = ("--ids", "ids.txt", "--classes", "classes.txt")
 _INLINE = ("--engine", "inline")
-_BLEND = ("blend", "outputs/a/probs.npy", "outputs/b/probs.npy", "--name", "n", "--out", "sub.csv")
-_BLEND += ("--template", "sample.csv")
+_MEMBERS = ("outputs/a/probs.npy", "outputs/b/probs.npy")
+_BLEND = ("blend", *_MEMBERS, "--name", "n", "--out", "sub.csv", "--template", "sample.csv")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "status": ("status", "--json"),
     "blend": _BLEND,
@@ -60,45 +61,46 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 _TIMEOUT_S, _MOST_MB = 60.0, 512.0
 
-_WRITTEN: dict[str, Sequence[str]] = {
-    "blend": [f"outputs/blends/n/{name}" for name in (".lock", ".probs.ens-swap", "probs.npy", "blend.json")]
-    + ["outputs/blends/n/submission.csv", "outputs/blends/n/diversity.csv"],
-    "adopt": [".half.ens-swap", "half.npy.original", "half.json", "half.ids.txt"],
-    "adopt-out": ["mates/.half.ens-swap", "mates/half.npy", "mates/half.json"],
-    "predict": [f"preds/{name}" for name in (".lock", ".run.ens-swap", ".probs.ens-swap", "probs.npy")]
-    + ["preds/predictions.csv"],
-    "again": [f"outputs/a/{name}" for name in (".lock", ".run.ens-swap", ".oof.ens-swap", ".probs.ens-swap")]
-    + ["outputs/a/events.jsonl", "outputs/a/fold-0/.oof.ens-swap", "outputs/a/fold-0/log.txt"],
-    "train-b": [f"outputs/b/{name}" for name in (".lock", "events.jsonl", ".oof.ens-swap", ".run.ens-swap", "oof.npy")]
-    + [f"outputs/b/{name}" for name in ("fold-1", "fold-1/log.txt", "fold-1/history.csv", "fold-1/.oof.ens-swap")],
-    "tune-s": [f"outputs/studies/s/{name}" for name in (".lock", "trials.csv", "best.yaml", "trial-1")]
-    + [f"outputs/studies/s/trial-1/{name}" for name in (".lock", "trial.json", "fold-0", "events.jsonl")],
-    "score": ["outputs/.lock", "outputs/scored.json"],
-    "folds": ["outputs/folds/.lock", "{plan}.csv", "{plan}.json", "{pixels}", "{scan}/looks.bin", "{pixels}/.lock"],
-    "eda": ["looks/classes.svg", "looks/findings.csv", "looks/.lock"],
-    "init": ["recipes/fresh.yaml", "recipes/data/fresh.yaml", "recipes/.lock"],
+# Names below the place, with spaces between; what hashes and draws decide is filled in.
+_WRITTEN = {
+    "blend": "outputs/blends/n/.lock outputs/blends/n/.probs.ens-swap outputs/blends/n/probs.npy sub.csv "
+    "outputs/blends/n/blend.json outputs/blends/n/submission.csv outputs/blends/n/diversity.csv",
+    "adopt": ".half.ens-swap half.npy.original half.json half.ids.txt",
+    "adopt-out": "mates/.half.ens-swap mates/half.npy mates/half.json",
+    "predict": "preds/.lock preds/.run.ens-swap preds/.probs.ens-swap preds/probs.npy preds/predictions.csv",
+    "again": "outputs/a/.lock outputs/a/.run.ens-swap outputs/a/.oof.ens-swap outputs/a/.probs.ens-swap "
+    "outputs/a/events.jsonl outputs/a/fold-0/.oof.ens-swap outputs/a/fold-0/log.txt",
+    "train-b": "outputs/b/.lock outputs/b/events.jsonl outputs/b/.oof.ens-swap outputs/b/.run.ens-swap "
+    "outputs/b/fold-1 outputs/b/fold-1/log.txt outputs/b/fold-1/history.csv outputs/b/fold-1/.oof.ens-swap",
+    "tune-s": "outputs/studies/s/.lock outputs/studies/s/trials.csv outputs/studies/s/best.yaml "
+    "outputs/studies/s/trial-1 outputs/studies/s/trial-1/.lock outputs/studies/s/trial-1/trial.json "
+    "outputs/studies/s/trial-1/fold-0 outputs/studies/s/trial-1/events.jsonl",
+    "score": "outputs/.lock outputs/scored.json",
+    "folds": "outputs/folds/.lock {plan}.csv {plan}.json {pixels} {scan}/looks.bin {pixels}/.lock",
+    "eda": "looks/classes.svg looks/findings.csv looks/.lock",
+    "init": "recipes/fresh.yaml recipes/data/fresh.yaml recipes/.lock",
 }
-_READ: dict[str, Sequence[str]] = {
-    "adopt": ["ids.txt", "classes.txt", "half.npy"],
-    "blend": ["sample.csv", "outputs/a/probs.npy", "outputs/a/probs.json", "outputs/a/probs.ids.txt"]
-    + ["outputs/a/oof.npy", "outputs/a/oof.json", "recipes/data/squares.yaml"],
-    "score": ["answers.csv", "outputs/a/run.json", "outputs/scored.json"],
-    "status": ["outputs/a/run.json", "outputs/studies/s/study.json", "outputs/blends/ab/blend.json"]
-    + ["outputs/scored.json", "outputs/a/fold-0/fold.json", "outputs/a/events.jsonl", "outputs/a/.lock"],
-    "predict": ["outputs/a/run.json", "outputs/a/fold-0/model.json", "outputs/a/fold-0/model.safetensors"]
-    + ["outputs/a/fold-0/fold.json", "new/{new}", "new"],
-    "predict-blend": ["outputs/blends/ab/blend.json", "outputs/a/run.json"],
-    "predict-pack": ["pack/manifest.json", "pack/blend.json", "pack/members/a/run.json", "pack"],
-    "predict-zip": ["pack.zip"],
-    "pack": ["outputs/a/fold-0/model.safetensors", "outputs/a/run.json"],
-    "train-a": ["outputs/a/run.json", "outputs/a/fold-0/fold.json", "outputs/a/fold-0/oof.npy", "outputs/a/oof.json"]
-    + ["outputs/a/fold-0/history.csv"],
-    "tune-s": ["outputs/studies/s/study.json", "outputs/studies/s/trial-0/trial.json"]
-    + ["outputs/studies/s/trial-0/run.json", "outputs/studies/s/best.yaml"],
-    "folds": ["recipes/tiny.yaml", "recipes/data/squares.yaml", "data/squares/train.csv", "{plan}.csv", "{plan}.json"]
-    + ["data/squares/images/{image}", "{pixels}/pixels.json", "{pixels}/index.bin", "{scan}/looks.bin"],
-    "again": ["{pixels}/pixels.bin", "{pixels}/ids.txt", "{pixels}"],
-    "init": ["raw/red/{red}"],
+_READ = {
+    "adopt": "ids.txt classes.txt half.npy",
+    "blend": "sample.csv outputs/a/probs.npy outputs/a/probs.json outputs/a/probs.ids.txt "
+    "outputs/a/oof.npy outputs/a/oof.json recipes/data/squares.yaml",
+    "score": "answers.csv outputs/a/run.json outputs/scored.json",
+    "status": "outputs/a/run.json outputs/studies/s/study.json outputs/blends/ab/blend.json outputs/scored.json "
+    "outputs/a/fold-0/fold.json outputs/a/events.jsonl outputs/a/.lock",
+    "predict": "outputs/a/run.json outputs/a/fold-0/model.json outputs/a/fold-0/model.safetensors "
+    "outputs/a/fold-0/fold.json new/{new} new",
+    "predict-blend": "outputs/blends/ab/blend.json outputs/a/run.json",
+    "predict-pack": "pack/manifest.json pack/blend.json pack/members/a/run.json pack",
+    "predict-zip": "pack.zip",
+    "pack": "outputs/a/fold-0/model.safetensors outputs/a/run.json",
+    "train-a": "outputs/a/run.json outputs/a/fold-0/fold.json outputs/a/fold-0/oof.npy outputs/a/oof.json "
+    "outputs/a/fold-0/history.csv",
+    "tune-s": "outputs/studies/s/study.json outputs/studies/s/trial-0/trial.json "
+    "outputs/studies/s/trial-0/run.json outputs/studies/s/best.yaml",
+    "folds": "recipes/tiny.yaml recipes/data/squares.yaml data/squares/train.csv {plan}.csv {plan}.json "
+    "data/squares/images/{image} {pixels}/pixels.json {pixels}/index.bin {scan}/looks.bin",
+    "again": "{pixels}/pixels.bin {pixels}/ids.txt {pixels}",
+    "init": "raw/red/{red}",
 }
 
 
@@ -155,7 +157,7 @@ PLACES = [
     (command, name, kind, is_written)
     for is_written, places in ((True, _WRITTEN), (False, _READ))
     for command, names in places.items()
-    for name in names
+    for name in names.split()
     for kind in KINDS
     # a folder of somebody's own may lie behind a link: `new`, a pack
     if not (kind in ("a link to a folder", "a folder") and name in ("new", "pack"))
