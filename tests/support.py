@@ -37,6 +37,14 @@ def alter_record(path: Path, **changes: Any) -> None:
     save_record(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
 
+MODEL_FACTS: dict[str, Any] = {
+    "identity": "abc",
+    "classes": ["a", "b", "c"],
+    "image": {"size": 32, "mean": [0.5], "std": [0.5]},
+    "stored": {"size": 32, "is_square": True},
+    "class_shares": [0.2, 0.3, 0.5],
+}
+"""What `model.json` says of a network of three classes beside the network itself."""
 Fingerprint = Callable[[Path], dict[str, str]]
 """The fixture `fingerprint`: hashes of all files of a run that must not depend on when or how it was trained."""
 MakeMember = Callable[..., Predictions]

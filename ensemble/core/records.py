@@ -36,6 +36,7 @@ FileName = Annotated[
     str, StringConstraints(pattern=rf"^(?:{_NOT_DOT}|\.{_NOT_DOT}|\.\.{_CHARACTER}){_CHARACTER}*$", max_length=255)
 ]
 """A file directly in the record's own folder: no `/`, and neither `.` nor `..`."""
+Name = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -23,6 +23,7 @@ from ensemble.core.locks import lock_holder
 from ensemble.core.records import (
     Count,
     FileName,
+    Name,
     Record,
     RecordSchema,
     Schema,
@@ -110,7 +111,7 @@ class PredictingRun(RecordSchema):
     remedy: ClassVar[str] = "restore it, or train the run again (--fresh moves this folder aside)"
 
     run: str
-    identity: Sha256
+    identity: Name
     state: Literal["running", "partial", "failed", "complete"]
     recipe: _Recipe
     dataset: str
@@ -189,7 +190,7 @@ class ModelRecord(RecordSchema):
     network: _Network
     weights_sha256: Sha256
     code: dict[str, _Code] = Field(default_factory=dict)
-    identity: Sha256
+    identity: Name
     classes: Annotated[list[str], Field(min_length=1)]
     image: _Image
     stored: _Stored
@@ -230,7 +231,7 @@ class FoldRecord(RecordSchema):
 
     fold: Count
     repeat: Count
-    identity: Sha256
+    identity: Name
     files: dict[FileName, Sha256]
     bytes: dict[FileName, Count] = Field(default_factory=dict)
     cost: _FoldCost
@@ -250,7 +251,7 @@ class CheckpointRecord(RecordSchema):
     newest: ClassVar[int] = 2
     sealed_from: ClassVar[int] = 2
 
-    identity: Sha256
+    identity: Name
     step: Count
     sha256: Sha256
 
