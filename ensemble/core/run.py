@@ -335,6 +335,8 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
     """Remove all that an unfinished attempt left, but for checkpoints of the same run, and the log beside them."""
     if not folder.is_dir():
         return
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a symbolic link, where this run's own folder is needed; remove it")
     kept = {
         path for checkpoint in find_checkpoints(folder, identity) for path in (checkpoint.path, checkpoint.sidecar_path)
     }

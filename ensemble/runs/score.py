@@ -525,7 +525,7 @@ def _count_look(
 ) -> dict[str, Any]:
     """Write down that these labels were looked at with these files; gives back what is known of the labels now."""
     time = now()
-    with folder_lock(outputs, wait=True):  # two commands at once are two looks
+    with folder_lock(outputs, wait=True, may_be_link=True):  # two commands at once are two looks
         document = load_looks(outputs)
         new: dict[str, Any] = {
             "dataset": dataset,
