@@ -32,10 +32,11 @@ _SHA256 = r"^[0-9a-f]{64}$"  # in lower case, as hashlib writes it: hashes are c
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 _CHARACTER = r"[^/\\\x00-\x1f\x7f]"
 _NOT_DOT = r"[^./\\\x00-\x1f\x7f]"
-FileName = Annotated[
-    str, StringConstraints(pattern=rf"^(?:{_NOT_DOT}|\.{_NOT_DOT}|\.\.{_CHARACTER}){_CHARACTER}*$", max_length=255)
-]
+_PART = rf"(?:{_NOT_DOT}|\.{_NOT_DOT}|\.\.{_CHARACTER}){_CHARACTER}*"
+FileName = Annotated[str, StringConstraints(pattern=rf"^{_PART}$", max_length=255)]
 """A file directly in the record's own folder: no `/`, and neither `.` nor `..`."""
+InnerPath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(?:/{_PART})*$", max_length=4096)]
+"""A place below the record's own folder, or what a run is called: `fold-0/model.json`, `study/trial-3`."""
 Count = Annotated[int, Field(ge=0)]
 
 

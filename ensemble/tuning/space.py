@@ -80,6 +80,21 @@ def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
     return _in_order(space, params)
 
 
+def outside_of(space: Space, params: Mapping[str, Any]) -> str:
+    """Why these can't have been proposed; empty where they can."""
+    for key, param in params.items():
+        dimension = space.get(key)
+        if dimension is None:
+            return f"{key} is not searched"
+        if dimension.choices is not None:
+            is_inside = type(param) is int and 0 <= param < len(dimension.choices)  # type(): True is an int too
+        else:
+            is_inside = _param_of(dimension, param) is not None
+        if not is_inside:
+            return f"{key}: {show_value(param)} lies outside of the search space"
+    return ""
+
+
 def parse_points(texts: Sequence[str], space: Space, start: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Parameters of each `--point`, such as `train.lr=1e-3,augment=light`; everything wrong with any is one error."""
     problems: list[str] = []
