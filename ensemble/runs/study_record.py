@@ -87,10 +87,10 @@ class StudyRecord(RecordSchema):
     asked: _StudyAsked
     identity_of: _Course
     wanted: _Wanted | None = None
-    points: list[_Values] = []
-    warm: list[_Warm] = []
+    points: list[_Values] = Field(default_factory=list)
+    warm: list[_Warm] = Field(default_factory=list)
     best: _Best | None
-    budget: dict[str, Any] = {}
+    budget: dict[str, Any] = Field(default_factory=dict)
     full: _Worth | None = None
     honest: _Honest | None
     nested: _Nested | None = None
@@ -106,7 +106,7 @@ class _FoldNote(Schema):
     against: Count | None = None
     difference: float | None = None
     variance: float | None = None
-    curve: list[float] = []
+    curve: list[float] = Field(default_factory=list)
 
 
 class TrialRecord(RecordSchema):
