@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ensemble.blending.combine import Combined
 from ensemble.blending.formula import Formula
@@ -95,6 +95,13 @@ class _HonestScore(_Score):
     gain_over_uniform: _Gain | None = None
 
 
+class _Learned(Schema):
+    """Of what was learned, what `score` decides by; the rest is for people."""
+
+    class_multipliers: list[float] | None = None
+    class_thresholds: list[float] | None = None
+
+
 class BlendRecord(RecordSchema):
     """`blend.json`; keys with a default were not there in earlier versions."""
 
@@ -111,8 +118,9 @@ class BlendRecord(RecordSchema):
     honest: _HonestScore | None
     honest_reason: str | None
     fallback: str | None
+    learned: _Learned | None = None
     rows: Count
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Annotated[list[str], Field(min_length=1)]
     activation: Literal["sigmoid"] | None = None
     cost: _Cost
     dataset: str | None = None
@@ -120,6 +128,14 @@ class BlendRecord(RecordSchema):
     folds_sha256: str | None = None
     files: dict[FileName, Sha256]
     apply: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _decides_each_class(self) -> BlendRecord:
+        learned = self.learned or _Learned()
+        for values in (learned.class_multipliers, learned.class_thresholds):
+            if values is not None and len(values) != len(self.classes):
+                raise ValueError(f"learned holds {len(values)} numbers for {len(self.classes)} classes")
+        return self
 
 
 def load_blend(path: Path) -> Record:

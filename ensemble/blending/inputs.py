@@ -215,7 +215,7 @@ def _vouched_for(folder: Path, loaded: Sequence[Predictions]) -> tuple[str, list
         record = RunFolder(folder).load_record()
     except InputError as error:
         return error.messages[0], []
-    doubt = "" if all(each.is_verified for each in [*loaded, *([] if record is None else [record])]) else EARLIER
+    is_verified = all(each.is_verified for each in loaded) and (record is None or record.is_verified)
     named = {} if record is None else record["files"]
     paths = [ProbabilityPaths.of(each.path) for each in loaded if each.path is not None]
     strangers = [
@@ -223,7 +223,7 @@ def _vouched_for(folder: Path, loaded: Sequence[Predictions]) -> tuple[str, list
         for path in paths
         if path.json.name in named and sha256_file(path.current()[0].json) != named[path.json.name]
     ]  # it holds the hashes of the other two
-    return doubt, strangers
+    return "" if is_verified else EARLIER, strangers
 
 
 def doubts_of(members: Sequence[Member], names: Sequence[str]) -> dict[str, str]:

@@ -442,7 +442,7 @@ def _refuse_damaged(pack: Path, problems: Sequence[str]) -> None:
         raise InputError(f"{pack}: the pack is damaged; copy it again, or pack again", *shown, *more)
 
 
-def _unpack(path: Path, target: Path) -> dict[str, Any]:
+def _unpack(path: Path, target: Path) -> Record:
     """The manifest of a zip whose files, now below `target`, are those that it names; nothing else gets out of it.
 
     No file grows beyond the size that the manifest says, and together they must fit on the disk.

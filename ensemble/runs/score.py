@@ -21,7 +21,6 @@ from ensemble.blending.honest import RESAMPLES, with_intervals
 from ensemble.blending.inputs import load_members, unique_names
 from ensemble.core.complaints import Complaint, any_of, closest, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
-from ensemble.core.files import save_json
 from ensemble.core.labels import Labels
 from ensemble.core.locks import folder_lock
 from ensemble.core.metrics import (
@@ -38,7 +37,7 @@ from ensemble.core.metrics import (
 from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
 from ensemble.core.records import EARLIER, Record, doubt_lines
-from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
+from ensemble.core.run import RunFolder, find_runs, load_looks, now, save_looks
 from ensemble.core.text import natural_key
 from ensemble.data.answers import Answers, load_answers
 from ensemble.data.table import dataset_folder
@@ -393,7 +392,7 @@ class _Joined:
     @cached_property
     def decisions(self) -> Integers:
         """As the file answers: a blend may have learned a multiplier or a threshold for each class."""
-        sets, learned = self.labels.ndim == 2, (self.file.blend or {}).get("learned") or {}
+        sets, learned = self.labels.ndim == 2, (self.file.blend or Record()).get("learned") or {}
         tuned = learned.get("class_thresholds" if sets else "class_multipliers")
         if tuned is None:
             return np.asarray(decide_sets(self.probs) if sets else decide(self.probs), dtype=np.int64)
@@ -556,7 +555,7 @@ def _count_look(
         for name, sha256 in files:
             file = entry["files"].setdefault(sha256, {"name": name, "looks": 0, "times": []})
             file.update(name=name, looks=file["looks"] + 1, times=[*file["times"], time])
-        save_json(looks_path(outputs), document)
+        save_looks(outputs, document)
     return entry
 
 
