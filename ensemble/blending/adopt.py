@@ -30,6 +30,7 @@ from ensemble.blending.id_files import (
     read_truth,
 )
 from ensemble.core.complaints import any_of, counted
+from ensemble.core.files import replaced_together, settle
 from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.notebook import check_arguments, listed
@@ -134,6 +135,7 @@ def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adop
     targets = _targets(sources, None if options.out is None else Path(options.out), problems)
     plans = []
     for source, target in zip(sources, targets, strict=True):
+        settle(target.npy.parent, _stem(target))  # of a command that was killed while its files took their places
         with collected(problems):
             plans.append(_plan(source, target, names, options.run or _model_name(source)))
     if problems:  # each once: files of one folder share what is wrong with the folder
@@ -246,14 +248,16 @@ class _Plan:
             scores = score_all(predictions.labels, probs)
             commonest = float(np.bincount(row_numbers(predictions.labels)).max() / len(probs))
         if self.is_new:
-            if not self.is_as_stored and self.source.resolve() == self.target.npy.resolve():
-                original = self.original  # a second name for the old numbers, before the new ones take their place
-                try:
-                    os.link(self.target.npy, original)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(self.target.npy, original)
-            sidecar = {**predictions.sidecar, **({"scores": scores} if scores is not None else {})}
-            save_predictions(self.target.npy.with_suffix(""), replace(predictions, probs=probs, sidecar=sidecar))
+            folder, stem = self.target.npy.parent, _stem(self.target)
+            with replaced_together(folder, stem) as stage:
+                if not self.is_as_stored and self.source.resolve() == self.target.npy.resolve():
+                    original = self.original  # comes with the trio that replaces it: a kill leaves all four or none
+                    try:
+                        os.link(self.target.npy, stage / original.name)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(self.target.npy, stage / original.name)
+                sidecar = {**predictions.sidecar, **({"scores": scores} if scores is not None else {})}
+                save_predictions(stage / stem, replace(predictions, probs=probs, sidecar=sidecar))
         return Adopted(
             source=self.source,
             path=self.target.npy,
@@ -330,6 +334,11 @@ def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> 
             problems.append(f"{first[stem]} and {source}: both would become {stem}.npy; rename one of them")
         first.setdefault(stem, source)
     return [ProbabilityPaths.of(stem.with_name(f"{stem.name}.npy")) for stem in stems]
+
+
+def _stem(target: ProbabilityPaths) -> str:
+    """What the trio goes by while it is replaced, as `save_predictions` and `load_predictions` call it."""
+    return target.npy.name.removesuffix(".npy")
 
 
 def _model_name(source: Path) -> str:

@@ -1,8 +1,7 @@
 """From probability files to `outputs/blends/<name>/`: gather, judge, answer, write.
 
 Owns the folder, `blend.json` and the tables beside it. The same members give the same bytes, in whatever order they are
-named and wherever they lie. Everything is checked before anything is written. `blend.json` is written last, so a folder
-without it is unfinished.
+named and wherever they lie. Everything is checked before anything is written, and all files are replaced together.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,11 +23,19 @@ from ensemble.blending.honest import EVIDENCE, RESAMPLES, Honest
 from ensemble.blending.inputs import FindDataset, Ingredients, gather
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
-from ensemble.blending.submission import Difference, Submission, make_submission, read_old, save_submission
+from ensemble.blending.submission import Difference, Submission, make_submission, read_old, write_submission
 from ensemble.blending.verdict import Verdict, judge
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
-from ensemble.core.files import save_json, save_text, sweep_temporaries
+from ensemble.core.files import (
+    RUN_SWAP,
+    atomic_path,
+    flush_to_disk,
+    replaced_together,
+    save_json,
+    save_text,
+    sweep_temporaries,
+)
 from ensemble.core.locks import folder_lock
 from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.predictions import Predictions, ProbabilityPaths, save_predictions
@@ -226,23 +234,28 @@ def _save(
     document: dict[str, Any],
     out: Path | None,
 ) -> None:
-    """Replace the blend's folder content, `blend.json` last, with the hashes of the others."""
-    with folder_lock(folder):
+    """Replace the files in the blend's folder together, and the copy of the submission with them.
+
+    All that can fail comes before the first of them has its name: the copy may lie on another disk, which is full.
+    """
+    with folder_lock(folder), ExitStack() as stack:
         sweep_temporaries(folder)
-        (folder / "blend.json").unlink(missing_ok=True)  # from here on the folder is unfinished
-        names = [*side_texts]
-        if table is not None and predictions is not None:
-            save_submission(folder / "submission.csv", table)
-            save_predictions(folder / "probs", predictions)
-            names += _TEST_FILES
-        for name, text in side_texts.items():
-            save_text(folder / name, text)
+        if out is not None and table is not None:
+            copy = stack.enter_context(atomic_path(out))
+            write_submission(copy, table)
+            flush_to_disk(copy)
+        with replaced_together(folder, RUN_SWAP) as stage:
+            names = [*side_texts]
+            if table is not None and predictions is not None:
+                write_submission(stage / "submission.csv", table)
+                save_predictions(stage / "probs", predictions)
+                names += _TEST_FILES
+            for name, text in side_texts.items():
+                save_text(stage / name, text)
+            document["files"] = hash_files(stage, names)
+            save_json(stage / "blend.json", document)
         for name in {*_TEST_FILES, *_SIDE_FILES}.difference(names):
             (folder / name).unlink(missing_ok=True)  # of an earlier blend of this name
-        if out is not None and table is not None:
-            save_submission(out, table)
-        document["files"] = hash_files(folder, names)
-        save_json(folder / "blend.json", document)
 
 
 def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, name: str) -> dict[str, Any]:

@@ -100,16 +100,21 @@ def make_submission(
 def save_submission(path: Path, submission: Submission) -> None:
     """Write the table, read it back, compare, and only then give it its name."""
     with atomic_path(path) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(submission.header)
-            writer.writerows(submission.rows())
-        with temporary.open(encoding="utf-8", newline="") as stream:
-            # Made a second time: to keep the cells of a million rows would take gigabytes.
-            expected = chain([list(submission.header)], submission.rows())
-            for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
-                if written != meant:
-                    raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
+        write_submission(temporary, submission)
+
+
+def write_submission(path: Path, submission: Submission) -> None:
+    """Write the table to a file that nobody reads yet, read it back and compare."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(submission.header)
+        writer.writerows(submission.rows())
+    with path.open(encoding="utf-8", newline="") as stream:
+        # Made a second time: to keep the cells of a million rows would take gigabytes.
+        expected = chain([list(submission.header)], submission.rows())
+        for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
+            if written != meant:
+                raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
 
 
 def _value_for(

@@ -12,8 +12,8 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import InputError
-from ensemble.report.eda_files import save_eda_files, save_findings
-from ensemble.runs.eda import draw_augmentation, eda
+from ensemble.report.eda_files import save_look
+from ensemble.runs.eda import eda
 
 _BAR = 30  # letters of the longest bar, so that a line fits into 80
 _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
@@ -32,9 +32,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     facts = look.facts
     place = Path(arguments.out) if arguments.out else arguments.outputs / "eda" / facts["dataset"]
-    written = save_eda_files(place, look) if arguments.out else save_findings(place, look)
-    if arguments.augment:
-        written.append(draw_augmentation(look, place))
+    written = save_look(place, look, everything=bool(arguments.out), augment=arguments.augment)
     findings = [finding.plain(every_row=arguments.all) for finding in look.every_finding]
     document = {**facts, "findings": findings, "files": [str(path) for path in written]}
     shown: list[str | ShownTable] = [_headline(facts), "", _classes(facts), ""]

@@ -31,6 +31,7 @@ from ensemble.errors import InputError, PartialFailure
 _MAGIC = b"\x93NUMPY"  # how every .npy file begins
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of the header's length, by version of the format
 _ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two use it
+_PIECE = 1 << 24  # bytes that are copied at a time to be written: a large matrix is not in memory twice
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
 _SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}  # little-endian alone: a mapped file is not converted
 _WITH_INFO = 4  # SA_SIGINFO of asm/signal.h: the handler is told the address
@@ -194,6 +195,19 @@ def _type_name(kind: str) -> str:
     except (TypeError, ValueError, SyntaxError):
         return f"an unknown type ({kind!r})"
     return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
+
+
+def save_matrix(path: Path, matrix: NDArray[np.floating[Any]]) -> None:
+    """Write a C-ordered, little-endian matrix, the same bytes as numpy would.
+
+    Not by `numpy.lib.format.write_array`: on a full disk it raises an `OSError` without its number, since it writes
+    with C's `fwrite`; and not by `numpy.save`, which chooses the version and could pickle.
+    """
+    with path.open("wb") as stream:
+        header = {"descr": matrix.dtype.str, "fortran_order": False, "shape": matrix.shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, len(matrix), step := max(1, _PIECE // matrix[:1].nbytes)):
+            stream.write(matrix[start : start + step].tobytes())
 
 
 class RowsFile:

@@ -185,7 +185,7 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], array[int]
     try:
         # utf-8-sig: a byte order mark is no part of the header
         with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as stream:
-            lines_read = _BoundedLines(stream)
+            lines_read = _TableLines(stream)
             reader = csv.reader(lines_read, strict=True)  # strict: text behind a closing quote is a fault
             rows = filter(None, reader)  # a blank line is an empty list
             header = next(rows, [])
@@ -213,7 +213,7 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], array[int]
         raise InputError(f"{path}: the {what} is not a CSV file: line {reader.line_num}: {fault}") from error
 
 
-class _BoundedLines:
+class _TableLines:
     """A file's lines, none of them read to its end where that is too far; `taken` is set to 0 where a row begins."""
 
     # csv asks for lines until a row ends, and keeps them all: a gigabyte of quoted line ends would be one row.

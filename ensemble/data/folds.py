@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 from ensemble.core.complaints import counted
 from ensemble.core.files import canonical_json, sha256_text
-from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
+from ensemble.core.foldplan import FoldPlan, has_plan, keep_plan, load_plan
 from ensemble.core.labels import Labels, are_sets, class_counts, class_pairs, spelled
 from ensemble.core.randomness import derive_seed, generator
 from ensemble.core.schema import MOST_FOLDS
@@ -139,14 +139,14 @@ def shared_plan(
 ) -> FoldPlan:
     """The plan for these rows and this wish: the one that lies in `outputs/folds`, else made now, and saved there."""
     path = plan_path(table, folds, outputs)
-    if path.exists():
+    if has_plan(path):
         plan = load_plan(path)
         if plan.ids != tuple(sorted(table.train.ids)):  # the name holds their hash: a renamed or copied file
             raise InputError(f"{path}: its ids are not the dataset's; delete it to have the plan made again")
         return plan
     plan = make_plan(table, folds, clusters)
     if save:
-        save_plan(path, plan)
+        keep_plan(path, plan)
     return plan
 
 

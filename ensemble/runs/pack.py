@@ -69,7 +69,8 @@ def pack(
 ) -> Packed:
     """Copy all that prediction needs of a run or blend to `out`, a new folder or a new file that ends in `.zip`.
 
-    Written whole or not at all. Own code of a network goes in if it is the user's own or `allow_code` says so.
+    Written whole or not at all; the same pack that lies there already stays. Own code of a network goes in if it is the
+    user's own or `allow_code` says so.
     """
     out = Path(out)
     _check_place(out)
@@ -89,10 +90,13 @@ def pack(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with scratch_folder(out.parent) as scratch:
-            write = _write_zip if out.suffix == ".zip" else _write_folder
-            manifest_sha256 = write(scratch / "pack", contents)
-            os.replace(scratch / "pack", out)
-            flush_to_disk(out.parent)
+            if _is_free(out):
+                write = _write_zip if out.suffix == ".zip" else _write_folder
+                manifest_sha256 = write(scratch / "pack", contents)
+                os.replace(scratch / "pack", out)
+                flush_to_disk(out.parent)
+            else:
+                manifest_sha256 = _check_same(out, contents)
     except BaseException:
         for place in made:  # the deepest first; leave nothing where nothing was written
             if place.is_dir() and not any(place.iterdir()):
@@ -196,12 +200,46 @@ class _Contents:
 def _check_place(out: Path) -> None:
     """Refuse to write over anything."""
     problems = [f"--out {out}: {parent} is a file, not a folder" for parent in out.parents if parent.is_file()]
-    if not problems and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
+    if not problems and not _is_free(out) and not (out / _MANIFEST).is_file() and not zipfile.is_zipfile(out):
         problems.append(f"--out {out}: exists; remove it, or give another name")
     if not problems and out.suffix != ".zip" and out.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
         problems.append(f"--out {out}: a pack is a folder, or a file that ends in .zip")
     if problems:
         raise InputError(*problems)
+
+
+def _is_free(out: Path) -> bool:
+    """Whether nothing is there, or an empty folder."""
+    return not (out.exists() or out.is_symlink()) or (out.is_dir() and not any(out.iterdir()))
+
+
+def _check_same(out: Path, contents: _Contents) -> str:
+    """Refuse what is there unless it is this very pack, whole; the hash of its manifest.
+
+    A command that was killed after its last step finds what it wanted, as one that was not.
+    """
+    files = {}
+    for entry in contents.entries:
+        digest, size = hashlib.sha256(), 0
+        for piece in [entry.content] if isinstance(entry.content, bytes) else _pieces(entry.content):
+            digest.update(piece)
+            size += len(piece)
+        files[entry.name] = {"bytes": size, "sha256": digest.hexdigest()}
+    manifest = contents.manifest(files)
+    try:
+        if out.is_dir():
+            is_same = (out / _MANIFEST).read_bytes() == manifest
+            _check_folder(out, {"files": files})
+        else:
+            with zipfile.ZipFile(out) as archive:
+                sizes = {info.filename: info.file_size for info in archive.infolist()}
+                meant = {name: file["bytes"] for name, file in files.items()} | {_MANIFEST: len(manifest)}
+                is_same = sizes == meant and archive.read(_MANIFEST) == manifest and archive.testzip() is None
+    except (InputError, OSError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error):
+        is_same = False
+    if not is_same:
+        raise InputError(f"--out {out}: exists, and is not this pack; remove it, or give another name")
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def _contents(applied: RunSource | BlendSource, shown: str) -> _Contents:

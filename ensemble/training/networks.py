@@ -10,6 +10,8 @@ in their order, and the last of them is the classifier, unless `get_classifier()
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +128,7 @@ def save_network(
     """Write `model.safetensors`, then `model.json` with all that a prediction needs."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary)
+        _save_weights(weights, temporary)
     own = {name: code for name, code in (codes or {}).items() if name == spec.name}
     record = {
         "format": ModelRecord.newest,
@@ -136,6 +138,17 @@ def save_network(
         **about,
     }
     save_record(folder / "model.json", record)
+
+
+def _save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Write with safetensors, which tells a full disk in words alone: here it is the `OSError` that it was."""
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_network(folder: Path, codes: Codes | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from argparse import Namespace
 from dataclasses import replace
@@ -21,7 +23,7 @@ from ensemble.commands.outcome import ShownTable
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import load_predictions, save_predictions
-from ensemble.errors import InputError
+from ensemble.errors import InputError, PartialFailure
 from tests.support import MakeMember, MakeRun
 
 FILES = {"submission.csv", "blend.json", "probs.npy", "probs.json", "probs.ids.txt"}
@@ -127,17 +129,36 @@ def test_a_second_blend_of_that_name_replaces_the_first(make_run: MakeRun, outpu
     assert len(load_predictions(done.folder / "probs.npy").sidecar["blend_of"]) == 2
 
 
-def test_a_killed_write_leaves_no_blend_json(make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_blend_whole(
+    make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [make_run(0), make_run(1)]
-    blend(paths, outputs=outputs, name="b")
+    before = _contents(blend(paths, outputs=outputs, name="b").folder)
 
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ensemble.blending.blend.save_predictions", die)
     with pytest.raises(KeyboardInterrupt):
-        blend(paths, outputs=outputs, name="b")
-    assert not (outputs / "blends" / "b" / "blend.json").exists()
+        blend(paths, outputs=outputs, name="b", method="hard", out=outputs / "copy.csv")
+    assert _contents(outputs / "blends" / "b") == before and not (outputs / "copy.csv").exists()
+
+
+def test_a_copy_that_cannot_be_written_leaves_the_old_blend_whole(
+    make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [make_run(0), make_run(1)]
+    before = _contents(blend(paths, outputs=outputs, name="b").folder)
+    copy = outputs.parent / "elsewhere" / "copy.csv"
+
+    def write(path: Path, table: Any) -> None:
+        if path.parent == copy.parent:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ensemble.blending.blend.write_submission", write)
+    with pytest.raises(PartialFailure, match=r"copy\.csv: No space left"):
+        blend(paths, outputs=outputs, name="b", method="hard", out=copy)
+    assert _contents(outputs / "blends" / "b") == before and not list(copy.parent.iterdir())
 
 
 def test_without_out_of_fold_rows_there_is_a_blend_but_no_honest_score(make_run: MakeRun, outputs: Path) -> None:

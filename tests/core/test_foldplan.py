@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ensemble.core.files import sha256_text
-from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
+from ensemble.core.foldplan import FoldPlan, keep_plan, load_plan, save_plan
 from ensemble.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foldplan" / "squares.csv"
@@ -84,3 +87,47 @@ def test_a_plan_whose_line_lacks_a_cell_is_refused_with_its_number(tmp_path: Pat
     path.with_suffix(".json").write_text(json.dumps({**sidecar, "sha256": sha256_text(text)}))
     with pytest.raises(InputError, match="line 4 has 3 cells, the header has 4"):
         load_plan(path)
+
+
+def test_a_plan_without_its_sidecar_is_completed_if_it_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "plan.csv"
+    path.write_bytes(GOLDEN.read_bytes())  # as a killed command of an earlier version left it
+    assert keep_plan(path, plan())
+    assert load_plan(path).facts() == plan().facts() and not keep_plan(path, plan())
+
+
+def test_a_plan_of_other_rows_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "plan.csv"
+    path.write_bytes(GOLDEN.read_bytes())
+    with pytest.raises(InputError, match=r"plan\.json is missing"):
+        keep_plan(path, plan(groups=None))
+    save_plan(path, plan())
+    with pytest.raises(InputError, match="another plan was saved"):
+        keep_plan(path, plan(groups=None))
+    assert path.read_bytes() == GOLDEN.read_bytes() and sorted(tmp_path.iterdir()) == [path, path.with_suffix(".json")]
+
+
+_KEEP = """
+import sys
+from pathlib import Path
+from ensemble.core.foldplan import keep_plan, load_plan
+from tests.core.test_foldplan import plan
+place = Path(sys.argv[1])
+sys.stdin.readline()
+for number in range(int(sys.argv[2])):
+    keep_plan(place / f"{number}.csv", plan())
+    load_plan(place / f"{number}.csv")
+"""
+
+
+def test_commands_that_begin_at_once_find_one_whole_plan(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", _KEEP, str(tmp_path), "20"]
+    root = str(Path(__file__).parents[2])
+    commands = [
+        subprocess.Popen(script, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}) for _ in range(3)
+    ]
+    for command in commands:
+        assert command.stdin is not None
+        command.stdin.close()  # what they all wait for
+    assert [command.wait() for command in commands] == [0, 0, 0]
+    assert len(list(tmp_path.iterdir())) == 40

@@ -35,6 +35,7 @@ def write(workspace: Path, name: str, text: str) -> None:
 
 def record_of(run: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    assert record.pop("record_sha256")  # of the file, not of the document
     return record
 
 

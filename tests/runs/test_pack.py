@@ -242,7 +242,11 @@ def test_what_a_killed_pack_leaves_is_swept_by_the_next(place: Path, ens: Callab
 
 def test_nothing_is_packed_over_and_what_is_no_blend_or_run_is_refused(place: Path, ens: Callable[..., Any]) -> None:
     assert ens("pack", "first", "--out", "packed").code == 0
-    assert "--out packed: exists" in refusal(ens, "pack", "first", "--out", "packed")
+    assert ens("pack", "first", "--out", "packed").code == 0, "the same pack is there already"
+    assert "--out packed: exists, and is not this pack" in refusal(ens, "pack", "second", "--out", "packed")
+    (place / "packed" / "README.md").write_text("mine")
+    assert "--out packed: exists, and is not this pack" in refusal(ens, "pack", "first", "--out", "packed")
+    assert "--out new: exists; remove it" in refusal(ens, "pack", "first", "--out", "new")
     assert "packed: is a pack already" in refusal(ens, "pack", "packed", "--out", "other")
     assert "a pack is a folder, or a file that ends in .zip" in refusal(ens, "pack", "first", "--out", "p.tar")
     assert "firts: there is no such run; did you mean first?" in refusal(ens, "pack", "firts", "--out", "other")

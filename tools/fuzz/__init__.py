@@ -1,1 +1,1 @@
-"""Input made to cost: what refusing it takes, and what becomes of files that were altered."""
+"""Tools that give commands damaged, altered, planted and far too large files, and look at what they do with them."""
