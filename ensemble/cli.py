@@ -189,8 +189,9 @@ def _hold_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal has no ±
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):  # of a file that became a pipe meanwhile: its place is asked for
+                stream.reconfigure(errors="backslashreplace")  # an ASCII terminal has no ±
 
 
 def _version() -> str:

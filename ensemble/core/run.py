@@ -35,6 +35,7 @@ from ensemble.errors import InputError
 
 Scores = dict[str, float | None]
 Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Folds(Schema):
@@ -168,6 +169,10 @@ class _Network(Schema):
     classes: Positive
     image_size: Positive
     channels: Literal[1, 3]
+    drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
+    pool: str | None = None
+    parts: list[Positive] = Field(default_factory=list)
     options: dict[str, Any]
 
 
