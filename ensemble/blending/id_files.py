@@ -20,12 +20,15 @@ from ensemble.blending.combine import Integers
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Labels, labels_of_plain
+from ensemble.core.plain_file import open_plain
 from ensemble.core.predictions_check import parse_ids
+from ensemble.core.schema import MOST_FOLDS
 from ensemble.core.text import JOINER, TextTable, read_text_table
 from ensemble.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]{1,9}")  # nine digits always fit; no fold or class has a larger number
 _SEPARATORS = (JOINER, ";", ",", " ")  # ours first; the blank last, as names of classes hold it more often
+_LONGEST_LINE = 1 << 20  # bytes, of a list of names
 _FOLD = re.compile(r"fold(_[0-9]+)?")  # as in plans of ours: `fold`, then `fold_1`, … of the repeats
 
 
@@ -105,6 +108,7 @@ class Truth:
 def read_ids(path: Path) -> tuple[str, ...]:
     """The ids in a file: one a line, or the id column of a `.csv`, such as a sample submission."""
     if path.suffix != ".csv":
+        _check_lines(path)
         return parse_ids(path)
     return _checked_ids(path, read_text_table(path, "table of ids"))
 
@@ -112,10 +116,22 @@ def read_ids(path: Path) -> tuple[str, ...]:
 def read_classes(path: Path) -> tuple[str, ...]:
     """The classes in a file: one a line, or the columns of a `.csv` besides its id column."""
     if path.suffix != ".csv":
+        _check_lines(path)
         return parse_ids(path, what="class")
     table = read_text_table(path, "table of classes")
     id_name = id_column(path, table)
     return tuple(name for name in table.header if name != id_name)
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a file that is no list before all of it is in memory: a line that is far too long for a name."""
+    try:
+        with open_plain(path) as stream:
+            while block := stream.read(_LONGEST_LINE):
+                if len(block) == _LONGEST_LINE and b"\n" not in block:
+                    raise InputError(f"{path}: a line has over {_LONGEST_LINE:,} bytes; one name a line is needed")
+    except OSError:
+        return  # told by who reads it
 
 
 def read_truth(labels: Path | None, folds: Path | None) -> Truth:
@@ -196,6 +212,8 @@ def _fold_parts(path: Path) -> dict[str, Any]:
         wrong = next((cell for cell in table.columns[name] if not _WHOLE.fullmatch(cell)), None)
         if wrong is not None:
             raise InputError(f"{path}: column {name!r} holds {wrong[:40]!r}; a fold is a whole number from 0")
+        if (k := len(set(table.columns[name]) - {"-1"})) > MOST_FOLDS:
+            raise InputError(f"{path}: column {name!r} has {k:,} folds; at most {MOST_FOLDS} are possible")
         columns.append([int(cell) for cell in table.columns[name]])
     ids = _checked_ids(path, table)
     parts = {"folds": dict(zip(ids, zip(*columns, strict=True), strict=True))}

@@ -27,11 +27,13 @@ from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
 from ensemble.core.records import Record
 from ensemble.core.run import RunFolder, records_of, unfinished_text
+from ensemble.core.schema import MOST_FOLDS
 from ensemble.errors import InputError
 
 FindDataset = Callable[[str], DatasetDescription | None]
 
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # what may hold probabilities, but is no probability file
+MOST_MEMBERS = 1_000  # files of one blend
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _SAME_IN_BOTH = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256")
 _SECONDS = "seconds_per_1000_images"
@@ -148,6 +150,8 @@ def gather(
 
 def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Member]:
     """Load every file, and the `oof` beside each `probs`; a folder stands for its `probs.npy`, else its `oof.npy`."""
+    if len(paths) > MOST_MEMBERS:
+        raise InputError(f"{len(paths):,} files, but at most {MOST_MEMBERS:,} can be blended at once")
     load = partial(_load, renormalize=renormalize, seen=Seen())
     loaded = map_in_threads(load, paths, _AT_ONCE)  # hashing and looking at numbers leave Python's lock to others
     problems = [problem for _, messages in loaded for problem in messages]
@@ -323,6 +327,8 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     aligned = align(oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True)
     if aligned.labels is None or aligned.folds is None:  # the format demands them; this keeps a later format honest
         return None, "the out-of-fold rows have no labels or folds"
+    if (k := max(len(np.unique(part)) for part in np.atleast_2d(aligned.folds))) > MOST_FOLDS:
+        return None, f"the out-of-fold rows have {k:,} folds, at most {MOST_FOLDS} are possible"
     chosen = sampled_rows(len(aligned.ids), len(oofs), len(aligned.classes), aligned.groups)
     labels, folds, groups, stack = aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, aligned.stack
     if chosen is not None:

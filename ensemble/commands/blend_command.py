@@ -16,6 +16,7 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
+from ensemble.core.npy import end_when_cut_short
 from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
@@ -28,6 +29,7 @@ _MOST_CHANGES = 10  # lines of a comparison; the rest are counted
 
 def run(arguments: Namespace) -> Outcome:
     """Blend `arguments.probs` and show the result."""
+    end_when_cut_short(as_json=arguments.json)
     probs, skipped = _without_stopped(arguments.probs)
     options = BlendOptions(
         method=arguments.method,

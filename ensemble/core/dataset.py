@@ -19,15 +19,20 @@ from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
 from ensemble.errors import InputError
 
+MOST_CLASSES = 40_000  # of a dataset: ImageNet-21k has 21,841; probabilities of a million rows are 160 GB
+MOST_FIELDS = 50  # columns that one template names, each once or more
+_LONGEST_REGEX = 1_000  # characters: Python's compiler recurses into its brackets
 _BETWEEN_PARTS = " / "  # of a composed class's name: mask / female / under 30
 
 
 def _check_template(template: str) -> str:
     try:
-        split_template(template)
+        columns = columns_of(template)
     except ValueError as error:
         # lower: Python's own messages begin with a capital
         raise ValueError(f"the template {template!r} is malformed: {str(error).lower()}") from error
+    if len(columns) > MOST_FIELDS:  # each is a copy of a column, in every row
+        raise ValueError(f"a template names {len(columns):,} columns, but at most {MOST_FIELDS} are allowed")
     return template
 
 
@@ -134,6 +139,8 @@ class LabelSpec(Frozen):
         names = [part.name for part in self.parts or []]
         if len(set(names)) != len(names):
             raise ValueError("parts: two have the same name")
+        if math.prod(len(part.classes) for part in self.parts or []) > MOST_CLASSES:
+            raise ValueError(f"parts: make more than {MOST_CLASSES:,} classes together; leave some out")
         return self
 
     @property
@@ -159,7 +166,7 @@ class FieldsSpec(Frozen):
     pattern: Template | None = None
     """How it is composed, as `{breed}_{number}`: each field becomes a column, an earlier one as long as possible: of
     `Egyptian_Mau_12` the breed is `Egyptian_Mau`."""
-    regex: Annotated[str, Field(min_length=1)] | None = None
+    regex: Annotated[str, Field(min_length=1, max_length=_LONGEST_REGEX)] | None = None
     """In place of `pattern`, for names of several kinds: a Python regular expression of the whole name, such as
     `'(?P<photo>.+?)(-with-mask)?'`; each named group becomes a column, empty where it takes no part."""
 
@@ -170,7 +177,7 @@ class FieldsSpec(Frozen):
         if self.regex is not None:
             try:
                 names = re.compile(self.regex).groupindex
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:  # a repetition of 10^12, 500 brackets
                 raise ValueError(f"regex: {self.regex!r} is no regular expression: {error}") from error
             if not names:
                 raise ValueError(f"regex: {self.regex!r} must name one or more fields, as in (?P<person>.+?)")
@@ -424,6 +431,8 @@ class DatasetDescription(Frozen):
         names = self.class_names
         if names is None:  # they are checked when the rows are read
             return self
+        if len(names) > MOST_CLASSES:
+            raise ValueError(f"classes: {len(names):,} names, but at most {MOST_CLASSES:,} are allowed")
         if len(set(names)) != len(names):
             raise ValueError("classes: a name appears twice")
         expected = math.prod(len(part.classes) for part in parts) if parts else len(names)

@@ -19,6 +19,7 @@ from ensemble.core.files import canonical_json, sha256_text
 from ensemble.core.foldplan import FoldPlan, has_plan, keep_plan, load_plan
 from ensemble.core.labels import Labels, are_sets, class_counts, class_pairs, spelled
 from ensemble.core.randomness import derive_seed, generator
+from ensemble.core.schema import MOST_FOLDS
 from ensemble.data.balance import spread_groups
 from ensemble.data.duplicates import join_clusters
 from ensemble.data.table import Table
@@ -309,14 +310,14 @@ def _check_column(table: Table, folds: Integers, k: int) -> None:
         if not (folds >= 0).any():
             raise InputError(f"{table.dataset}: all of its validation rows are train-only; none is left to validate on")
         return
+    if k > MOST_FOLDS:
+        raise InputError(f"{table.dataset}: its fold column has {k} values; at most {MOST_FOLDS} folds are possible")
     if k == 0 or not (folds >= 0).any():
         raise InputError(f"{table.dataset}: its fold column names no fold; every row would be for training only")
     if k == 1 and (folds >= 0).all():
         raise InputError(f"{table.dataset}: its fold column puts all rows into one fold; nothing is left to train on")
     if missing := sorted(set(range(k)) - set(folds.tolist())):
         raise InputError(f"{table.dataset}: fold {missing[0]} of its fold column has only train-only rows")
-    if k > 100:  # as `folds.k`: more folds cost more models than anybody trains
-        raise InputError(f"{table.dataset}: its fold column has {k} values; at most 100 folds are possible")
 
 
 def _assign(

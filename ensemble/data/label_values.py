@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.core.complaints import closest, counted
-from ensemble.core.dataset import DatasetDescription, PartSpec
+from ensemble.core.dataset import MOST_CLASSES, DatasetDescription, PartSpec
 from ensemble.core.labels import Labels as Values
-from ensemble.core.text import JOINER, natural_key
+from ensemble.core.text import JOINER, UNUSABLE, natural_key
 from ensemble.data.rows import Column, Complaints, RawRows, few, read_numbers
 from ensemble.recipe.yaml import format_flow
 
@@ -76,10 +76,15 @@ def read_labels(
     names = [meaning[value] for value in raw]
     classes = description.class_names
     if classes is None:  # all that there are
-        unusable = [rows.show(row) for row, name in enumerate(names) if not name or "\n" in name or "\r" in name]
+        unusable = [rows.show(row) for row, name in enumerate(names) if not name or UNUSABLE.search(name)]
         complaints.add(
-            rows.where, "label is empty or holds a line end", "labels are empty or hold a line end", unusable
+            rows.where,
+            "label is empty, holds a line end, or is not UTF-8",
+            "labels are empty, hold a line end, or are not UTF-8",
+            unusable,
         )
+        if _has_too_many(set(names), rows, complaints):
+            return None
         classes = tuple(sorted(set(names), key=natural_key))
         position = {name: index for index, name in enumerate(classes)}
     positions = _look_up(names, position, rows, _LABELS, complaints, near=_NEAR[spec.kind], key=key)
@@ -115,7 +120,7 @@ def _separated(
     rows: RawRows,
     complaints: Complaints,
     key: str | None,
-) -> Labels:
+) -> Labels | None:
     """The classes that each value names; of `classes: found`, all that any value names."""
     spec = description.label
     none = set(spec.empty if spec.empty is not None else [""])
@@ -131,11 +136,14 @@ def _separated(
     names = [part for parts in lists for part in parts]
     doubled = [rows.show(row, repr(raw[row])) for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
     complaints.add(rows.where, "label names a class twice", "labels name a class twice", doubled)
+    if description.class_names is None and _has_too_many(set(names), rows, complaints):
+        return None
     classes = description.class_names or tuple(sorted(set(names), key=natural_key))
     if description.class_names is None:
-        odd = sorted({name for name in names if not name or JOINER in name or "\n" in name or "\r" in name})
-        sign = f"{JOINER} or a line end"
-        complaints.add(rows.where, f"class is empty, or holds {sign}", f"classes are empty, or hold {sign}", odd)
+        odd = sorted({name for name in names if not name or JOINER in name or UNUSABLE.search(name)})
+        one = f"class is empty, holds {JOINER} or a line end, or is not UTF-8"
+        many = f"classes are empty, hold {JOINER} or a line end, or are not UTF-8"
+        complaints.add(rows.where, one, many, odd)
         if len(classes) < 2:
             complaints.append(
                 f"{rows.where}: {counted(len(classes), 'class', 'classes')} in all labels; two are needed"
@@ -148,6 +156,17 @@ def _separated(
     values = np.zeros((len(raw), len(classes)), dtype=np.uint8)
     values[source, _look_up(names, position, named_of, _LABELS, complaints, near=_NEAR[spec.kind], key=key)] = 1
     return Labels(classes, values)
+
+
+def _has_too_many(names: Set[str], rows: RawRows, complaints: Complaints) -> bool:
+    """Whether the labels are more classes than a dataset may have, with a complaint: ids, rather, or measurements."""
+    if len(names) <= MOST_CLASSES:
+        return False
+    advice = "does train.label name the column of the classes?"
+    complaints.append(
+        f"{rows.where}: {len(names):,} classes in the labels, at most {MOST_CLASSES:,} are allowed; {advice}"
+    )
+    return True
 
 
 def _hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints, *, several: bool) -> Labels | None:

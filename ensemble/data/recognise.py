@@ -29,7 +29,7 @@ from ensemble.data.layout import (
     sample_id,
     stem_of,
 )
-from ensemble.data.rows import few, fields_pattern, read_numbers
+from ensemble.data.rows import few, fields_reader, read_numbers
 from ensemble.data.survey import Survey, survey_folder
 from ensemble.data.table_layout import TableReader
 from ensemble.errors import InputError
@@ -287,9 +287,9 @@ class _FileReader(LayoutReader):
 
     def classes_in_names(self, places: Sequence[str], form: str) -> set[str] | None:
         """The classes that the names of files in these folders say; None where a name is built otherwise."""
-        pattern, at = fields_pattern(form), columns_of(form).index("class") + 1
-        matches = [pattern.fullmatch(stem_of(name)) for place in places for name in self.survey.images[place]]
-        return {match[at] for match in matches if match} if matches and all(matches) else None
+        take, at = fields_reader(form), columns_of(form).index("class")
+        fields = [take(stem_of(name)) for place in places for name in self.survey.images[place]]
+        return {parts[at] for parts in fields if parts} if fields and all(fields) else None
 
     def file_choices(self) -> None:
         """What a person decides about rows of files."""

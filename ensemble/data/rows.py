@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +16,16 @@ import numpy.typing as npt
 
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec, WhereSpec
-from ensemble.core.text import TextTable, columns_of, fill, scan_text_table, split_template
+from ensemble.core.text import UNUSABLE, TextTable, columns_of, fill, scan_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
 
 Column = Sequence[str]
+Fields = Sequence[str] | None
+"""What a name was taken apart into; None where it is built otherwise."""
 
 _SHOWN = 3  # examples in a message
 _ROW = "row"  # a column that every table has: the row's number
 _MANY_MISSING = 0.5  # share of a table's images from which on the template or the folder is taken to be wrong
-_UNUSABLE = re.compile(r"[\r\n\0]")  # in an id: files of ids have one a line, and no file's name holds a NUL
 _NUMBER = re.compile(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*")  # `float` also takes nan, inf, 1_000 and other digits
 
 
@@ -269,30 +273,83 @@ def _file_columns(paths: Sequence[str]) -> dict[str, Column]:
 
 def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None:
     """Columns taken out of a name."""
-    if spec.regex is not None:
-        key, pattern = "regex", re.compile(spec.regex, re.DOTALL)
-        places = dict(pattern.groupindex)
-    else:
-        key, pattern = "pattern", fields_pattern(spec.pattern or "")
-        places = {name: place for place, name in enumerate(columns_of(spec.pattern or ""), start=1)}
-    taken = [name for name in places if name in rows.columns]
+    key = "pattern" if spec.regex is None else "regex"
+    names = columns_of(spec.pattern or "") if spec.regex is None else list(re.compile(spec.regex).groupindex)
+    taken = [name for name in names if name in rows.columns]
     if taken:
         complaints.append(f"{rows.where}: fields.{key} names {taken[0]!r}, which is a column already; rename it")
         return
-    values = rows.fill(spec.value, complaints, "fields.value")
-    matches = [pattern.fullmatch(value) for value in values or ()]
-    odd = [rows.at(row, value) for row, value in enumerate(values or ()) if matches[row] is None]
+    values = rows.fill(spec.value, complaints, "fields.value") or ()
+    if spec.regex is None:
+        fields: Sequence[Fields] = list(map(fields_reader(spec.pattern or ""), values))
+    elif (matched := _match(spec.regex, values)) is not None:
+        fields = matched
+    else:
+        complaints.append(
+            f"{rows.where}: fields.regex {spec.regex!r} takes too long on {len(values):,} names; "
+            "repeat nothing inside of a repetition, as (a+)+ does, or use a pattern"
+        )
+        fields = [("",) * len(names)] * len(values)
+    odd = [rows.at(row, value) for row, value in enumerate(values) if fields[row] is None]
     form = f"not built as {spec.pattern or spec.regex}"
     complaints.add(rows.where, f"name is {form}", f"names are {form}", odd)
-    for name, place in places.items():
-        rows.columns[name] = [match[place] or "" if match else "" for match in matches] or [""] * rows.count
-    rows.own = (*rows.own, *places)
+    for place, name in enumerate(names):
+        rows.columns[name] = [parts[place] if parts else "" for parts in fields] or [""] * rows.count
+    rows.own = (*rows.own, *names)
 
 
-def fields_pattern(template: str) -> re.Pattern[str]:
-    """What takes the fields of a template out of a name, a group for each."""
-    texts = (re.escape(text) + "(.+)" * (name is not None) for text, name in split_template(template))
-    return re.compile("".join(texts), re.DOTALL)
+def fields_reader(template: str) -> Callable[[str], Fields]:
+    """What takes the fields of a template out of a name, none empty, an earlier one as long as possible.
+
+    As `(.+)_(.+)` would, but in time that grows with the name alone: a regular expression of ten fields tries n^9 ways
+    to part a name that does not fit.
+    """
+    texts = [""]  # what stands before, between and behind the fields
+    for text, name in split_template(template):
+        texts[-1] += text
+        texts += [""] * (name is not None)
+    first, *between, last = texts
+
+    def take(value: str) -> Fields:
+        end = len(value) - len(last)
+        fields = []
+        if not value.endswith(last):
+            return None
+        for text in reversed(between):  # each as far to the right as possible: this leaves most to those before it
+            at = value.rfind(text, len(first) + 1, end - 1)
+            if at < 0:
+                return None
+            fields.append(value[at + len(text) : end])
+            end = at
+        if not value.startswith(first) or end <= len(first):
+            return None
+        return (value[len(first) : end], *reversed(fields))
+
+    return take
+
+
+_MATCH = """
+import json, re, resource, sys
+regex, names, seconds = json.load(sys.stdin)
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+pattern = re.compile(regex, re.DOTALL)
+groups = sorted(pattern.groupindex.values())
+matches = map(pattern.fullmatch, names)
+json.dump([match and [match[group] or "" for group in groups] for match in matches], sys.stdout)
+"""
+_NAMES_A_SECOND = 100_000  # a tenth of what a usual expression manages
+
+
+def _match(regex: str, values: Column) -> Sequence[Fields] | None:
+    """The named groups of each value; None where the expression takes too long."""
+    # In a process of its own: Python's `re` can't be told to give up, and a short expression may take for ever.
+    seconds = 1 + len(values) // _NAMES_A_SECOND
+    given = json.dumps([regex, list(values), seconds])
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", _MATCH], input=given, capture_output=True, text=True)
+    if done.returncode != 0:
+        return None
+    matches: list[Fields] = json.loads(done.stdout)
+    return matches
 
 
 def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
@@ -305,9 +362,14 @@ def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
     nameless = RawRows(
         rows.where, {}, (), rows.count, lines=rows.lines
     )  # the ids are at fault: shown by line or number
-    odd = [row for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
+    odd = [row for row, row_id in enumerate(ids) if not row_id or UNUSABLE.search(row_id)]
     unusable = [f"{nameless.show(row)} ({ids[row]!r})" for row in odd]
-    complaints.add(rows.where, "id is empty or holds a line end", "ids are empty or hold a line end", unusable)
+    complaints.add(
+        rows.where,
+        "id is empty, holds a line end, or is not UTF-8",
+        "ids are empty, hold a line end, or are not UTF-8",
+        unusable,
+    )
 
 
 def _doubled(ids: Sequence[str], lines: Sequence[int] | None) -> list[str]:
@@ -344,6 +406,10 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
         names = [rows.at(row, paths[row]) for row in missing]
         what = f"of {counted(rows.count, 'image')}"
         where.add(str(folder), f"{what} is missing", f"{what} are missing", names, listing.describe(paths[missing[0]]))
+    odd = [row for row, path in enumerate(paths) if UNUSABLE.search(path)]
+    names = [rows.show(row, repr(paths[row])) for row in odd]
+    faults = "image path holds a line end, or is not UTF-8", "image paths hold a line end, or are not UTF-8"
+    complaints.add(rows.where, *faults, names, "rename the files")
     rows.paths = tuple(paths)
 
 

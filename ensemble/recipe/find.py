@@ -12,6 +12,7 @@ from typing import Any
 from ensemble.core.complaints import closest
 from ensemble.errors import InputError
 
+_MOST_UNKNOWN = 20  # names that are no recipe's: for each, all folders are searched for one like it
 Given = Mapping[str, Any]
 """A recipe that was given as a mapping, in Python."""
 
@@ -41,6 +42,9 @@ def expand_recipes(words: Sequence[str | Given], folder: Path) -> list[str | Giv
     recipes: dict[Path | int, str | Given] = {}
     complaints: list[str] = []
     for number, word in enumerate(words):
+        if len(complaints) >= _MOST_UNKNOWN:
+            complaints.append(f"and perhaps more: {len(words):,} recipes are named")
+            break
         try:
             if not isinstance(word, str):
                 recipes[number] = word

@@ -113,7 +113,7 @@ def test_all_faults_of_a_table_of_labels_are_told_in_one_pass_with_their_lines(t
     assert list(caught.value.messages) == [
         f"{path}:5: 3 cells, the header has 2",
         f"{path}: 1 id appears more than once: 7 (lines 3, 4)",
-        f"{path}: 1 id is empty or holds a line end: line 9 ('')",
+        f"{path}: 1 id is empty, holds a line end, or is not UTF-8: line 9 ('')",
         f"{path}: 2 labels are none of cat, dog, eel: 'cats' (2 rows, lines 2, 8; did you mean cat?); if so, correct "
         "them",
         f"{path}: 3 ids have no prediction: 60 (line 6), line 9, 10 (line 10: did you mean 100?)",

@@ -332,7 +332,7 @@ def test_all_that_is_wrong_with_messy_tables_is_told_in_one_pass_with_lines(tmp_
         f"{train}:5: 2 cells, the header has 8",
         f"{train}:6: 10 cells, the header has 8",
         f"{train}: 1 id appears more than once: a1 (lines 3, 4)",
-        f"{train}: 1 id is empty or holds a line end: line 7 ('')",
+        f"{train}: 1 id is empty, holds a line end, or is not UTF-8: line 7 ('')",
         f"{train}: 1 image path leads out of the dataset's folder: images/../a6.png (line 11)",
         f"{train}: 1 value of box column w is no number: a4 (line 9: 'wide')",
         f"{train}: 1 box is empty or upside down: a5 (line 10: 0 0 0 9); box.format is xywh",
