@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MOST_OPTIONS = 4_000  # argparse looks through all of them for each
 _MOST_MESSAGES = 300  # lines that an error prints; each kind of fault has a limit of its own below it
 
+_READ_MATRICES = ("adopt", "blend", "score")  # commands that map other people's files
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it ended (0, 1, 2, 3 or 130)."""
@@ -99,6 +101,10 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with screen.interruptible():
             command = importlib.import_module(f"ensemble.commands.{arguments.command}_command")
+            if arguments.command in _READ_MATRICES:
+                from ensemble.core.npy import end_when_cut_short
+
+                end_when_cut_short(as_json=arguments.json)
             outcome: Outcome = command.run(arguments)
             text = screen.shown(outcome, as_json=arguments.json)
             _deliver(text, end="\n" if text else "")

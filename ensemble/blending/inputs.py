@@ -22,10 +22,11 @@ from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
 from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
+from ensemble.core.files import newest, sha256_file
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
-from ensemble.core.records import Record
+from ensemble.core.records import EARLIER, Record, is_inner_path
 from ensemble.core.run import RunFolder, records_of, unfinished_text
 from ensemble.core.schema import MOST_FOLDS
 from ensemble.errors import InputError
@@ -54,6 +55,8 @@ class Member:
     """Its out-of-fold rows; None where there are none beside the test rows."""
     run: str
     """What it is called: its run, else its folder for a `probs.npy`, else its file."""
+    doubt: str = ""
+    """Why nothing shows that its labels, folds and scores are as they were written; empty where its hashes do."""
 
     @property
     def main(self) -> Predictions:
@@ -92,6 +95,11 @@ class Ingredients:
     """Whether the dataset's description says in which order the classes stand."""
     sample: Path | None
     """The dataset's own sample file, if it was found."""
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """Why some members are unverified, by their names."""
+        return doubts_of(self.members, self.names)
 
 
 def gather(
@@ -161,7 +169,15 @@ def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Me
 
 
 def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None, list[str]]:
-    """One member, and what is wrong with its files."""
+    """One member, and what is wrong with its files; read again first, as its run may have been merged meanwhile."""
+    member, problems = _load_now(given, renormalize=renormalize, seen=seen)
+    return (
+        _load_now(given, renormalize=renormalize, seen=seen) if member is not None and problems else (member, problems)
+    )
+
+
+def _load_now(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None, list[str]]:
+    """One member as its files are at this moment, and what is wrong with them."""
     if problem := _not_a_member(given):
         return None, [problem]
     path = ProbabilityPaths.of(given / "probs.npy" if given.is_dir() else given).npy
@@ -188,9 +204,36 @@ def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None,
     if main is None:
         return None, problems
     path = next(iter(files.values()))
-    folder = path.absolute().parent.name
+    folder = Path(os.path.abspath(path)).parent.name
     run = str(main.sidecar.get("run") or (folder if path.stem in ("probs", "oof") else path.stem))
-    return Member(path, test, oof, run), problems + (_pair_problems(test, oof) if test and oof else [])
+    problems += _pair_problems(test, oof) if test and oof else []
+    if not is_inner_path(run):  # blend.json names its members so, and their runs are looked for by it
+        problems.append(f"{ProbabilityPaths.of(path).json}: run: {run!r:.60} is no name of a run; rename it")
+    doubt, strangers = _vouched_for(path.parent, [*loaded.values()])
+    return Member(path, test, oof, run, doubt), problems + strangers
+
+
+def _vouched_for(folder: Path, loaded: Sequence[Predictions]) -> tuple[str, list[str]]:
+    """What nothing vouches for: why files, or the run's record beside them, may have been altered, empty where not; and
+    files that are whole, but not those that the record names: put there from another run."""
+    try:
+        record = RunFolder(folder).load_record()
+    except InputError as error:
+        return error.messages[0], []
+    is_verified = all(each.is_verified for each in loaded) and (record is None or record.is_verified)
+    named = {} if record is None else record["files"]
+    paths = [ProbabilityPaths.of(each.path) for each in loaded if each.path is not None]
+    strangers = [
+        f"{path.json}: not the file that {folder / 'run.json'} names; restore it, or train the run again"
+        for path in paths
+        if path.json.name in named and sha256_file(newest(path.json, path.json.stem)) != named[path.json.name]
+    ]  # it holds the hashes of the other two
+    return "" if is_verified else EARLIER, strangers
+
+
+def doubts_of(members: Sequence[Member], names: Sequence[str]) -> dict[str, str]:
+    """Why some members are unverified, by their names."""
+    return {name: member.doubt for member, name in zip(members, names, strict=True) if member.doubt}
 
 
 def _is_absent(path: Path) -> bool:

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from ensemble.blending.adopt import Adopted, AdoptOptions, adopt_files
 from ensemble.commands.outcome import Outcome, ShownTable, shown_path, shown_score
 from ensemble.core.complaints import counted
-from ensemble.core.npy import end_when_cut_short
 
 
 def run(arguments: Namespace) -> Outcome:
     """Adopt `arguments.files` and show what they are now."""
-    end_when_cut_short(as_json=arguments.json)
     options = AdoptOptions(
         ids=arguments.ids,
         classes=arguments.classes,

@@ -11,7 +11,6 @@ from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, shown_score
 from ensemble.core.complaints import counted
-from ensemble.core.npy import end_when_cut_short
 from ensemble.runs.score import score
 
 _CLASSES_SHOWN = 20  # lines of a screen; of more classes the worst half as many are shown
@@ -20,7 +19,6 @@ _BESIDE = ("accuracy", "log_loss")  # shown for each of several files, beside th
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Score `arguments.scored` and show the result."""
-    end_when_cut_short(as_json=arguments.json)
     document = score(
         arguments.scored,
         data=arguments.data,

@@ -103,7 +103,7 @@ def keep_plan(path: Path, plan: FoldPlan) -> bool:
     folder = path.parent
     # A hidden name is a lock, a temporary folder or a swap: somebody writes here, or was killed.
     if not has_plan(path) or any(name.startswith(".") for name in os.listdir(folder)):
-        with folder_lock(folder, wait=True):
+        with folder_lock(folder, wait=True, may_be_link=True):
             settle(folder, path.stem)
             sweep_temporaries(folder)
             if not has_plan(path):

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ensemble.core.files import RUN_SWAP, load_json, newest, sha256_file
+from ensemble.core.files import RUN_SWAP, newest, sha256_file
 from ensemble.core.locks import lock_holder
 from ensemble.core.records import (
     Count,
@@ -38,8 +38,8 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class _Folds(Schema):
-    k: Positive
-    repeats: Positive
+    k: Annotated[int, Field(ge=1, le=10_000)]  # both far above what a recipe can ask for: a list is made of them
+    repeats: Annotated[int, Field(ge=1, le=20)]
     scheme: str
     sha256: Sha256
     path: FileName | None = None
@@ -149,9 +149,11 @@ class RunRecord(PredictingRun):
 
     @model_validator(mode="after")
     def _has_each_fold_once(self) -> RunRecord:
-        keys = [(state.repeat, state.fold) for state in self.fold_states]
-        wanted = {(repeat, fold) for repeat in range(self.folds.repeats) for fold in range(self.folds.k)}
-        if len(keys) != len(wanted) or set(keys) != wanted:
+        keys = {(state.repeat, state.fold) for state in self.fold_states}
+        k, repeats = self.folds.k, self.folds.repeats
+        # Counted first: a record may claim a billion folds.
+        are_as_many = len(self.fold_states) == len(keys) == k * repeats
+        if not are_as_many or any(repeat >= repeats or fold >= k for repeat, fold in keys):
             raise ValueError(f"fold_states are not the {self.folds.k} folds of each of {self.folds.repeats} repeats")
         return self
 
@@ -335,6 +337,8 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
     """Remove all that an unfinished attempt left, but for checkpoints of the same run, and the log beside them."""
     if not folder.is_dir():
         return
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a symbolic link, where this run's own folder is needed; remove it")
     kept = {
         path for checkpoint in find_checkpoints(folder, identity) for path in (checkpoint.path, checkpoint.sidecar_path)
     }
@@ -433,32 +437,47 @@ def find_runs(folder: Path) -> list[RunFolder]:
     return [RunFolder(record.parent) for record in sorted(folder.glob("*/run.json")) if not _is_hidden(record.parent)]
 
 
-_LOOKS_NAME, _LOOKS_FORMAT = "scored.json", 1
+class _ScoredFile(Schema):
+    name: str
+    looks: Count
+    times: list[str]
+
+
+class _Looks(Schema):
+    dataset: str | None
+    rows: Count
+    looks: Positive
+    first: str
+    last: str
+    files: dict[Sha256, _ScoredFile]
+
+
+class LooksRecord(RecordSchema):
+    """`scored.json`: by the hash of test labels how often they were looked at, by that of probabilities with which."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "restore it, or move it away, and looks are counted from 1 again"
+
+    labels: dict[Sha256, _Looks]
 
 
 def looks_path(outputs: Path) -> Path:
     """Where looks at test labels are counted: one file for all runs, as the labels are those of all of them."""
-    return outputs / _LOOKS_NAME
+    return outputs / "scored.json"
 
 
-def load_looks(outputs: Path) -> dict[str, Any]:
-    """`format`, and `labels`: by the hash of test labels `{dataset, rows, looks, first, last, files}`; empty at first.
-
-    `files`: by the hash of the probabilities `{name, looks, times}`.
-    """
-    path = looks_path(outputs)
+def load_looks(outputs: Path) -> Record:
+    """The looks so far; none at first."""
     try:
-        document = load_json(path)
+        return load_record(looks_path(outputs), LooksRecord)
     except FileNotFoundError:
-        return {"format": _LOOKS_FORMAT, "labels": {}}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); move it away, and looks are counted from 1 again"
-        ) from error
-    if not isinstance(document, dict) or document.get("format") != _LOOKS_FORMAT:
-        version = document.get("format") if isinstance(document, dict) else None
-        raise InputError(f"{path}: format {version!r}; this version reads {_LOOKS_FORMAT}")
-    return document
+        return Record(labels={})
+
+
+def save_looks(outputs: Path, record: Record) -> None:
+    """Replace `scored.json`."""
+    save_record(looks_path(outputs), record | {"format": LooksRecord.newest})
 
 
 def verify_files(folder: Path, hashes: dict[str, str]) -> list[str]:

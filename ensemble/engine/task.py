@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ensemble.core.machine import Report
-from ensemble.core.plain_file import append_own, open_plain
+from ensemble.core.plain_file import append_own, make_own_folder, open_plain
 from ensemble.errors import EnsError, InputError, RetryWith, StopAsked
 
 _LOG_LINES = 12  # enough for the inner frames of a traceback, few enough for a screen with several failed folds
@@ -118,7 +118,7 @@ def find_function(name: str) -> Callable[..., Any]:
 def call_task(task: Task, report: Report) -> TaskEvent:
     """Run the task's function here; an error becomes an event, its traceback goes to the task's log."""
     try:
-        task.folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(task.folder)
         result = find_function(task.function)(task.folder, report, **task.arguments)
     except StopAsked:
         return TaskEvent(task.name, "stopped")

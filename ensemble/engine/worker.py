@@ -24,6 +24,7 @@ from typing import Any
 
 from ensemble.core.files import hold_process_folder
 from ensemble.core.machine import safe_environment, safe_path
+from ensemble.core.plain_file import make_own_folder, open_own
 from ensemble.engine.task import Task, TaskEvent, call_task
 from ensemble.errors import StopAsked
 
@@ -52,10 +53,13 @@ def work(task: Task, connection: Connection[Message, Any], environment: Mapping[
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole terminal; the engine passes it on
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # a disk that is full: `call_task` meets the same, and tells it
-        task.folder.mkdir(parents=True, exist_ok=True)
-        with (task.folder / "log.txt").open("ab") as log:  # descriptors, not sys.stdout: C++ and children write here
-            os.dup2(log.fileno(), sys.stdout.fileno() if sys.stdout else 1)
-            os.dup2(log.fileno(), sys.stderr.fileno() if sys.stderr else 2)
+        make_own_folder(task.folder)
+        log = open_own(task.folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(
+            log, sys.stdout.fileno() if sys.stdout else 1
+        )  # descriptors, not sys.stdout: C++ and children write here
+        os.dup2(log, sys.stderr.fileno() if sys.stderr else 2)
+        os.close(log)
     faulthandler.enable()
     if STACK_SIGNAL is not None:
         faulthandler.register(STACK_SIGNAL, all_threads=True)

@@ -12,7 +12,6 @@ How it predicts is in `predict_new.py`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,12 +22,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from ensemble.core.complaints import counted
 from ensemble.core.files import flush_to_disk, scratch_folder, sha256_file
 from ensemble.core.notebook import check_arguments
-from ensemble.core.records import record_bytes
+from ensemble.core.records import Count, Record, RecordSchema, Schema, Sha256, load_record, parse_record, record_bytes
 from ensemble.core.run import PredictingRun, RunFolder
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER
@@ -36,7 +37,6 @@ from ensemble.recipe.parts import FILE_OPTIONS
 from ensemble.runs.predict_again import find_run
 from ensemble.runs.predict_new import BlendSource, RunSource, changed_folds, load_formula
 
-PACK_FORMAT = 1  # of manifest.json; another one is refused
 _MANIFEST = "manifest.json"
 _MOST_MANIFEST = 1 << 26  # bytes: a hash for half a million files; a zip that claims more holds something else
 _PIECE = 1 << 20  # bytes copied and hashed at a time
@@ -45,6 +45,24 @@ _SHOWN = 10  # faults of a pack that a message names
 _KEPT = ["run", "identity", "recipe_name", "recipe", "dataset", "classes", "box", "tta", "metric", "greater_is_better"]
 _KEPT += ["optimistic", "scores", "cost", "versions", "files"]
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same content gives the same bytes
+
+
+class _PackedFile(Schema):
+    bytes: Count
+    sha256: Sha256
+
+
+class PackManifest(RecordSchema):
+    """`manifest.json`."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "copy the pack again, or pack again"
+
+    kind: Literal["run", "blend"]
+    name: str
+    members: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], str], Field(min_length=1)]
+    files: dict[str, _PackedFile]
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,7 +167,8 @@ class PackPlace:
         A zip is unpacked where temporary files are kept, for as long as this lasts.
         """
         if self.path.is_dir():
-            manifest = _parse_manifest((self.path / _MANIFEST).read_bytes(), self.path / _MANIFEST)
+            where = self.path / _MANIFEST
+            manifest = _checked_manifest(load_record(where, PackManifest), where)
             _check_folder(self.path, manifest)
             yield _source(self.path, self.path, manifest), self.path
             return
@@ -193,8 +212,8 @@ class _Contents:
         }
 
     def manifest(self, files: Mapping[str, Any]) -> bytes:
-        about = {"format": PACK_FORMAT, "kind": self.kind, "name": self.name, "members": self.members}
-        return _json({**about, "files": dict(sorted(files.items()))})
+        about = {"format": PackManifest.newest, "kind": self.kind, "name": self.name, "members": self.members}
+        return record_bytes({**about, "files": dict(sorted(files.items()))})
 
 
 def _check_place(out: Path) -> None:
@@ -426,36 +445,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode("utf-8")
-
-
-def _parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
-    """A manifest whose parts are what they should be; names that lead out of the pack are refused."""
-    try:
-        manifest = json.loads(content.decode("utf-8"))
-        version = manifest["format"]
-        if version == PACK_FORMAT:
-            files, members = manifest["files"], manifest["members"]
-            sizes = [file["bytes"] for file in files.values()]
-            hashes = [file["sha256"] for file in files.values()]
-            is_sound = (
-                manifest["kind"] in ("run", "blend")
-                and all(isinstance(size, int) and size >= 0 for size in sizes)
-                and all(isinstance(sha256, str) for sha256 in hashes)
-                and all(number.isdecimal() and f"{place}/run.json" in files for number, place in members.items())
-            )
-            if not is_sound:
-                raise ValueError("a part of it is not what a manifest holds")
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is no pack's manifest ({error}); pack again") from error
-    if version != PACK_FORMAT:
-        raise InputError(f"{where}: format {version!r}; this ens reads {PACK_FORMAT}")
-    unsafe = [name for name in manifest["files"] if not _is_safe(name)]
+def _checked_manifest(manifest: Record, where: Path) -> Record:
+    """A manifest; names that lead out of the pack are refused, on whatever system they do."""
+    unsafe = [name for name in [*manifest["files"], *manifest["members"].values()] if not _is_safe(name)]
     if unsafe:
         raise InputError(f"{where}: {unsafe[0]!r} leads out of the pack; don't use this pack")
-    parsed: dict[str, Any] = manifest
-    return parsed
+    gone = [place for place in manifest["members"].values() if f"{place}/run.json" not in manifest["files"]]
+    if gone:
+        raise InputError(f"{where}: members: {gone[0]} has no run.json among the files; pack again")
+    return manifest
 
 
 def _is_safe(name: str) -> bool:
@@ -483,7 +481,7 @@ def _refuse_damaged(pack: Path, problems: Sequence[str]) -> None:
         raise InputError(f"{pack}: the pack is damaged; copy it again, or pack again", *shown, *more)
 
 
-def _unpack(path: Path, target: Path) -> dict[str, Any]:
+def _unpack(path: Path, target: Path) -> Record:
     """The manifest of a zip whose files, now below `target`, are those that it names; nothing else gets out of it.
 
     No file grows beyond the size that the manifest says, and together they must fit on the disk.
@@ -493,7 +491,8 @@ def _unpack(path: Path, target: Path) -> dict[str, Any]:
             infos = _checked_infos(path, archive)
             manifest_info = infos.pop(_MANIFEST)
             with archive.open(manifest_info) as stream:
-                manifest = _parse_manifest(stream.read(_MOST_MANIFEST), path / _MANIFEST)
+                content, where = stream.read(_MOST_MANIFEST), path / _MANIFEST
+            manifest = _checked_manifest(parse_record(content, PackManifest, where), where)
             files = manifest["files"]
             problems = [f"{path / name}: missing" for name in files if name not in infos]
             problems += [f"{path / name}: not in the manifest" for name in infos if name not in files]

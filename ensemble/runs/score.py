@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.blend import load_blend
 from ensemble.blending.honest import RESAMPLES, with_intervals
 from ensemble.blending.inputs import load_members, unique_names
 from ensemble.core.complaints import Complaint, any_of, closest, counted, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
-from ensemble.core.files import load_json, save_json
 from ensemble.core.labels import Labels
 from ensemble.core.locks import folder_lock
 from ensemble.core.metrics import (
@@ -36,7 +36,8 @@ from ensemble.core.metrics import (
 )
 from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
-from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now, records_of
+from ensemble.core.records import EARLIER, Record, doubt_lines
+from ensemble.core.run import RunFolder, find_runs, load_looks, now, records_of, save_looks
 from ensemble.core.text import natural_key
 from ensemble.data.answers import Answers, load_answers, meant_ids
 from ensemble.data.table import dataset_folder
@@ -107,6 +108,8 @@ def score(
     _refuse_strangers(joined, answers)
     # All is computed before the look is counted, and counted before anything is shown.
     items = [_describe(rows, name) for rows in joined]
+    doubts = {file.name: file.doubt for file in files if file.doubt}
+    remarks += doubt_lines(doubts)
     looks = _count_look(outputs, answers, dataset.name, [(item["name"], item["npy_sha256"]) for item in items])
     for item in items:
         item["looks"] = looks["files"][item["npy_sha256"]]["looks"]
@@ -130,6 +133,7 @@ def score(
             "resamples": RESAMPLES,
             "resampled": "rows" if answers.groups is None else "groups",
             "scored": items,
+            "unverified": list(doubts),
             "remarks": remarks,
         }
     )
@@ -204,18 +208,25 @@ class _File:
     path: Path
     test: Predictions
     oof: Predictions | None
+    _doubt: str
+
+    @property
+    def doubt(self) -> str:
+        """Why nothing shows that these numbers are as they were written; empty where their hashes do."""
+        blend = self.blend
+        is_doubtful = blend is not None and not blend.is_verified
+        return self._doubt or (EARLIER if is_doubtful else "")
 
     @cached_property
-    def blend(self) -> dict[str, Any] | None:
+    def blend(self) -> Record | None:
         """The `blend.json` that was written with it; None where it is no blend's, or lies elsewhere now."""
         if self.test.sidecar.get("blend_of") is None:
             return None
         try:
-            record = load_json(self.path.with_name("blend.json"))
-        except (OSError, ValueError):
+            record = load_blend(self.path.with_name("blend.json"))
+        except FileNotFoundError:
             return None
-        is_its = isinstance(record, dict) and record.get("files", {}).get(self.path.name) == self.test.npy_sha256
-        return record if is_its else None
+        return record if record["files"].get(self.path.name) == self.test.npy_sha256 else None
 
 
 def _load(paths: Sequence[Path]) -> list[_File]:
@@ -227,7 +238,7 @@ def _load(paths: Sequence[Path]) -> list[_File]:
         if test is None or test.kind != "test":
             problems.append(f"{member.path}: holds oof rows; test rows are scored: give the probs.npy beside it")
             continue
-        files.append(_File(name, member.path, test, member.oof))
+        files.append(_File(name, member.path, test, member.oof, member.doubt))
         first = files[0]
         if test.activation != first.test.activation:
             problems.append(f"{first.path} and {member.path}: one class a row in one, sets of classes in the other")
@@ -377,7 +388,7 @@ class _Joined:
     @cached_property
     def decisions(self) -> Integers:
         """As the file answers: a blend may have learned a multiplier or a threshold for each class."""
-        sets, learned = self.labels.ndim == 2, (self.file.blend or {}).get("learned") or {}
+        sets, learned = self.labels.ndim == 2, (self.file.blend or Record()).get("learned") or {}
         tuned = learned.get("class_thresholds" if sets else "class_multipliers")
         if tuned is None:
             return np.asarray(decide_sets(self.probs) if sets else decide(self.probs), dtype=np.int64)
@@ -525,7 +536,7 @@ def _count_look(
 ) -> dict[str, Any]:
     """Write down that these labels were looked at with these files; gives back what is known of the labels now."""
     time = now()
-    with folder_lock(outputs, wait=True):  # two commands at once are two looks
+    with folder_lock(outputs, wait=True, may_be_link=True):  # two commands at once are two looks
         document = load_looks(outputs)
         new: dict[str, Any] = {
             "dataset": dataset,
@@ -540,7 +551,7 @@ def _count_look(
         for name, sha256 in files:
             file = entry["files"].setdefault(sha256, {"name": name, "looks": 0, "times": []})
             file.update(name=name, looks=file["looks"] + 1, times=[*file["times"], time])
-        save_json(looks_path(outputs), document)
+        save_looks(outputs, document)
     return entry
 
 

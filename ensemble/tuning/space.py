@@ -47,17 +47,6 @@ def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _value(space[key], param) for key, param in params.items()}
 
 
-def check_values(space: Space, values: Mapping[str, Any], where: str) -> None:
-    """Refuse a trial's values that this search can't have proposed: its file may be anybody's, and name any code."""
-    for key, value in values.items():
-        dimension = space.get(key)
-        if dimension is None:
-            raise InputError(f"{where}: {key} is not searched; delete its folder, or the study's")
-        is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        if not is_number if dimension.choices is None else _param_of(dimension, value) is None:
-            raise InputError(f"{where}: {key}: {show_value(value)} is not in the search; delete its folder")
-
-
 def values_in_recipe(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's values for the recipe: a key whose condition does not hold is as if nobody had written it."""
     left_out = {}
@@ -90,6 +79,21 @@ def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
             return None
         params[key] = param
     return _in_order(space, params)
+
+
+def outside_of(space: Space, params: Mapping[str, Any]) -> str:
+    """Why these can't have been proposed; empty where they can."""
+    for key, param in params.items():
+        dimension = space.get(key)
+        if dimension is None:
+            return f"{key} is not searched"
+        if dimension.choices is not None:
+            is_inside = type(param) is int and 0 <= param < len(dimension.choices)  # type(): True is an int too
+        else:
+            is_inside = _param_of(dimension, param) is not None
+        if not is_inside:
+            return f"{key}: {show_value(param)} lies outside of the search space"
+    return ""
 
 
 def parse_points(texts: Sequence[str], space: Space, start: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.blending.blend import Blend, blend
+from ensemble.blending.blend import Blend, blend, load_blend
 from ensemble.cli import build_parser
 from ensemble.commands.blend_command import run
 from ensemble.commands.outcome import ShownTable
@@ -24,7 +24,7 @@ from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import load_predictions, save_predictions
 from ensemble.errors import InputError, PartialFailure
-from tests.support import MakeMember, MakeRun
+from tests.support import MakeMember, MakeRun, alter_record
 
 FILES = {"submission.csv", "blend.json", "probs.npy", "probs.json", "probs.ids.txt"}
 SIDE_FILES = {"diversity.csv", "frontier.csv"}
@@ -60,7 +60,8 @@ def test_a_blend_leaves_its_files_and_nothing_else(make_run: MakeRun, outputs: P
     done = blend([make_run(seed) for seed in range(3)], outputs=outputs)
     assert done.folder == outputs / "blends" / "soft-3"
     assert set(_contents(done.folder)) == FILES | SIDE_FILES
-    assert json.loads((done.folder / "blend.json").read_text(encoding="utf-8")) == done.document
+    written = load_blend(done.folder / "blend.json")
+    assert written.is_verified and {key: written[key] for key in done.document} == done.document
 
 
 def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member: MakeMember, outputs: Path) -> None:
@@ -72,7 +73,7 @@ def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member:
     assert [member["oof_score"] for member in document["members"]] == pytest.approx(scores)
     assert document["metric"] == "macro_f1"
     assert document["cost"] == {"seconds_per_1000_images": 4.0, "parameters": 200}
-    assert (document["format"], document["method"], document["fallback"]) == (1, "soft", None)
+    assert (document["format"], document["method"], document["fallback"]) == (2, "soft", None)
     assert (document["rows"], document["classes"]) == (24, ["cat", "dog", "eel"])
     honest = document["honest"]
     assert honest["best_single"] == {"run": f"run{scores.index(max(scores))}", "value": pytest.approx(max(scores))}
@@ -272,9 +273,7 @@ def test_rows_divided_by_their_sum_are_counted(make_run: MakeRun, outputs: Path)
     probs = np.load(path)
     probs[3] *= 0.9
     np.save(path, probs)
-    sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    sidecar["npy_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
+    alter_record(path.with_suffix(".json"), npy_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert "--renormalize" in _refusal([path, make_run(1)], outputs)
     document = blend([path, make_run(1)], outputs=outputs, renormalize=True).document
     assert document["renormalized_rows"] == 1

@@ -12,6 +12,7 @@ import pytest
 from ensemble.core.files import load_json, replaced_together, settle, sha256_file
 from ensemble.core.locks import folder_lock, lock_holder
 from ensemble.core.plain_file import append_own, make_own_folder, open_plain, read_plain
+from ensemble.core.run import empty_but_checkpoints
 from ensemble.errors import InputError, NotPlain
 
 
@@ -141,3 +142,25 @@ def test_commands_that_replace_the_same_files_at_once_all_succeed(tmp_path: Path
         thread.join()
     assert errors == []
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_a_folder_that_is_a_link_to_strangers_files_is_not_worked_in(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "photo.jpg").write_text("kept")
+    (tmp_path / "run").symlink_to("theirs")
+    with pytest.raises(InputError, match="run: is a symbolic link"), folder_lock(tmp_path / "run"):
+        pass
+    with folder_lock(tmp_path / "run", may_be_link=True):
+        assert (tmp_path / "theirs" / ".lock").exists()
+    (tmp_path / "theirs" / "run.json").write_text("{}")  # a run that was moved to another disk, and linked
+    with folder_lock(tmp_path / "run"):
+        pass
+
+
+def test_a_fold_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "photo.jpg").write_text("kept")
+    (tmp_path / "fold-0").symlink_to("theirs")
+    with pytest.raises(InputError, match="fold-0: is a symbolic link"):
+        empty_but_checkpoints(tmp_path / "fold-0", "abc")
+    assert (tmp_path / "theirs" / "photo.jpg").read_text() == "kept"

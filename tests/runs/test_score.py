@@ -230,7 +230,7 @@ def test_a_broken_count_of_looks_is_refused_rather_than_begun_again(model: Model
     model("a")
     (outputs / "scored.json").write_text("{", encoding="utf-8")
     answer = ens("score", "a", "--labels", str(write_labels(outputs.parent / "y.csv")))
-    assert answer.code == 2 and "scored.json: can't be read" in answer.err and "0." not in answer.out
+    assert answer.code == 2 and "scored.json: not a JSON document of ours" in answer.err and "0." not in answer.out
     assert "looks at test labels: " in ens("status").out
 
 
@@ -239,10 +239,10 @@ def test_no_score_is_shown_when_the_look_can_not_be_written_down(
 ) -> None:
     model("a")
 
-    def full(path: Path, value: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(outputs: Path, record: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(outputs / "scored.json"))
 
-    monkeypatch.setattr("ensemble.runs.score.save_json", full)
+    monkeypatch.setattr("ensemble.runs.score.save_looks", full)
     answer = ens("score", "a", "--labels", str(write_labels(outputs.parent / "y.csv")))
     assert (answer.code, answer.out) == (3, "") and "No space left" in answer.err
 
