@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ from typing import Any
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate"}
 _UNEQUAL = ("/log.txt", ".jsonl", "run.json", "probs.json")  # hold times
 _NEVER = 1 << 30
+_LATER = {
+    "folds": ("ensemble.audit.audit", "sklearn.model_selection"),
+    "eda": ("ensemble.images.contact_sheet", "sklearn.model_selection"),
+    "predict": ("ensemble.training.predict_images",),
+}
+"""What a command imports while it runs, which takes seconds."""
 
 
 def complaints_of_kills(place: Path, words: Sequence[str], *, most: int = 6, only: str = "") -> list[str]:
@@ -76,6 +83,8 @@ class _Tries:
                 tempfile.tempdir = str(self._temporary)
                 for stream in (1, 2):
                     os.dup2(theirs, stream)
+                # anew: what was made for a file would seek in the pipe
+                sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
                 if size is None:
                     sys.addaudithook(_Killer(kill_at, self.log))
                 else:
@@ -84,6 +93,9 @@ class _Tries:
 
                 code = cli.main(self._words)
                 sys.stdout.flush()
+                sys.stderr.flush()
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(code)
         os.close(theirs)
@@ -109,8 +121,8 @@ class _Tries:
 
 
 def _main(place: Path, scratch: Path, words: list[str], harm: dict[str, Any]) -> list[str]:
-    for module in ("ensemble.cli", "ensemble.runs.predict"):  # what most commands need, once for all tries
-        importlib.import_module(module)
+    for module in ("ensemble.cli", f"ensemble.commands.{words[0]}_command", *_LATER.get(words[0], ())):
+        importlib.import_module(module)  # once for all tries
     tries, problems = _Tries(place, scratch, words), []
     if tries.code != 0:
         return [f"unharmed: {tries.text}"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
+import os
 import random
 import shutil
 import subprocess
@@ -18,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ensemble.core.npy import save_matrix
 from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
-from ensemble.errors import InputError
+from ensemble.errors import InputError, PartialFailure
 from tests.support import alter_record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "probability"
@@ -445,3 +448,26 @@ def test_a_matrix_that_is_cut_short_while_it_is_read_ends_the_process_with_a_mes
     assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
     assert done.stderr.startswith(f"{tmp_path / 'big.npy'}: was cut short while it was read")
     assert done.stdout == "" if not as_json else json.loads(done.stdout)["exit_code"] == 3
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_a_matrix_has_the_bytes_that_numpy_writes(
+    tmp_path: Path, rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.core.npy._PIECE", 100)  # pieces of a few rows
+    matrix = np.random.default_rng(rows).random((rows, 3)).astype(dtype)
+    save_matrix(tmp_path / "ours.npy", matrix)
+    np.save(tmp_path / "theirs.npy", matrix)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+def test_a_full_disk_is_an_error_of_its_own_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, matrix: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ensemble.core.predictions.save_matrix", full)
+    rows = Predictions(("a",), ("x", "y"), np.array([[0.5, 0.5]], dtype=np.float32), "test")
+    with pytest.raises(PartialFailure, match=r"No space left on device; free some"):
+        save_predictions(tmp_path / "new" / "probs", rows)
+    assert not list((tmp_path / "new").iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ensemble.errors import EnsError, InputError
@@ -248,3 +250,14 @@ def test_a_hub_that_fails_at_the_last_moment_is_a_reason_not_a_crash(monkeypatch
     assert "connection reset" in decided["pretrained_why"]
     with pytest.raises(InputError, match="connection reset"):
         decide_weights(ModelPart(name="test_resnet", pretrained=True), None)
+
+
+def test_a_full_disk_keeps_its_number_when_weights_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(weights: object, path: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("ensemble.training.networks.save_file", full)
+    spec = spec_of()
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_network(tmp_path, build_network(spec, pretrained=False), spec, {})
+    assert caught.value.errno == errno.ENOSPC and str(tmp_path / "model.safetensors") == caught.value.filename
