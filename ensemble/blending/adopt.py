@@ -29,7 +29,7 @@ from ensemble.blending.id_files import (
     read_ids,
     read_truth,
 )
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, counted
 from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.notebook import check_arguments, listed
@@ -411,5 +411,12 @@ def _numbers(path: Path, table: TextTable, ids: Names, classes: Names) -> Floats
                     problems.append(f"{path}: column {name!r} holds {what}; probabilities are needed")
                     break
     if problems:
-        raise InputError(*problems[:3], *([f"{path}: so do {len(problems) - 3} more columns"] if problems[3:] else []))
+        raise InputError(
+            *problems[:3],
+            *(
+                [f"{path}: so {counted(len(problems) - 3, 'more column does', 'more columns do')}"]
+                if problems[3:]
+                else []
+            ),
+        )
     return matrix

@@ -49,7 +49,9 @@ class Truth:
         problems = []
         for path, what, known in ((self.labels_from, "label", self.labels), (self.folds_from, "fold", self.folds)):
             if unknown := [name for name in ids if name not in known]:
-                problems.append(f"{path}: no {what} for {len(unknown)} of {len(ids)} rows ({examples(unknown)})")
+                problems.append(
+                    f"{path}: no {what} for {len(unknown):,} of {counted(len(ids), 'row')} ({examples(unknown)})"
+                )
         if self.sets and not sets:
             problems.append(f"{self.folds_from}: its rows have sets of classes; say --multilabel")
         if problems:
@@ -157,14 +159,15 @@ def check_ids(path: Path, ids: Sequence[str]) -> list[str]:
     """What is wrong with the ids of a table: empty, doubled, or with a line break in them."""
     problems = []
     if "" in ids:
-        problems.append(f"{path}: {ids.count('')} rows have an empty id; every row needs one")
+        problems.append(f"{path}: {counted(ids.count(''), 'row has', 'rows have')} an empty id; every row needs one")
     broken = [name for name in ids if "\n" in name or "\r" in name]
     if broken:
-        problems.append(f"{path}: {len(broken)} ids hold a line break ({examples(broken)}); an id is one line")
+        hold = counted(len(broken), "id holds", "ids hold")
+        problems.append(f"{path}: {hold} a line break ({examples(broken)}); an id is one line")
     doubled = [name for name, count in Counter(ids).items() if count > 1 and name]
     if doubled:
-        stand = counted(len(doubled), "id stands", "ids stand")
-        problems.append(f"{path}: {stand} more than once ({examples(doubled)}); each may stand once")
+        appear = counted(len(doubled), "id appears", "ids appear")
+        problems.append(f"{path}: {appear} more than once ({examples(doubled)}); each may appear once")
     return problems
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,14 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.combine import Integers
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
-from ensemble.core.complaints import any_of, closest
+from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
 from ensemble.core.files import sha256_file
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
 from ensemble.core.records import EARLIER, Record, is_inner_path
-from ensemble.core.run import RunFolder, unfinished_text
+from ensemble.core.run import RunFolder, records_of, unfinished_text
 from ensemble.errors import InputError
 
 FindDataset = Callable[[str], DatasetDescription | None]
@@ -313,15 +314,15 @@ def unique_names(members: Sequence[Member]) -> list[str]:
     return names
 
 
+def _runs(members: Sequence[Member]) -> Iterator[RunFolder]:
+    return (RunFolder(member.path.parent) for member in members)
+
+
 def _described(dataset: str, members: Sequence[Member]) -> DatasetDescription | None:
     """The description in a member's `run.json`: that of a folder which has none in `recipes/data`."""
-    for member in members:
-        try:
-            record = RunFolder(member.path.parent).load_record() or Record()
-            if record.get("dataset") == dataset:
-                return described_in(record)  # one record is enough: a thousand members take a second to read
-        except InputError:  # of another version of `ens`: its probabilities are good, its record no help
-            continue
+    for record in records_of(_runs(members), dataset):
+        with suppress(InputError):  # the description of another version
+            return described_in(record)  # one record is enough: a thousand members take a second to read
     return None
 
 
@@ -330,13 +331,9 @@ def _find_sample(sample: str, dataset: str, members: Sequence[Member]) -> Path |
 
     None where it is in neither, as for files from another machine.
     """
-    for member in members:
-        try:
-            record = RunFolder(member.path.parent).load_record() or Record()
-        except InputError:  # a run of another version of `ens`: its probabilities are good, its record no help
-            continue
+    for record in records_of(_runs(members), dataset):
         folder = record.get("data_folder")
-        if record.get("dataset") == dataset and isinstance(folder, str) and (Path(folder) / sample).is_file():
+        if isinstance(folder, str) and (Path(folder) / sample).is_file():
             return Path(folder) / sample
     root = os.environ.get("ENS_DATA_ROOT")
     path = Path(root or ".") / dataset / sample
@@ -359,7 +356,7 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     """The out-of-fold rows side by side; None and why where they can't be had."""
     without = [member for member in members if member.oof is None]
     if without:
-        more = f" (nor beside {len(without) - 1} others)" if len(without) > 1 else ""
+        more = f" (nor beside {counted(len(without) - 1, 'other')})" if len(without) > 1 else ""
         return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}"
     oofs = [member.oof for member in members if member.oof is not None]
     names = [str(oof.path) for oof in oofs]

@@ -154,7 +154,7 @@ def parse_weights(text: str) -> dict[str, float]:
         if not equals or not name or not (0 <= number < math.inf):
             problems.append(f"--weights {part!r}: run=weight is needed, with a weight of at least 0")
         elif name in weights:
-            problems.append(f"--weights: {name!r} stands twice")
+            problems.append(f"--weights: {name!r} is named twice")
         else:
             weights[name] = number
     if not problems and not any(weights.values()):

@@ -146,7 +146,7 @@ def _difference(difference: Difference) -> list[str | ShownTable]:
     rows = [[old, new, str(count)] for old, new, count in difference.changes[:_MOST_CHANGES]]
     rest = difference.changes[_MOST_CHANGES:]
     if rest:
-        rows.append([f"{len(rest)} more pairs", "", str(sum(count for _, _, count in rest))])
+        rows.append([counted(len(rest), "more pair"), "", str(sum(count for _, _, count in rest))])
     return [line, ShownTable(["from", "to", "rows"], rows)]
 
 

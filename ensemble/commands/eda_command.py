@@ -10,6 +10,7 @@ from typing import Any
 from ensemble.audit.findings import finding_lines
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
+from ensemble.core.complaints import counted
 from ensemble.errors import InputError
 from ensemble.report.eda_files import save_eda_files, save_findings
 from ensemble.runs.eda import draw_augmentation, eda
@@ -48,13 +49,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _headline(facts: Mapping[str, Any]) -> str:
-    groups = f", {facts['groups']:,} groups" if facts["groups"] is not None else ""
+    groups = f", {counted(facts['groups'], 'group')}" if facts["groups"] is not None else ""
     counts = facts["class_counts"].values()
     least, most = min(counts), max(counts)  # least is 0 for a class of the description that has no rows
     ratio = f"; the largest class has {most / least:.1f} times the rows of the smallest" if least else ""
-    rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes'])} classes"
+    rows = f"{counted(facts['rows'], 'training row')}, {counted(facts['test_rows'], 'test row')}"
+    rows += f", {counted(len(facts['classes']), 'class', 'classes')}"
     if "classes_a_row" in facts:
-        rows += f" ({facts['classes_a_row']:.2f} a row, {facts['rows_without_class']:,} rows without any)"
+        rows += f" ({facts['classes_a_row']:.2f} a row, {counted(facts['rows_without_class'], 'row')} without any)"
     return f"{facts['dataset']}: {rows}{groups}{ratio}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score, shown_spread
+from ensemble.core.complaints import counted
 from ensemble.core.records import EARLIER, doubt_lines
 from ensemble.core.run import FoldKey
 from ensemble.runs.status import KINDS, next_step, plan_of, status
@@ -137,7 +138,7 @@ def _looks(entry: Mapping[str, Any]) -> str:
     times = "once" if entry["looks"] == 1 else f"{entry['looks']} times"
     named = _few([f"{file['name']} ({file['looks']})" for file in entry["files"]])
     where = f" of {entry['dataset']}" if entry["dataset"] else ""
-    return f"test labels{where} ({entry['rows']:,} rows): looked at {times}, last {entry['last']}: {named}"
+    return f"test labels{where} ({counted(entry['rows'], 'row')}): looked at {times}, last {entry['last']}: {named}"
 
 
 def _few(messages: list[str]) -> str:

@@ -202,7 +202,7 @@ def settle(folder: Path, name: str) -> bool:
     for place in touched:
         flush_to_disk(place)  # before the swap goes: a power cut must not lose both names of a file
     # Empty folders only, never a tree: by now another process's swap may have this name, with files in it.
-    for place in sorted((path for path in [swap, *swap.rglob("*")] if path.is_dir()), reverse=True):
+    for place in sorted((path for path in [swap, *_below(swap)] if path.is_dir()), reverse=True):
         with suppress(OSError):
             place.rmdir()
     return True
@@ -211,7 +211,7 @@ def settle(folder: Path, name: str) -> bool:
 def _files_to_move(swap: Path) -> list[Path]:
     """The files of a swap, in order. Something else among them is refused: no stage of ours ever held it."""
     files = []
-    for path in sorted(swap.rglob("*")):
+    for path in _below(swap):
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:  # moved by another process that settles
@@ -221,6 +221,14 @@ def _files_to_move(swap: Path) -> list[Path]:
         if stat.S_ISREG(mode):
             files.append(path)
     return files
+
+
+def _below(swap: Path) -> list[Path]:
+    """All that lies in a swap, in order; nothing where another process has put it all in place meanwhile."""
+    try:
+        return sorted(swap.rglob("*"))
+    except FileNotFoundError:
+        return []
 
 
 def _refuse_links_between(folder: Path, target: Path) -> None:

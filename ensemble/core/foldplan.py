@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import load_json, save_bytes, save_json, sha256_text
 from ensemble.core.labels import Labels, read_spelled
 from ensemble.errors import InputError
@@ -109,7 +110,7 @@ def load_plan(path: Path) -> FoldPlan:
         cells: list[str] = []
         for row in reader:
             if len(row) != width:
-                raise ValueError(f"line {reader.line_num} has {len(row)} cells, the header has {width}")
+                raise ValueError(f"line {reader.line_num} has {counted(len(row), 'cell')}, the header has {width}")
             cells += row
         folds = np.array([cells[at::width] for at in range(3, width)], dtype=np.int64).T  # behind id, group, label
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -135,7 +136,7 @@ def _check_folds(plan: FoldPlan, path: Path) -> None:
     if plan.folds.shape[1] == 0 or not ((plan.folds >= -1) & (plan.folds < plan.k)).all():
         raise InputError(f"{path}: holds folds other than -1 to {plan.k - 1}; delete it to have the plan made again")
     if len(set(plan.ids)) != len(plan.ids):
-        raise InputError(f"{path}: an id stands twice; delete it to have the plan made again")
+        raise InputError(f"{path}: an id appears twice; delete it to have the plan made again")
 
 
 def _fold_columns(repeats: int) -> list[str]:

@@ -21,6 +21,7 @@ LARGEST = 1 << 30
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # else the open of a pipe waits for its writer
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_PIECE = 1 << 20  # bytes
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -46,10 +47,14 @@ def read_plain(path: Path | str, most: int = LARGEST) -> bytes:
     """The whole content of a plain file; refused from `most` bytes on, also where it grows while it is read."""
     with open_plain(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        content = stream.read(most + 1) if size <= most else b""
-    if size > most or len(content) > most:
+        content = stream.read(size + 1) if size <= most else b""  # never `most`: so much memory would be taken first
+        pieces, total = [content], len(content)
+        while size < total <= most and (piece := stream.read(_PIECE)):  # it grows, or lies in /proc and has no size
+            pieces.append(piece)
+            total += len(piece)
+    if max(size, total) > most:
         raise OSError(errno.EFBIG, f"larger than the {most:,} bytes that are read at most", str(path))
-    return content
+    return b"".join(pieces)
 
 
 def open_own(path: Path, flags: int, mode: int = 0o644) -> int:
@@ -65,6 +70,15 @@ def open_own(path: Path, flags: int, mode: int = 0o644) -> int:
         os.close(descriptor)
         raise NotPlain(errno.EMLINK, "has a second name (a hard link), and would be written through it", str(path))
     return descriptor
+
+
+def append_own(path: Path, content: bytes) -> None:
+    """Add to a log of ours, which is made where it is missing; through no link."""
+    descriptor = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
 
 
 def make_own_folder(path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import newest, replaced_together, sha256_file
 from ensemble.core.labels import Activation, Labels, labels_of_plain, plain_labels
 from ensemble.core.notebook import MOST_ROWS, NotebookValue, check_arguments, html_of
@@ -132,7 +133,8 @@ class Predictions(NotebookValue):
         run = self.sidecar.get("run")
         of_run = f" of {run}" if run else ""
         where = f" ({self.path})" if self.path is not None else ""
-        return f"{self.kind} rows{of_run}: {len(self.ids):,} rows x {len(self.classes):,} classes{where}"
+        shape = f"{counted(len(self.ids), 'row')} x {counted(len(self.classes), 'class', 'classes')}"
+        return f"{self.kind} rows{of_run}: {shape}{where}"
 
     def frame(self) -> pd.DataFrame:
         """The probabilities as a pandas table, for notebooks: a row for each id, a column for each class."""

@@ -38,6 +38,7 @@ FileName = Annotated[str, StringConstraints(pattern=rf"^{_PART}$", max_length=25
 _INNER = rf"^{_PART}(?:/{_PART})*$"
 InnerPath = Annotated[str, StringConstraints(pattern=_INNER)]
 """A place below the record's own folder, or what a run is called: `fold-0/model.json`, `study/trial-3`."""
+Name = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from ensemble.core.locks import lock_holder
 from ensemble.core.records import (
     Count,
     FileName,
+    Name,
     Record,
     RecordSchema,
     Schema,
@@ -110,7 +111,7 @@ class PredictingRun(RecordSchema):
     remedy: ClassVar[str] = "restore it, or train the run again (--fresh moves this folder aside)"
 
     run: str
-    identity: Sha256
+    identity: Name
     state: Literal["running", "partial", "failed", "complete"]
     recipe: _Recipe
     dataset: str
@@ -191,7 +192,7 @@ class ModelRecord(RecordSchema):
     network: _Network
     weights_sha256: Sha256
     code: dict[str, _Code] = Field(default_factory=dict)
-    identity: Sha256
+    identity: Name
     classes: Annotated[list[str], Field(min_length=1)]
     image: _Image
     stored: _Stored
@@ -232,7 +233,7 @@ class FoldRecord(RecordSchema):
 
     fold: Count
     repeat: Count
-    identity: Sha256
+    identity: Name
     files: dict[FileName, Sha256]
     bytes: dict[FileName, Count] = Field(default_factory=dict)
     cost: _FoldCost
@@ -252,7 +253,7 @@ class CheckpointRecord(RecordSchema):
     newest: ClassVar[int] = 2
     sealed_from: ClassVar[int] = 2
 
-    identity: Sha256
+    identity: Name
     step: Count
     sha256: Sha256
 
@@ -507,3 +508,17 @@ def _hash_or_none(path: Path) -> str | None:
         return sha256_file(path)
     except OSError:
         return None
+
+
+def records_of(runs: Iterable[RunFolder], dataset: str) -> Iterator[Record]:
+    """The records of those runs that are of a dataset; each is read when it is asked for.
+
+    A run of another version of `ens` is passed over: its probabilities may be good, its record is no help.
+    """
+    for run in runs:
+        try:
+            record = run.load_record() or Record()
+        except InputError:
+            continue
+        if record.get("dataset") == dataset:
+            yield record

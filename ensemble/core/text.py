@@ -6,6 +6,7 @@ Not here: which columns a table must have, and what its cells mean.
 from __future__ import annotations
 
 import csv
+import io
 import re
 import string
 from array import array
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
+from ensemble.core.complaints import counted
+from ensemble.core.plain_file import open_plain
 from ensemble.errors import InputError
 
 JOINER = "|"
@@ -77,6 +80,11 @@ class TextTable:
     def __len__(self) -> int:
         return len(self.columns[self.header[0]])
 
+    def lost_cells(self, name: str) -> tuple[str, ...]:
+        """A column's cells in the rows that were left out, as far as those reach."""
+        at = self.header.index(name)
+        return tuple(cells[at] for _, cells in self.ragged if len(cells) > at)
+
 
 def read_text_table(path: Path, what: str = "table") -> TextTable:
     """Read a UTF-8 file with a header, blank lines skipped; `what` is how messages call it.
@@ -106,9 +114,10 @@ def scan_text_table(path: Path, what: str = "table") -> tuple[TextTable | None, 
             faults.append(": a column's name contains a line break; is a quote left open in the header?")
         elif count > 1:
             faults.append(f": column {name!r} appears twice in the header, {', '.join(header)}")
-    faults += [f":{line}: {len(row)} cells, the header has {len(header)}" for line, row in ragged[:_SHOWN]]
+    faults += [f":{line}: {counted(len(row), 'cell')}, the header has {len(header)}" for line, row in ragged[:_SHOWN]]
     if len(ragged) > _SHOWN:
-        faults.append(f": {len(ragged) - _SHOWN:,} more lines have another number of cells than the header")
+        more = counted(len(ragged) - _SHOWN, "more line has", "more lines have")
+        faults.append(f": {more} another number of cells than the header")
     if not cells and not ragged:
         faults.append(f": the {what} has no rows; it needs a header and at least one row")
     messages = [f"{path}{fault}" for fault in faults]
@@ -128,7 +137,8 @@ def _read_cells(path: Path, what: str) -> tuple[list[str], list[str], array[int]
     lines = array("q")
     ragged: list[tuple[int, list[str]]] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:  # a byte order mark is no part of the header
+        # utf-8-sig: a byte order mark is no part of the header
+        with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)  # strict: text behind a closing quote is a fault
             rows = filter(None, reader)  # a blank line is an empty list
             header = next(rows, [])

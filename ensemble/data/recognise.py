@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble.core.complaints import closest
+from ensemble.core.complaints import closest, counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.text import columns_of, natural_key
 from ensemble.data.columns import find_name_class
@@ -189,7 +189,8 @@ class _FileReader(LayoutReader):
                 for place in (*chosen, *held_out)  # names of both are taken apart alike
                 for name in sorted(self.survey.images[place])
             ]
-            self.group_by_name([stem for stem, _ in pairs], [place for _, place in pairs], "{file.stem}", False)
+            folders = [place for _, place in pairs]  # which are the classes
+            self.group_by_name(folders, [stem for stem, _ in pairs], folders, "{file.stem}")
         self.file_choices()
         self.file_validation(parts, held_out, depth)
         self.file_test(parts, part, names)
@@ -253,8 +254,8 @@ class _FileReader(LayoutReader):
             )
         if pattern is None:
             raise self.refuse(
-                f"{len(names):,} images in {base or '.'}/, but neither a table of labels, nor a folder for each class, "
-                f"nor a class in the files' names ({few(names)})",
+                f"{counted(len(names), 'image')} in {base or '.'}/, but neither a table of labels, "
+                f"nor a folder for each class, nor a class in the files' names ({few(names)})",
                 "add a CSV table with a column of file names and one of classes, or sort the images into class folders",
             )
         form, classes = pattern
@@ -265,7 +266,9 @@ class _FileReader(LayoutReader):
             "id": "{file.name}",
             "label": {"value": "{class}"},
         }
-        self.decide("training rows", f"{len(names):,} images in {base or '.'}/", "one folder, no table of labels")
+        self.decide(
+            "training rows", f"{counted(len(names), 'image')} in {base or '.'}/", "one folder, no table of labels"
+        )
         self.decide("label", f"a part of each name, {form}", f"{len(classes)} classes, as in {names[0]}")
         self.file_choices()
         held_out = self.held_out_folders(parts, part, 0)

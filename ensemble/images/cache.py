@@ -40,6 +40,7 @@ from ensemble.core.files import (
 )
 from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import OnProgress, for_each_row
+from ensemble.core.plain_file import open_plain, read_plain
 from ensemble.data.table import Rows
 from ensemble.errors import InputError
 from ensemble.images.decode import Pixels, StoredShape, clipped, decode_shrink, fit, load_fitted, read_content
@@ -71,7 +72,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._touched = 0
@@ -217,9 +218,9 @@ def open_pixels(folder: Path) -> Images:
     note = load_note(folder)
     if note is None:
         raise OSError(f"{folder}: the cached images are gone or damaged; the same command makes them again")
-    ids = tuple((folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1])
+    ids = tuple(read_plain(folder / "ids.txt").decode("utf-8").split("\n")[:-1])
     shape = StoredShape(**note["shape"])
-    index = np.frombuffer((folder / "index.bin").read_bytes(), dtype="<i8").reshape(len(ids), 3)
+    index = np.frombuffer(read_plain(folder / "index.bin"), dtype="<i8").reshape(len(ids), 3)
     if note["mode"] == "decoded":
         source = MappedFile(folder / "pixels.bin")
         if shape.is_square:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, show_value
+from ensemble.core.plain_file import open_plain
 
 _LARGEST_FILE = 2**20  # bytes: a recipe has a few thousand; a larger file was not meant to be one
 _DEEPEST = 32  # levels: recipes have six, and the reader recurses
@@ -58,7 +59,7 @@ class YamlError(FaultyInput):
 def read_yaml(path: Path, source: str) -> YamlDocument:
     """Read a file; `source` is how messages name it."""
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             content = stream.read(_LARGEST_FILE + 1)  # one more, to see that there is more; never all of a 50 GB file
     except OSError as error:
         raise YamlError([Complaint(Place(source), f"can't be read: {error.strerror or error}")]) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.files import save_text
 from ensemble.core.labels import class_pairs
@@ -70,15 +71,16 @@ class StarterRecipe:
     @property
     def models(self) -> str:
         """How many are trained, for a person."""
-        return "1 fold" if self.folds == 1 else f"{self.folds} folds"
+        return counted(self.folds, "fold")
 
     @property
     def duration(self) -> str:
         """The estimate for a person, no more exact than it is."""
-        if self.seconds < 90:
-            return "about a minute"
         minutes = self.seconds / 60
-        return f"about {minutes:.0f} minutes" if minutes < 90 else f"about {minutes / 60:.0f} hours"
+        rough = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
+        rough = "a minute" if minutes < 1.5 else rough
+        # Cards differ by more than ten times, cores far less; and no card at all was asked for `_GPU_RATE`.
+        return f"about {rough}, {'an estimate' if self.device == 'cpu' else 'not measured on this card'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +110,10 @@ class FolderDescription:
     def summary(self) -> str:
         """What was recognised, in a line."""
         table = self.table
-        groups = f", {len(set(table.groups)):,} groups" if table.groups is not None else ""
-        test = f"{len(table.test.ids):,} test rows" if table.test is not None else "no test rows"
-        return f"{self.layout.kind}: {len(table.train.ids):,} images of {len(table.classes)} classes{groups}, {test}"
+        groups = f", {counted(len(set(table.groups)), 'group')}" if table.groups is not None else ""
+        test = counted(len(table.test.ids), "test row") if table.test is not None else "no test rows"
+        images = f"{counted(len(table.train.ids), 'image')} of {len(table.classes)} classes"  # two at least
+        return f"{self.layout.kind}: {images}{groups}, {test}"
 
     @cached_property
     def recipe(self) -> StarterRecipe:
@@ -298,7 +301,7 @@ def recipe_text(described: FolderDescription) -> str:
     machine = f"{usable_cores()} CPU cores" if recipe.device == "cpu" else "a GPU"
     comment = (
         f"Fitted by `ens init` to {len(described.table.train.ids):,} images and {machine}; {recipe.models}: "
-        f"{recipe.duration} there, an estimate.\nWhat is not here is as in {recipe.base}: ens recipes {described.name}"
+        f"{recipe.duration}.\nWhat is not here is as in {recipe.base}: ens recipes {described.name}"
     )
     head = {
         "description": f"A first recipe for {described.name}, fitted to the images and to {machine}.",
@@ -328,7 +331,8 @@ def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
     if shared:  # the audit refuses such a hold-out: whoever is in both parts makes validation easy
         scheme = "multilabel-stratified" if described.table.has_sets else "stratified-group"
         few_groups = ", ".join(shared[:3])
-        note = f"{len(shared):,} groups are in training and in validation rows, as {few_groups}: folds of all rows"
+        groups = counted(len(shared), "group is", "groups are")
+        note = f"{groups} in training and in validation rows, as {few_groups}: folds of all rows"
         put("folds.scheme", scheme, note)
     if rare := _rare_note(described.table, has_own_folds=not shared):
         put("folds.rare", "allow", rare)
@@ -383,7 +387,8 @@ def _rare_note(table: Table, *, has_own_folds: bool = True) -> str:
         return ""
     what = "groups" if table.groups is not None else "rows"
     smallest = few[counts[few].argmin()]
-    return f"{len(few)} classes have fewer {what} than folds, as {table.classes[smallest]} with {counts[smallest]}"
+    rare = counted(len(few), "class has", "classes have")
+    return f"{rare} fewer {what} than folds, as {table.classes[smallest]} with {counts[smallest]}"
 
 
 def _usual_side(table: Table) -> int:

@@ -26,6 +26,7 @@ from typing import IO, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import flush_to_disk, scratch_folder, sha256_file
 from ensemble.core.notebook import check_arguments
 from ensemble.core.records import Count, Record, RecordSchema, Schema, Sha256, load_record, parse_record, record_bytes
@@ -322,9 +323,8 @@ def _readme(applied: RunSource | BlendSource, shown: str, members: Sequence[RunS
         score = (member.record["scores"]["oof"] or {}).get(member.record["metric"])
         shown_score = "" if score is None else f", {member.record['metric']} {score:.4f} out of fold"
         network = member.models()[0]["network"]
-        text = (
-            f"{network['name']}, {len(member.folders())} folds, images of {network['image_size']} pixels{shown_score}"
-        )
+        folds = counted(len(member.folders()), "fold")
+        text = f"{network['name']}, {folds}, images of {network['image_size']} pixels{shown_score}"
         lines.append(f"- {member.record['run']}: {text}")
     notes = [*(applied.notes() if isinstance(applied, BlendSource) else []), *_hub_notes(members)]
     codes = {

@@ -106,7 +106,7 @@ def request_of_run(
             f"{run.path}: its recipe, {asked['recipe']}, which names its rows, is gone; "
             "--images predicts other images without it"
         )
-    requests = SharedRequests(outputs, folder, asked["sets"], asked["data"], on_event, allow_code, like=run)
+    requests = SharedRequests(outputs, folder, asked["sets"], asked["data"], on_event, allow_code, lambda usual: record)
     request = requests.request(asked["recipe"])
     check_same_identity(record, request, run.path)
     return request

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ensemble.blending.blend import load_blend
 from ensemble.blending.honest import RESAMPLES, with_intervals
 from ensemble.blending.inputs import load_members, unique_names
-from ensemble.core.complaints import Complaint, any_of, closest, raise_together
+from ensemble.core.complaints import Complaint, any_of, closest, counted, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
 from ensemble.core.labels import Labels
 from ensemble.core.locks import folder_lock
@@ -37,9 +37,9 @@ from ensemble.core.metrics import (
 from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
 from ensemble.core.records import EARLIER, Record, doubt_lines
-from ensemble.core.run import RunFolder, find_runs, load_looks, now, save_looks
+from ensemble.core.run import RunFolder, find_runs, load_looks, now, records_of, save_looks
 from ensemble.core.text import natural_key
-from ensemble.data.answers import Answers, load_answers
+from ensemble.data.answers import Answers, load_answers, meant_ids
 from ensemble.data.table import dataset_folder
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
@@ -52,7 +52,6 @@ Integers = NDArray[np.int64]
 Interval = list[float] | None
 
 _EXAMPLES = 5  # ids that a document shows; their number is exact
-_NEAR = 1000  # ids among which a misspelt one's meaning is looked for: the search is slow
 
 
 @dataclass(frozen=True)
@@ -331,13 +330,7 @@ class _Dataset:
 
 def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[dict[str, Any]]:
     """The records of the files' own runs, then of all others, that are of a dataset."""
-    for run in [*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)]:
-        try:
-            record = run.load_record() or Record()
-        except InputError:  # of another version: no help
-            continue
-        if record.get("dataset") == dataset:
-            yield record
+    return records_of([*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)], dataset)
 
 
 def _answers(
@@ -348,8 +341,10 @@ def _answers(
     known = description.class_names if description is not None else None
     is_other = known is not None and set(known) != set(classes)
     is_other |= description is not None and description.label.is_set != sets
+    ids = {row_id for file in files for row_id in file.test.ids}
     if labels is not None:
-        return load_answers(classes, sets=sets, description=None if is_other else description, file=Path(labels))
+        known_by = None if is_other else description
+        return load_answers(classes, sets=sets, predicted=ids, description=known_by, file=Path(labels))
     remedy = "or give --labels F, a CSV table with ids and labels"
     if dataset.name is None:
         raise InputError(f"{files[0].path}: does not name its dataset; say --data D, {remedy}")
@@ -364,7 +359,8 @@ def _answers(
             f"dataset {dataset.name} names no labels of its test rows; say in its description where they are, as in "
             f"test.label: {example} (docs/score.md); of a folder never described: --data DIR looks at it anew; {remedy}"
         )
-    return load_answers(classes, sets=sets, description=description, folder=dataset.folder(files, outputs, folder))
+    place = dataset.folder(files, outputs, folder)
+    return load_answers(classes, sets=sets, predicted=ids, description=description, folder=place)
 
 
 # Scores
@@ -440,7 +436,7 @@ def _refuse_strangers(joined: Sequence[_Joined], answers: Answers) -> None:
         if not len(rows.rows):
             test = rows.file.test
             problems.append(
-                f"{answers.where}: none of its {len(answers.ids):,} ids is a row of {rows.file.path}; ids are "
+                f"{answers.where}: none of its {counted(len(answers.ids), 'id')} is a row of {rows.file.path}; ids are "
                 f"compared letter by letter: {answers.ids[0]!r} here, {test.ids[0]!r} there"
             )
     if problems:
@@ -468,7 +464,7 @@ def _describe(rows: _Joined, metric: str) -> dict[str, Any]:
         "npy_sha256": test.npy_sha256,
         "rows": len(rows.rows),
         "without_label": _told(unlabelled),
-        "without_prediction": _told(unpredicted) | {"meant": _meant(unpredicted, unlabelled)},
+        "without_prediction": _told(unpredicted) | {"meant": meant_ids(unpredicted[:_EXAMPLES], unlabelled)},
         "scores": scores,
         "promise": promise,
         "promise_reason": reason,
@@ -557,13 +553,6 @@ def _count_look(
             file.update(name=name, looks=file["looks"] + 1, times=[*file["times"], time])
         save_looks(outputs, document)
     return entry
-
-
-def _meant(unpredicted: Sequence[str], unlabelled: Sequence[str]) -> dict[str, str]:
-    """Which rows some labelled ids without a prediction may stand for: those most like them that have no label."""
-    candidates = unlabelled[:_NEAR]
-    near = {row_id: closest(row_id, candidates, cutoff=0.8) for row_id in unpredicted[:_EXAMPLES]}
-    return {row_id: name for row_id, name in near.items() if name is not None}
 
 
 def _told(ids: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Activation
 from ensemble.core.machine import Report
 from ensemble.core.metrics import metrics_for, per_class, score_all
+from ensemble.core.plain_file import append_own
 from ensemble.core.predictions import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.records import save_record
@@ -166,8 +167,10 @@ class FoldWork:
     def log(self, line: str) -> None:
         """Add a line to the fold's log; a disk without room for it does not end a training."""
         try:
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
-                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            append_own(
+                self.folder / "log.txt",
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode("utf-8", "backslashreplace"),
+            )
         except OSError as error:
             print(f"log.txt: {error}: {line}")
 

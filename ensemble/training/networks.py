@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ensemble.core.files import atomic_path, sha256_file
@@ -144,11 +145,20 @@ def load_network(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     asked whether that may be run (`check_code_of_run`).
     """
     record = load_model(folder)
-    if sha256_file(folder / "model.safetensors") != record["weights_sha256"]:
-        raise InputError(f"{folder / 'model.safetensors'}: not the weights that model.json describes")
+    path = folder / "model.safetensors"
+    try:
+        is_same = sha256_file(path) == record["weights_sha256"]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); {ModelRecord.remedy}") from error
+    if not is_same:
+        raise InputError(f"{path}: not the weights that model.json describes; {ModelRecord.remedy}")
     codes = {name: {**code, "folder": _code_folder(folder, code)} for name, code in record.get("code", {}).items()}
     network: torch.nn.Module = build_network(NetworkSpec.of(record["network"]), pretrained=False, codes=codes)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:  # no such file, or tensors of another network
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path}: holds no weights of {record['network']['name']} ({reason})") from error
     return network.eval(), record
 
 

@@ -17,6 +17,7 @@ from ensemble.errors import InputError
 from ensemble.recipe.load import ResolvedRecipe
 from ensemble.recipe.recipe import differing_keys
 from ensemble.recipe.save import save_recipe_with
+from ensemble.runs.record import recorded_dataset
 from ensemble.runs.request import RunRequest
 from ensemble.runs.study_record import StudyRecord, load_study_record
 from ensemble.tuning.space import Space, outside_of, params_of, values_in_recipe, values_of
@@ -87,9 +88,9 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
             "format": StudyRecord.newest,
             "study": path.name,
             "recipe_name": request.resolved.name,
-            "dataset": request.table.dataset,
             **scored,
             "asked": asdict(request.asked),
+            **recorded_dataset(request),
             "wanted": None,
             "identity_of": identity,
             "points": [],

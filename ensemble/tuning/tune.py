@@ -32,7 +32,16 @@ from ensemble.tuning.queue import FoldQueue
 from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
 from ensemble.tuning.samplers import Mirror, Proposer, check_storage, require_sampler
 from ensemble.tuning.space import check_space, own_values, params_of, parse_points, values_in_recipe, values_of
-from ensemble.tuning.study import Study, StudyInterrupted, check_study, close_study, open_study, save_study, warm_trials
+from ensemble.tuning.study import (
+    Study,
+    StudyInterrupted,
+    check_study,
+    close_study,
+    load_study,
+    open_study,
+    save_study,
+    warm_trials,
+)
 from ensemble.tuning.trial_runs import Opener, StudyFacts
 from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trial, trial_folders
 
@@ -134,6 +143,7 @@ def run_study(options: TuneOptions) -> Study:
         folder=Path(options.folder),
         outputs=outputs,
         home=outputs / "studies" / (options.study or GIVEN),
+        earlier=lambda usual: load_study(outputs / "studies" / (options.study or usual)),
         on_event=options.on_event,
     )
     space = resolved.recipe.space

@@ -40,10 +40,8 @@ def guesses(seed: int, labels: np.ndarray, skill: float) -> np.ndarray:
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    return tmp_path / "outputs"
+def outputs(empty_place: Path) -> Path:
+    return empty_place / "outputs"
 
 
 @pytest.fixture
@@ -180,11 +178,11 @@ def test_labels_of_other_rows_altogether_are_refused_and_no_look_is_counted(
     path.write_text("id,label\nx.jpg,cat\n", encoding="utf-8")
     answer = ens("score", "a", "--labels", str(path))
     assert (
-        answer.code == 2 and "none of its 1 ids is a row of" in answer.err and "'x.jpg' here, 't0' there" in answer.err
+        answer.code == 2 and "none of its 1 id is a row of" in answer.err and "'x.jpg' here, 't0' there" in answer.err
     )
     path.write_text("id,label\nt0,cow\n", encoding="utf-8")
     answer = ens("score", "a", "--labels", str(path))
-    assert answer.code == 2 and "1 labels are none of cat, dog, eel: 'cow'" in answer.err
+    assert answer.code == 2 and "1 label is none of cat, dog, eel: 'cow'" in answer.err
     assert not (outputs / "scored.json").exists()
 
 

@@ -27,6 +27,7 @@ from ensemble.training.networks import (
     save_network,
 )
 from ensemble.training.pretrained import decide_weights, load_weights, start_network
+from tests.support import MODEL_FACTS
 
 
 def spec_of(classes: int = 3, parts: tuple[int, ...] = (), **model: Any) -> NetworkSpec:
@@ -94,7 +95,8 @@ def test_a_folder_alone_gives_the_network_back(tmp_path: Path, model: dict[str, 
     spec = spec_of(6, (3, 2), **model)
     torch.manual_seed(0)
     network = build_network(spec, pretrained=False).eval()
-    save_network(tmp_path, network, spec, {})
+    classes = [str(number) for number in range(6)]
+    save_network(tmp_path, network, spec, MODEL_FACTS | {"classes": classes, "class_shares": [1 / 6] * 6})
     loaded, _ = load_network(tmp_path)
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(network(images), loaded(images))

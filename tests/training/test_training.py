@@ -15,6 +15,7 @@ from ensemble.errors import InputError
 from ensemble.inference.forward import Normalizer, make_views
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
 from ensemble.training.pretrained import choose_pretrained
+from tests.support import MODEL_FACTS
 
 SPEC = NetworkSpec("test_resnet", 3, 16)
 
@@ -31,7 +32,7 @@ def test_torchvision_and_timm_import_beside_this_torch() -> None:
 def test_a_saved_network_gives_the_same_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(SPEC, pretrained=False).eval()
-    save_network(tmp_path, network, SPEC, {"classes": ["a", "b", "c"]})
+    save_network(tmp_path, network, SPEC, MODEL_FACTS)
     loaded, record = load_network(tmp_path)
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(network(images), loaded(images))
@@ -39,7 +40,7 @@ def test_a_saved_network_gives_the_same_logits(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
-    save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, {})
+    save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, MODEL_FACTS)
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(weights)
