@@ -165,6 +165,8 @@ class _Code(Schema):
 
 
 class _Network(Schema):
+    model_config = ConfigDict(extra="forbid", strict=True)  # what is read becomes a `NetworkSpec`, field by field
+
     name: str
     classes: Positive
     image_size: Positive
@@ -174,6 +176,10 @@ class _Network(Schema):
     pool: str | None = None
     parts: list[Positive] = Field(default_factory=list)
     options: dict[str, Any]
+    drop_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    drop_path_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    pool: str | None = None
+    parts: list[Positive] = Field(default_factory=list)
 
 
 class _Image(Schema):
