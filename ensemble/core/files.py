@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ensemble.core.locks import try_lock
-from ensemble.core.plain_file import open_own, open_plain, read_plain, refuse_link
+from ensemble.core.plain_file import open_own, open_plain, read_plain, refuse_device, refuse_link
 from ensemble.errors import InputError, NotPlain
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN in a file would break other readers
@@ -43,6 +43,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     `durable=False` does not wait for the disk: for what is checked whenever it is read, and can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_device(path)
     # beside `path`, since a rename is atomic within one file system only; hidden, since listings pass over dot files
     temporary = _new_temporary(path.parent, path.name)
     try:

@@ -97,6 +97,16 @@ def refuse_link(path: Path) -> None:
         raise _not_plain(path, mode, "a folder")
 
 
+def refuse_device(path: Path) -> None:
+    """`NotPlain` for what a rename must not replace: as root, a file in place of `/dev/null` would harm the system."""
+    try:
+        mode = os.stat(path).st_mode  # through links: /dev/stdout is one
+    except OSError:  # nothing there, or a link that leads nowhere, which is replaced
+        return
+    if not stat.S_ISREG(mode):
+        raise _not_plain(path, mode)
+
+
 def _checked(descriptor: int, path: Path | str) -> int:
     """The descriptor of a plain file; anything else is closed and refused."""
     mode = os.fstat(descriptor).st_mode  # of what was opened: a name may lead elsewhere by now

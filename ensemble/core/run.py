@@ -176,10 +176,6 @@ class _Network(Schema):
     pool: str | None = None
     parts: list[Positive] = Field(default_factory=list)
     options: dict[str, Any]
-    drop_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    drop_path_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    pool: str | None = None
-    parts: list[Positive] = Field(default_factory=list)
 
 
 class _Image(Schema):

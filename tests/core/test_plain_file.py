@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.files import load_json, replaced_together, settle, sha256_file
+from ensemble.core.files import load_json, replaced_together, save_text, settle, sha256_file
 from ensemble.core.locks import folder_lock, lock_holder
 from ensemble.core.plain_file import append_own, make_own_folder, open_plain, read_plain
 from ensemble.core.run import empty_but_checkpoints
@@ -164,3 +164,14 @@ def test_a_fold_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fold-0: is a symbolic link"):
         empty_but_checkpoints(tmp_path / "fold-0", "abc")
     assert (tmp_path / "theirs" / "photo.jpg").read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "device"])
+def test_a_file_takes_the_place_of_nothing_else(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plant(tmp_path / "X", kind)
+    before = os.lstat(tmp_path / "X")
+    with pytest.raises(NotPlain):
+        save_text(tmp_path / "X", "text")
+    assert os.path.samestat(os.lstat(tmp_path / "X"), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["X"]
