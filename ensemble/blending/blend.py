@@ -32,6 +32,7 @@ from ensemble.core.files import (
     RUN_SWAP,
     atomic_path,
     flush_to_disk,
+    newest,
     replaced_together,
     save_text,
     sweep_temporaries,
@@ -147,7 +148,7 @@ class BlendRecord(RecordSchema):
 
 def load_blend(path: Path) -> Record:
     """A blend's record; `path` is that of its `blend.json`."""
-    record = load_record(path, BlendRecord)
+    record = load_record(newest(path, RUN_SWAP), BlendRecord, shown=path)  # perhaps on its way to its place
     record.setdefault("used", record["method"])
     record.setdefault("unverified", [])
     return record

@@ -22,6 +22,7 @@ from ensemble.core.files import save_text
 from ensemble.core.labels import class_pairs
 from ensemble.core.notebook import check_arguments
 from ensemble.core.parallel import usable_cores
+from ensemble.core.plain_file import read_plain
 from ensemble.core.run import RESERVED_NAMES, check_run_name
 from ensemble.data.folds import given_folds
 from ensemble.data.layout import PLAIN_FOLDERS, Choice, Layout, part_of
@@ -176,13 +177,14 @@ def init(
     wanted = name or dataset_name(place)
     check_run_name(wanted)
     paths = [folder / "recipes" / "data" / f"{wanted}.yaml", folder / "recipes" / f"{wanted}.yaml"]
-    if existing := [str(path) for path in paths if path.exists()]:
-        raise InputError(
-            f"{' and '.join(existing)}: {'is' if len(existing) == 1 else 'are'} there, and nothing is overwritten; "
-            f"give another name: --name {_free_name(wanted, folder)}"
-        )
+    existing = [path for path in paths if path.exists()]
+    # The description alone may be what a killed command wrote first: its text says so, once it is known.
+    if existing and existing != paths[:1]:
+        raise _is_there(existing, wanted, folder)
     described = describe_folder(place, wanted, Choice(label, id, group, test), folder=folder, outputs=Path(outputs))
     texts = [dataset_text(described, place, folder), recipe_text(described)]
+    if existing and read_plain(paths[0]) != texts[0].encode("utf-8"):
+        raise _is_there(existing, wanted, folder)
     for path, text in zip(paths, texts, strict=True):
         try:
             save_text(path, text)
@@ -191,6 +193,11 @@ def init(
             raise
     _check_written(wanted, paths, folder)
     return Initialised(wanted, paths[0], paths[1], described, f"ens train --recipe {wanted}")
+
+
+def _is_there(existing: Sequence[Path], name: str, folder: Path) -> InputError:
+    there = f"{' and '.join(map(str, existing))}: {'is' if len(existing) == 1 else 'are'} there"
+    return InputError(f"{there}, and nothing is overwritten; give another name: --name {_free_name(name, folder)}")
 
 
 def _check_written(name: str, paths: Sequence[Path], folder: Path) -> None:

@@ -344,3 +344,19 @@ def test_a_description_is_found_where_its_folder_says(
     answer = ens("folds", "--recipe", "cats_dogs", "--json")
     assert answer.code == 0, answer.err
     assert answer.document["rows"] == 30
+
+
+def test_an_init_that_was_killed_between_its_two_files_goes_on_and_overwrites_nothing(folder: Path, ens: Ens) -> None:
+    draw_classes(folder / "shapes")
+    assert ens("init", "shapes").code == 0
+    recipe, description = folder / "recipes" / "shapes.yaml", folder / "recipes" / "data" / "shapes.yaml"
+    texts = recipe.read_bytes(), description.read_bytes()
+    recipe.unlink()
+    assert ens("init", "shapes").code == 0
+    assert (recipe.read_bytes(), description.read_bytes()) == texts
+    assert "are there, and nothing is overwritten" in ens("init", "shapes").err
+    recipe.unlink()
+    description.write_bytes(texts[1] + b"# mine\n")
+    answer = ens("init", "shapes")
+    assert answer.code == 2 and "is there, and nothing is overwritten" in answer.err
+    assert description.read_bytes() == texts[1] + b"# mine\n" and not recipe.exists()

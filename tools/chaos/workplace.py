@@ -19,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ensemble.core.files import newest
+
 CLASSES = ("red", "green", "blue")
 TRAIN, TEST, NEW, SIZE = 24, 6, 4, 20
 QUICK = ("--engine", "inline", "--quiet")  # folds in the command's own process: nothing to start
@@ -204,7 +206,10 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def unverified(folder: Path) -> list[str]:
-    """What is shown as finished although its files are not those that it names: runs, blends, probability files."""
+    """What is shown as finished although its files are not those that it names: runs, blends, probability files.
+
+    Files that were being replaced together are where readers look for them: in their swap, while it is there.
+    """
     lines = []
     outputs = folder / "outputs"
     for record in [*outputs.rglob("run.json"), *outputs.rglob("blend.json"), *outputs.rglob("fold.json")]:
@@ -218,11 +223,11 @@ def unverified(folder: Path) -> list[str]:
         if document.get("state", "complete") != "complete":
             continue
         for name, sha256 in (document.get("files") or {}).items():
-            path = record.parent / name
+            path = newest(record.parent / name, Path(name).name.split(".")[0])
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 lines.append(f"{path.relative_to(folder)} is not what {record.name} names")
     for sidecar in folder.rglob("*.json"):
-        matrix = sidecar.with_suffix(".npy")
+        matrix, sidecar = (newest(sidecar.with_suffix(suffix), sidecar.stem) for suffix in (".npy", ".json"))
         if matrix.is_file() and not any(part.startswith(".") for part in sidecar.relative_to(folder).parts):
             sha256 = json.loads(sidecar.read_bytes()).get("npy_sha256")
             if sha256 and hashlib.sha256(matrix.read_bytes()).hexdigest() != sha256:
