@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ensemble.core.files import newest
+from ensemble.core.files import settle
 
 CLASSES = ("red", "green", "blue")
 TRAIN, TEST, NEW, SIZE = 24, 6, 4, 20
@@ -201,15 +202,30 @@ def leftovers(folder: Path) -> list[str]:
         is_locked = name == ".lock" and path.relative_to(folder).parts[:2] != ("outputs", "cache")
         if is_locked or name.startswith(".ens-") or name.endswith((".ens-tmp", ".ens-swap")):
             names.append(str(path.relative_to(folder)))
-    inside = [f"tmp/{path.name}" for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
+    inside = [f"tmp/{path.name}" for path in (folder / "tmp").iterdir() if not _is_others(path)]
     return sorted({*names, *inside})
+
+
+def _is_others(path: Path) -> bool:
+    """Whether torch made it for good, or Python, which tries a folder with a file of a few letters, was killed there."""
+    return path.name.startswith("torchinductor_") or (
+        path.is_file() and path.read_bytes() in (b"", b"b", b"bl", b"blat")
+    )
 
 
 def unverified(folder: Path) -> list[str]:
     """What is shown as finished although its files are not those that it names: runs, blends, probability files.
 
-    Files that were being replaced together are where readers look for them: in their swap, while it is there.
+    Files that were being replaced together count as replaced, as the next command will find them: their swap, which
+    readers look into, is settled in a copy.
     """
+    swaps = [path.relative_to(folder) for path in folder.rglob(".*.ens-swap") if path.is_dir()]
+    if swaps:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(shutil.copytree(folder, Path(scratch) / "copy", symlinks=True))
+            for swap in swaps:
+                settle((copy / swap).parent, swap.name.removeprefix(".").removesuffix(".ens-swap"))
+            return unverified(copy)
     lines = []
     outputs = folder / "outputs"
     for record in [*outputs.rglob("run.json"), *outputs.rglob("blend.json"), *outputs.rglob("fold.json")]:
@@ -223,11 +239,11 @@ def unverified(folder: Path) -> list[str]:
         if document.get("state", "complete") != "complete":
             continue
         for name, sha256 in (document.get("files") or {}).items():
-            path = newest(record.parent / name, Path(name).name.split(".")[0])
+            path = record.parent / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 lines.append(f"{path.relative_to(folder)} is not what {record.name} names")
     for sidecar in folder.rglob("*.json"):
-        matrix, sidecar = (newest(sidecar.with_suffix(suffix), sidecar.stem) for suffix in (".npy", ".json"))
+        matrix = sidecar.with_suffix(".npy")
         if matrix.is_file() and not any(part.startswith(".") for part in sidecar.relative_to(folder).parts):
             sha256 = json.loads(sidecar.read_bytes()).get("npy_sha256")
             if sha256 and hashlib.sha256(matrix.read_bytes()).hexdigest() != sha256:
