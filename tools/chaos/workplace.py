@@ -207,10 +207,8 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def _is_others(path: Path) -> bool:
-    """Whether torch made it for good, or Python, which tries a folder with a file of a few letters, was killed there."""
-    return path.name.startswith("torchinductor_") or (
-        path.is_file() and path.read_bytes() in (b"", b"b", b"bl", b"blat")
-    )
+    """Whether torch keeps it for good, or Python left it: it tries a folder by writing `blat` to a file in it."""
+    return path.name.startswith("torchinductor_") or (path.is_file() and b"blat".startswith(path.read_bytes()))
 
 
 def unverified(folder: Path) -> list[str]:
