@@ -60,7 +60,7 @@ def of_the_disk(error: OSError, outputs: os.PathLike[str]) -> EnsError | None:
         return InputError(f"{where}: a folder lies where a file should be; move it, or name another --outputs")
     if error.errno in _CLOSED and error.filename is not None:
         return InputError(f"{where}: {error.strerror}; make it accessible, or name another folder with --outputs")
-    if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and os.path.isfile(where)):
+    if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and not os.path.isdir(where)):
         return InputError(f"{where}: a file lies where a folder should be; move it, or name another --outputs")
     return None
 

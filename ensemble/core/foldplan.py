@@ -10,19 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ensemble.core.complaints import counted
 from ensemble.core.files import (
-    load_json,
     newest,
     read_together,
     replaced_together,
     save_bytes,
-    save_json,
     settle,
     sha256_file,
     sha256_text,
@@ -31,10 +30,28 @@ from ensemble.core.files import (
 from ensemble.core.labels import Labels, read_spelled
 from ensemble.core.locks import folder_lock
 from ensemble.core.plain_file import read_plain
+from ensemble.core.records import Count, RecordSchema, Sha256, load_record, save_record
 from ensemble.errors import InputError
 
-PLAN_FORMAT = 1  # of the sidecar; the CSV needs none, as its hash must fit
 _REMEDY = "restore it, or delete both files to have the plan made again"
+
+
+class PlanRecord(RecordSchema):
+    """The plan's sidecar. Its CSV needs no format, as its hash must fit."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = _REMEDY
+
+    dataset: str
+    k: Annotated[int, Field(ge=1)]
+    scheme: str
+    seed: int
+    repeats: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    rows: Count
+    grouped: bool
+    multilabel: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,7 @@ def has_plan(path: Path) -> bool:
 def save_plan(path: Path, plan: FoldPlan) -> None:
     """Write the plan's CSV and its sidecar with the hash, both or none."""
     sidecar = {
-        "format": PLAN_FORMAT,
+        "format": PlanRecord.newest,
         "dataset": plan.dataset,
         **plan.facts(),
         "rows": len(plan.ids),
@@ -134,7 +151,7 @@ def save_plan(path: Path, plan: FoldPlan) -> None:
     }
     with replaced_together(path.parent, path.stem) as stage:
         save_bytes(stage / path.name, plan.csv_text.encode("utf-8"))
-        save_json(stage / path.with_suffix(".json").name, sidecar)
+        save_record(stage / path.with_suffix(".json").name, sidecar)
 
 
 def load_plan(path: Path) -> FoldPlan:
@@ -146,9 +163,7 @@ def load_plan(path: Path) -> FoldPlan:
 def _load(csv_path: Path, json_path: Path, path: Path) -> FoldPlan:
     """The plan in two files; `path` is its name in messages."""
     try:
-        sidecar = load_json(json_path)
-        if sidecar.get("format") != PLAN_FORMAT:
-            raise InputError(f"{path}: fold plan format {sidecar.get('format')!r}; this version reads {PLAN_FORMAT}")
+        sidecar = load_record(json_path, PlanRecord, shown=path.with_suffix(".json"))
         content = read_plain(csv_path)
         if hashlib.sha256(content).hexdigest() != sidecar["sha256"]:
             raise InputError(f"{path}: was changed after it was made; {_REMEDY}")
@@ -161,7 +176,7 @@ def _load(csv_path: Path, json_path: Path, path: Path) -> FoldPlan:
                 raise ValueError(f"line {reader.line_num} has {counted(len(row), 'cell')}, the header has {width}")
             cells += row
         folds = np.array([cells[at::width] for at in range(3, width)], dtype=np.int64).T  # behind id, group, label
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: the fold plan can't be read ({error}); {_REMEDY}") from error
     plan = FoldPlan(
         dataset=sidecar["dataset"],
@@ -174,6 +189,8 @@ def _load(csv_path: Path, json_path: Path, path: Path) -> FoldPlan:
         folds=np.ascontiguousarray(folds),
         multilabel=sidecar.get("multilabel", False),
     )
+    if (len(plan.ids), plan.repeats) != (sidecar["rows"], sidecar["repeats"]):
+        raise InputError(f"{path}: not as many rows and repeats as {json_path.name} says; {_REMEDY}")
     _check_folds(plan, path)
     vars(plan)["sha256"] = sidecar["sha256"]  # just checked; else the property would write the whole text again
     return plan

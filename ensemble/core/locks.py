@@ -45,10 +45,11 @@ class LockHolder:
 def folder_lock(folder: Path, *, wait: bool = False, may_be_link: bool = False) -> Iterator[None]:
     """Own `folder` for the block, or refuse at once, or wait; it is made if missing, and removed if left empty.
 
-    A link to a folder without a record is refused, unless it `may_be_link`: whoever planted it would have a stranger's
-    files replaced or removed.
+    A link is refused, unless it `may_be_link`: whoever planted it would have a stranger's files replaced or removed. A
+    run that was moved to another disk may be one; a cache, for which commands wait, may not.
     """
-    if not may_be_link and folder.is_symlink() and not any((folder / name).is_file() for name in _RECORDS):
+    is_moved = not wait and any((folder / name).is_file() for name in _RECORDS)
+    if not may_be_link and folder.is_symlink() and not is_moved:
         raise InputError(
             f"{folder}: is a symbolic link, and no run, study or blend lies where it leads; remove it, or put all of "
             "--outputs there"

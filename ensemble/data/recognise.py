@@ -184,11 +184,16 @@ class _FileReader(LayoutReader):
             self.extra.append(f"{_base_of(held_out, 'val')}/ is no validation: {shown} are no classes of {start}")
             held_out = []
         if depth == 1:
-            pairs = [
-                (stem_of(name), place.rpartition("/")[2])
-                for place in (*chosen, *held_out)  # names of both are taken apart alike
-                for name in sorted(self.survey.images[place])
-            ]
+            pairs, others = (
+                [
+                    (stem_of(name), place.rpartition("/")[2])
+                    for place in places
+                    for name in sorted(self.survey.images[place])
+                ]
+                for places in (chosen, held_out)
+            )
+            if not set(pairs) & set(others):  # else names are counters that begin anew in each part
+                pairs += others  # names of both are taken apart alike
             folders = [place for _, place in pairs]  # which are the classes
             self.group_by_name(folders, [stem for stem, _ in pairs], folders, "{file.stem}")
         self.file_choices()

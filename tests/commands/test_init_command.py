@@ -16,7 +16,7 @@ import ensemble
 from ensemble.recipe.load import load_dataset, load_recipe
 from ensemble.runs import describe
 from ensemble.runs.devices import Gpu
-from tests.support import PROBABILITIES, SAMPLES, Ens, read_table
+from tests.support import PROBABILITIES, SAMPLES, Ens, alter_record, read_table
 
 FAST = ("--set", "train.epochs=1", "--set", "folds.k=2", "--set", "image.size=16", "--engine", "inline")
 
@@ -188,8 +188,7 @@ def test_a_description_of_another_version_is_told_and_stops_no_blend(folder: Pat
     make_standin("row_numbers", folder / "shapes", 40)
     assert ens("train", "--data", "shapes", *FAST).code == 0
     path = folder / "outputs" / "shapes" / "run.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**record, "described": {"of": "the future"}}), encoding="utf-8")
+    alter_record(path, described={"of": "the future"})
     answer = ens("train", "--data", "shapes", *FAST)
     assert answer.code == 2 and "can't be read by this version" in answer.err
     assert ens("blend", "outputs/shapes/probs.npy").code == 0

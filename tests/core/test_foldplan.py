@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ensemble.core.files import sha256_text
 from ensemble.core.foldplan import FoldPlan, keep_plan, load_plan, save_plan
+from ensemble.core.records import save_record
 from ensemble.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foldplan" / "squares.csv"
@@ -49,10 +51,17 @@ def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path, groups: tuple[str, ..
 def test_the_file_format_is_kept(tmp_path: Path) -> None:
     save_plan(tmp_path / "squares.csv", plan())
     assert (tmp_path / "squares.csv").read_bytes() == GOLDEN.read_bytes()
-    assert load_plan(GOLDEN).sha256 == plan().sha256
+    assert (tmp_path / "squares.json").read_bytes() == GOLDEN.with_suffix(".json").read_bytes()
+    first = GOLDEN.parent / "format-1" / GOLDEN.name  # as an earlier version wrote it
+    assert load_plan(GOLDEN).sha256 == load_plan(first).sha256 == plan().sha256
 
 
-@pytest.mark.parametrize("damage", ["edited", "truncated", "no sidecar", "no csv", "newer"])
+def alter(path: Path, **changes: Any) -> None:
+    """Change a sidecar, and have its hash fit again."""
+    save_record(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
+
+
+@pytest.mark.parametrize("damage", ["edited", "truncated", "no sidecar", "no csv", "newer", "other seed"])
 def test_a_plan_that_is_not_what_was_made_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "plan.csv"
     save_plan(path, plan())
@@ -65,10 +74,12 @@ def test_a_plan_that_is_not_what_was_made_is_refused(tmp_path: Path, damage: str
         path.with_suffix(".json").unlink()
     elif damage == "no csv":
         path.unlink()
+    elif damage == "newer":
+        alter(path.with_suffix(".json"), format=3)
     else:
         sidecar = path.with_suffix(".json")
-        sidecar.write_text(sidecar.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(InputError, match=r"plan\.csv"):
+        sidecar.write_text(sidecar.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(InputError, match=r"plan\.(csv|json)"):
         load_plan(path)
 
 
@@ -83,8 +94,7 @@ def test_a_plan_whose_line_lacks_a_cell_is_refused_with_its_number(tmp_path: Pat
     save_plan(path, plan())
     text = path.read_text().removesuffix(",0\n") + "\n"
     path.write_text(text)
-    sidecar = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**sidecar, "sha256": sha256_text(text)}))
+    alter(path.with_suffix(".json"), sha256=sha256_text(text))
     with pytest.raises(InputError, match="line 4 has 3 cells, the header has 4"):
         load_plan(path)
 

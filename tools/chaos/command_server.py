@@ -7,6 +7,7 @@ lines of JSON on stdin, answers go out on stdout.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -83,9 +84,11 @@ class CommandServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
+        assert self._server.stdin is not None and self._server.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it was killed with this process's group
+            self._server.stdin.close()
         self._server.wait()
+        self._server.stdout.close()
 
     def run(
         self,

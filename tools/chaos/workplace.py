@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -22,6 +23,7 @@ import numpy as np
 
 from ensemble.core.files import settle
 
+_TRIED = re.compile("[a-z0-9_]{8}")  # names that tempfile gives
 CLASSES = ("red", "green", "blue")
 TRAIN, TEST, NEW, SIZE = 24, 6, 4, 20
 QUICK = ("--engine", "inline", "--quiet")  # folds in the command's own process: nothing to start
@@ -170,7 +172,7 @@ def _said(name: str, content: bytes) -> str:
         except ValueError:
             return f"is no JSON: {_hash(content)}"
     if name == "trials.csv":  # its last three columns are times
-        return _hash(repr([line.split(",")[:-3] for line in content.decode().splitlines()]).encode())
+        return _hash(repr([line.split(",")[:-3] for line in content.decode(errors="replace").splitlines()]).encode())
     return _hash(content)
 
 
@@ -208,7 +210,9 @@ def leftovers(folder: Path) -> list[str]:
 
 def _is_others(path: Path) -> bool:
     """Whether torch keeps it for good, or Python left it: it tries a folder by writing `blat` to a file in it."""
-    return path.name.startswith("torchinductor_") or (path.is_file() and b"blat".startswith(path.read_bytes()))
+    if not _TRIED.fullmatch(path.name) or not path.is_file():
+        return path.name.startswith("torchinductor_")
+    return b"blat".startswith(path.read_bytes())
 
 
 def unverified(folder: Path) -> list[str]:
