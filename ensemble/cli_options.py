@@ -18,9 +18,14 @@ from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_
 _MOST_MEANT = 3  # suggestions of keys for a word: of more, none is likelier than the others
 
 
+_MOST_NUMBERS = 1000  # in a list; a plan has at most 100 folds
+
+
 def fold_list(text: str) -> list[int]:
     """`0,2` as numbers."""
     parts = text.split(",")
+    if len(parts) > _MOST_NUMBERS:
+        raise argparse.ArgumentTypeError(f"more than {_MOST_NUMBERS:,} fold numbers")
     if not all(_is_number(part.strip()) for part in parts):
         raise argparse.ArgumentTypeError(f"{show_value(text)} is not a list of fold numbers such as 0,2")
     return [int(part) for part in parts]

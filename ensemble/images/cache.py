@@ -42,7 +42,7 @@ from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import OnProgress, for_each_row
 from ensemble.core.plain_file import open_plain, read_plain
 from ensemble.data.table import Rows
-from ensemble.errors import InputError
+from ensemble.errors import InputError, PartialFailure
 from ensemble.images.decode import Pixels, StoredShape, clipped, decode_shrink, fit, load_fitted, read_content
 from ensemble.images.headers import BadImage, ImageHeader
 from ensemble.images.scan import BAD_STATES, ImageScan, is_unseen, scan_images
@@ -463,20 +463,20 @@ def _refuse(lines: list[str]) -> None:
 
 @contextmanager
 def _space(folder: Path, needed: int, mode: CacheMode) -> Iterator[None]:
-    """Refuse what does not fit on the disk, before it is begun or when others fill the disk meanwhile."""
-    free = _free_bytes(folder)
-    if needed <= free:
-        try:
-            yield
-            return
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
+    """Refuse what does not fit on the disk, before it is begun; others may fill the disk meanwhile."""
     less = "data.cache=encoded or data.cache=none" if mode == "decoded" else "data.cache=none"
-    raise InputError(
-        f"{folder.parent}: the {mode} images need {needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free; "
-        f"free some, move --outputs to a larger disk, or pass --set {less}"
-    )
+    remedy = f"free some, move --outputs to a larger disk, or pass --set {less}"
+    free = _free_bytes(folder)
+    if needed > free:
+        room = f"{needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free"
+        raise InputError(f"{folder.parent}: the {mode} images need {room}; {remedy}")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"{folder.parent}: {error.strerror}, while {needed / 1e9:.2f} GB of {mode} images were written; {remedy}"
+        raise PartialFailure(text) from error
 
 
 def _free_bytes(cache: Path) -> int:

@@ -21,6 +21,7 @@ from ensemble.core.plain_file import open_plain
 _LARGEST_FILE = 2**20  # bytes: a recipe has a few thousand; a larger file was not meant to be one
 _DEEPEST = 32  # levels: recipes have six, and the reader recurses
 _LONGEST_NUMBER = 100  # digits: int() takes quadratic time
+_MOST_COMPLAINTS = 2000
 MOST_PIECES = 40_000  # keys, values, beginnings and ends: ruamel reads some 40,000 a second; ImageNet-21k names 21,841
 LONGEST_TEXT = 10_000  # characters of a key or value: names go into messages, paths and patterns
 # Of YAML 1.2 alone. YAML 1.1 has `no`, `off` and `y` too, which turned Norway's country code into false.
@@ -125,6 +126,8 @@ class _Reader:
 
     def complain(self, line: int, text: str) -> None:
         self.complaints.append(Complaint(Place(self.source, 0 if self.in_line else line), text))
+        if len(self.complaints) == _MOST_COMPLAINTS:  # no person reads more, and each costs time
+            raise YamlError(self.complaints)
 
     def fail(self, line: int, text: str) -> NoReturn:
         """Give up here, with all complaints so far."""
