@@ -58,7 +58,9 @@ class _FoldState(Schema):
     error: str | None
 
 
-class _Asked(Schema):
+class AskedRecord(Schema):
+    """`asked` in a record."""
+
     model_config = ConfigDict(extra="forbid", strict=True)  # what is read becomes an `Asked`, field by field
 
     recipe: str
@@ -140,7 +142,7 @@ class _RunScores(Schema):
 class RunRecord(PredictingRun):
     """`run.json`."""
 
-    asked: _Asked
+    asked: AskedRecord
     rows: _RowCounts
     findings: list[dict[str, Any]]
     fold_states: list[_FoldState]

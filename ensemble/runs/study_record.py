@@ -8,21 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from ensemble.core.records import Count, Record, RecordSchema, Schema, load_record
+from ensemble.core.run import AskedRecord
 from ensemble.errors import InputError
 
 _Values = dict[str, Any]
 """Parameters or values by their dotted keys; whether they lie in the search space is looked at where it is known."""
-
-
-class _StudyAsked(Schema):
-    model_config = ConfigDict(extra="forbid", strict=True)  # what is read becomes an `Asked`, field by field
-
-    recipe: str
-    sets: list[str]
-    data: str | None = None
 
 
 class _Wanted(Schema):
@@ -84,7 +77,7 @@ class StudyRecord(RecordSchema):
     dataset: str
     metric: str
     greater_is_better: bool
-    asked: _StudyAsked
+    asked: AskedRecord
     identity_of: _Course
     wanted: _Wanted | None = None
     points: list[_Values] = Field(default_factory=list)
