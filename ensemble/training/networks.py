@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,9 +142,15 @@ def save_network(
 
 
 def _save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Write with safetensors, which tells a full disk in words alone: here it is the `OSError` that it was."""
+    """Write with safetensors, which tells a full disk in words alone: here it is the `OSError` that it was.
+
+    It also writes what its owner alone can read; here the file may be read by whom the user's umask lets.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)  # of a file made in the ordinary way: the umask can't be asked for safely
     try:
         save_file(weights, path)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:

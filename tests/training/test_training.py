@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,14 @@ def test_samplers_and_larger_stored_images_train_through(workspace: Path, ens: C
     assert answer.code == 0, answer.err
     assert list((workspace / "outputs" / "cache").glob("pixels-19-*"))
     assert ens("train", "--recipe", "tiny", "--set", "sampling={kind: weighted, weights: {gren: 2.0}}").code == 2
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_can_be_read_by_whom_the_umask_lets(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, MODEL_FACTS)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"model.safetensors": mode, "model.json": mode}
