@@ -211,6 +211,8 @@ class ModelRecord(RecordSchema):
     def _agrees_with_itself(self) -> ModelRecord:
         if not len(self.classes) == len(self.class_shares) == self.network.classes:
             raise ValueError("classes, class_shares and network.classes are not as many")
+        if not len(self.image.mean) == len(self.image.std) in (1, 3):
+            raise ValueError("image.mean and image.std are not one value, or one a channel")
         return self
 
 
