@@ -148,7 +148,9 @@ class _Names:
     """What rows and columns are; None: not given."""
 
     ids: Names | None
+    ids_file: str | None
     classes: Names | None
+    classes_file: str | None
     truth: Truth | None  # of out-of-fold rows
     renormalize: bool
     activation: Activation
@@ -175,7 +177,9 @@ def _read_names(options: AdoptOptions) -> _Names:
         truth = read_truth(labels, folds) if options.is_oof else None
     if problems:
         raise InputError(*problems)
-    return _Names(ids, classes, truth, options.renormalize, "sigmoid" if options.multilabel else "softmax")
+    files = [None if file is None else str(file) for file in (options.ids, options.classes)]
+    activation: Activation = "sigmoid" if options.multilabel else "softmax"
+    return _Names(ids, files[0], classes, files[1], truth, options.renormalize, activation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,9 +377,11 @@ def _read_matrix(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
     if classes is None:
         problems.append(f"{path}: the columns' classes are unknown; --classes F names a file with one class a line")
     if raw is not None and ids is not None:
-        problems += [f"{path}: {problem}" for problem in shape_problems(len(ids), raw.shape[0])]
+        source = names.ids_file or beside
+        problems += [f"{path}: {problem} (ids: {source})" for problem in shape_problems(len(ids), raw.shape[0])]
     if raw is not None and classes is not None:
-        problems += [f"{path}: {problem}" for problem in class_problems(list(classes), raw.shape[1])]
+        where = f" (classes: {names.classes_file})"
+        problems += [f"{path}: {problem}{where}" for problem in class_problems(list(classes), raw.shape[1])]
     if problems or raw is None or ids is None or classes is None:
         raise InputError(*problems)
     return ids, classes, raw
