@@ -224,7 +224,8 @@ def unverified(folder: Path) -> list[str]:
     swaps = [path.relative_to(folder) for path in folder.rglob(".*.ens-swap") if path.is_dir()]
     if swaps:
         with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(shutil.copytree(folder, Path(scratch) / "copy", symlinks=True))
+            others = shutil.ignore_patterns("tmp")  # sockets of what was killed
+            copy = Path(shutil.copytree(folder, Path(scratch) / "copy", symlinks=True, ignore=others))
             for swap in swaps:
                 settle((copy / swap).parent, swap.name.removeprefix(".").removesuffix(".ens-swap"))
             return unverified(copy)
