@@ -6,18 +6,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ensemble.cli_options import COMMANDS, COMPLETIONS, FILE_METAVARS, CommandParser, add_global_options
-from ensemble.errors import EnsError, InputError, Interrupted, of_the_disk
+from ensemble.core.complaints import counted
+from ensemble.core.text import visible_json, visible_message
+from ensemble.errors import EnsError, InputError, Interrupted, PartialFailure, of_the_disk
 
 if TYPE_CHECKING:
     from ensemble.commands.outcome import Outcome
+
+MOST_OPTIONS = 4_000  # argparse looks through all of them for each
+_MOST_MESSAGES = 300  # lines that an error prints; each kind of fault has a limit of its own below it
+
+_READ_MATRICES = ("adopt", "blend", "score")  # commands that map other people's files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ensemble.commands.completion import complete
 
         complete(build_parser(), COMPLETIONS, FILE_METAVARS)
+    _hold_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parse(words)
         if arguments.command is None:
-            print(build_parser().format_help(), end="")
+            _deliver(build_parser().format_help(), end="")
             return 0
     except SystemExit as stop:  # argparse has printed a help text or a version
-        return int(stop.code or 0)
+        return _flushed(int(stop.code or 0))
     except EnsError as error:
         return _fail(error, as_json="--json" in words)
     return _run(arguments)
@@ -67,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _parse(words: list[str]) -> argparse.Namespace:
     """The arguments, with every global option filled in."""
+    if sum(word[:1] == "-" for word in words) > MOST_OPTIONS:
+        raise InputError(f"ens: more than {MOST_OPTIONS:,} options; put what they say into a recipe")
     arguments = build_parser().parse_args(words)
     arguments.words = words
     arguments.json = getattr(arguments, "json", False)
@@ -89,8 +101,13 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with screen.interruptible():
             command = importlib.import_module(f"ensemble.commands.{arguments.command}_command")
+            if arguments.command in _READ_MATRICES:
+                from ensemble.core.npy import end_when_cut_short
+
+                end_when_cut_short(as_json=arguments.json)
             outcome: Outcome = command.run(arguments)
-            screen.show(outcome, as_json=arguments.json)
+            text = screen.shown(outcome, as_json=arguments.json)
+            _deliver(text, end="\n" if text else "")
             return outcome.exit_code
     except EnsError as error:
         if error.exit_code == EnsError.exit_code:
@@ -98,9 +115,6 @@ def _run(arguments: argparse.Namespace) -> int:
         return _fail(error, as_json=arguments.json)
     except KeyboardInterrupt:
         return _fail(Interrupted("interrupted; the same command continues"), as_json=arguments.json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
-        return 0
     except Exception as error:
         of_disk = of_the_disk(error, arguments.outputs) if isinstance(error, OSError) else None
         if of_disk is not None:
@@ -115,12 +129,69 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _fail(error: EnsError, *, as_json: bool) -> int:
     """Print an error for a person on stderr and, if asked, as the one JSON document on stdout."""
-    print("\n".join(error.messages), file=sys.stderr)
+    messages = list(error.messages[:_MOST_MESSAGES])
+    if (more := len(error.messages) - len(messages)) > 0:
+        messages.append(f"and {counted(more, 'message')} more")
+    try:
+        print("\n".join(visible_message(line) for message in messages for line in message.split("\n")), file=sys.stderr)
+        sys.stderr.flush()
+    except OSError:  # full, or its reader is gone: the exit code still says it
+        _let_go(sys.stderr)
     if as_json:
         import json
 
-        print(json.dumps({"error": list(error.messages), "exit_code": error.exit_code}, indent=2))
+        with contextlib.suppress(EnsError):  # stdout is full: the first error's code counts
+            _deliver(visible_json(json.dumps({"error": messages, "exit_code": error.exit_code}, indent=2)))
     return error.exit_code
+
+
+def _flushed(code: int) -> int:
+    """The exit code of what has been printed; another one where it could not be."""
+    try:
+        _deliver("", end="")
+    except EnsError as error:
+        return _fail(error, as_json=False)
+    return code
+
+
+def _deliver(text: str, end: str = "\n") -> None:
+    """Print a result on stdout; that it could not be written is a failure, that its reader has seen enough is none."""
+    try:
+        print(text, end=end)
+        sys.stdout.flush()  # here, where it can be told: at exit Python would print a warning, and end with code 120
+    except BrokenPipeError:
+        _let_go(sys.stdout)
+    except OSError as error:
+        _let_go(sys.stdout)
+        raise PartialFailure(
+            f"stdout: {error.strerror}; the work is done, but its result could not be printed"
+        ) from error
+
+
+def _let_go(stream: TextIO) -> None:
+    """What is still to be written to a stream goes nowhere, or Python complains at exit."""
+    with contextlib.suppress(OSError, ValueError):  # a stream of a notebook has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _hold_streams() -> None:
+    """Give closed streams a place, and every letter a form: the next file opened would else be stdout or stderr."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor == number:
+                os.set_inheritable(number, True)  # or the workers' streams would be closed in turn
+            else:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):  # of a file that became a pipe meanwhile: its place is asked for
+                stream.reconfigure(errors="backslashreplace")  # an ASCII terminal has no ±
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, get_args
 
 from ensemble.blending.options import METHOD_WORDS, Calibration, LabelForm, Select, When
+from ensemble.core.complaints import show_value
 from ensemble.engine import ENGINES
 from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES as VIEW_POLICIES
@@ -17,11 +18,16 @@ from ensemble.tuning.choices import POLICIES, POLICIES_HELP, SAMPLERS, SAMPLERS_
 _MOST_MEANT = 3  # suggestions of keys for a word: of more, none is likelier than the others
 
 
+_MOST_NUMBERS = 1000  # in a list; a plan has at most 100 folds
+
+
 def fold_list(text: str) -> list[int]:
     """`0,2` as numbers."""
     parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of fold numbers such as 0,2")
+    if len(parts) > _MOST_NUMBERS:
+        raise argparse.ArgumentTypeError(f"more than {_MOST_NUMBERS:,} fold numbers")
+    if not all(_is_number(part.strip()) for part in parts):
+        raise argparse.ArgumentTypeError(f"{show_value(text)} is not a list of fold numbers such as 0,2")
     return [int(part) for part in parts]
 
 
@@ -93,17 +99,22 @@ def positive_or_auto(text: str) -> int | str:
     return text if text == "auto" else positive(text)
 
 
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number from 0 of at most nine digits: more are never meant, and int() may refuse."""
+    return text.isdecimal() and len(text) <= 9
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    if not _is_number(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{show_value(text)} is not a whole number from 1")
     return int(text)
 
 
 def natural(text: str) -> int:
     """A whole number from 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    if not _is_number(text):
+        raise argparse.ArgumentTypeError(f"{show_value(text)} is not a whole number from 0")
     return int(text)
 
 

@@ -60,15 +60,20 @@ def of_the_disk(error: OSError, outputs: os.PathLike[str]) -> EnsError | None:
         return InputError(f"{where}: a folder lies where a file should be; move it, or name another --outputs")
     if error.errno in _CLOSED and error.filename is not None:
         return InputError(f"{where}: {error.strerror}; make it accessible, or name another folder with --outputs")
-    if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and os.path.isfile(where)):
+    if error.errno == errno.ENOTDIR or (error.errno == errno.EEXIST and not os.path.isdir(where)):
         return InputError(f"{where}: a file lies where a folder should be; move it, or name another --outputs")
     return None
 
 
 def stop_on_full_disk(what: str, error: str | None) -> None:
-    """Raise what says so where work failed because the disk is full: what comes after it would fail as well."""
-    if error is not None and any(os.strerror(number) in error for number in _FULL):
-        raise PartialFailure(f"{what}: {error}", "free some space on the disk, then the same command continues")
+    """Raise what says so where work failed because the disk is full or broken: what comes after it would fail too.
+
+    By its words: a worker's error arrives as text.
+    """
+    remedies = {number: "free some space on the disk, then" for number in _FULL} | {errno.EIO: "once the disk works,"}
+    for number, remedy in remedies.items():
+        if error is not None and os.strerror(number) in error:
+            raise PartialFailure(f"{what}: {error}", f"{remedy} the same command continues")
 
 
 class RetryWith(Exception):

@@ -68,15 +68,34 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory; no variable leads elsewhere."""
+    stand_in(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture
 def workspace(tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with recipe `tiny` on dataset `squares`; the process stands in it."""
-    (tmp_path / "recipes" / "data").mkdir(parents=True)
-    (tmp_path / "recipes" / "data" / "squares.yaml").write_text(DESCRIPTION, encoding="utf-8")
-    (tmp_path / "recipes" / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
-    monkeypatch.setenv("ENS_DATA_ROOT", str(squares.parent))
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return make_workspace(tmp_path, squares, monkeypatch)
+
+
+def make_workspace(place: Path, squares: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Write recipe `tiny` and dataset `squares` into a folder, and stand in it."""
+    (place / "recipes" / "data").mkdir(parents=True)
+    (place / "recipes" / "data" / "squares.yaml").write_text(DESCRIPTION, encoding="utf-8")
+    (place / "recipes" / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    stand_in(place, patch, data_root=squares.parent)
+    return place
+
+
+def stand_in(place: Path, patch: pytest.MonkeyPatch, *, data_root: Path | None = None) -> None:
+    """Make a folder the working directory; of the variables that lead elsewhere only the root of data sets stays."""
+    for variable in ("ENS_OUTPUTS", "ENS_DATA_ROOT"):
+        patch.delenv(variable, raising=False)
+    if data_root is not None:
+        patch.setenv("ENS_DATA_ROOT", str(data_root))
+    patch.chdir(place)
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from standins.make import LAYOUTS
 
 from ensemble.core.predictions import Predictions
 from ensemble.core.records import save_record
@@ -26,6 +29,19 @@ class Answer:
         return json.loads(self.out)
 
 
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        header, *rows = list(csv.reader(stream))
+    return header, rows
+
+
+SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
+"""Where each stand-in's sample submission lies; `digits` has none, and its test table stands in."""
+PROBABILITIES = frozenset({"melanoma", "dog_breeds", "plant_pathology", "leaf_findings"})
+"""Stand-ins whose submission holds probabilities."""
+
+
 class Ens(Protocol):
     """The fixture `ens`: runs a command in this process, `ens("train", "--recipe", "tiny")`."""
 
@@ -37,6 +53,14 @@ def alter_record(path: Path, **changes: Any) -> None:
     save_record(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
 
+MODEL_FACTS: dict[str, Any] = {
+    "identity": "abc",
+    "classes": ["a", "b", "c"],
+    "image": {"size": 32, "mean": [0.5], "std": [0.5]},
+    "stored": {"size": 32, "is_square": True},
+    "class_shares": [0.2, 0.3, 0.5],
+}
+"""What `model.json` says of a network of three classes beside the network itself."""
 Fingerprint = Callable[[Path], dict[str, str]]
 """The fixture `fingerprint`: hashes of all files of a run that must not depend on when or how it was trained."""
 MakeMember = Callable[..., Predictions]

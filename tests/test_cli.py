@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -283,3 +284,116 @@ def test_one_image_is_no_plural(event: dict[str, int], line: str) -> None:
     from ensemble.commands.progress_lines import event_line
 
     assert line in (event_line({"event": "bad-images", **event}) or "")
+
+
+def run_real(*words: str | bytes, redirect: str = "") -> subprocess.CompletedProcess[bytes]:
+    """A real process, its streams redirected as a shell does it."""
+    command = shlex.join([sys.executable, "-m", "ensemble"]).encode()
+    quoted = b" ".join(b"'" + (word.encode() if isinstance(word, str) else word) + b"'" for word in words)
+    return subprocess.run([b"/bin/sh", b"-c", command + b" " + quoted + b" " + redirect.encode()], capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code"),
+    [
+        (">&-", 0),
+        ("2>&-", 0),
+        (">&- 2>&- <&-", 0),
+        (">/dev/full", 3),
+        (">/dev/full 2>/dev/full", 3),
+        ("2>/dev/full", 0),
+    ],
+)
+@pytest.mark.parametrize("words", [("recipes", "tiny"), ("recipes", "--json"), ("--help",), ("--version",)])
+def test_a_stream_that_is_closed_or_full_never_ends_in_a_fault_of_our_own(
+    words: tuple[str, ...], redirect: str, code: int, workspace: Path
+) -> None:
+    if "/dev/full" in redirect and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    done = run_real(*words, redirect=redirect)
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+    if redirect == ">/dev/full":
+        assert done.stderr.startswith(b"stdout: No space left on device") and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
+def test_a_fold_is_trained_although_stderr_is_closed_or_full(redirect: str, workspace: Path) -> None:
+    """Workers get the streams of the command: closed ones would be taken by the next file that they open."""
+    assert run_real("train", "--recipe", "tiny", "--folds", "0", redirect=redirect).returncode == 0
+    assert (workspace / "outputs" / "tiny" / "fold-0" / "fold.json").is_file()
+
+
+def test_a_mistake_keeps_its_code_where_nobody_can_read_it(workspace: Path) -> None:
+    for redirect in ("2>&-", "2>/dev/full", ">/dev/full 2>/dev/full"):
+        assert run_real("recipes", "nowhere", "--json", redirect=redirect).returncode == 2
+
+
+ESCAPE, SHOWN = "\x1b]0;title\x07\x1b[31m\x9b31m\u202e", rb"\x1b]0;title\x07\x1b[31m\x9b31m\u202e"
+
+
+def holds_raw(text: bytes) -> bool:
+    """Whether a terminal would act on what is printed."""
+    return any(letter in text.decode() for letter in ("\x1b", "\x07", "\x9b", "\u202e", "\x7f"))
+
+
+def test_control_characters_of_files_and_words_never_reach_the_terminal_raw(
+    ens: Ens, workspace: Path, squares: Path
+) -> None:
+    """In a table, a message, a finding, a JSON document, an argument that argparse refuses, and progress in a pipe."""
+    description = workspace / "recipes" / "data" / "squares.yaml"
+    folder = workspace / "own"
+    shutil.copytree(squares, folder)
+    table = (folder / "train.csv").read_text(encoding="utf-8")
+    (folder / "train.csv").write_text(table.replace("red", f"re{ESCAPE}d"), encoding="utf-8")
+    text = description.read_text(encoding="utf-8").replace("[red, green, blue]", "found")
+    description.write_text(text, encoding="utf-8")
+    first = (folder / "images" / "0000.png").read_bytes()
+    (folder / "images" / "0000.png").write_bytes(first[:90])  # a bad image: a finding that names its row
+    for words in (
+        ("folds", "--recipe", "tiny", "--data", f"squares={folder}"),
+        ("folds", "--recipe", "tiny", "--data", f"squares={folder}", "--json"),
+        ("eda", "--recipe", "tiny", "--data", f"squares={folder}", "--all"),
+        ("train", "--recipe", ESCAPE),
+        ("train", f"--{ESCAPE}"),
+        ("status", ESCAPE),
+        (ESCAPE,),
+    ):
+        done = run_real(*words)
+        assert done.returncode in (0, 2)
+        assert not holds_raw(done.stdout + done.stderr), words
+    document = json.loads(run_real("folds", "--recipe", "tiny", "--data", f"squares={folder}", "--json").stdout)
+    assert f"re{ESCAPE}d" in document["class_counts"]  # JSON: the value itself
+    assert SHOWN in run_real("folds", "--recipe", "tiny", "--data", f"squares={folder}").stdout
+
+
+def test_words_that_are_not_utf8_are_shown_by_their_bytes(workspace: Path) -> None:
+    done = run_real("status", b"o\xff")
+    assert done.returncode == 2
+    assert done.stderr.startswith(rb"o\xff: ")
+    assert run_real("train", "--recipe", b"\xff", "--json").returncode == 2
+    done = run_real("folds", "--recipe", "tiny", "--outputs", b"o\xff", "--json")
+    assert (done.returncode, json.loads(done.stdout)["path"][:3]) == (0, "o\udcff/")
+
+
+def test_a_name_of_a_file_that_no_list_of_ids_can_hold_is_refused(workspace: Path, squares: Path) -> None:
+    image = (squares / "images" / "0000.png").read_bytes()
+    for name in (b"\xff.png", b"a\nb.png"):
+        folder = workspace / "odd"
+        for place in ("cat", "dog"):
+            (folder / place).mkdir(parents=True)
+            for number in range(4):
+                (folder / place / f"{number}.png").write_bytes(image)
+        (Path(os.fsdecode(os.fsencode(folder) + b"/cat/" + name))).write_bytes(image)
+        for words in (("init", "odd"), ("folds", "--recipe", "tiny", "--data", "odd"), ("eda", "--data", "odd")):
+            done = run_real(*words)
+            assert done.returncode == 2, done.stderr
+            assert b"UTF-8" in done.stderr
+        assert not (workspace / "recipes" / "odd.yaml").exists()
+        shutil.rmtree(folder)
+
+
+def test_more_options_than_argparse_can_look_through_are_refused(ens: Ens, workspace: Path) -> None:
+    answer = ens("train", *(word for number in range(5_000) for word in ("--recipe", f"r{number}")))
+    assert (answer.code, answer.err) == (2, "ens: more than 4,000 options; put what they say into a recipe\n")
+    assert len(ens("train", "--recipe", "tiny", "--workers", "9" * 90_000).err) < 300

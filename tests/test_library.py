@@ -18,7 +18,7 @@ import pytest
 
 import ensemble
 from ensemble.recipe.layers import set_words
-from tests.conftest import DESCRIPTION, RECIPE
+from tests.conftest import make_workspace
 
 
 @pytest.mark.parametrize("name", [name for name in ensemble.__all__ if name != "__version__"])
@@ -63,14 +63,8 @@ def test_bad_input_is_an_exception_with_the_same_messages(workspace: Path, ens: 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Iterator[Path]:
     """A working directory, in which the process stands, with a run of a recipe that was given as a mapping."""
-    place = tmp_path_factory.mktemp("python")
-    (place / "recipes" / "data").mkdir(parents=True)
-    (place / "recipes" / "data" / "squares.yaml").write_text(DESCRIPTION, encoding="utf-8")
-    (place / "recipes" / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ENS_DATA_ROOT", str(squares.parent))
-        patch.delenv("ENS_OUTPUTS", raising=False)
-        patch.chdir(place)
+        place = make_workspace(tmp_path_factory.mktemp("python"), squares, patch)
         ensemble.train(GIVEN, name="given", engine="inline")
         yield place
 

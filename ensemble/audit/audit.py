@@ -5,9 +5,7 @@ Puts all findings together. What a scan measured comes from `bad_images.py`; no 
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from posixpath import basename, splitext  # six times as fast as `PurePosixPath`, for each row
@@ -20,6 +18,15 @@ from ensemble.audit.findings import SHOWN, Finding, FindingRow, ordered
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.labels import class_counts, class_pairs, row_numbers
+from ensemble.data.name_groups import (
+    LARGEST_MEAN,
+    LEAST_GROUPS,
+    FileNames,
+    NameGroups,
+    find_name_groups,
+    numbered,
+    spells_class,
+)
 from ensemble.data.table import Table
 from ensemble.images.scan import ImageScan
 from ensemble.recipe.yaml import format_flow
@@ -38,26 +45,6 @@ _WORDS = frozenset({  # what a photograph may be one of several of; compared wit
 # fmt: on
 # Values that stand for "not known" in tables as pandas, R and people write them.
 _UNKNOWN = frozenset({"", "-1", "na", "nan", "none", "null", "unknown"})
-_LEAST_GROUPS = 3  # two values are a flag, such as left and right, rather than groups
-_LARGEST_MEAN = 100  # rows a group; more is a part of the dataset rather than a person or a plant
-_LEAST_SHARE = 0.05  # of the rows, that share a part of their names: by chance far fewer do, of hashes one in thousands
-_SMALL_MEAN = 10  # rows a group up to which few groups count: a few larger ones are cameras, years, sources
-# Rows that share a beginning such as `img`, which says nothing: more than any person has, and a tenth of the whole.
-_LEAST_GENERIC, _GENERIC_SHARE = 20, 0.1
-
-# The kinds of names, as what a description takes out of them. All depend on where digits are, not on which.
-# `0002_c1s1_03`, `12-with-mask`: up to the first token with a digit (`p12` of `img_p12_03`), else the second or third.
-# No dot ends a token: `1.2` is a number.
-_HEAD = r"\D*\d[^-_ ]*"
-_HEADS = [rf"(?P<name>{_HEAD * level})(?:[-_ ].*)?" for level in (1, 2, 3)]
-# `George_W_Bush_0001`, `photo (2)`, `cat.7`: up to the last number.
-_NUMBER = r"[-_ (]+\d+\)?|(?<!\d)\.\d+"
-# `001_a`, `12b`, `cat.left`: shots of one thing.
-_SHOT = r"[-_. ](?:[A-Za-z]|left|right|front|back|top|bottom|copy)|(?<=\d)[A-Za-z]"
-_BOUNDARY = re.compile(r"[-_ (]|\.(?!\d)")
-_AS_ZERO = str.maketrans("123456789", "0" * 9)
-_COUNTED = re.compile(r"(?:.*[-_ ])?(?:[A-Za-z]*\d+[A-Za-z]?|\D+)")  # words and counters: not random
-_MOST_SUFFIXES = 6  # that a line to paste lists; the commonest
 
 
 def possible_groups(table: Table) -> Iterator[Finding]:
@@ -82,7 +69,7 @@ def _columns(table: Table) -> Iterator[Finding]:
 def _folders(table: Table) -> Iterator[Finding]:
     """Folders with several files each, that are named like ids or are far more than the classes."""
     folders = [path.rpartition("/")[0] for path in table.train.paths]  # several times as fast as `dirname`
-    if len(set(folders)) < _LEAST_GROUPS:
+    if len(set(folders)) < LEAST_GROUPS:
         return
     names = list(map(basename, folders))
     groups = _repeated(table, folders, least_share=0.8)  # high: nearly every folder must hold several files
@@ -96,227 +83,60 @@ def _folders(table: Table) -> Iterator[Finding]:
 
 
 def _names(table: Table) -> Iterator[Finding]:
-    """Parts of file names that several images share, counted: by what most share, then by what that leaves out."""
-    names = _FileNames(table)
-    suffixes = names.suffixes()
-    endings = [ending for ending in (_NUMBER, _SHOT) if names.groups(_ended(ending))]
-    if suffixes and names.groups(_ended(suffixes), least_share=0.0):  # no chance makes a name of another and a suffix
-        endings.append(suffixes)
-    least_share = 0.0 if endings == [suffixes] else _LEAST_SHARE
-    heads = filter(None, (names.groups(head) for head in _HEADS))
-    candidates = [names.groups(_ended("|".join(endings)), least_share=least_share) if endings else None]
-    candidates.append(next(heads, None))  # the coarsest of the heads that can be groups
-    covered = np.zeros(len(table.labels), dtype=np.bool_)
-    for groups in sorted(filter(None, candidates), key=lambda item: -item.rows):  # equals: endings, easier to read
-        if not covered.any() or (groups.members & ~covered).mean() >= _LEAST_SHARE:
-            covered |= groups.members
-            counts = {groups.names[number]: int(groups.counts[number]) for number in np.flatnonzero(groups.is_group)}
-            shared = f"{groups.rows:,} of {len(covered):,} images"
-            what = f"{counted(len(counts), 'beginning')} of file names shared by {shared}"
-            yield _hint(table, [groups.names[number] for number in groups.numbers], counts, what, names.line(groups))
+    """Parts of file names that several images share, counted."""
+    split = [path.rpartition("/") for path in table.train.paths]
+    folders, stems = [folder for folder, _, _ in split], [splitext(name)[0] for _, _, name in split]
+    names = FileNames(folders, stems, row_numbers(table.labels), len(table.classes))
+    for groups in find_name_groups(names):
+        counts = {groups.names[number]: int(groups.counts[number]) for number in np.flatnonzero(groups.is_group)}
+        shared = f"{groups.rows:,} of {counted(len(stems), 'image')}"
+        what = f"{counted(len(counts), 'beginning')} of file names shared by {shared}"
+        line = _name_line(table, names, groups, list(map(basename, folders)))
+        yield _hint(table, [groups.names[number] for number in groups.numbers], counts, what, line)
 
 
-def _ended(endings: str) -> str:
-    return rf"(?P<name>.+?)(?:{endings})?"
-
-
-@dataclass(frozen=True)
-class _NameGroups:
-    """Rows by a part of their names."""
-
-    regex: str
-    parts: list[str]
-    """Each row's part; empty where the name has none."""
-    names: list[str]
-    """The distinct parts, with their folder where they count within it alone."""
-    numbers: Integers
-    """Each row's, as a number into `names`."""
-    counts: Integers
-    """How many rows each has."""
-    is_group: Mask
-    """Which of them are shared and say something."""
-    is_generic: Mask
-    """Those that so many rows have that they say nothing, such as `img`."""
-    with_folder: bool
-
-    @property
-    def members(self) -> Mask:
-        """The rows of groups."""
-        return self.is_group[self.numbers]
-
-    @property
-    def rows(self) -> int:
-        """How many rows are in groups."""
-        return int(self.counts[self.is_group].sum())
-
-
-class _FileNames:
-    """The names of a table's files, to be taken apart in several ways.
-
-    Names that differ in digits alone have one shape and are looked at once: a million numbered files have a few shapes.
-    """
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        split = [path.rpartition("/") for path in table.train.paths]
-        self._folders = [folder for folder, _, _ in split]
-        self._stems = [splitext(name)[0] for _, _, name in split]
-        self._shapes = [stem.translate(_AS_ZERO) for stem in self._stems]
-        self._kinds = set(self._shapes)
-        # A hash has no boundary, and a million of them a million shapes: they are not searched again and again.
-        self._bounded = {shape for shape in self._kinds if _BOUNDARY.search(shape)}
-        counts = Counter(self._stems) if len(set(self._folders)) > 1 else {}
-        # `cats/0001` and `dogs/0001` are counters of their folders, and no two images of 0001.
-        recur = len(counts) not in (0, len(self._stems))
-        self._recurs = [counts[stem] > 1 for stem in self._stems] if recur else None
-
-    def suffixes(self) -> str:
-        """What names have behind the whole name of another file, as `-with-mask` of `12-with-mask` beside `12`."""
-        cuts = {}
-        for shape in self._bounded:
-            places = [match.start() for match in _BOUNDARY.finditer(shape)]
-            if of_others := [place for place in places if place and shape[:place] in self._kinds]:
-                cuts[shape] = of_others
-        if not cuts:
-            return ""
-        stems, counts = set(self._stems), Counter[str]()
-        for stem, shape in zip(self._stems, self._shapes, strict=True):
-            if place := next((place for place in cuts.get(shape, ()) if stem[:place] in stems), 0):
-                counts[re.sub("0+", "0", shape[place:])] += 1
-        common = [suffix for suffix, count in counts.most_common(_MOST_SUFFIXES) if count > 1]
-        return "|".join(re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", suffix).replace("0", r"\d+") for suffix in common)
-
-    def groups(self, regex: str, *, least_share: float = _LEAST_SHARE) -> _NameGroups | None:
-        """The rows by the part that `regex` names, across folders or within them; None: those can't be groups."""
-        pattern = re.compile(regex)
-        cut = {}
-        for shape in self._kinds if _SHOT in regex else self._bounded:
-            match = pattern.fullmatch(shape)
-            if match is None or match.end("name") < len(shape):
-                cut[shape] = match.end("name") if match else 0
-        if not cut and self._recurs is None:  # every name is its own
-            return None
-        parts = self._stems.copy()
-        for row, shape in enumerate(self._shapes):
-            if (place := cut.get(shape)) is not None:
-                parts[row] = parts[row][:place]
-        known = parts
-        if self._recurs is not None:
-            known = ["" if recurs else part for part, recurs in zip(parts, self._recurs, strict=True)]
-        groups = [self._judged(regex, parts, known, least_share, with_folder=False)]
-        if self._recurs is not None:
-            within = [f"{folder}/{part}" if part else "" for folder, part in zip(self._folders, parts, strict=True)]
-            groups.append(self._judged(regex, parts, within, least_share, with_folder=True))
-        return max(filter(None, groups), key=lambda candidate: candidate.rows, default=None)
-
-    def _judged(
-        self, regex: str, parts: list[str], values: list[str], least_share: float, *, with_folder: bool
-    ) -> _NameGroups | None:
-        """The groups of equal values; None where they are not shared as groups are, or only spell the class."""
-        count = len(values)
-        if len(set(values)) >= (1 - least_share / 2) * count:  # too few share one: the usual case, told fast
-            return None
-        names, numbers, counts = _numbered(values)
-        known = np.array([name != "" for name in names], dtype=np.bool_)
-        is_generic = known & (counts > max(_LEAST_GENERIC, _GENERIC_SHARE * count))
-        is_group = known & ~is_generic & (counts > 1)
-        groups, rows = int(is_group.sum()), int(counts[is_group].sum())
-        if groups < _LEAST_GROUPS or rows < least_share * count or rows > _LARGEST_MEAN * groups:
-            return None
-        shown = [names[number].rpartition("/")[2] for number in np.flatnonzero(is_group)]
-        are_ids = np.mean([any(map(str.isdigit, name)) for name in shown]) >= 0.8  # a few words may be sources or kinds
-        if not (are_ids and rows <= _SMALL_MEAN * groups) and groups <= max(10, 2 * len(self._table.classes)):
-            return None
-        if _spells_class(self._table, numbers, is_group) or _is_chance(shown, rows, count):
-            return None
-        result = _NameGroups(regex, parts, names, numbers, counts, is_group, is_generic, with_folder)
-        return None if self._ends_spell_class(result) else result
-
-    def _ends_spell_class(self, groups: _NameGroups) -> bool:
-        """Whether what follows the parts is another for each class and nothing else: `001_cat` and `001_dog` are two
-        counters. Where one is the bare `001`, the other is made from it."""
-        rows = np.flatnonzero(groups.members)
-        ends = [self._stems[row][len(groups.parts[row]) :] for row in rows.tolist()]
-        labels = row_numbers(self._table.labels)[rows].tolist()
-        pairs = set(zip(labels, ends, strict=True))
-        return "" not in ends and 1 < len(pairs) == len(set(ends)) == len(set(labels))
-
-    def line(self, groups: _NameGroups) -> str:
-        """How the description would take the part out of the name."""
-        column, values = self._column()
-        sign = self._stems[0][len(groups.parts[0]) :][:1]
-        if sign and values is None and self._splits_at(sign, groups.parts):
-            fields = f'pattern: "{{name}}{sign}{{rest}}"'
-        else:
-            regex = groups.regex
-            if values is not None:  # paths, or names with their ending
-                regex = rf"(?:.*/)?{regex}(?:\.[^./]*)?"
-            regex = regex if all(groups.parts) else f"{regex}|.*"
-            fields = "regex: '" + regex.replace("'", "''") + "'"
-        place = f"{{{self._folder_column()}}}/" if groups.with_folder else ""
-        generic = [groups.names[number] for number in np.flatnonzero(groups.is_generic)]
-        own = ["", *(name if groups.with_folder else basename(name) for name in generic)]
-        unknown = f" and group_unknown: {format_flow(own)}" if generic else ""
-        return f'fields: {{value: "{{{column}}}", {fields}}} and group: "{place}{{name}}"{unknown}'
-
-    def _splits_at(self, sign: str, parts: list[str]) -> bool:
-        """Whether a pattern takes the same parts: each name is cut where the sign stands for the last time."""
-        return all(stem.rpartition(sign)[0] == part for stem, part in zip(self._stems, parts, strict=True))
-
-    def _column(self) -> tuple[str, Values | None]:
-        """The column with the names, and its values where they are more than stems."""
-        for name, values in self._table.columns.items():
-            if [splitext(value.rpartition("/")[2])[0] for value in values] == self._stems:
-                return name, None if list(values) == self._stems else values
-        return "file.stem", None
-
-    def _folder_column(self) -> str:
-        names = list(map(basename, self._folders))
-        return next((name for name, values in self._table.columns.items() if list(values) == names), "file.folder")
-
-
-def _is_chance(parts: list[str], rows: int, count: int) -> bool:
-    """Whether short random parts, as of `3f2a_91bc`, are shared by no more of `count` rows than by chance."""
-    if np.mean([_COUNTED.fullmatch(part) is None for part in parts]) <= 0.2:
-        return False
-    length = Counter(map(len, parts)).most_common(1)[0][0]
-    letters = zip(*(part for part in parts if len(part) == length), strict=True)
-    space = math.prod(float(len(set(column))) for column in letters)
-    return rows < 3 * count * -math.expm1(-count / space)  # Poisson: those who are not alone, with a margin
-
-
-def _numbered(values: Values) -> tuple[list[str], Integers, Integers]:
-    """The distinct values, each row's as a number into them, and how many rows each has. Faster than sorting text."""
-    index: dict[str, int] = {}
-    numbers = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int64, len(values))
-    return list(index), numbers, np.bincount(numbers, minlength=len(index))
+def _name_line(table: Table, names: FileNames, groups: NameGroups, folders: list[str]) -> str:
+    """How the description would take the part out of the name."""
+    columns = table.columns.items()
+    of_stems: Iterator[tuple[str, Values]] = (
+        (name, values)
+        for name, values in columns
+        if [splitext(value.rpartition("/")[2])[0] for value in values] == names.stems
+    )
+    column, cells = next(of_stems, ("file.stem", names.stems))
+    key, text = names.fields(groups, cells)
+    shown = f'"{text}"' if key == "pattern" else "'" + text.replace("'", "''") + "'"
+    place = ""
+    if groups.with_folder:
+        place = f"{{{next((name for name, values in columns if list(values) == folders), 'file.folder')}}}/"
+    unknown = f" and group_unknown: {format_flow(groups.unknown)}" if groups.unknown else ""
+    return f'fields: {{value: "{{{column}}}", {key}: {shown}}} and group: "{place}{{name}}"{unknown}'
 
 
 def _repeated(table: Table, values: Values, *, least_share: float) -> dict[str, int] | None:
     """Values that several rows share, with how many; None where they can't be groups, or only spell the class."""
-    names, numbers, counts = _numbered(values)
+    names, numbers, counts = numbered(values)
     known = np.array([name.strip().casefold() not in _UNKNOWN for name in names], dtype=np.bool_)
     shared = known & (counts > 1)
     rows = int(counts[known].sum())
-    if known.sum() < _LEAST_GROUPS or counts[shared].sum() < least_share * len(values):
+    if known.sum() < LEAST_GROUPS or counts[shared].sum() < least_share * len(values):
         return None
     # A value with most of the rows is a default, not a person.
-    if rows / known.sum() > _LARGEST_MEAN or counts[known].max() > rows / 2 or _spells_class(table, numbers, known):
+    if (
+        rows / known.sum() > LARGEST_MEAN
+        or counts[known].max() > rows / 2
+        or spells_class(row_numbers(table.labels), numbers, known)
+    ):
         return None
     return {names[number]: int(counts[number]) for number in np.flatnonzero(shared)}
-
-
-def _spells_class(table: Table, numbers: Integers, known: Mask) -> bool:
-    """Whether every value has one class, and no more values than classes have rows with that."""
-    labels = row_numbers(table.labels)
-    pairs = np.unique(np.column_stack([numbers, labels])[known[numbers]], axis=0)
-    return len(pairs) == int(known.sum()) <= len(np.unique(labels))
 
 
 def _hint(table: Table, values: Values, groups: dict[str, int], what: str, line: str) -> Finding:
     """A finding on groups, by their value in each row with how many rows have it."""
     message = f"{what}, but the description names no group; if they belong together, add to its train part: {line}"
-    examples = tuple(f"{name.rpartition('/')[2] or name} ({groups[name]} rows)" for name in sorted(groups)[:SHOWN])
+    examples = tuple(
+        f"{name.rpartition('/')[2] or name} ({counted(groups[name], 'row')})" for name in sorted(groups)[:SHOWN]
+    )
 
     def rows() -> Iterator[FindingRow]:
         first: dict[str, int] = {}
@@ -489,7 +309,10 @@ def _label_spelling(table: Table) -> Iterator[Finding]:
         message = (
             f"{counted(len(alike), 'class', 'classes')} spelled in several ways, by case or blanks alone; {advice}"
         )
-        texts = [" = ".join(f"{table.classes[number]!r} ({counts[number]} rows)" for number in each) for each in alike]
+        texts = [
+            " = ".join(f"{table.classes[number]!r} ({counted(int(counts[number]), 'row')})" for number in each)
+            for each in alike
+        ]
 
         def rows() -> Iterator[FindingRow]:
             meant = {other: first for first, *others in alike for other in others}

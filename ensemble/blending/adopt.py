@@ -29,7 +29,8 @@ from ensemble.blending.id_files import (
     read_ids,
     read_truth,
 )
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, counted
+from ensemble.core.files import replaced_together, settle
 from ensemble.core.labels import Activation, row_numbers
 from ensemble.core.metrics import score_all
 from ensemble.core.notebook import check_arguments, listed
@@ -134,6 +135,7 @@ def adopt_files(files: Sequence[Path | str], options: AdoptOptions) -> list[Adop
     targets = _targets(sources, None if options.out is None else Path(options.out), problems)
     plans = []
     for source, target in zip(sources, targets, strict=True):
+        settle(target.npy.parent, _stem(target))  # of a command that was killed while its files took their places
         with collected(problems):
             plans.append(_plan(source, target, names, options.run or _model_name(source)))
     if problems:  # each once: files of one folder share what is wrong with the folder
@@ -146,7 +148,9 @@ class _Names:
     """What rows and columns are; None: not given."""
 
     ids: Names | None
+    ids_file: str | None
     classes: Names | None
+    classes_file: str | None
     truth: Truth | None  # of out-of-fold rows
     renormalize: bool
     activation: Activation
@@ -173,7 +177,9 @@ def _read_names(options: AdoptOptions) -> _Names:
         truth = read_truth(labels, folds) if options.is_oof else None
     if problems:
         raise InputError(*problems)
-    return _Names(ids, classes, truth, options.renormalize, "sigmoid" if options.multilabel else "softmax")
+    files = [None if file is None else str(file) for file in (options.ids, options.classes)]
+    activation: Activation = "sigmoid" if options.multilabel else "softmax"
+    return _Names(ids, files[0], classes, files[1], truth, options.renormalize, activation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,14 +252,16 @@ class _Plan:
             scores = score_all(predictions.labels, probs)
             commonest = float(np.bincount(row_numbers(predictions.labels)).max() / len(probs))
         if self.is_new:
-            if not self.is_as_stored and self.source.resolve() == self.target.npy.resolve():
-                original = self.original  # a second name for the old numbers, before the new ones take their place
-                try:
-                    os.link(self.target.npy, original)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(self.target.npy, original)
-            sidecar = {**predictions.sidecar, **({"scores": scores} if scores is not None else {})}
-            save_predictions(self.target.npy.with_suffix(""), replace(predictions, probs=probs, sidecar=sidecar))
+            folder, stem = self.target.npy.parent, _stem(self.target)
+            with replaced_together(folder, stem) as stage:
+                if not self.is_as_stored and self.source.resolve() == self.target.npy.resolve():
+                    original = self.original  # comes with the trio that replaces it: a kill leaves all four or none
+                    try:
+                        os.link(self.target.npy, stage / original.name)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(self.target.npy, stage / original.name)
+                sidecar = {**predictions.sidecar, **({"scores": scores} if scores is not None else {})}
+                save_predictions(stage / stem, replace(predictions, probs=probs, sidecar=sidecar))
         return Adopted(
             source=self.source,
             path=self.target.npy,
@@ -332,6 +340,11 @@ def _targets(sources: Sequence[Path], out: Path | None, problems: list[str]) -> 
     return [ProbabilityPaths.of(stem.with_name(f"{stem.name}.npy")) for stem in stems]
 
 
+def _stem(target: ProbabilityPaths) -> str:
+    """What the trio goes by while it is replaced, as `save_predictions` and `load_predictions` call it."""
+    return target.npy.name.removesuffix(".npy")
+
+
 def _model_name(source: Path) -> str:
     """A model's name: its file's without `probs` or `oof`, so that both files have one name; else its folder's."""
     rest = re.sub(r"probs|oof", "", source.stem).strip("_-. ")
@@ -364,9 +377,11 @@ def _read_matrix(path: Path, names: _Names) -> tuple[Names, Names, Matrix]:
     if classes is None:
         problems.append(f"{path}: the columns' classes are unknown; --classes F names a file with one class a line")
     if raw is not None and ids is not None:
-        problems += [f"{path}: {problem}" for problem in shape_problems(len(ids), raw.shape[0])]
+        source = names.ids_file or beside
+        problems += [f"{path}: {problem} (ids: {source})" for problem in shape_problems(len(ids), raw.shape[0])]
     if raw is not None and classes is not None:
-        problems += [f"{path}: {problem}" for problem in class_problems(list(classes), raw.shape[1])]
+        where = f" (classes: {names.classes_file})"
+        problems += [f"{path}: {problem}{where}" for problem in class_problems(list(classes), raw.shape[1])]
     if problems or raw is None or ids is None or classes is None:
         raise InputError(*problems)
     return ids, classes, raw
@@ -411,5 +426,12 @@ def _numbers(path: Path, table: TextTable, ids: Names, classes: Names) -> Floats
                     problems.append(f"{path}: column {name!r} holds {what}; probabilities are needed")
                     break
     if problems:
-        raise InputError(*problems[:3], *([f"{path}: so do {len(problems) - 3} more columns"] if problems[3:] else []))
+        raise InputError(
+            *problems[:3],
+            *(
+                [f"{path}: so {counted(len(problems) - 3, 'more column does', 'more columns do')}"]
+                if problems[3:]
+                else []
+            ),
+        )
     return matrix

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemble.blending.combine import Integers, Matrix
+from ensemble.core.complaints import counted
 from ensemble.core.labels import Labels
 from ensemble.core.npy import release_pages
 from ensemble.core.predictions import Predictions
@@ -251,8 +252,9 @@ def _agreed(
             different = np.flatnonzero((here != value).reshape(-1, len(ids)).any(axis=0))
             row = int(different[0])
             shown = [show(np.atleast_2d(values)[:, row].tolist()) for values in (here, value)]
+            rows = counted(different.size, "row")
             problems.append(
-                f"{first_name} and {name}: different {what} for {different.size} rows; the first is id {ids[row]!r} "
+                f"{first_name} and {name}: different {what} for {rows}; the first is id {ids[row]!r} "
                 f"({shown[0]} and {shown[1]})"
             )
     _refuse(problems)

@@ -1,8 +1,7 @@
 """From probability files to `outputs/blends/<name>/`: gather, judge, answer, write.
 
 Owns the folder, `blend.json` and the tables beside it. The same members give the same bytes, in whatever order they are
-named and wherever they lie. Everything is checked before anything is written. `blend.json` is written last, so a folder
-without it is unfinished.
+named and wherever they lie. Everything is checked before anything is written, and all files are replaced together.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ensemble.blending.combine import Combined
 from ensemble.blending.formula import Formula
@@ -23,27 +24,134 @@ from ensemble.blending.honest import EVIDENCE, RESAMPLES, Honest
 from ensemble.blending.inputs import FindDataset, Ingredients, gather
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
-from ensemble.blending.submission import Difference, Submission, make_submission, read_old, save_submission
+from ensemble.blending.submission import Difference, Submission, make_submission, read_old, write_submission
 from ensemble.blending.verdict import Verdict, judge
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
-from ensemble.core.files import save_json, save_text, sweep_temporaries
+from ensemble.core.files import (
+    RUN_SWAP,
+    atomic_path,
+    flush_to_disk,
+    newest,
+    replaced_together,
+    save_text,
+    sweep_temporaries,
+)
 from ensemble.core.locks import folder_lock
 from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.predictions import Predictions, ProbabilityPaths, save_predictions
+from ensemble.core.records import (
+    Count,
+    FileName,
+    InnerPath,
+    Record,
+    RecordSchema,
+    Schema,
+    Sha256,
+    load_record,
+    save_record,
+)
 from ensemble.core.run import hash_files
 from ensemble.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BLEND_FORMAT = 1
 CARRIED = ("dataset", "dataset_sha256", "folds_sha256")
 _TEST_FILES = ("submission.csv", "probs.npy", "probs.ids.txt", "probs.json")
 _SIDE_FILES = ("diversity.csv", "frontier.csv", "frontier.svg")
 
 Draw = Callable[[Sequence[Point], Sequence[str], str], str]
 """A picture of the frontier, from its points, the members' names and the metric."""
+
+
+_Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+_Cost = dict[str, float | None] | None
+
+
+class _BlendMember(Schema):
+    run: InnerPath
+    weight: float
+    oof_score: float | None
+    worth: float | None = None
+    dropped: str | None = None
+    cost: _Cost
+    npy_sha256: Sha256
+    identity: str | None
+    optimistic: bool = False
+
+
+class _Score(Schema):
+    value: float
+
+
+class _BestSingle(_Score):
+    run: InnerPath
+
+
+class _Gain(_Score):
+    ci95: _Interval
+    p_better: float
+
+
+class _HonestScore(_Score):
+    ci95: _Interval
+    best_single: _BestSingle
+    uniform: _Score | None = None
+    optimistic: _Score | None = None
+    gain_over_best_single: _Gain | None = None
+    gain_over_uniform: _Gain | None = None
+
+
+class _Learned(Schema):
+    """Of what was learned, what `score` decides by; the rest is for people."""
+
+    class_multipliers: list[float] | None = None
+    class_thresholds: list[float] | None = None
+
+
+class BlendRecord(RecordSchema):
+    """`blend.json`; keys with a default were not there in earlier versions."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "blend again"
+
+    name: FileName
+    method: str
+    used: str = ""
+    members: Annotated[list[_BlendMember], Field(min_length=1)]
+    unverified: list[InnerPath] = Field(default_factory=list)
+    metric: str
+    honest: _HonestScore | None
+    honest_reason: str | None
+    fallback: str | None
+    learned: _Learned | None = None
+    rows: Count
+    classes: Annotated[list[str], Field(min_length=1)]
+    activation: Literal["sigmoid"] | None = None
+    cost: _Cost
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    folds_sha256: str | None = None
+    files: dict[FileName, Sha256]
+    apply: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _decides_each_class(self) -> BlendRecord:
+        learned = self.learned or _Learned()
+        for values in (learned.class_multipliers, learned.class_thresholds):
+            if values is not None and len(values) != len(self.classes):
+                raise ValueError(f"learned holds {len(values)} numbers for {len(self.classes)} classes")
+        return self
+
+
+def load_blend(path: Path) -> Record:
+    """A blend's record; `path` is that of its `blend.json`."""
+    record = load_record(newest(path, RUN_SWAP), BlendRecord, shown=path)  # perhaps on its way to its place
+    record.setdefault("used", record["method"])
+    record.setdefault("unverified", [])
+    return record
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +171,8 @@ class Blend(NotebookValue):
     """The sample file that the dataset names, if it was not found."""
     difference: Difference | None = None
     """What changed against the submission it was compared with."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """Why some members' labels, folds and scores can't be checked, by their names."""
 
     @property
     def headline(self) -> str:
@@ -174,6 +284,7 @@ def run_blend(
         sample=ingredients.sample if has_test and options.template is None else None,
         missing_sample=spec.sample if has_test and template is None else None,
         difference=None if old is None or table is None else old.difference(table),
+        doubts=ingredients.doubts,
     )
 
 
@@ -226,23 +337,28 @@ def _save(
     document: dict[str, Any],
     out: Path | None,
 ) -> None:
-    """Replace the blend's folder content, `blend.json` last, with the hashes of the others."""
-    with folder_lock(folder):
+    """Replace the files in the blend's folder together, and the copy of the submission with them.
+
+    All that can fail comes before the first of them has its name: the copy may lie on another disk, which is full.
+    """
+    with folder_lock(folder), ExitStack() as stack:
         sweep_temporaries(folder)
-        (folder / "blend.json").unlink(missing_ok=True)  # from here on the folder is unfinished
-        names = [*side_texts]
-        if table is not None and predictions is not None:
-            save_submission(folder / "submission.csv", table)
-            save_predictions(folder / "probs", predictions)
-            names += _TEST_FILES
-        for name, text in side_texts.items():
-            save_text(folder / name, text)
+        if out is not None and table is not None:
+            copy = stack.enter_context(atomic_path(out))
+            write_submission(copy, table)
+            flush_to_disk(copy)
+        with replaced_together(folder, RUN_SWAP) as stage:
+            names = [*side_texts]
+            if table is not None and predictions is not None:
+                write_submission(stage / "submission.csv", table)
+                save_predictions(stage / "probs", predictions)
+                names += _TEST_FILES
+            for name, text in side_texts.items():
+                save_text(stage / name, text)
+            document["files"] = hash_files(stage, names)
+            save_record(stage / "blend.json", document)
         for name in {*_TEST_FILES, *_SIDE_FILES}.difference(names):
             (folder / name).unlink(missing_ok=True)  # of an earlier blend of this name
-        if out is not None and table is not None:
-            save_submission(out, table)
-        document["files"] = hash_files(folder, names)
-        save_json(folder / "blend.json", document)
 
 
 def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, name: str) -> dict[str, Any]:
@@ -250,11 +366,12 @@ def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, 
     test, labelled = ingredients.test, ingredients.labelled
     asked = _honest(ingredients, verdict, verdict.asked)
     return {
-        "format": BLEND_FORMAT,
+        "format": BlendRecord.newest,
         "name": name,
         "method": options.method,
         "used": verdict.used,
         "members": _members(ingredients, verdict),
+        "unverified": [*ingredients.doubts],
         "metric": ingredients.metric,
         "honest": _honest(ingredients, verdict, verdict.honest),
         "honest_reason": verdict.honest_reason,

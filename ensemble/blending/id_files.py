@@ -20,12 +20,15 @@ from ensemble.blending.combine import Integers
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Labels, labels_of_plain
+from ensemble.core.plain_file import open_plain
 from ensemble.core.predictions_check import parse_ids
+from ensemble.core.schema import MOST_FOLDS
 from ensemble.core.text import JOINER, TextTable, read_text_table
 from ensemble.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]{1,9}")  # nine digits always fit; no fold or class has a larger number
 _SEPARATORS = (JOINER, ";", ",", " ")  # ours first; the blank last, as names of classes hold it more often
+_LONGEST_LINE = 1 << 20  # bytes, of a list of names
 _FOLD = re.compile(r"fold(_[0-9]+)?")  # as in plans of ours: `fold`, then `fold_1`, … of the repeats
 
 
@@ -49,7 +52,9 @@ class Truth:
         problems = []
         for path, what, known in ((self.labels_from, "label", self.labels), (self.folds_from, "fold", self.folds)):
             if unknown := [name for name in ids if name not in known]:
-                problems.append(f"{path}: no {what} for {len(unknown)} of {len(ids)} rows ({examples(unknown)})")
+                problems.append(
+                    f"{path}: no {what} for {len(unknown):,} of {counted(len(ids), 'row')} ({examples(unknown)})"
+                )
         if self.sets and not sets:
             problems.append(f"{self.folds_from}: its rows have sets of classes; say --multilabel")
         if problems:
@@ -103,6 +108,7 @@ class Truth:
 def read_ids(path: Path) -> tuple[str, ...]:
     """The ids in a file: one a line, or the id column of a `.csv`, such as a sample submission."""
     if path.suffix != ".csv":
+        _check_lines(path)
         return parse_ids(path)
     return _checked_ids(path, read_text_table(path, "table of ids"))
 
@@ -110,10 +116,22 @@ def read_ids(path: Path) -> tuple[str, ...]:
 def read_classes(path: Path) -> tuple[str, ...]:
     """The classes in a file: one a line, or the columns of a `.csv` besides its id column."""
     if path.suffix != ".csv":
+        _check_lines(path)
         return parse_ids(path, what="class")
     table = read_text_table(path, "table of classes")
     id_name = id_column(path, table)
     return tuple(name for name in table.header if name != id_name)
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a file that is no list before all of it is in memory: a line that is far too long for a name."""
+    try:
+        with open_plain(path) as stream:
+            while block := stream.read(_LONGEST_LINE):
+                if len(block) == _LONGEST_LINE and b"\n" not in block:
+                    raise InputError(f"{path}: a line has over {_LONGEST_LINE:,} bytes; one name a line is needed")
+    except OSError:
+        return  # told by who reads it
 
 
 def read_truth(labels: Path | None, folds: Path | None) -> Truth:
@@ -157,14 +175,15 @@ def check_ids(path: Path, ids: Sequence[str]) -> list[str]:
     """What is wrong with the ids of a table: empty, doubled, or with a line break in them."""
     problems = []
     if "" in ids:
-        problems.append(f"{path}: {ids.count('')} rows have an empty id; every row needs one")
+        problems.append(f"{path}: {counted(ids.count(''), 'row has', 'rows have')} an empty id; every row needs one")
     broken = [name for name in ids if "\n" in name or "\r" in name]
     if broken:
-        problems.append(f"{path}: {len(broken)} ids hold a line break ({examples(broken)}); an id is one line")
+        hold = counted(len(broken), "id holds", "ids hold")
+        problems.append(f"{path}: {hold} a line break ({examples(broken)}); an id is one line")
     doubled = [name for name, count in Counter(ids).items() if count > 1 and name]
     if doubled:
-        stand = counted(len(doubled), "id stands", "ids stand")
-        problems.append(f"{path}: {stand} more than once ({examples(doubled)}); each may stand once")
+        appear = counted(len(doubled), "id appears", "ids appear")
+        problems.append(f"{path}: {appear} more than once ({examples(doubled)}); each may appear once")
     return problems
 
 
@@ -193,6 +212,8 @@ def _fold_parts(path: Path) -> dict[str, Any]:
         wrong = next((cell for cell in table.columns[name] if not _WHOLE.fullmatch(cell)), None)
         if wrong is not None:
             raise InputError(f"{path}: column {name!r} holds {wrong[:40]!r}; a fold is a whole number from 0")
+        if (k := len(set(table.columns[name]) - {"-1"})) > MOST_FOLDS:
+            raise InputError(f"{path}: column {name!r} has {k:,} folds; at most {MOST_FOLDS} are possible")
         columns.append([int(cell) for cell in table.columns[name]])
     ids = _checked_ids(path, table)
     parts = {"folds": dict(zip(ids, zip(*columns, strict=True), strict=True))}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,18 +20,21 @@ from ensemble.blending.align import Aligned, align
 from ensemble.blending.combine import Integers
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
-from ensemble.core.complaints import any_of, closest
+from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
+from ensemble.core.files import newest, sha256_file
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
-from ensemble.core.records import Record
-from ensemble.core.run import RunFolder, unfinished_text
+from ensemble.core.records import EARLIER, Record, is_inner_path
+from ensemble.core.run import RunFolder, records_of, unfinished_text
+from ensemble.core.schema import MOST_FOLDS
 from ensemble.errors import InputError
 
 FindDataset = Callable[[str], DatasetDescription | None]
 
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # what may hold probabilities, but is no probability file
+MOST_MEMBERS = 1_000  # files of one blend
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _SAME_IN_BOTH = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256")
 _SECONDS = "seconds_per_1000_images"
@@ -51,6 +55,8 @@ class Member:
     """Its out-of-fold rows; None where there are none beside the test rows."""
     run: str
     """What it is called: its run, else its folder for a `probs.npy`, else its file."""
+    doubt: str = ""
+    """Why nothing shows that its labels, folds and scores are as they were written; empty where its hashes do."""
 
     @property
     def main(self) -> Predictions:
@@ -89,6 +95,11 @@ class Ingredients:
     """Whether the dataset's description says in which order the classes stand."""
     sample: Path | None
     """The dataset's own sample file, if it was found."""
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """Why some members are unverified, by their names."""
+        return doubts_of(self.members, self.names)
 
 
 def gather(
@@ -147,6 +158,8 @@ def gather(
 
 def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Member]:
     """Load every file, and the `oof` beside each `probs`; a folder stands for its `probs.npy`, else its `oof.npy`."""
+    if len(paths) > MOST_MEMBERS:
+        raise InputError(f"{len(paths):,} files, but at most {MOST_MEMBERS:,} can be blended at once")
     load = partial(_load, renormalize=renormalize, seen=Seen())
     loaded = map_in_threads(load, paths, _AT_ONCE)  # hashing and looking at numbers leave Python's lock to others
     problems = [problem for _, messages in loaded for problem in messages]
@@ -156,7 +169,15 @@ def load_members(paths: Sequence[Path], *, renormalize: bool = False) -> list[Me
 
 
 def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None, list[str]]:
-    """One member, and what is wrong with its files."""
+    """One member, and what is wrong with its files; read again first, as its run may have been merged meanwhile."""
+    member, problems = _load_now(given, renormalize=renormalize, seen=seen)
+    return (
+        _load_now(given, renormalize=renormalize, seen=seen) if member is not None and problems else (member, problems)
+    )
+
+
+def _load_now(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None, list[str]]:
+    """One member as its files are at this moment, and what is wrong with them."""
     if problem := _not_a_member(given):
         return None, [problem]
     path = ProbabilityPaths.of(given / "probs.npy" if given.is_dir() else given).npy
@@ -183,9 +204,36 @@ def _load(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | None,
     if main is None:
         return None, problems
     path = next(iter(files.values()))
-    folder = path.absolute().parent.name
+    folder = Path(os.path.abspath(path)).parent.name
     run = str(main.sidecar.get("run") or (folder if path.stem in ("probs", "oof") else path.stem))
-    return Member(path, test, oof, run), problems + (_pair_problems(test, oof) if test and oof else [])
+    problems += _pair_problems(test, oof) if test and oof else []
+    if not is_inner_path(run):  # blend.json names its members so, and their runs are looked for by it
+        problems.append(f"{ProbabilityPaths.of(path).json}: run: {run!r:.60} is no name of a run; rename it")
+    doubt, strangers = _vouched_for(path.parent, [*loaded.values()])
+    return Member(path, test, oof, run, doubt), problems + strangers
+
+
+def _vouched_for(folder: Path, loaded: Sequence[Predictions]) -> tuple[str, list[str]]:
+    """What nothing vouches for: why files, or the run's record beside them, may have been altered, empty where not; and
+    files that are whole, but not those that the record names: put there from another run."""
+    try:
+        record = RunFolder(folder).load_record()
+    except InputError as error:
+        return error.messages[0], []
+    is_verified = all(each.is_verified for each in loaded) and (record is None or record.is_verified)
+    named = {} if record is None else record["files"]
+    paths = [ProbabilityPaths.of(each.path) for each in loaded if each.path is not None]
+    strangers = [
+        f"{path.json}: not the file that {folder / 'run.json'} names; restore it, or train the run again"
+        for path in paths
+        if path.json.name in named and sha256_file(newest(path.json, path.json.stem)) != named[path.json.name]
+    ]  # it holds the hashes of the other two
+    return "" if is_verified else EARLIER, strangers
+
+
+def doubts_of(members: Sequence[Member], names: Sequence[str]) -> dict[str, str]:
+    """Why some members are unverified, by their names."""
+    return {name: member.doubt for member, name in zip(members, names, strict=True) if member.doubt}
 
 
 def _is_absent(path: Path) -> bool:
@@ -270,15 +318,15 @@ def unique_names(members: Sequence[Member]) -> list[str]:
     return names
 
 
+def _runs(members: Sequence[Member]) -> Iterator[RunFolder]:
+    return (RunFolder(member.path.parent) for member in members)
+
+
 def _described(dataset: str, members: Sequence[Member]) -> DatasetDescription | None:
     """The description in a member's `run.json`: that of a folder which has none in `recipes/data`."""
-    for member in members:
-        try:
-            record = RunFolder(member.path.parent).load_record() or Record()
-            if record.get("dataset") == dataset:
-                return described_in(record)  # one record is enough: a thousand members take a second to read
-        except InputError:  # of another version of `ens`: its probabilities are good, its record no help
-            continue
+    for record in records_of(_runs(members), dataset):
+        with suppress(InputError):  # the description of another version
+            return described_in(record)  # one record is enough: a thousand members take a second to read
     return None
 
 
@@ -287,13 +335,9 @@ def _find_sample(sample: str, dataset: str, members: Sequence[Member]) -> Path |
 
     None where it is in neither, as for files from another machine.
     """
-    for member in members:
-        try:
-            record = RunFolder(member.path.parent).load_record() or Record()
-        except InputError:  # a run of another version of `ens`: its probabilities are good, its record no help
-            continue
+    for record in records_of(_runs(members), dataset):
         folder = record.get("data_folder")
-        if record.get("dataset") == dataset and isinstance(folder, str) and (Path(folder) / sample).is_file():
+        if isinstance(folder, str) and (Path(folder) / sample).is_file():
             return Path(folder) / sample
     root = os.environ.get("ENS_DATA_ROOT")
     path = Path(root or ".") / dataset / sample
@@ -316,7 +360,7 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     """The out-of-fold rows side by side; None and why where they can't be had."""
     without = [member for member in members if member.oof is None]
     if without:
-        more = f" (nor beside {len(without) - 1} others)" if len(without) > 1 else ""
+        more = f" (nor beside {counted(len(without) - 1, 'other')})" if len(without) > 1 else ""
         return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}"
     oofs = [member.oof for member in members if member.oof is not None]
     names = [str(oof.path) for oof in oofs]
@@ -326,6 +370,8 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
     aligned = align(oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True)
     if aligned.labels is None or aligned.folds is None:  # the format demands them; this keeps a later format honest
         return None, "the out-of-fold rows have no labels or folds"
+    if (k := max(len(np.unique(part)) for part in np.atleast_2d(aligned.folds))) > MOST_FOLDS:
+        return None, f"the out-of-fold rows have {k:,} folds, at most {MOST_FOLDS} are possible"
     chosen = sampled_rows(len(aligned.ids), len(oofs), len(aligned.classes), aligned.groups)
     labels, folds, groups, stack = aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, aligned.stack
     if chosen is not None:

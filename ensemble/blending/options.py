@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ensemble.core.complaints import any_of, likely
+from ensemble.core.complaints import MOST_COMPLAINTS, any_of, likely
 from ensemble.errors import InputError
 
 _MOST_BAGS = 1000  # a bag is a whole greedy search; far above any use, it keeps a typo from running for days
@@ -147,14 +147,16 @@ def method_problem(spec: str) -> str:
 def parse_weights(text: str) -> dict[str, float]:
     """`a=2,b=1` as a mapping; every fault is one `InputError`."""
     weights: dict[str, float] = {}
-    problems = []
+    problems: list[str] = []
     for part in text.split(","):
         name, equals, value = part.rpartition("=")
         number = _number(value)
+        if len(problems) >= MOST_COMPLAINTS:
+            break
         if not equals or not name or not (0 <= number < math.inf):
             problems.append(f"--weights {part!r}: run=weight is needed, with a weight of at least 0")
         elif name in weights:
-            problems.append(f"--weights: {name!r} stands twice")
+            problems.append(f"--weights: {name!r} is named twice")
         else:
             weights[name] = number
     if not problems and not any(weights.values()):

@@ -100,16 +100,21 @@ def make_submission(
 def save_submission(path: Path, submission: Submission) -> None:
     """Write the table, read it back, compare, and only then give it its name."""
     with atomic_path(path) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(submission.header)
-            writer.writerows(submission.rows())
-        with temporary.open(encoding="utf-8", newline="") as stream:
-            # Made a second time: to keep the cells of a million rows would take gigabytes.
-            expected = chain([list(submission.header)], submission.rows())
-            for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
-                if written != meant:
-                    raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
+        write_submission(temporary, submission)
+
+
+def write_submission(path: Path, submission: Submission) -> None:
+    """Write the table to a file that nobody reads yet, read it back and compare."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(submission.header)
+        writer.writerows(submission.rows())
+    with path.open(encoding="utf-8", newline="") as stream:
+        # Made a second time: to keep the cells of a million rows would take gigabytes.
+        expected = chain([list(submission.header)], submission.rows())
+        for line, (written, meant) in enumerate(zip_longest(csv.reader(stream), expected), start=1):
+            if written != meant:
+                raise RuntimeError(f"{path}: row {line} read back as {written} instead of {meant}")
 
 
 def _value_for(
@@ -146,16 +151,19 @@ def _row_order(template: Path, id_name: str, wanted: Sequence[str], ids: Sequenc
     doubled = [name for name, count in Counter(wanted).items() if count > 1]
     if doubled:
         problems.append(
-            f"{template}: {counted(len(doubled), 'id stands', 'ids stand')} more than once ({examples(doubled)})"
+            f"{template}: {counted(len(doubled), 'id appears', 'ids appear')} more than once ({examples(doubled)})"
         )
     position = {name: row for row, name in enumerate(ids)}
     unknown = [name for name in dict.fromkeys(wanted) if name not in position]
     if unknown:
-        problems.append(f"{template}: {len(unknown)} of its ids have no prediction ({examples(unknown)})")
+        have = counted(len(unknown), "of its ids has", "of its ids have")
+        problems.append(f"{template}: {have} no prediction ({examples(unknown)})")
     in_template = set(wanted)
     extra = [name for name in ids if name not in in_template]
     if extra:
-        problems.append(f"{template}: {len(extra)} predicted ids are not in it ({examples(extra)})")
+        problems.append(
+            f"{template}: {counted(len(extra), 'predicted id is', 'predicted ids are')} not in it ({examples(extra)})"
+        )
     if len(unknown) == len(in_template):
         problems.append(
             f"{template}: none of its ids is known; ids are taken from column {id_name!r}, letter by letter"
@@ -257,9 +265,11 @@ def read_old(path: Path, new: Submission, classes: Sequence[str]) -> OldSubmissi
     extra = [name for name in position if name not in expected]
     problems = check_ids(path, ids)
     if missing:
-        problems.append(f"{path}: {len(missing)} ids of this blend are not in it ({examples(missing)})")
+        are = counted(len(missing), "id of this blend is", "ids of this blend are")
+        problems.append(f"{path}: {are} not in it ({examples(missing)})")
     if extra:
-        problems.append(f"{path}: {len(extra)} of its ids are not in this blend ({examples(sorted(extra))})")
+        are = counted(len(extra), "of its ids is", "of its ids are")
+        problems.append(f"{path}: {are} not in this blend ({examples(sorted(extra))})")
     problems += _answer_problems(path, table, new, classes)
     if problems:
         raise InputError(*(f"--compare {problem}" for problem in problems))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ensemble.blending.adopt import Adopted, AdoptOptions, adopt_files
 from ensemble.commands.outcome import Outcome, ShownTable, shown_path, shown_score
+from ensemble.core.complaints import counted
 
 
 def run(arguments: Namespace) -> Outcome:
@@ -46,7 +47,9 @@ def _table(adopted: Sequence[Adopted]) -> ShownTable:
 def _remarks(adopted: Sequence[Adopted]) -> list[str]:
     """What was changed, what looks wrong, and what to do next."""
     shown = [
-        f"{file.path}: {file.renormalized} rows were divided by their sum" for file in adopted if file.renormalized
+        f"{file.path}: {counted(file.renormalized, 'row was', 'rows were')} divided by their sum"
+        for file in adopted
+        if file.renormalized
     ]
     shown += [
         f"{file.path}: its numbers were changed; the file as it was is {file.original}"

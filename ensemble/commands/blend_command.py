@@ -16,6 +16,7 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
+from ensemble.core.records import doubt_lines
 from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
@@ -110,7 +111,7 @@ def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:
 def _shown(blend: Blend) -> list[str | ShownTable]:
     """What a person sees."""
     document = blend.document
-    shown: list[str | ShownTable] = [_members(document), *_honest(document), *_remarks(document, blend.folder)]
+    shown: list[str | ShownTable] = [_members(document), *_honest(document), *_remarks(blend)]
     if document["renormalized_rows"]:
         rows = counted(document["renormalized_rows"], "row did not sum to 1 and was", "rows did not sum to 1 and were")
         shown.append(f"{rows} divided by their sum")
@@ -145,7 +146,7 @@ def _difference(difference: Difference) -> list[str | ShownTable]:
     rows = [[old, new, str(count)] for old, new, count in difference.changes[:_MOST_CHANGES]]
     rest = difference.changes[_MOST_CHANGES:]
     if rest:
-        rows.append([f"{len(rest)} more pairs", "", str(sum(count for _, _, count in rest))])
+        rows.append([counted(len(rest), "more pair"), "", str(sum(count for _, _, count in rest))])
     return [line, ShownTable(["from", "to", "rows"], rows)]
 
 
@@ -208,8 +209,9 @@ def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
     return [ShownTable(headers, rows, f"honest score ({honest['resamples']} resamples of {honest['resampled']})")]
 
 
-def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | ShownTable]:
+def _remarks(blend: Blend) -> list[str | ShownTable]:
     """What else a person should know, a sentence each."""
+    document, folder = blend.document, blend.folder
     honest, members, scored = document["honest"], document["members"], document["scored_rows"]
     shown: list[str | ShownTable] = []
     if scored is not None and scored["used"] < scored["of"]:
@@ -227,7 +229,7 @@ def _remarks(document: Mapping[str, Any], folder: Path) -> list[str | ShownTable
         shown.append(f"this blend is worse than its best member by {-gain:.4f}; consider submitting {run} alone")
     if document["frontier"]:
         shown.append(f"what each second buys: {folder / 'frontier.csv'}")
-    return shown
+    return [*shown, *doubt_lines(blend.doubts)]
 
 
 def _score(value: float | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ensemble.commands.progress_lines import Line, clip, display_width, event_line, fold_name, shown_duration
+from ensemble.core.complaints import counted
 
 
 @dataclass
@@ -274,7 +275,7 @@ class Board:
         parts = [text for text in counts if not text.startswith("0 ")]
         if self._kept:
             parts.append(f"{self._kept} kept from earlier")
-        folds = f"{len(states)} fold{'s' if len(states) > 1 else ''}"
+        folds = counted(len(states), "fold")
         left = total_remaining([row.facts for row in self._rows.values()], self._slots, now)
         ends = [f"{shown_duration(now - self._began)} gone"]
         if left is not None and any(row.facts.state != "over" for row in self._rows.values()):

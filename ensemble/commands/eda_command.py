@@ -10,9 +10,10 @@ from typing import Any
 from ensemble.audit.findings import finding_lines
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.progress import progress
+from ensemble.core.complaints import counted
 from ensemble.errors import InputError
-from ensemble.report.eda_files import save_eda_files, save_findings
-from ensemble.runs.eda import draw_augmentation, eda
+from ensemble.report.eda_files import save_look
+from ensemble.runs.eda import eda
 
 _BAR = 30  # letters of the longest bar, so that a line fits into 80
 _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown
@@ -31,9 +32,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     facts = look.facts
     place = Path(arguments.out) if arguments.out else arguments.outputs / "eda" / facts["dataset"]
-    written = save_eda_files(place, look) if arguments.out else save_findings(place, look)
-    if arguments.augment:
-        written.append(draw_augmentation(look, place))
+    written = save_look(place, look, everything=bool(arguments.out), augment=arguments.augment)
     findings = [finding.plain(every_row=arguments.all) for finding in look.every_finding]
     document = {**facts, "findings": findings, "files": [str(path) for path in written]}
     shown: list[str | ShownTable] = [_headline(facts), "", _classes(facts), ""]
@@ -48,13 +47,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _headline(facts: Mapping[str, Any]) -> str:
-    groups = f", {facts['groups']:,} groups" if facts["groups"] is not None else ""
+    groups = f", {counted(facts['groups'], 'group')}" if facts["groups"] is not None else ""
     counts = facts["class_counts"].values()
     least, most = min(counts), max(counts)  # least is 0 for a class of the description that has no rows
     ratio = f"; the largest class has {most / least:.1f} times the rows of the smallest" if least else ""
-    rows = f"{facts['rows']:,} training rows, {facts['test_rows']:,} test rows, {len(facts['classes'])} classes"
+    rows = f"{counted(facts['rows'], 'training row')}, {counted(facts['test_rows'], 'test row')}"
+    rows += f", {counted(len(facts['classes']), 'class', 'classes')}"
     if "classes_a_row" in facts:
-        rows += f" ({facts['classes_a_row']:.2f} a row, {facts['rows_without_class']:,} rows without any)"
+        rows += f" ({facts['classes_a_row']:.2f} a row, {counted(facts['rows_without_class'], 'row')} without any)"
     return f"{facts['dataset']}: {rows}{groups}{ratio}"
 
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    groups = f", {report['groups']} groups" if report["groups"] is not None else ""
+    groups = f", {counted(report['groups'], 'group')}" if report["groups"] is not None else ""
     state = "made" if report["made"] else "found" if report["written"] else "not written, for the errors below:"
     never = report["rows"] - report["validated_rows"]  # `train-only` rows, and all but one part of a hold-out
     repeats = f", {report['repeats']} repeats" if report["repeats"] > 1 else ""

@@ -41,7 +41,7 @@ def _lines(result: Initialised) -> list[str]:
         f"  classes: {shown}",
         *_open(layout.decisions, layout.remarks),
         f"recipe: {recipe.base} with {values}",
-        f"  {recipe.models} on {machine}: {recipe.duration}, an estimate",
+        f"  {recipe.models} on {machine}: {recipe.duration}",
         f"written: {result.dataset_path}, {result.recipe_path}",
         f"next: {result.next_command}",
     ]

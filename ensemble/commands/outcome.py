@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from ensemble.core.text import visible, visible_json, visible_lines
+
 
 @dataclass(frozen=True)
 class ShownTable:
@@ -78,13 +80,13 @@ def same_command(words: Sequence[str], *, without_folds: bool = False) -> str:
     return shlex.join(["ens", *kept])
 
 
-def show(outcome: Outcome, *, as_json: bool) -> None:
-    """Print a command's result on stdout: its document, or its lines and tables."""
+def shown(outcome: Outcome, *, as_json: bool) -> str:
+    """A command's result as it is printed: its document, or its lines and tables."""
     if as_json:
-        print(json.dumps(outcome.document, indent=2, ensure_ascii=False, allow_nan=False))
-        return
-    for item in outcome.shown:
-        print(_table_text(item) if isinstance(item, ShownTable) else item)
+        return visible_json(json.dumps(outcome.document, indent=2, ensure_ascii=False, allow_nan=False))
+    return "\n".join(
+        _table_text(item) if isinstance(item, ShownTable) else visible_lines(item) for item in outcome.shown
+    )
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def log_traceback(error: BaseException, outputs: Path) -> Path:
         except OSError:
             continue
         return folder / name
-    sys.stderr.write(text)
+    sys.stderr.write(visible_lines(text))
     return Path(os.devnull)
 
 
@@ -130,13 +132,13 @@ def _table_text(table: ShownTable) -> str:
     grid.add_row(*(Text(header, style="bold") for header in table.headers))
     grid.add_row(*[Rule(characters="-", style="none")] * columns)
     for row in table.rows:
-        grid.add_row(*map(Text, row))  # Text: names may hold what rich would take for markup
+        grid.add_row(*map(Text, map(visible, row)))  # Text: names may hold what rich would take for markup
     # Wide enough for any table: what is too wide for the terminal is wrapped by it, as with every other tool in a pipe.
     console = Console(file=io.StringIO(), width=100_000, color_system=_color_system(), highlight=False)
     with console.capture() as capture:
         console.print(grid)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([table.title, *lines] if table.title else lines)
+    return "\n".join([visible(table.title), *lines] if table.title else lines)
 
 
 def _color_system() -> Literal["standard"] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ensemble.commands.outcome import Outcome, shown_path
+from ensemble.core.complaints import counted
 from ensemble.runs.pack import pack
 
 
@@ -23,7 +24,7 @@ def run(arguments: Namespace) -> Outcome:
         document,
         [
             f"complete: {place}: {document['kind']} {document['name']} of {names}",
-            f"{document['files']} files, {document['bytes'] / 1e6:,.1f} MB; SHA-256 of its manifest "
+            f"{counted(document['files'], 'file')}, {document['bytes'] / 1e6:,.1f} MB; SHA-256 of its manifest "
             f"{document['manifest_sha256']}",
             f"next, here or on another machine: ens predict {place} --images DIR",
         ],

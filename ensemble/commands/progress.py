@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from ensemble.commands.board import Board
 from ensemble.commands.progress_lines import LiveArea, event_line
+from ensemble.core.text import visible
 
 _USUAL = (80, 24)  # of a terminal that does not say, as everywhere since the VT100
 _NOTEBOOK = (110, 40)  # columns and lines: rich takes a notebook for 115 columns wide
@@ -90,7 +91,7 @@ def _notebook_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
         drawn = time.monotonic()
 
     def listen(event: Mapping[str, Any]) -> None:
-        kept.extend(board.take(event, time.monotonic()))
+        kept.extend(map(visible, board.take(event, time.monotonic())))
         if time.monotonic() - drawn >= _TICK_S:  # each drawing is a message to the browser
             draw()
 
@@ -115,8 +116,8 @@ class _Lines:
         line = event_line(event)
         if line:
             try:
-                print(line, file=sys.stderr, flush=True)
-            except BrokenPipeError:  # its reader has gone: the work goes on unseen
+                print(visible(line), file=sys.stderr, flush=True)
+            except OSError:  # its reader has gone, or its disk is full: the work goes on unseen
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

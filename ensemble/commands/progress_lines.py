@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from ensemble.core.complaints import counted
+from ensemble.core.text import visible
 
 
 def shown_duration(seconds: float) -> str:
@@ -50,7 +51,7 @@ class LiveArea:
     def keep(self, texts: Sequence[str]) -> None:
         """Write lines that stay, above the area; the terminal may wrap them."""
         columns = self._size().columns
-        kept = "".join(f"{_printable(text)}\n" for text in texts)
+        kept = "".join(f"{_on_one_line(text)}\n" for text in texts)
         self._write(self._erased(columns) + kept + self._area(self._drawn, columns))
 
     def _area(self, lines: Sequence[Line], columns: int) -> str:
@@ -82,7 +83,7 @@ def clip(text: str, columns: int) -> str:
     """The text in one line of at most this many columns, with a mark where something was cut off."""
     from rich.cells import set_cell_size
 
-    text = _printable(text)
+    text = _on_one_line(text)
     if display_width(text) <= columns:
         return text
     return f"{set_cell_size(text, columns - 1)}…" if columns > 0 else ""
@@ -93,11 +94,6 @@ def display_width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
-
-
-def _printable(text: str) -> str:
-    """Names and messages may hold anything; control characters must not move the cursor."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def event_line(event: Mapping[str, Any]) -> str | None:
@@ -203,3 +199,8 @@ def _epoch(event: Mapping[str, Any]) -> str:
     if event.get("remaining_s") is not None:
         parts.append(f"{shown_duration(event['remaining_s'])} left")
     return ", ".join(parts)
+
+
+def _on_one_line(text: str) -> str:
+    """A line for the screen; an error of several lines is read more easily with blanks than with `\\n` between them."""
+    return visible(" ".join(text.split("\n")))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, shown_score
+from ensemble.core.complaints import counted
 from ensemble.runs.score import score
 
 _CLASSES_SHOWN = 20  # lines of a screen; of more classes the worst half as many are shown
@@ -101,7 +102,8 @@ def _remarks(document: Mapping[str, Any]) -> list[str]:
     ]
     empty = document["labels"]["empty"]
     if empty["count"]:
-        lines.append(f"{document['labels']['from']}: {empty['count']:,} rows have an empty label{_examples(empty)}")
+        rows = counted(empty["count"], "row has", "rows have")
+        lines.append(f"{document['labels']['from']}: {rows} an empty label{_examples(empty)}")
     lines += document["remarks"]
     looks, best = document["looks"], document["scored"][0]
     line = f"{_ordinal(looks['looks'])} look at these labels"
@@ -114,10 +116,11 @@ def _remarks(document: Mapping[str, Any]) -> list[str]:
 def _about(item: Mapping[str, Any]) -> list[str]:
     lines = []
     if (missing := item["without_label"])["count"]:
-        lines.append(f"{missing['count']:,} rows have no label{_examples(missing)}")
+        lines.append(f"{counted(missing['count'], 'row has', 'rows have')} no label{_examples(missing)}")
     if (missing := item["without_prediction"])["count"]:
         meant = "".join(f"; does {row_id} mean {name}?" for row_id, name in list(missing["meant"].items())[:1])
-        lines.append(f"{missing['count']:,} labelled ids have no prediction{_examples(missing)}{meant}")
+        ids = counted(missing["count"], "labelled id has", "labelled ids have")
+        lines.append(f"{ids} no prediction{_examples(missing)}{meant}")
     if item["promise"] is None:
         lines.append(f"no promise: {item['promise_reason']}")
     elif item["promise"]["held"] is False:

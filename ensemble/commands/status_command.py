@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score, shown_spread
+from ensemble.core.complaints import counted
+from ensemble.core.records import EARLIER, doubt_lines
 from ensemble.core.run import FoldKey
 from ensemble.runs.status import KINDS, next_step, plan_of, status
 
@@ -40,7 +42,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
         more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"
         missing = [*missing[:_MISSING_SHOWN], more]
     looks = [_looks(item) for item in report["scored"]]
-    now = [*running, *missing, *looks, ""] if running or missing or looks else []
+    doubts = {
+        f"{kind} {item[kind]}": EARLIER
+        for kind, plural in KINDS.items()
+        for item in report[plural]
+        if not item["verified"] and item["state"] != "unreadable"
+    }
+    now = [*running, *missing, *doubt_lines(doubts), *looks]
+    now += [""] * bool(now)
     return Outcome(report, [*shown, *now, f"next: {next_step(report, here(arguments))}"])
 
 
@@ -64,7 +73,8 @@ def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> Shown
     for item in runs:
         states = [state["state"] for state in item["fold_states"]]
         scores, cost = item["scores"]["oof"] or {}, item["cost"] or {}
-        mark = " (optimistic)" if item["optimistic"] and metric in scores else ""
+        marks = [" (optimistic)"] * bool(item["optimistic"]) + [" (unverified)"] * (not item["verified"])
+        mark = "".join(marks) if metric in scores else ""
         rows.append(
             [
                 item["run"],
@@ -95,6 +105,11 @@ def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> Shown
     return ShownTable(headers, rows, f"{dataset}, by {metric} out of fold{warning}")
 
 
+def _marked(value: float | None, item: Mapping[str, Any]) -> str:
+    """A study's or blend's score, and whether nothing vouches for it."""
+    return shown_score(value) + ("" if item["verified"] or value is None else " (unverified)")
+
+
 def _letter(number: int) -> str:
     """`A` to `Z`, then `A1` to `Z1` and so on."""
     return f"{chr(ord('A') + number % 26)}{number // 26 or ''}"
@@ -123,7 +138,7 @@ def _looks(entry: Mapping[str, Any]) -> str:
     times = "once" if entry["looks"] == 1 else f"{entry['looks']} times"
     named = _few([f"{file['name']} ({file['looks']})" for file in entry["files"]])
     where = f" of {entry['dataset']}" if entry["dataset"] else ""
-    return f"test labels{where} ({entry['rows']:,} rows): looked at {times}, last {entry['last']}: {named}"
+    return f"test labels{where} ({counted(entry['rows'], 'row')}): looked at {times}, last {entry['last']}: {named}"
 
 
 def _few(messages: list[str]) -> str:
@@ -138,7 +153,7 @@ def _studies(studies: list[dict[str, Any]]) -> ShownTable:
             item["state"],
             *(str(item["trials"][state]) for state in _TRIALS),
             str(item.get("metric", "-")),
-            shown_score((item.get("best") or {}).get("value")),
+            _marked((item.get("best") or {}).get("value"), item),
         ]
         for item in studies
     ]
@@ -153,10 +168,10 @@ def _blends(blends: list[dict[str, Any]]) -> ShownTable:
         rows.append(
             [
                 item["blend"],
-                str(item.get("method", "-")),
+                str(item.get("method", item["state"])),
                 members,
                 str(item.get("metric", "-")),
-                shown_score(honest.get("value")),
+                _marked(honest.get("value"), item),
             ]
         )
     return ShownTable(["blend", "method", "members", "metric", "out of fold"], rows)

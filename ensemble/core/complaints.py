@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ensemble.errors import InputError
@@ -18,6 +19,9 @@ KeyPath = tuple[str | int, ...]
 
 _SHORTEST_BEGINNING, _MOST_LIKELY = 3, 4  # of a name, to be told by it; suggestions that a person can choose from
 _LONGEST_VALUE = 60  # characters: a value, its place and the rule fit in two lines of a terminal
+MOST_COMPLAINTS = 200  # faults told: nobody reads more, and a file of a megabyte can contain a hundred thousand
+_LONGEST_COMPARED = 64  # characters: no name of ours is longer, and comparing takes the product of both lengths
+_MOST_COMPARED = 1000  # names: each takes 50 us, and 40,000 classes would take two seconds for a single word
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,11 @@ class FaultyInput(InputError):
     """All faults of one input together, each still with its place."""
 
     def __init__(self, complaints: Sequence[Complaint]) -> None:
-        super().__init__(*map(str, complaints))
-        self.complaints = tuple(complaints)
+        shown = list(complaints[:MOST_COMPLAINTS])
+        if (more := len(complaints) - len(shown)) > 0:
+            shown.append(Complaint(Place(shown[-1].place.source), f"and {counted(more, 'fault')} more"))
+        super().__init__(*map(str, shown))
+        self.complaints = tuple(shown)
 
 
 class FaultsInside(ValueError):
@@ -80,7 +87,13 @@ def show_value(value: Any) -> str:
 
 
 def closest(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name most similar to `word`, ignoring case; None when none is similar."""
+    """The known name most similar to `word`, ignoring case; None when none is similar, or the word is no name."""
+    if len(word) > _LONGEST_COMPARED:
+        return None
+    if len(known) > _MOST_COMPARED:  # of so many, those that begin or end like the word: a slip is rarely in both
+        start, end = word[:3].lower(), word[-3:].lower()
+        alike = (name for name in known if name[:3].lower() == start or name[-3:].lower() == end)
+        known = list(islice(alike, _MOST_COMPARED))
     by_lower = {name.lower(): name for name in reversed(known)}  # reversed: of names alike in this the first wins
     matches = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None

@@ -14,20 +14,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from ensemble.core.complaints import closest
+from ensemble.core.complaints import closest, counted
 from ensemble.core.schema import Frozen, MetricName, PositiveFloat
 from ensemble.core.text import JOINER, columns_of, split_template
 from ensemble.errors import InputError
 
+MOST_CLASSES = 40_000  # of a dataset: ImageNet-21k has 21,841; probabilities of a million rows are 160 GB
+MOST_FIELDS = 50  # columns that one template names, each once or more
+_LONGEST_REGEX = 1_000  # characters: Python's compiler recurses into its brackets
 _BETWEEN_PARTS = " / "  # of a composed class's name: mask / female / under 30
 
 
 def _check_template(template: str) -> str:
     try:
-        split_template(template)
+        columns = columns_of(template)
     except ValueError as error:
         # lower: Python's own messages begin with a capital
         raise ValueError(f"the template {template!r} is malformed: {str(error).lower()}") from error
+    if len(columns) > MOST_FIELDS:  # each is a copy of a column, in every row
+        raise ValueError(f"a template names {len(columns):,} columns, but at most {MOST_FIELDS} are allowed")
     return template
 
 
@@ -89,7 +94,8 @@ class PartSpec(Frozen):
         """What is wrong with bounds for this part; empty when they fit. Asked for a recipe's `data.bins` too."""
         shown = ", ".join(f"{bound:g}" for bound in bins)
         if len(bins) != len(self.classes) - 1:
-            return f"[{shown}] has {len(bins)} bounds, but {len(self.classes)} classes need {len(self.classes) - 1}"
+            needed = f"{len(self.classes)} classes need {len(self.classes) - 1}"
+            return f"[{shown}] has {counted(len(bins), 'bound')}, but {needed}"
         if any(low >= high for low, high in pairwise(bins)):
             return f"[{shown}] must ascend"
         return ""
@@ -133,6 +139,8 @@ class LabelSpec(Frozen):
         names = [part.name for part in self.parts or []]
         if len(set(names)) != len(names):
             raise ValueError("parts: two have the same name")
+        if math.prod(len(part.classes) for part in self.parts or []) > MOST_CLASSES:
+            raise ValueError(f"parts: make more than {MOST_CLASSES:,} classes together; leave some out")
         return self
 
     @property
@@ -158,7 +166,7 @@ class FieldsSpec(Frozen):
     pattern: Template | None = None
     """How it is composed, as `{breed}_{number}`: each field becomes a column, an earlier one as long as possible: of
     `Egyptian_Mau_12` the breed is `Egyptian_Mau`."""
-    regex: Annotated[str, Field(min_length=1)] | None = None
+    regex: Annotated[str, Field(min_length=1, max_length=_LONGEST_REGEX)] | None = None
     """In place of `pattern`, for names of several kinds: a Python regular expression of the whole name, such as
     `'(?P<photo>.+?)(-with-mask)?'`; each named group becomes a column, empty where it takes no part."""
 
@@ -169,7 +177,7 @@ class FieldsSpec(Frozen):
         if self.regex is not None:
             try:
                 names = re.compile(self.regex).groupindex
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:  # a repetition of 10^12, 500 brackets
                 raise ValueError(f"regex: {self.regex!r} is no regular expression: {error}") from error
             if not names:
                 raise ValueError(f"regex: {self.regex!r} must name one or more fields, as in (?P<person>.+?)")
@@ -386,15 +394,17 @@ class DatasetDescription(Frozen):
 
     @property
     def test_label(self) -> LabelSpec | None:
-        """How the classes of test rows are read; None where no test rows have any."""
+        """How the classes of test rows are read; None where no test rows have any.
+
+        What `train.label` maps, it maps here too, under what `test.label` maps: people write classes in one way.
+        """
         if self.test is None or self.test.label is None:
             return None
-        spec = self.test.label
-        return (
-            LabelSpec.model_validate({n: getattr(spec, n) for n in LabelSpec.model_fields})
-            if spec.kinds
-            else self.label
-        )
+        own, label = self.test.label, self.label
+        values = {name: getattr(own if own.kinds else label, name) for name in LabelSpec.model_fields}
+        if values["value"] is not None and values["kind"] == label.kind:
+            values["map"] = {**(label.map or {}), **(own.map or {})} or None
+        return LabelSpec.model_validate(values)
 
     @property
     def submission_format(self) -> SubmissionSpec:
@@ -421,18 +431,21 @@ class DatasetDescription(Frozen):
         names = self.class_names
         if names is None:  # they are checked when the rows are read
             return self
+        if len(names) > MOST_CLASSES:
+            raise ValueError(f"classes: {len(names):,} names, but at most {MOST_CLASSES:,} are allowed")
         if len(set(names)) != len(names):
             raise ValueError("classes: a name appears twice")
         expected = math.prod(len(part.classes) for part in parts) if parts else len(names)
         if len(names) != expected:
             raise ValueError(f"classes: {len(names)} names, but the parts of train.label make {expected}")
-        strangers = sorted(set((self.label.map or {}).values()) - set(names))
-        if strangers:
-            near = closest(strangers[0], names)
-            raise ValueError(
-                f"train.label.map: leads to {strangers[0]}, which is none of the classes"
-                + (f"; did you mean {near}?" if near else "")
-            )
+        for key, label in (("train", self.label), ("test", self.test_label)):
+            strangers = sorted(set((label.map if label is not None and label.map else {}).values()) - set(names))
+            if strangers:
+                near = closest(strangers[0], names)
+                raise ValueError(
+                    f"{key}.label.map: leads to {strangers[0]}, which is none of the classes"
+                    + (f"; did you mean {near}?" if near else "")
+                )
         if self.label.is_set and (joined := [name for name in names if JOINER in name]):
             raise ValueError(f"classes: {joined[0]} contains {JOINER}, which separates the classes of a row in files")
         if self.submission.probability_of not in (None, *names):
@@ -457,6 +470,8 @@ class DatasetDescription(Frozen):
                 causes = [fault["ctx"]["error"] for fault in error.errors() if "ctx" in fault]
                 raise ValueError(f"validation.{causes[0] if causes else error}") from error
         label = self.test_label
+        if label is not None and label.map is None and self.test and self.test.label and self.test.label.map:
+            raise ValueError("test.label.map: is for a value, but the label is none; leave it out")
         if label is not None and label.is_set != self.label.is_set:
             kinds = ("one class a row", "a set of classes a row")
             raise ValueError(f"test.label: gives {kinds[label.is_set]}, but train.label {kinds[self.label.is_set]}")

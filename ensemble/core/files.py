@@ -21,19 +21,19 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ensemble.core.locks import try_lock
-from ensemble.core.plain_file import open_own, open_plain, read_plain, refuse_link
+from ensemble.core.plain_file import open_own, open_plain, read_plain, refuse_device, refuse_link
 from ensemble.errors import InputError, NotPlain
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN in a file would break other readers
 TEMPORARY_SUFFIX = ".ens-tmp"
-"""How files and folders end that a killed writer may leave; before it stand the process's number and a random word."""
+"""How files and folders end that a killed writer may leave; before it stand host, process and a random word."""
 
 
 @contextmanager
@@ -43,15 +43,17 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     `durable=False` does not wait for the disk: for what is checked whenever it is read, and can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_device(path)
     # beside `path`, since a rename is atomic within one file system only; hidden, since listings pass over dot files
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = _new_temporary(path.parent, path.name)
     try:
         yield temporary
         if durable:
             flush_to_disk(temporary)  # before the rename: else a power cut may leave the name on an empty file
         os.replace(temporary, path)
-    except BaseException:  # Ctrl+C too
+    except BaseException as error:  # Ctrl+C too
         temporary.unlink(missing_ok=True)
+        _name_place(error, temporary, path)
         raise
     if durable:
         flush_to_disk(path.parent)  # a rename is on the disk only when its folder is
@@ -118,18 +120,28 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sweep_temporaries(folder: Path, *, is_dead: Callable[[int], bool] | None = None) -> list[Path]:
-    """Remove what killed writers left below `folder`; the caller holds the folder's lock, or passes `is_dead(pid)`."""
-    swept = []
-    for leftover in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):  # a list: what is walked is being removed
-        pid = leftover.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 2)[-2]
-        if is_dead is None or (pid.isdigit() and is_dead(int(pid))):
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-            swept.append(leftover)
+def sweep_temporaries(folder: Path) -> list[Path]:
+    """Remove what killed writers left below `folder`, whose lock the caller holds.
+
+    What a living process of this host writes there stays: predictions go to a folder below a run's without its lock.
+    """
+    swept = [path for path in folder.rglob(f".*{TEMPORARY_SUFFIX}") if not _is_of_living(path.name)]
+    for leftover in swept:
+        _remove(leftover)
     return swept
+
+
+def sweep_leftovers(folder: Path, name: str) -> None:
+    """Remove what dead processes of this host left in `folder` of a file, or of files replaced together, of that name.
+
+    Each writer does this first, so that the same command again leaves nothing of a killed one, in any folder and
+    without a lock. Those of other hosts stay: only there is it known which processes live.
+    """
+    start = f".{name}.{_host()}-"
+    with suppress(OSError):  # a folder that can't be listed, or is not there
+        for entry in os.listdir(folder):
+            if entry.startswith(start) and entry.endswith(TEMPORARY_SUFFIX) and not _is_of_living(entry):
+                _remove(folder / entry)
 
 
 def flush_to_disk(path: Path) -> None:
@@ -155,7 +167,7 @@ def replaced_together(folder: Path, name: str) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder, name)
-    stage = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    stage = _new_temporary(folder, name)
     stage.mkdir()
     try:
         yield stage
@@ -164,8 +176,9 @@ def replaced_together(folder: Path, name: str) -> Iterator[Path]:
         _rename_to_swap(stage, folder, name)  # the moment that counts
         flush_to_disk(folder)
         settle(folder, name)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(stage, ignore_errors=True)  # after the rename there is no such folder, and the files count
+        _name_place(error, stage, folder)
         raise
 
 
@@ -202,7 +215,7 @@ def settle(folder: Path, name: str) -> bool:
     for place in touched:
         flush_to_disk(place)  # before the swap goes: a power cut must not lose both names of a file
     # Empty folders only, never a tree: by now another process's swap may have this name, with files in it.
-    for place in sorted((path for path in [swap, *swap.rglob("*")] if path.is_dir()), reverse=True):
+    for place in sorted((path for path in [swap, *_below(swap)] if path.is_dir()), reverse=True):
         with suppress(OSError):
             place.rmdir()
     return True
@@ -211,7 +224,7 @@ def settle(folder: Path, name: str) -> bool:
 def _files_to_move(swap: Path) -> list[Path]:
     """The files of a swap, in order. Something else among them is refused: no stage of ours ever held it."""
     files = []
-    for path in sorted(swap.rglob("*")):
+    for path in _below(swap):
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:  # moved by another process that settles
@@ -221,6 +234,14 @@ def _files_to_move(swap: Path) -> list[Path]:
         if stat.S_ISREG(mode):
             files.append(path)
     return files
+
+
+def _below(swap: Path) -> list[Path]:
+    """All that lies in a swap, in order; nothing where another process has put it all in place meanwhile."""
+    try:
+        return sorted(swap.rglob("*"))
+    except FileNotFoundError:
+        return []
 
 
 def _refuse_links_between(folder: Path, target: Path) -> None:
@@ -291,7 +312,11 @@ def hold_process_folder() -> None:
 
 def _prefix() -> str:
     """Names tell hosts apart: they may share the folder, but not see each other's locks."""
-    return f".ens-{sha256_text(socket.gethostname())[:4]}-"
+    return f".ens-{_host()}-"
+
+
+def _host() -> str:
+    return sha256_text(socket.gethostname())[:4]
 
 
 def _make(place: Path) -> tuple[Path, int]:
@@ -322,3 +347,85 @@ def _sweep(place: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
+
+
+def _new_temporary(folder: Path, name: str) -> Path:
+    """A new hidden name in `folder` for what will be `name`."""
+    sweep_leftovers(folder, name)
+    pid = os.getpid()
+    return folder / f".{name}.{_host()}-{pid}-{_word_of(pid)}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+@cache
+def _word_of(pid: int) -> str:
+    """A random word of this process: in a container, the next command may well have the same number."""
+    return secrets.token_hex(4)
+
+
+def _is_of_living(temporary: str) -> bool:
+    """Whether a temporary name is that of a process of this host that lives."""
+    host, _, process = temporary.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 2)[-2].partition("-")
+    pid, _, word = process.partition("-")
+    if host != _host() or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return word == _word_of(int(pid))
+    if os.name == "nt":  # there, the call below would end the process
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir() and not leftover.is_symlink():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
+
+
+def _name_place(error: BaseException, hidden: Path, place: Path) -> None:
+    """Have an error of the disk name the place that a person knows, not the hidden one; that of a write names none."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return
+    if error.filename is None:
+        error.filename = str(place)
+    elif isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(hidden):
+        error.filename = str(place / Path(error.filename).relative_to(hidden))
+
+
+_PATIENCE = 5  # how often files that were replaced while they were read are read again
+_Value = TypeVar("_Value")
+
+
+def read_together(paths: Sequence[Path], name: str, read: Callable[[list[Path]], _Value]) -> _Value:
+    """What `read` makes of files that are replaced together as `name`; it gets the places where they lie now.
+
+    `read` must notice files that don't belong together, and raise: it is called again if they were being replaced.
+    """
+    for _ in range(_PATIENCE):
+        places, stamps = _places(paths, name)
+        try:
+            return read(places)
+        except Exception:  # whatever parts of two states look like to it
+            if _places(paths, name) == (places, stamps):  # nobody replaced them meanwhile
+                raise
+    return read(_places(paths, name)[0])
+
+
+def _places(paths: Sequence[Path], name: str) -> tuple[list[Path], list[tuple[int, int] | None]]:
+    """Where files lie now, perhaps still on the way to their places, and what tells them from later ones."""
+    places = [newest(path, name) for path in paths]
+    return places, [_stamp(place) for place in places]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns  # a renamed file has another inode, even within one tick of the clock

@@ -23,6 +23,7 @@ from ensemble.core.plain_file import open_own
 from ensemble.errors import InputError, NotPlain
 
 _LOCK_NAME = ".lock"  # hidden: a listing of the outputs stays readable
+_RECORDS = ("run.json", "study.json", "blend.json")  # people move such folders to other disks, and link them
 _ATTEMPTS, _PAUSE_S = 5, 0.02  # a command that only asks who the holder is has the lock for microseconds
 _LONGEST_NOTE = 4096  # bytes: a host's name has at most 255
 _TOUCH_S = 4.0  # how often a holder shows that it lives: costs nothing, and a dead host is noticed within seconds
@@ -41,8 +42,18 @@ class LockHolder:
 
 
 @contextmanager
-def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Own `folder` for the block, or refuse at once, or wait; it is made if missing, and removed if left empty."""
+def folder_lock(folder: Path, *, wait: bool = False, may_be_link: bool = False) -> Iterator[None]:
+    """Own `folder` for the block, or refuse at once, or wait; it is made if missing, and removed if left empty.
+
+    A link is refused, unless it `may_be_link`: whoever planted it would have a stranger's files replaced or removed. A
+    run that was moved to another disk may be one; a cache, for which commands wait, may not.
+    """
+    is_moved = not wait and any((folder / name).is_file() for name in _RECORDS)
+    if not may_be_link and folder.is_symlink() and not is_moved:
+        raise InputError(
+            f"{folder}: is a symbolic link, and no run, study or blend lies where it leads; remove it, or put all of "
+            "--outputs there"
+        )
     path = folder / _LOCK_NAME
     descriptor = _acquire(path, wait)
     if descriptor is None or not _is_left_by_other_hosts(descriptor, path, wait):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from ensemble.core.complaints import any_of
-from ensemble.errors import InputError
+from ensemble.errors import InputError, of_the_disk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +39,14 @@ _WORDS: dict[Any, tuple[str, str]] = {
 
 
 def check_arguments(verb: Verb) -> Verb:
-    """`verb`, whose arguments of wrong types are answered together, as one `InputError`, before it is called.
+    """`verb`, whose arguments of wrong types are answered together, as one `InputError`, before it is called; a disk
+    that is full, or a place that can't be written, is an `EnsError` too.
 
     What is allowed is read from its annotations, where `Annotated[..., "words"]` gives the message's words. One text or
     path stands for a list of one, anything that can be gone through for a list, numpy's numbers for Python's.
     """
     signature = inspect.signature(verb)
+    has_outputs = "outputs" in signature.parameters
 
     @functools.wraps(verb)
     def call(*args: Any, **keywords: Any) -> Any:
@@ -62,7 +64,14 @@ def check_arguments(verb: Verb) -> Verb:
                 problems.append(f"{verb.__name__}: {name} is {_shown(value)}, but must be {must_be}")
         if problems:
             raise InputError(*problems)
-        return verb(*given.args, **given.kwargs)
+        try:
+            return verb(*given.args, **given.kwargs)
+        except OSError as error:
+            outputs = given.arguments.get("outputs", signature.parameters["outputs"].default if has_outputs else ".")
+            of_disk = of_the_disk(error, outputs)
+            if of_disk is None:
+                raise
+            raise of_disk from error
 
     return cast(Verb, call)
 

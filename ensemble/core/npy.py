@@ -7,9 +7,15 @@ of floats or it is refused, and what comes back is a read-only memory map.
 from __future__ import annotations
 
 import ast
+import ctypes
 import hashlib
+import json
 import mmap
 import os
+import signal
+import struct
+import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -18,15 +24,19 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, counted
 from ensemble.core.plain_file import open_plain
-from ensemble.errors import InputError
+from ensemble.errors import InputError, PartialFailure
 
 _MAGIC = b"\x93NUMPY"  # how every .npy file begins
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of the header's length, by version of the format
 _ONE_PARSER = Lock()  # Python 3.11's parser counts its depth for all threads together, and fails when two use it
+_PIECE = 1 << 24  # bytes that are copied at a time to be written: a large matrix is not in memory twice
 _LARGEST_HEADER = 10_000  # ours are 118 bytes long
 _SIZES = {"<f2": 2, "<f4": 4, "<f8": 8}  # little-endian alone: a mapped file is not converted
+_WITH_INFO = 4  # SA_SIGINFO of asm/signal.h: the handler is told the address
+_ADDRESS_AT = 16  # bytes before si_addr in siginfo_t of 64-bit Linux
+_CALLBACKS: list[object] = []
 _ALLOWED = any_of([np.dtype(size).name for size in _SIZES], "and")
 
 
@@ -71,6 +81,51 @@ def _map_of(matrix: NDArray[Any]) -> mmap.mmap | None:
     while isinstance(base, np.ndarray):
         base = base.base
     return base if isinstance(base, mmap.mmap) else None
+
+
+def end_when_cut_short(*, as_json: bool) -> None:
+    """From now on, end this process with a message where a mapped file is cut short while it is read.
+
+    The kernel answers a read behind a mapped file's end with SIGBUS, which kills a process without a word, and which a
+    handler in Python can't answer: the read would be tried again for ever. So the handler is C's, calls back here, and
+    never returns. What the process had locked the kernel frees; its temporaries are swept by the next command.
+    """
+    if not sys.platform.startswith("linux") or struct.calcsize("P") != 8:  # the two structures below are theirs
+        return
+
+    def end(number: int, info: int, context: int) -> None:
+        address = ctypes.c_uint64.from_address(info + _ADDRESS_AT).value
+        text = f"{_mapped_at(address)}: was cut short while it was read; make it again, then give the same command"
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+        if as_json:
+            os.write(1, json.dumps({"error": [text], "exit_code": PartialFailure.exit_code}, indent=2).encode() + b"\n")
+        os._exit(PartialFailure.exit_code)
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(end)
+    _CALLBACKS.append(callback)  # C keeps no reference
+    action = _Action(ctypes.cast(callback, ctypes.c_void_p).value, (ctypes.c_ulong * 16)(), _WITH_INFO, None)
+    ctypes.CDLL(None).sigaction(int(signal.SIGBUS), ctypes.byref(action), None)
+
+
+class _Action(ctypes.Structure):
+    """C's `struct sigaction` of 64-bit Linux."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ulong * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
+
+
+def _mapped_at(address: int) -> str:
+    """The file whose map holds an address."""
+    with suppress(OSError, ValueError), open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            start, _, end = line.split(" ", 1)[0].partition("-")
+            if int(start, 16) <= address < int(end, 16):
+                return line.split(maxsplit=5)[-1].strip()
+    return "a file"
 
 
 class _NotAMatrix(Exception):
@@ -121,7 +176,7 @@ def _matrix(header: dict[str, Any]) -> tuple[int, int, str]:
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise _NotAMatrix("its header holds no proper shape; save it again with numpy.save")
     if len(shape) != 2:
-        raise _NotAMatrix(f"has {len(shape)} dimensions; two are needed, (rows, classes)")
+        raise _NotAMatrix(f"has {counted(len(shape), 'dimension')}; two are needed, (rows, classes)")
     if header["fortran_order"] is not False:
         raise _NotAMatrix("is in Fortran order; save numpy.ascontiguousarray of it")
     if shape[0] == 0 or shape[1] == 0:
@@ -140,6 +195,19 @@ def _type_name(kind: str) -> str:
     except (TypeError, ValueError, SyntaxError):
         return f"an unknown type ({kind!r})"
     return f"big-endian {dtype.name}" if dtype.byteorder == ">" else dtype.name
+
+
+def save_matrix(path: Path, matrix: NDArray[np.floating[Any]]) -> None:
+    """Write a C-ordered, little-endian matrix, the same bytes as numpy would.
+
+    Not by `numpy.lib.format.write_array`: on a full disk it raises an `OSError` without its number, since it writes
+    with C's `fwrite`; and not by `numpy.save`, which chooses the version and could pickle.
+    """
+    with path.open("wb") as stream:
+        header = {"descr": matrix.dtype.str, "fortran_order": False, "shape": matrix.shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, len(matrix), step := max(1, _PIECE // matrix[:1].nbytes)):
+            stream.write(matrix[start : start + step].tobytes())
 
 
 class RowsFile:

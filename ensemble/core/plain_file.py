@@ -21,6 +21,7 @@ LARGEST = 1 << 30
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # else the open of a pipe waits for its writer
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_PIECE = 1 << 20  # bytes
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -46,10 +47,14 @@ def read_plain(path: Path | str, most: int = LARGEST) -> bytes:
     """The whole content of a plain file; refused from `most` bytes on, also where it grows while it is read."""
     with open_plain(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        content = stream.read(most + 1) if size <= most else b""
-    if size > most or len(content) > most:
+        content = stream.read(size + 1) if size <= most else b""  # never `most`: so much memory would be taken first
+        pieces, total = [content], len(content)
+        while size < total <= most and (piece := stream.read(_PIECE)):  # it grows, or lies in /proc and has no size
+            pieces.append(piece)
+            total += len(piece)
+    if max(size, total) > most:
         raise OSError(errno.EFBIG, f"larger than the {most:,} bytes that are read at most", str(path))
-    return content
+    return b"".join(pieces)
 
 
 def open_own(path: Path, flags: int, mode: int = 0o644) -> int:
@@ -67,6 +72,15 @@ def open_own(path: Path, flags: int, mode: int = 0o644) -> int:
     return descriptor
 
 
+def append_own(path: Path, content: bytes) -> None:
+    """Add to a log of ours, which is made where it is missing; through no link."""
+    descriptor = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
 def make_own_folder(path: Path) -> None:
     """Make a folder if it is missing; a link of that name is `NotPlain`: work in it would spoil a stranger's files."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +95,16 @@ def refuse_link(path: Path) -> None:
     mode = os.lstat(path).st_mode
     if not stat.S_ISDIR(mode):
         raise _not_plain(path, mode, "a folder")
+
+
+def refuse_device(path: Path) -> None:
+    """`NotPlain` for what a rename must not replace: as root, a file in place of `/dev/null` would harm the system."""
+    try:
+        mode = os.stat(path).st_mode  # through links: /dev/stdout is one
+    except OSError:  # nothing there, or a link that leads nowhere, which is replaced
+        return
+    if not stat.S_ISREG(mode):
+        raise _not_plain(path, mode)
 
 
 def _checked(descriptor: int, path: Path | str) -> int:

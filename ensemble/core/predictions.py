@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.files import newest, replaced_together, sha256_file
+from ensemble.core.complaints import counted
+from ensemble.core.files import read_together, replaced_together, sha256_file
 from ensemble.core.labels import Activation, Labels, labels_of_plain, plain_labels
 from ensemble.core.notebook import MOST_ROWS, NotebookValue, check_arguments, html_of
-from ensemble.core.npy import map_matrix, mapped_sha256, release_pages
+from ensemble.core.npy import map_matrix, mapped_sha256, release_pages, save_matrix
 from ensemble.core.plain_file import open_plain
 from ensemble.core.predictions_check import (
     OWN_KEYS,
@@ -94,7 +95,6 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 FORMAT, _SEALED_FROM = 2, 2  # of the sidecar; since 2 it has a hash of itself
-_PATIENCE = 5  # how often files that were replaced while they were read are read again
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,7 +132,8 @@ class Predictions(NotebookValue):
         run = self.sidecar.get("run")
         of_run = f" of {run}" if run else ""
         where = f" ({self.path})" if self.path is not None else ""
-        return f"{self.kind} rows{of_run}: {len(self.ids):,} rows x {len(self.classes):,} classes{where}"
+        shape = f"{counted(len(self.ids), 'row')} x {counted(len(self.classes), 'class', 'classes')}"
+        return f"{self.kind} rows{of_run}: {shape}{where}"
 
     def frame(self) -> pd.DataFrame:
         """The probabilities as a pandas table, for notebooks: a row for each id, a column for each class."""
@@ -172,20 +173,6 @@ class ProbabilityPaths:
         """The ones that are not there."""
         return [path for path in (self.npy, self.ids, self.json) if not path.is_file()]
 
-    def current(self) -> tuple[ProbabilityPaths, tuple[tuple[int, int] | None, ...]]:
-        """Where the three lie now, perhaps still on the way to their places, and what tells them from later ones."""
-        name = self.npy.name.removesuffix(".npy")
-        paths = ProbabilityPaths(*(newest(path, name) for path in (self.npy, self.ids, self.json)))
-        return paths, tuple(_stamp(path) for path in (paths.npy, paths.ids, paths.json))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns  # a renamed file has another inode, even within one tick of the clock
-
 
 @check_arguments
 def load_predictions(
@@ -196,14 +183,11 @@ def load_predictions(
     `seen`: what other files held; equal ids, labels, folds and groups are kept once.
     """
     named, seen = ProbabilityPaths.of(Path(path)), seen or Seen()
-    for _ in range(_PATIENCE):
-        current = named.current()
-        try:
-            return _load(current[0], named.npy, renormalize, verify_hashes, seen)
-        except InputError:
-            if named.current() == current:  # nobody replaced the files while they were read
-                raise
-    return _load(named.current()[0], named.npy, renormalize, verify_hashes, seen)
+
+    def load(places: list[Path]) -> Predictions:
+        return _load(ProbabilityPaths(*places), named.npy, renormalize, verify_hashes, seen)
+
+    return read_together([named.npy, named.ids, named.json], named.npy.name.removesuffix(".npy"), load)
 
 
 def _load(paths: ProbabilityPaths, path: Path, renormalize: bool, verify_hashes: bool, seen: Seen) -> Predictions:
@@ -297,9 +281,7 @@ def save_predictions(stem: Path | str, predictions: Predictions, *, written: Pat
         if written is not None:
             os.replace(written, npy)
         else:
-            with npy.open("wb") as stream:
-                # not numpy.save: it would choose the version, and could pickle
-                np.lib.format.write_array(stream, probs, version=(1, 0), allow_pickle=False)
+            save_matrix(npy, probs)
         document["npy_sha256"] = sha256_file(npy)  # of what is on the disk, not of what was meant
         (stage / f"{stem.name}.ids.txt").write_bytes(ids)
         (stage / f"{stem.name}.json").write_bytes(sealed(_document_text(document)))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.core.complaints import counted
 from ensemble.core.labels import Activation
 from ensemble.core.plain_file import read_plain
 from ensemble.core.records import SEAL, shown_repeats, strict_json
@@ -71,19 +72,19 @@ def check_rows(
         off.note(start, is_off, block)
     problems = []
     if broken.count:
-        what = "can't be used (NaN, infinity or all zero)" if renormalize else "hold NaN or infinity"
-        problems.append(f"{broken.count} rows {what}; {broken.first(ids, classes)}; predict them again")
+        values = ("NaN, infinity or zeros alone", "NaN or infinity")[not renormalize]
+        what = f"{counted(broken.count, 'row holds', 'rows hold')} {values}"
+        problems.append(f"{what}; {broken.first(ids, classes)}; predict {'it' if broken.count == 1 else 'them'} again")
     if negative.count:
-        what = f"{negative.count} rows hold negative values; {negative.first(ids, classes)}"
+        what = f"{counted(negative.count, 'row holds', 'rows hold')} negative values; {negative.first(ids, classes)}"
         problems.append(f"{what}; if they are raw logits, apply {activation} first")
     if off.count and not sums_to_1:
-        what = f"{off.count} rows exceed 1; {off.first(ids, classes)}"
+        what = f"{counted(off.count, 'row exceeds', 'rows exceed')} 1; {off.first(ids, classes)}"
         problems.append(f"{what}; if they are raw logits, apply sigmoid first")
     elif off.count and not renormalize:
-        problems.append(
-            f"{off.count} rows don't sum to 1 within {SUM_TOLERANCE:g}, or exceed 1; {off.first(ids, classes)}; "
-            "--renormalize divides each by its sum"
-        )
+        one, many = (f"{words} sum to 1 within {SUM_TOLERANCE:g}, or" for words in ("row doesn't", "rows don't"))
+        fault = counted(off.count, f"{one} exceeds 1", f"{many} exceed 1")
+        problems.append(f"{fault}; {off.first(ids, classes)}; --renormalize divides each by its sum")
     return RowCheck(problems, off.rows() if renormalize else _NO_ROWS)
 
 
@@ -236,7 +237,11 @@ def document_problems(document: dict[str, Any], rows: int, columns: int) -> list
 
 def shape_problems(ids: int, rows: int) -> list[str]:
     """Whether there are as many ids as rows."""
-    return [] if ids == rows else [f"{ids} ids for {rows} rows of the .npy; one id per row is needed"]
+    return (
+        []
+        if ids == rows
+        else [f"{counted(ids, 'id')} for {counted(rows, 'row')} of the .npy; one id per row is needed"]
+    )
 
 
 def class_problems(classes: Any, columns: int) -> list[str]:
@@ -248,7 +253,10 @@ def class_problems(classes: Any, columns: int) -> list[str]:
     if len(set(classes)) != len(classes):
         return [f"classes: {shown_repeats(classes)}; every column needs a name of its own"]
     if len(classes) != columns:
-        return [f"{len(classes)} classes for {columns} columns of the .npy; one name per column is needed"]
+        return [
+            f"{counted(len(classes), 'class', 'classes')} for {counted(columns, 'column')} of the .npy; "
+            "one name per column is needed"
+        ]
     return []
 
 
@@ -274,7 +282,7 @@ def _sets_problems(values: Any, rows: int, classes: int) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(row_classes, list) for row_classes in values):
         return [f"labels is {_show(values)}; with activation sigmoid, a list of class numbers per row is needed"]
     if len(values) != rows:
-        return [f"labels has {len(values)} entries for {rows} rows"]
+        return [f"labels has {counted(len(values), 'entry', 'entries')} for {counted(rows, 'row')}"]
     numbers = [number for row_classes in values for number in row_classes]
     if set(map(type, numbers)) - {int}:  # by a set of types: checking each of a million in Python takes a second
         return ["labels holds more than whole numbers"]
@@ -289,9 +297,9 @@ def _sets_problems(values: Any, rows: int, classes: int) -> list[str]:
 def _integers_problems(key: str, values: Any, rows: int, below: int = 1 << 62) -> list[str]:
     """Whether `values` is a list of `rows` whole numbers from 0 to below `below`."""
     if not isinstance(values, list):
-        return [f"{key} is {_show(values)}; a list of {rows} whole numbers is needed in an oof file"]
+        return [f"{key} is {_show(values)}; a list of {counted(rows, 'whole number')} is needed in an oof file"]
     if len(values) != rows:
-        return [f"{key} has {len(values)} entries for {rows} rows"]
+        return [f"{key} has {counted(len(values), 'entry', 'entries')} for {counted(rows, 'row')}"]
     if set(map(type, values)) != {int}:
         return [f"{key} holds more than whole numbers"]
     if min(values) < 0 or max(values) >= below:

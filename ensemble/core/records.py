@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn
 
@@ -32,11 +32,18 @@ _SHA256 = r"^[0-9a-f]{64}$"  # in lower case, as hashlib writes it: hashes are c
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 _CHARACTER = r"[^/\\\x00-\x1f\x7f]"
 _NOT_DOT = r"[^./\\\x00-\x1f\x7f]"
-FileName = Annotated[
-    str, StringConstraints(pattern=rf"^(?:{_NOT_DOT}|\.{_NOT_DOT}|\.\.{_CHARACTER}){_CHARACTER}*$", max_length=255)
-]
+_PART = rf"(?:{_NOT_DOT}|\.{_NOT_DOT}|\.\.{_CHARACTER}){_CHARACTER}*"
+FileName = Annotated[str, StringConstraints(pattern=rf"^{_PART}$", max_length=255)]
 """A file directly in the record's own folder: no `/`, and neither `.` nor `..`."""
+Name = Annotated[str, StringConstraints(min_length=1)]
+_INNER = rf"^{_PART}(?:/{_PART})*$"
+InnerPath = Annotated[str, StringConstraints(pattern=_INNER)]
+"""A place below the record's own folder, or what a run is called: `fold-0/model.json`, `study/trial-3`."""
 Count = Annotated[int, Field(ge=0)]
+
+
+EARLIER = "written by an earlier version of ens"
+"""Why a record is unverified."""
 
 
 class Record(dict[str, Any]):
@@ -128,6 +135,18 @@ def check_seal(content: bytes, document: dict[str, Any], where: Path, remedy: st
     if at < 0 or _sealed_sha256(content, at) != seal:
         raise InputError(f"{where}: changed after it was written (its {SEAL} does not fit); {remedy}")
     return True
+
+
+def doubt_lines(doubts: Mapping[str, str]) -> list[str]:
+    """What to say of things that nothing vouches for: a line a reason. `doubts`: the reasons by the things' names."""
+    reasons = dict.fromkeys(doubts.values())
+    named = {reason: ", ".join(name for name in doubts if doubts[name] == reason) for reason in reasons}
+    return [f"unverified: {names}: {reason}" for reason, names in named.items()]
+
+
+def is_inner_path(text: str) -> bool:
+    """Whether a text may stand where a record has an `InnerPath`."""
+    return re.fullmatch(_INNER, text) is not None
 
 
 def strict_json(content: bytes, where: Path, remedy: str) -> dict[str, Any]:

@@ -11,18 +11,19 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ensemble.core.files import RUN_SWAP, load_json, newest, sha256_file
+from ensemble.core.files import RUN_SWAP, newest, sha256_file
 from ensemble.core.locks import lock_holder
 from ensemble.core.records import (
     Count,
     FileName,
+    Name,
     Record,
     RecordSchema,
     Schema,
@@ -34,11 +35,12 @@ from ensemble.errors import InputError
 
 Scores = dict[str, float | None]
 Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Folds(Schema):
-    k: Positive
-    repeats: Positive
+    k: Annotated[int, Field(ge=1, le=10_000)]  # both far above what a recipe can ask for: a list is made of them
+    repeats: Annotated[int, Field(ge=1, le=20)]
     scheme: str
     sha256: Sha256
     path: FileName | None = None
@@ -56,7 +58,9 @@ class _FoldState(Schema):
     error: str | None
 
 
-class _Asked(Schema):
+class AskedRecord(Schema):
+    """`asked` in a record."""
+
     model_config = ConfigDict(extra="forbid", strict=True)  # what is read becomes an `Asked`, field by field
 
     recipe: str
@@ -110,7 +114,7 @@ class PredictingRun(RecordSchema):
     remedy: ClassVar[str] = "restore it, or train the run again (--fresh moves this folder aside)"
 
     run: str
-    identity: Sha256
+    identity: Name
     state: Literal["running", "partial", "failed", "complete"]
     recipe: _Recipe
     dataset: str
@@ -138,7 +142,7 @@ class _RunScores(Schema):
 class RunRecord(PredictingRun):
     """`run.json`."""
 
-    asked: _Asked
+    asked: AskedRecord
     rows: _RowCounts
     findings: list[dict[str, Any]]
     fold_states: list[_FoldState]
@@ -148,9 +152,11 @@ class RunRecord(PredictingRun):
 
     @model_validator(mode="after")
     def _has_each_fold_once(self) -> RunRecord:
-        keys = [(state.repeat, state.fold) for state in self.fold_states]
-        wanted = {(repeat, fold) for repeat in range(self.folds.repeats) for fold in range(self.folds.k)}
-        if len(keys) != len(wanted) or set(keys) != wanted:
+        keys = {(state.repeat, state.fold) for state in self.fold_states}
+        k, repeats = self.folds.k, self.folds.repeats
+        # Counted first: a record may claim a billion folds.
+        are_as_many = len(self.fold_states) == len(keys) == k * repeats
+        if not are_as_many or any(repeat >= repeats or fold >= k for repeat, fold in keys):
             raise ValueError(f"fold_states are not the {self.folds.k} folds of each of {self.folds.repeats} repeats")
         return self
 
@@ -161,10 +167,16 @@ class _Code(Schema):
 
 
 class _Network(Schema):
+    model_config = ConfigDict(extra="forbid", strict=True)  # what is read becomes a `NetworkSpec`, field by field
+
     name: str
     classes: Positive
     image_size: Positive
     channels: Literal[1, 3]
+    drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
+    pool: str | None = None
+    parts: list[Positive] = Field(default_factory=list)
     options: dict[str, Any]
 
 
@@ -189,7 +201,7 @@ class ModelRecord(RecordSchema):
     network: _Network
     weights_sha256: Sha256
     code: dict[str, _Code] = Field(default_factory=dict)
-    identity: Sha256
+    identity: Name
     classes: Annotated[list[str], Field(min_length=1)]
     image: _Image
     stored: _Stored
@@ -199,6 +211,8 @@ class ModelRecord(RecordSchema):
     def _agrees_with_itself(self) -> ModelRecord:
         if not len(self.classes) == len(self.class_shares) == self.network.classes:
             raise ValueError("classes, class_shares and network.classes are not as many")
+        if not len(self.image.mean) == len(self.image.std) in (1, 3):
+            raise ValueError("image.mean and image.std are not one value, or one a channel")
         return self
 
 
@@ -230,7 +244,7 @@ class FoldRecord(RecordSchema):
 
     fold: Count
     repeat: Count
-    identity: Sha256
+    identity: Name
     files: dict[FileName, Sha256]
     bytes: dict[FileName, Count] = Field(default_factory=dict)
     cost: _FoldCost
@@ -250,7 +264,7 @@ class CheckpointRecord(RecordSchema):
     newest: ClassVar[int] = 2
     sealed_from: ClassVar[int] = 2
 
-    identity: Sha256
+    identity: Name
     step: Count
     sha256: Sha256
 
@@ -334,6 +348,8 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
     """Remove all that an unfinished attempt left, but for checkpoints of the same run, and the log beside them."""
     if not folder.is_dir():
         return
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a symbolic link, where this run's own folder is needed; remove it")
     kept = {
         path for checkpoint in find_checkpoints(folder, identity) for path in (checkpoint.path, checkpoint.sidecar_path)
     }
@@ -432,32 +448,47 @@ def find_runs(folder: Path) -> list[RunFolder]:
     return [RunFolder(record.parent) for record in sorted(folder.glob("*/run.json")) if not _is_hidden(record.parent)]
 
 
-_LOOKS_NAME, _LOOKS_FORMAT = "scored.json", 1
+class _ScoredFile(Schema):
+    name: str
+    looks: Count
+    times: list[str]
+
+
+class _Looks(Schema):
+    dataset: str | None
+    rows: Count
+    looks: Positive
+    first: str
+    last: str
+    files: dict[Sha256, _ScoredFile]
+
+
+class LooksRecord(RecordSchema):
+    """`scored.json`: by the hash of test labels how often they were looked at, by that of probabilities with which."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "restore it, or move it away, and looks are counted from 1 again"
+
+    labels: dict[Sha256, _Looks]
 
 
 def looks_path(outputs: Path) -> Path:
     """Where looks at test labels are counted: one file for all runs, as the labels are those of all of them."""
-    return outputs / _LOOKS_NAME
+    return outputs / "scored.json"
 
 
-def load_looks(outputs: Path) -> dict[str, Any]:
-    """`format`, and `labels`: by the hash of test labels `{dataset, rows, looks, first, last, files}`; empty at first.
-
-    `files`: by the hash of the probabilities `{name, looks, times}`.
-    """
-    path = looks_path(outputs)
+def load_looks(outputs: Path) -> Record:
+    """The looks so far; none at first."""
     try:
-        document = load_json(path)
+        return load_record(looks_path(outputs), LooksRecord)
     except FileNotFoundError:
-        return {"format": _LOOKS_FORMAT, "labels": {}}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); move it away, and looks are counted from 1 again"
-        ) from error
-    if not isinstance(document, dict) or document.get("format") != _LOOKS_FORMAT:
-        version = document.get("format") if isinstance(document, dict) else None
-        raise InputError(f"{path}: format {version!r}; this version reads {_LOOKS_FORMAT}")
-    return document
+        return Record(labels={})
+
+
+def save_looks(outputs: Path, record: Record) -> None:
+    """Replace `scored.json`."""
+    save_record(looks_path(outputs), record | {"format": LooksRecord.newest})
 
 
 def verify_files(folder: Path, hashes: dict[str, str]) -> list[str]:
@@ -490,3 +521,17 @@ def _hash_or_none(path: Path) -> str | None:
         return sha256_file(path)
     except OSError:
         return None
+
+
+def records_of(runs: Iterable[RunFolder], dataset: str) -> Iterator[Record]:
+    """The records of those runs that are of a dataset; each is read when it is asked for.
+
+    A run of another version of `ens` is passed over: its probabilities may be good, its record is no help.
+    """
+    for run in runs:
+        try:
+            record = run.load_record() or Record()
+        except InputError:
+            continue
+        if record.get("dataset") == dataset:
+            yield record

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ensemble.core.complaints import (
+    MOST_COMPLAINTS,
     Complaint,
     FaultsInside,
     KeyPath,
@@ -42,6 +43,10 @@ MetricName = Literal[
     "micro_f1",
     "samples_f1",
 ]
+
+
+MOST_FOLDS = 100
+"""Of a plan, and of adopted rows: more cost more models, and more fits of a blend, than anybody makes."""
 
 
 class Frozen(BaseModel):
@@ -213,11 +218,13 @@ def _phrase(annotation: Any, bare: Any) -> str:
         return "text that is not empty" if _constraint(annotation, "min_length") else "text"
     if _is_model(bare):
         return f"a mapping of {any_of(list(bare.model_fields), 'and')}"
-    if get_origin(bare) is not list:
-        return "a mapping"
-    item = get_args(bare)[0]
     least, most = _constraint(annotation, "min_length"), _constraint(annotation, "max_length")
+    if get_origin(bare) is not list:
+        return "a mapping" if most is None else f"a mapping of at most {most} keys"
+    item = get_args(bare)[0]
     count = "" if least is None else f"{least} " if least == most else f"at least {least} "
+    if least is None and most is not None:
+        count = f"at most {most:,} "
     each = "" if item is Any else f", each {allowed_text(item)}"
     return f"a list of {count}{'value' if least == 1 else 'values'}{each}"
 
@@ -244,9 +251,6 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-_MOST_TOLD = 200  # faults: nobody reads more, and a file of a megabyte can contain a hundred thousand
-
-
 def retell(
     error: ValidationError,
     schema: type[BaseModel],
@@ -264,7 +268,7 @@ def retell(
     `is_partial` a file of the chain couldn't be read: missing keys and rules between keys are passed over.
     """
     faults: dict[KeyPath, tuple[Any, Any, type[BaseModel]]] = {}
-    for details in error.errors(include_url=False)[:_MOST_TOLD]:
+    for details in error.errors(include_url=False)[:MOST_COMPLAINTS]:
         if is_partial and details["type"] in ("missing", "value_error"):
             continue
         path, allowed, model = walk(schema, details["loc"])
@@ -292,8 +296,8 @@ def retell(
         else:
             text = _value_text(path, details["input"], allowed)
         complaints.append(Complaint(locate(path), text))
-    if error.error_count() > _MOST_TOLD:
-        complaints.append(Complaint(locate(()), f"and {error.error_count() - _MOST_TOLD:,} faults more"))
+    if error.error_count() > MOST_COMPLAINTS:
+        complaints.append(Complaint(locate(()), f"and {error.error_count() - MOST_COMPLAINTS:,} faults more"))
     return complaints
 
 

@@ -6,25 +6,28 @@ They come from where the dataset's description says (`test.label`), or from a CS
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from ensemble.core.complaints import closest
 from ensemble.core.dataset import DatasetDescription, LabelSpec, RowsSpec, TrainRowsSpec
 from ensemble.core.files import sha256_text
 from ensemble.core.labels import Labels, spelled
-from ensemble.core.text import JOINER, TextTable, columns_of, read_text_table
+from ensemble.core.text import JOINER, TextTable, columns_of, natural_key, scan_text_table
 from ensemble.data.label_values import read_labels
 from ensemble.data.listing import Listing
-from ensemble.data.rows import Complaints, RawRows, add_ids, few, read_named_rows
+from ensemble.data.rows import Column, Complaints, RawRows, add_ids, few, read_named_rows
 from ensemble.data.table import read_groups
 from ensemble.errors import InputError
 
 Kind = Literal["name", "index"]
 
 _SEPARATORS = (JOINER, ";", ",", " ")  # tried in this order: names of classes hold blanks more often than the others
+_CANDIDATES = 1000  # ids among which what a misspelt one means is looked for: the search is slow
+_SHOWN = 3  # of them, in a message
 _LABEL, _GROUP, _ID = "label", "group", "id"  # columns of a table of labels, where they are called so
 
 
@@ -54,6 +57,7 @@ def load_answers(
     classes: Sequence[str],
     *,
     sets: bool,
+    predicted: Collection[str] = (),
     description: DatasetDescription | None = None,
     folder: Path | None = None,
     file: Path | None = None,
@@ -61,6 +65,7 @@ def load_answers(
     """Read the labels in `file`, else those that the description of the dataset in `folder` names.
 
     `classes`: of the probabilities; where the description orders them otherwise, its order is that of the result.
+    `predicted`: the ids that have some; ids that don't fit them are told beside what refuses the labels.
     """
     complaints = Complaints()
     ordered = description.class_names if description is not None else None
@@ -73,15 +78,20 @@ def load_answers(
         group = description.test.label.group if description.test and description.test.label else None
     else:
         raise TypeError("labels come from a file, or from a description and its folder")
-    if rows is None or rows.ids is None:
+    if rows is None:
         raise InputError(*complaints.all)
+    ids, lines = rows.ids or (), rows.lines
     rows, empty = _without_empty(rows, spec)
-    labels = read_labels(_described(description, names, spec), rows, {}, complaints) if rows.count else None
+    key = None if file is not None else "test.label"
+    labels = read_labels(_described(description, names, spec), rows, {}, complaints, key=key) if rows.count else None
     train = description.train if description is not None else None
     groups = _read_groups(group, train, rows, complaints)
     if not rows.count:
         complaints.append(f"{rows.where}: no row has a label")
     if complaints or labels is None or rows.ids is None:
+        if predicted and ids:
+            listed = RawRows(rows.where, {}, (), len(ids), ids, lines=lines, lost_ids=rows.lost_ids)
+            _remark_strangers(listed, ids, predicted, complaints)
         raise InputError(*complaints.all)
     return Answers(rows.where, names, rows.ids, labels.values, groups, empty)
 
@@ -104,10 +114,15 @@ def _rows_of_file(
     path: Path, classes: Sequence[str], description: DatasetDescription | None, complaints: Complaints, *, sets: bool
 ) -> tuple[RawRows | None, LabelSpec]:
     """The rows of a table of ids and labels, and how the labels are read: by its columns and cells."""
-    table = read_text_table(path, "table of labels")
+    table, faults = scan_text_table(path, "table of labels")
+    complaints += faults
+    if table is None:
+        return None, LabelSpec(value=f"{{{_LABEL}}}")
     id_name = _id_column(table, description)
     # Under names of ours: a header may hold what a template can't, such as `label:`.
-    rows = RawRows(str(path), {**table.columns, _ID: table.columns[id_name]}, table.header, len(table))
+    columns: dict[str, Column] = {**table.columns, _ID: table.columns[id_name]}
+    lost = table.lost_cells(id_name)
+    rows = RawRows(str(path), columns, table.header, len(table), lines=table.lines, lost_ids=lost)
     add_ids(rows, f"{{{_ID}}}", complaints)
     if set(classes) <= set(table.header):
         return rows, LabelSpec(columns="multi-hot" if sets else "one-hot")
@@ -134,13 +149,16 @@ def _spelling(
     cells: Sequence[str], classes: Sequence[str], description: DatasetDescription | None, *, sets: bool
 ) -> LabelSpec:
     """Names or numbers, and what stands between them: as the cells can be read; the description decides where both."""
-    label = description.label if description is not None else None
+    label = description.label if description is not None and description.label.value is not None else None
     distinct = {cell for cell in cells if cell.strip()}
     numbers, names = {str(index) for index in range(len(classes))}, set(classes)
-    usual: Kind = label.kind if label is not None and label.value is not None else "name"
+    usual: Kind = label.kind if label is not None else "name"
+    mapped = dict(label.map or {}) if label is not None else {}
+    (names if usual == "name" else numbers).update(mapped)
     template = f"{{{_LABEL}}}"
     if not sets:
-        return LabelSpec(value=template, kind=_kind(distinct, names, numbers, usual))
+        kind = _kind(distinct, names, numbers, usual)
+        return LabelSpec(value=template, kind=kind, map=mapped if kind == usual else None)
     empty = label.empty if label is not None else None
     distinct -= set(empty or ())
     own = [label.separator] if label is not None and label.separator is not None else []
@@ -151,7 +169,9 @@ def _spelling(
     }
     chosen = next((item for item in separators if parts[item] <= names or parts[item] <= numbers), separators[0])
     kind = _kind(parts[chosen], names, numbers, usual)
-    return LabelSpec(value=template, kind=kind, separator=chosen, empty=None if empty is None else [*empty, ""])
+    none = None if empty is None else [*empty, ""]
+    spelling = mapped if kind == usual else None
+    return LabelSpec(value=template, kind=kind, separator=chosen, empty=none, map=spelling)
 
 
 def _kind(distinct: set[str], names: set[str], numbers: set[str], usual: Kind) -> Kind:
@@ -170,6 +190,23 @@ def _without_empty(rows: RawRows, spec: LabelSpec) -> tuple[RawRows, tuple[str, 
         return rows, ()
     has_label = set(kept)
     return rows.take(kept), tuple(row_id for row, row_id in enumerate(rows.ids) if row not in has_label)
+
+
+def meant_ids(unknown: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Which of the known ids unknown ones may stand for: those most like them."""
+    near = {row_id: closest(row_id, known[:_CANDIDATES], cutoff=0.8) for row_id in unknown}
+    return {row_id: name for row_id, name in near.items() if name is not None}
+
+
+def _remark_strangers(rows: RawRows, ids: Sequence[str], predicted: Collection[str], complaints: Complaints) -> None:
+    """Ids of one side alone: by themselves no reason to refuse the labels, but told beside one."""
+    strangers = [row for row, row_id in enumerate(ids) if row_id not in predicted]
+    missing = sorted({*predicted}.difference(ids, rows.lost_ids), key=natural_key)
+    meant = meant_ids([ids[row] for row in strangers[:_SHOWN]], missing)
+    details = {row_id: f"did you mean {name}?" for row_id, name in meant.items()}
+    shown = [rows.show(row, details.get(ids[row], "")) for row in strangers]
+    complaints.remarks.add(rows.where, "id has no prediction", "ids have no prediction", shown)
+    complaints.remarks.add(rows.where, "predicted row has no label", "predicted rows have no label", missing)
 
 
 def _described(description: DatasetDescription | None, classes: Sequence[str], spec: LabelSpec) -> DatasetDescription:

@@ -6,7 +6,7 @@ Judges cells alone. Which table is which, and what follows for a description, is
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +92,9 @@ _FOLD_WORDS = frozenset(["fold", "folds", "kfold", "cv", "cvfold", "fold_id", "f
 _SPLIT_WORDS = frozenset(["split", "set", "subset", "partition", "part", "phase", "usage"])
 _PART_VALUES = (
     dict.fromkeys(["train", "training"], "train")
-    | dict.fromkeys(["val", "valid", "validation", "dev"], "val")
-    | dict.fromkeys(["test", "testing"], "test")
+    # What a competition's public board scored is labelled by now; the final answers are those of the private one.
+    | dict.fromkeys(["val", "valid", "validation", "dev", "publictest"], "val")
+    | dict.fromkeys(["test", "testing", "privatetest"], "test")
 )
 _ORIGIN_WORDS = frozenset(["source", "year", "dataset", "origin", "competition"])
 _SEPARATORS = ("|", ";", ",", " ")
@@ -138,14 +139,12 @@ class LabelColumns:
 
 @dataclass(frozen=True)
 class GroupColumn:
-    """What several images are of: a column, or a part of a name as `fields`."""
+    """What several images are of."""
 
     template: str
     groups: int
     rows_a_group: float
     unknown: tuple[str, ...] = ()
-    fields: tuple[str, str] | None = None
-    """Value and pattern."""
 
 
 def find_label(
@@ -257,42 +256,6 @@ def find_groups(table: TextTable, taken: Collection[str]) -> list[tuple[str, Gro
     return [(name, group) for _, name, group in sorted(groups, key=lambda item: item[:2])]
 
 
-def find_name_group(stems: Sequence[str], classes: Sequence[str]) -> GroupColumn | None:
-    """A part of every name that repeats within a class or across classes, as `George_W_Bush` of `…_0001`.
-
-    None where it is hardly more than the class, or where not every name is built alike.
-    """
-    for sign in _NAME_SEPARATORS:
-        heads = [stem.rpartition(sign)[0] for stem in stems]
-        if not all(heads) or not all(stem[-1] != sign for stem in stems):
-            continue
-        pattern = f"{{subject}}{sign}{{number}}"
-        if group := _checked_group(heads, classes, pattern):
-            return group
-        parts = {stem.count(sign) for stem in stems}
-        if len(parts) == 1 and (count := parts.pop()) > 1:
-            firsts = [stem.partition(sign)[0] for stem in stems]
-            rest = sign.join(f"{{part{number}}}" for number in range(1, count + 1))
-            if all(firsts) and (group := _checked_group(firsts, classes, f"{{subject}}{sign}{rest}")):
-                return group
-    return None
-
-
-def _checked_group(values: Sequence[str], classes: Sequence[str], pattern: str) -> GroupColumn | None:
-    """The group, where it is one: many values, most rows share theirs, and it is not the class by another name."""
-    counts = Counter(values)
-    shared = sum(count for count in counts.values() if count > 1)
-    per_class: defaultdict[str, set[str]] = defaultdict(set)
-    for value, label in zip(values, classes, strict=True):
-        per_class[label].add(value)
-    few_a_class = max(map(len, per_class.values())) < 3
-    if len(counts) < _FEWEST_GROUPS or shared < 0.3 * len(values) or few_a_class or len(counts) > 0.9 * len(values):
-        return None
-    if not any(map(_HAS_DIGIT.search, counts)) and set(counts) == set(classes):
-        return None
-    return GroupColumn("{subject}", len(counts), len(values) / len(counts), (), ("{file.stem}", pattern))
-
-
 def find_name_class(stems: Sequence[str]) -> tuple[str, list[str]] | None:
     """Pattern and classes where a part of each name is the class: `{class}_{number}` of `Egyptian_Mau_12`."""
     options = []
@@ -339,7 +302,8 @@ def find_parts(table: TextTable) -> tuple[str, dict[str, list[str]]] | None:
     for name, values in find_splits(table).items():
         parts: dict[str, list[str]] = {}
         for value in values:
-            parts.setdefault(_PART_VALUES.get(value.strip().lower(), ""), []).append(value)
+            plain = re.sub(r"[\s_-]", "", value.lower())
+            parts.setdefault(_PART_VALUES.get(plain, ""), []).append(value)
         if "train" in parts and "" not in parts and len(parts) > 1:
             return name, parts
     return None

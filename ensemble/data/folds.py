@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from ensemble.core.complaints import counted
 from ensemble.core.files import canonical_json, sha256_text
-from ensemble.core.foldplan import FoldPlan, load_plan, save_plan
+from ensemble.core.foldplan import FoldPlan, has_plan, keep_plan, load_plan
 from ensemble.core.labels import Labels, are_sets, class_counts, class_pairs, spelled
 from ensemble.core.randomness import derive_seed, generator
+from ensemble.core.schema import MOST_FOLDS
 from ensemble.data.balance import spread_groups
 from ensemble.data.duplicates import join_clusters
 from ensemble.data.table import Table
@@ -137,14 +139,14 @@ def shared_plan(
 ) -> FoldPlan:
     """The plan for these rows and this wish: the one that lies in `outputs/folds`, else made now, and saved there."""
     path = plan_path(table, folds, outputs)
-    if path.exists():
+    if has_plan(path):
         plan = load_plan(path)
         if plan.ids != tuple(sorted(table.train.ids)):  # the name holds their hash: a renamed or copied file
             raise InputError(f"{path}: its ids are not the dataset's; delete it to have the plan made again")
         return plan
     plan = make_plan(table, folds, clusters)
     if save:
-        save_plan(path, plan)
+        keep_plan(path, plan)
     return plan
 
 
@@ -192,7 +194,7 @@ def _scheme(table: Table, folds: FoldsPart) -> str:
         return "stratified-group" if grouped else "stratified"
     if folds.scheme in ("stratified", "stratified-group") and table.has_sets:
         raise InputError(
-            f"folds.scheme: {folds.scheme} wants one class a row, but rows of {table.dataset} have sets of classes; "
+            f"folds.scheme: {folds.scheme} needs one class a row, but rows of {table.dataset} have sets of classes; "
             "use multilabel-stratified, which also keeps groups on one side, or auto"
         )
     if folds.scheme == "stratified" and grouped:
@@ -265,21 +267,23 @@ def _check(
     table: Table, labels: Labels, groups: tuple[str, ...] | None, validated: Mask, folds: FoldsPart, scheme: str
 ) -> None:
     """Refuse what can't be split, and, unless rare classes are allowed, more folds than a class has rows or groups."""
-    counted = class_counts(labels[validated], len(table.classes))
-    present = np.flatnonzero(counted)
-    if not ((counted > 0) & (counted < validated.sum())).any():
+    rows_of = class_counts(labels[validated], len(table.classes))
+    present = np.flatnonzero(rows_of)
+    if not ((rows_of > 0) & (rows_of < validated.sum())).any():
         what = "the training rows" if validated.all() else "the rows to validate"
         fault = "all have the same classes" if table.has_sets else "hold only one class"
         raise InputError(f"{table.dataset}: {what} {fault}; there is nothing to tell apart")
     needed = 2 if scheme == "holdout" else folds.k  # a hold-out: one to train on, one to validate
     counts, what = _sources(labels, groups, validated, len(table.classes))
     if groups is not None and (number := len({groups[row] for row in np.flatnonzero(validated)})) < needed:
-        raise InputError(f"folds.k: {needed}, but {table.dataset} has only {number} groups; use a smaller folds.k")
+        raise InputError(
+            f"folds.k: {needed}, but {table.dataset} has only {counted(number, 'group')}; use a smaller folds.k"
+        )
     rare = present[counts[present] < needed]
     if len(rare) == 0 or folds.rare == "allow" or scheme == "group":  # `group` takes classes as they fall
         return
     rarest = rare[np.argsort(counts[rare], kind="stable")]
-    first = f"class {table.classes[rarest[0]]} of {table.dataset} has only {counts[rarest[0]]} {what}"
+    first = f"class {table.classes[rarest[0]]} of {table.dataset} has only {counted(int(counts[rarest[0]]), what)}"
     more = ", ".join(f"{table.classes[label]} {counts[label]}" for label in rarest[1:_SHOWN])
     others = f" (also {more}{', …' if len(rarest) > _SHOWN else ''})" if more else ""
     if scheme == "holdout":
@@ -293,11 +297,11 @@ def _check(
 def _sources(labels: Labels, groups: tuple[str, ...] | None, validated: Mask, classes: int) -> tuple[Integers, str]:
     """How many rows, or groups where there are any, each class can be spread with; and what they are called."""
     if groups is None:
-        return class_counts(labels[validated], classes), "rows"
+        return class_counts(labels[validated], classes), "row"
     numbers = np.unique(np.array(groups, dtype=object), return_inverse=True)[1]
     row, label = class_pairs(labels[validated])
     pairs = np.unique(np.column_stack([label, numbers[validated][row]]), axis=0)
-    return np.bincount(pairs[:, 0], minlength=classes), "groups"
+    return np.bincount(pairs[:, 0], minlength=classes), "group"
 
 
 def _check_column(table: Table, folds: Integers, k: int) -> None:
@@ -306,14 +310,14 @@ def _check_column(table: Table, folds: Integers, k: int) -> None:
         if not (folds >= 0).any():
             raise InputError(f"{table.dataset}: all of its validation rows are train-only; none is left to validate on")
         return
+    if k > MOST_FOLDS:
+        raise InputError(f"{table.dataset}: its fold column has {k} values; at most {MOST_FOLDS} folds are possible")
     if k == 0 or not (folds >= 0).any():
         raise InputError(f"{table.dataset}: its fold column names no fold; every row would be for training only")
     if k == 1 and (folds >= 0).all():
         raise InputError(f"{table.dataset}: its fold column puts all rows into one fold; nothing is left to train on")
     if missing := sorted(set(range(k)) - set(folds.tolist())):
         raise InputError(f"{table.dataset}: fold {missing[0]} of its fold column has only train-only rows")
-    if k > 100:  # as `folds.k`: more folds cost more models than anybody trains
-        raise InputError(f"{table.dataset}: its fold column has {k} values; at most 100 folds are possible")
 
 
 def _assign(

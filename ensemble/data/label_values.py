@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.core.complaints import closest
-from ensemble.core.dataset import DatasetDescription, PartSpec
+from ensemble.core.complaints import closest, counted
+from ensemble.core.dataset import MOST_CLASSES, DatasetDescription, PartSpec
 from ensemble.core.labels import Labels as Values
-from ensemble.core.text import JOINER, natural_key
+from ensemble.core.text import JOINER, UNUSABLE, natural_key
 from ensemble.data.rows import Column, Complaints, RawRows, few, read_numbers
 from ensemble.recipe.yaml import format_flow
 
 Indices = npt.NDArray[np.int64]
 Near = Literal["none", "name", "map"]
 _NEAR: dict[str, Near] = {"name": "map", "index": "none"}  # what is offered for a wrong value, by the label's kind
+_LABELS = ("label is", "labels are")
 _UNKNOWN = -1  # never leaves this file: each comes with a complaint
 _SHOWN_VALUES = 5  # wrong values that a message names, each with what may be meant
 _MAPPED = 20  # entries of a mapping to paste: more is no slip of spelling, and no line to read
@@ -45,9 +46,17 @@ class Labels:
 
 
 def read_labels(
-    description: DatasetDescription, rows: RawRows, bins: Mapping[str, Sequence[float]], complaints: Complaints
+    description: DatasetDescription,
+    rows: RawRows,
+    bins: Mapping[str, Sequence[float]],
+    complaints: Complaints,
+    *,
+    key: str | None = "train.label",
 ) -> Labels | None:
-    """Positions in the classes, and in training rows' own classes where `bins` moves the bounds of a part."""
+    """Positions in the classes, and in training rows' own classes where `bins` moves the bounds of a part.
+
+    `key`: of the description, where a `map` would help against wrong labels; None: of a table that no key describes.
+    """
     spec = description.label
     if spec.parts is not None:
         return _composed(description, spec.parts, rows, bins, complaints)
@@ -59,7 +68,7 @@ def read_labels(
     if raw is None:
         return None
     if spec.separator is not None:
-        return _separated(description, raw, spec.separator, rows, complaints)
+        return _separated(description, raw, spec.separator, rows, complaints, key)
     position, mapping = _positions(description)
     meaning = _meanings(set(raw), mapping, position)
     blank = {value for value, name in meaning.items() if name != value and name == value.strip()}
@@ -67,11 +76,18 @@ def read_labels(
     names = [meaning[value] for value in raw]
     classes = description.class_names
     if classes is None:  # all that there are
-        unusable = [rows.show(row) for row, name in enumerate(names) if not name or "\n" in name or "\r" in name]
-        complaints.add(f"{rows.where}: {{n}} labels are empty or hold a line end", unusable)
+        unusable = [rows.show(row) for row, name in enumerate(names) if not name or UNUSABLE.search(name)]
+        complaints.add(
+            rows.where,
+            "label is empty, holds a line end, or is not UTF-8",
+            "labels are empty, hold a line end, or are not UTF-8",
+            unusable,
+        )
+        if _has_too_many(set(names), rows, complaints):
+            return None
         classes = tuple(sorted(set(names), key=natural_key))
         position = {name: index for index, name in enumerate(classes)}
-    positions = _look_up(names, position, rows, "labels", complaints, near=_NEAR[spec.kind])
+    positions = _look_up(names, position, rows, _LABELS, complaints, near=_NEAR[spec.kind], key=key)
     return Labels(classes, positions, trimmed=trimmed)
 
 
@@ -98,8 +114,13 @@ def _meanings(values: set[str], mapping: Mapping[str, str], known: Mapping[str, 
 
 
 def _separated(
-    description: DatasetDescription, raw: Column, separator: str, rows: RawRows, complaints: Complaints
-) -> Labels:
+    description: DatasetDescription,
+    raw: Column,
+    separator: str,
+    rows: RawRows,
+    complaints: Complaints,
+    key: str | None,
+) -> Labels | None:
     """The classes that each value names; of `classes: found`, all that any value names."""
     spec = description.label
     none = set(spec.empty if spec.empty is not None else [""])
@@ -114,21 +135,38 @@ def _separated(
     source = [row for row, parts in enumerate(lists) for _ in parts]
     names = [part for parts in lists for part in parts]
     doubled = [rows.show(row, repr(raw[row])) for row, parts in enumerate(lists) if len(set(parts)) < len(parts)]
-    complaints.add(f"{rows.where}: {{n}} labels name a class twice", doubled)
+    complaints.add(rows.where, "label names a class twice", "labels name a class twice", doubled)
+    if description.class_names is None and _has_too_many(set(names), rows, complaints):
+        return None
     classes = description.class_names or tuple(sorted(set(names), key=natural_key))
     if description.class_names is None:
-        odd = sorted({name for name in names if not name or JOINER in name or "\n" in name or "\r" in name})
-        complaints.add(f"{rows.where}: {{n}} classes are empty, or hold {JOINER} or a line end", odd)
+        odd = sorted({name for name in names if not name or JOINER in name or UNUSABLE.search(name)})
+        one = f"class is empty, holds {JOINER} or a line end, or is not UTF-8"
+        many = f"classes are empty, hold {JOINER} or a line end, or are not UTF-8"
+        complaints.add(rows.where, one, many, odd)
         if len(classes) < 2:
-            complaints.append(f"{rows.where}: only {len(classes)} class in all labels; two are needed")
+            complaints.append(
+                f"{rows.where}: {counted(len(classes), 'class', 'classes')} in all labels; two are needed"
+            )
     position = known or {name: index for index, name in enumerate(classes)}
     # A row for each name of a class, called like its own row in messages.
     ids = tuple(rows.ids[row] for row in source) if rows.ids is not None else None
     lines = [rows.lines[row] for row in source] if rows.lines else None
     named_of = RawRows(rows.where, {}, (), len(names), ids, lines=lines)
     values = np.zeros((len(raw), len(classes)), dtype=np.uint8)
-    values[source, _look_up(names, position, named_of, "labels", complaints, near=_NEAR[spec.kind])] = 1
+    values[source, _look_up(names, position, named_of, _LABELS, complaints, near=_NEAR[spec.kind], key=key)] = 1
     return Labels(classes, values)
+
+
+def _has_too_many(names: Set[str], rows: RawRows, complaints: Complaints) -> bool:
+    """Whether the labels are more classes than a dataset may have, with a complaint: ids, rather, or measurements."""
+    if len(names) <= MOST_CLASSES:
+        return False
+    advice = "does train.label name the column of the classes?"
+    complaints.append(
+        f"{rows.where}: {len(names):,} classes in the labels, at most {MOST_CLASSES:,} are allowed; {advice}"
+    )
+    return True
 
 
 def _hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints, *, several: bool) -> Labels | None:
@@ -142,8 +180,11 @@ def _hot(classes: tuple[str, ...], rows: RawRows, complaints: Complaints, *, sev
     wrong = ~(are_hot if several else are_hot & (numbers.sum(axis=1) == 1))
     rule = "only 0s and 1s" if several else "one 1 among 0s"
     is_several = bool((wrong & are_hot).any())
+    rule += " in the columns of the classes"
     complaints.add(
-        f"{rows.where}: {{n}} rows don't have {rule} in the columns of the classes",
+        rows.where,
+        f"row doesn't have {rule}",
+        f"rows don't have {rule}",
         [rows.show(row, " ".join(column[row] for column in present)) for row in np.flatnonzero(wrong).tolist()],
         "where a row may have several classes, or none, say columns: multi-hot" if is_several else "",
     )
@@ -188,14 +229,17 @@ def _part(spec: PartSpec, raw: Column, bins: list[float] | None, rows: RawRows, 
     if bins is not None:
         numbers, odd = read_numbers(raw)
         complaints.add(
-            f"{rows.where}: {{n}} values of label part {spec.name} are no numbers",
+            rows.where,
+            f"value of label part {spec.name} is no number",
+            f"values of label part {spec.name} are no numbers",
             [rows.show(row, repr(raw[row])) for row in odd],
         )
         return _binned(numbers, bins)
     index = {name: position for position, name in enumerate(spec.classes)}
     position = {value: index[name] for value, name in spec.map.items()} if spec.map is not None else index
     meaning = _meanings(set(raw), {}, position)
-    return _look_up([meaning[value] for value in raw], position, rows, f"values of label part {spec.name}", complaints)
+    what = (f"value of label part {spec.name} is", f"values of label part {spec.name} are")
+    return _look_up([meaning[value] for value in raw], position, rows, what, complaints)
 
 
 def _binned(numbers: npt.NDArray[np.float64], bins: Sequence[float]) -> Indices:
@@ -215,14 +259,16 @@ def _look_up(
     raw: Column,
     position: Mapping[str, int],
     rows: RawRows,
-    what: str,
+    what: tuple[str, str],
     complaints: Complaints,
     *,
     near: Near = "name",
+    key: str | None = None,
 ) -> Indices:
-    """Each value's position; values that have none are told, the commonest first.
+    """Each value's position; values that have none are told, the commonest first. `what`: of one value, of several.
 
-    `near`: each with the class that may be meant, and as a `map` to paste; `none` for numbers, of which any is near.
+    `near`: each with the class that may be meant, and for `key` as a `map` to paste; `none` for numbers, of which any
+    is near.
     """
     positions = np.fromiter((position.get(value, _UNKNOWN) for value in raw), dtype=np.int64, count=len(raw))
     wrong = np.flatnonzero(positions == _UNKNOWN).tolist()
@@ -235,10 +281,11 @@ def _look_up(
         compared = values[:_MAPPED] if near != "none" else []
         meant = {value: name for value in compared if (name := closest(value, names))}
         shown = [_wrong_value(value, rows_of[value], rows, meant.get(value)) for value in values[:_SHOWN_VALUES]]
-        text = f"{rows.where}: {len(wrong):,} {what} are none of {few(names, 6)}: "
+        text = f"{rows.where}: {counted(len(wrong), *what)} none of {few(names, 6)}: "
         text += few(shown, _SHOWN_VALUES, total=len(values))
         if meant and near == "map":
-            text += f"; if so, correct the table, or add to train.label: map: {format_flow(meant)}"
+            text += "; if so, correct " + ("it" if len(wrong) == 1 else "them")
+            text += f", or add to {key}: map: {format_flow(meant)}" if key is not None else ""
         complaints.append(text)
     return np.maximum(positions, 0)  # any class in place of unknown ones: the complaints refuse the table
 
@@ -249,8 +296,7 @@ def _wrong_value(value: str, in_rows: Sequence[int], rows: RawRows, near: str | 
         places = f"line{'s' if len(in_rows) > 1 else ''} {few([str(rows.lines[row]) for row in in_rows])}"
     else:
         places = f"first {rows.show(in_rows[0])}"
-    count = f"{len(in_rows):,} row{'s' if len(in_rows) > 1 else ''}"
-    return f"{value!r} ({count}, {places}{f'; did you mean {near}?' if near else ''})"
+    return f"{value!r} ({counted(len(in_rows), 'row')}, {places}{f'; did you mean {near}?' if near else ''})"
 
 
 def _check_bins(specs: Sequence[PartSpec], bins: Mapping[str, Sequence[float]], complaints: Complaints) -> None:

@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ensemble.core.complaints import FaultyInput, Place, closest
+from ensemble.core.complaints import FaultyInput, Place, closest, counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.schema import retell
 from ensemble.core.text import TextTable, columns_of, natural_key
-from ensemble.data.columns import can_be_named, find_name_group, rows_with, spelling_of, words_of
+from ensemble.data.columns import can_be_named, rows_with, spelling_of, words_of
 from ensemble.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
+from ensemble.data.name_groups import FileNames, NameGroups, find_name_groups, numbered
 from ensemble.data.rows import few
 from ensemble.data.survey import Survey, SurveyedTable
 from ensemble.errors import InputError
@@ -128,8 +131,10 @@ class LayoutReader:
         places = sorted(survey.images, key=lambda place: (-len(survey.images[place]), natural_key(place)))
         shown = [f"{place or '.'}/ ({len(survey.images[place]):,})" for place in places[:4]]
         more = f", … ({len(places):,} folders in all)" if len(places) > 4 else ""
-        lines = [f"{survey.count:,} images in {', '.join(shown)}{more}"] if survey.count else []
-        lines += [f"{item.path}: {len(item.table):,} rows, {few(item.table.header, 8)}" for item in survey.tables[:8]]
+        lines = [f"{counted(survey.count, 'image')} in {', '.join(shown)}{more}"] if survey.count else []
+        lines += [
+            f"{item.path}: {counted(len(item.table), 'row')}, {few(item.table.header, 8)}" for item in survey.tables[:8]
+        ]
         if survey.archives:
             lines.append(f"archives, not looked into: {few(survey.archives)}")
         if survey.other_tables:
@@ -165,7 +170,7 @@ class LayoutReader:
         """Tell of directories whose images no row is."""
         count = sum(len(self.survey.images[place]) for place in places)
         shown = few([f"{place or '.'}/" for place in places])
-        self.extra.append(f"not used: {count:,} image{'s' * (count != 1)} in {shown}{why}")
+        self.extra.append(f"not used: {counted(count, 'image')} in {shown}{why}")
 
     def finish(self, kind: str, values: Values | None = None) -> Layout:
         """The layout, its description checked as a written one would be. `values`: all that it says, in their order."""
@@ -209,7 +214,7 @@ class LayoutReader:
         shown = shown or place
         other = place.rstrip("/") or spec.get("table")  # rows of a table that has others can't be test rows as well
         change = ("test rows", f"--test {other}") if other else ("", "")
-        self.decide("validation", f"{rows:,} images in {shown}", why, *change)
+        self.decide("validation", f"{counted(rows, 'image')} in {shown}", why, *change)
         label = self.values["train"]["label"]
         scheme = "stratified-group" if "group" in self.values["train"] else "stratified"
         if "separator" in label or label.get("columns") == "multi-hot":
@@ -263,10 +268,10 @@ class LayoutReader:
         self.test_folders = [path for path in below if path[len(place) :].count("/") == depth]
         names = [name for path, files in below.items() if path[len(place) :].count("/") == depth for name in files]
         pattern = "/".join([literal(place), *["*"] * (depth + 1)])
-        self.decide("test rows", f"{len(names):,} images in {place}/", why)
+        self.decide("test rows", f"{counted(len(names), 'image')} in {place}/", why)
         if len(depths) > 1:
             left = sum(depths.values()) - depths[depth]
-            self.extra.append(f"not used: {left:,} images in {place}/ that lie deeper or higher than the others")
+            self.extra.append(f"not used: {counted(left, 'image')} in {place}/, deeper or higher than the others")
         if depth:
             return {"files": pattern, "id": "{file.path}"}
         sample = self.sample()
@@ -275,19 +280,29 @@ class LayoutReader:
         by_stem = bool(asked) and len(asked & stems) > len(asked & set(names))
         return {"files": pattern, "id": "{file.stem}" if by_stem else "{file.name}"}
 
-    def group_by_name(self, stems: Sequence[str], classes: Sequence[str], value: str, has_ending: bool) -> None:
-        """A part of the names as the group."""
-        group = find_name_group(stems, classes)
-        if group is None or group.fields is None or self.choice.group is not None:
+    def group_by_name(self, folders: Sequence[str], cells: Sequence[str], classes: Sequence[str], value: str) -> None:
+        """A part of the names as the group, where it is surely one: the audit hints at those that may be.
+
+        `cells`: what `value` gives for each row.
+        """
+        if self.choice.group is not None:
             return
-        pattern = group.fields[1] + (".{ending}" if has_ending and not value.startswith("{file.") else "")
+        labels = numbered(classes)[1]
+        names = FileNames(folders, list(map(stem_of, cells)), labels, len(set(classes)))
+        groups = next((groups for groups in find_name_groups(names) if _is_sure(groups, labels)), None)
+        if groups is None:
+            return
+        key, text = names.fields(groups, cells)
         spec = self.values["train"]
-        spec["fields"] = {"value": value, "pattern": pattern}
-        spec["group"] = group.template
+        spec["fields"] = {"value": value, key: text}
+        spec["group"] = "{file.folder}/{name}" if groups.with_folder else "{name}"
+        if groups.unknown:
+            spec["group_unknown"] = groups.unknown
         self.values["train"] = self.ordered(spec)
         self.notes["train.group"] = "images whose names begin alike stay on one side of every split"
-        why = f"{group.groups:,} beginnings, {group.rows_a_group:.1f} images each"
-        self.decide("group", f"the part of the name in {pattern}", why, "none", "--group none")
+        count = int(groups.is_group.sum())
+        why = f"{counted(count, 'beginning')}, {groups.rows / count:.1f} images each"
+        self.decide("group", f"the part of the name in {text}", why, "none", "--group none")
 
     @staticmethod
     def ordered(spec: Values) -> Values:
@@ -423,3 +438,16 @@ def stem_of(path: str) -> str:
     name = path.rpartition("/")[2]
     stem, dot, ending = name.rpartition(".")  # `splitext` takes four times as long
     return stem if f"{dot}{ending}".lower() in IMAGE_SUFFIXES else name
+
+
+_FEWEST_GROUPS, _LEAST_SHARED = 10, 0.3  # two groups a fold; rows that share theirs
+_FEWEST_A_CLASS = 3  # values in the class that has most: with fewer, names hardly tell more than the class
+
+
+def _is_sure(groups: NameGroups, labels: NDArray[np.int64]) -> bool:
+    """Whether groups may be written into a description unasked: many, shared by many rows."""
+    count = len(labels)
+    if len(groups.names) < _FEWEST_GROUPS or groups.rows < _LEAST_SHARED * count:
+        return False
+    pairs = np.unique(np.column_stack([labels, groups.numbers]), axis=0)
+    return int(np.bincount(pairs[:, 0]).max()) >= _FEWEST_A_CLASS

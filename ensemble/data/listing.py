@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from ensemble.core.complaints import counted
 from ensemble.core.text import natural_key
 
 IMAGE_FORMATS = {
@@ -163,7 +164,7 @@ def other_formats(names: Iterable[str]) -> str:
     if not others:
         return ""
     kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in others}))
-    count = f"{len(others):,} image file" + ("s are" if len(others) > 1 else " is")
+    count = counted(len(others), "image file is", "image files are")
     return f"; {count} of a format that can't be read ({kinds}): convert to PNG or JPEG"
 
 

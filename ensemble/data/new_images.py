@@ -19,7 +19,7 @@ from ensemble.core.labels import spelled
 from ensemble.core.metrics import decide_sets
 from ensemble.core.npy import RowsFile, map_matrix
 from ensemble.core.predictions import Predictions, save_predictions
-from ensemble.core.text import natural_key, scan_text_table
+from ensemble.core.text import UNUSABLE, natural_key, scan_text_table
 from ensemble.data.listing import IMAGE_SUFFIXES, Listing, is_image, other_formats
 from ensemble.data.rows import Complaints, doubles, few, read_rows
 from ensemble.data.table import Rows
@@ -62,6 +62,7 @@ def _of_folder(folder: Path) -> Rows:
     if not paths:
         formats = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"--images {folder}: holds no images (looked for {formats}){other_formats(files_seen)}")
+    _check_names(str(folder), paths)
     paths.sort(key=natural_key)
     return Rows(tuple(paths), tuple(paths), folder)
 
@@ -72,6 +73,7 @@ def _of_files(sources: Sequence[str]) -> Rows:
         kind = "is a folder; name one alone" if os.path.isdir(missing[0]) else "there is no such file"
         raise InputError(f"--images {missing[0]}: {kind}" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
     ids = [Path(source).name for source in sources]
+    _check_names("", ids)
     doubled = sorted(doubles(ids))
     if doubled:
         stand = counted(len(doubled), "file name stands", "file names stand")
@@ -81,6 +83,13 @@ def _of_files(sources: Sequence[str]) -> Rows:
         )
     # Files may lie anywhere, and paths of rows are below a folder: the root is above all of them.
     return Rows(tuple(ids), tuple(map(os.path.abspath, sources)), Path("/"))
+
+
+def _check_names(where: str, names: Sequence[str]) -> None:
+    """Refuse names that no file of ids can hold."""
+    if odd := [repr(name) for name in names if UNUSABLE.search(name)]:
+        files = counted(len(odd), "file's name holds", "files' names hold")
+        raise InputError(f"--images {where}: {files} a line end, or bytes that are not UTF-8: {few(odd)}; rename them")
 
 
 def _of_table(path: Path, box: BoxSpec | None) -> Rows:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble.core.complaints import closest
+from ensemble.core.complaints import closest, counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.text import columns_of, natural_key
 from ensemble.data.columns import find_name_class
@@ -29,7 +29,7 @@ from ensemble.data.layout import (
     sample_id,
     stem_of,
 )
-from ensemble.data.rows import few, fields_pattern, read_numbers
+from ensemble.data.rows import few, fields_reader, read_numbers
 from ensemble.data.survey import Survey, survey_folder
 from ensemble.data.table_layout import TableReader
 from ensemble.errors import InputError
@@ -184,12 +184,18 @@ class _FileReader(LayoutReader):
             self.extra.append(f"{_base_of(held_out, 'val')}/ is no validation: {shown} are no classes of {start}")
             held_out = []
         if depth == 1:
-            pairs = [
-                (stem_of(name), place.rpartition("/")[2])
-                for place in (*chosen, *held_out)  # names of both are taken apart alike
-                for name in sorted(self.survey.images[place])
-            ]
-            self.group_by_name([stem for stem, _ in pairs], [place for _, place in pairs], "{file.stem}", False)
+            pairs, others = (
+                [
+                    (stem_of(name), place.rpartition("/")[2])
+                    for place in places
+                    for name in sorted(self.survey.images[place])
+                ]
+                for places in (chosen, held_out)
+            )
+            if not set(pairs) & set(others):  # else names are counters that begin anew in each part
+                pairs += others  # names of both are taken apart alike
+            folders = [place for _, place in pairs]  # which are the classes
+            self.group_by_name(folders, [stem for stem, _ in pairs], folders, "{file.stem}")
         self.file_choices()
         self.file_validation(parts, held_out, depth)
         self.file_test(parts, part, names)
@@ -253,8 +259,8 @@ class _FileReader(LayoutReader):
             )
         if pattern is None:
             raise self.refuse(
-                f"{len(names):,} images in {base or '.'}/, but neither a table of labels, nor a folder for each class, "
-                f"nor a class in the files' names ({few(names)})",
+                f"{counted(len(names), 'image')} in {base or '.'}/, but neither a table of labels, "
+                f"nor a folder for each class, nor a class in the files' names ({few(names)})",
                 "add a CSV table with a column of file names and one of classes, or sort the images into class folders",
             )
         form, classes = pattern
@@ -265,7 +271,9 @@ class _FileReader(LayoutReader):
             "id": "{file.name}",
             "label": {"value": "{class}"},
         }
-        self.decide("training rows", f"{len(names):,} images in {base or '.'}/", "one folder, no table of labels")
+        self.decide(
+            "training rows", f"{counted(len(names), 'image')} in {base or '.'}/", "one folder, no table of labels"
+        )
         self.decide("label", f"a part of each name, {form}", f"{len(classes)} classes, as in {names[0]}")
         self.file_choices()
         held_out = self.held_out_folders(parts, part, 0)
@@ -284,9 +292,9 @@ class _FileReader(LayoutReader):
 
     def classes_in_names(self, places: Sequence[str], form: str) -> set[str] | None:
         """The classes that the names of files in these folders say; None where a name is built otherwise."""
-        pattern, at = fields_pattern(form), columns_of(form).index("class") + 1
-        matches = [pattern.fullmatch(stem_of(name)) for place in places for name in self.survey.images[place]]
-        return {match[at] for match in matches if match} if matches and all(matches) else None
+        take, at = fields_reader(form), columns_of(form).index("class")
+        fields = [take(stem_of(name)) for place in places for name in self.survey.images[place]]
+        return {parts[at] for parts in fields if parts} if fields and all(fields) else None
 
     def file_choices(self) -> None:
         """What a person decides about rows of files."""

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import BoxSpec, FieldsSpec, RowsSpec, WhereSpec
-from ensemble.core.text import TextTable, columns_of, fill, scan_text_table, split_template
+from ensemble.core.text import UNUSABLE, TextTable, columns_of, fill, scan_text_table, split_template
 from ensemble.data.listing import STAR, Listing, leaves_folder
 
 Column = Sequence[str]
+Fields = Sequence[str] | None
+"""What a name was taken apart into; None where it is built otherwise."""
 
 _SHOWN = 3  # examples in a message
 _ROW = "row"  # a column that every table has: the row's number
 _MANY_MISSING = 0.5  # share of a table's images from which on the template or the folder is taken to be wrong
-_UNUSABLE = re.compile(r"[\r\n\0]")  # in an id: files of ids have one a line, and no file's name holds a NUL
 _NUMBER = re.compile(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*")  # `float` also takes nan, inf, 1_000 and other digits
 
 
 class _Messages(list[str]):
     """Messages; empty when nothing is wrong."""
 
-    def add(self, message: str, examples: Sequence[str], advice: str = "") -> None:
-        """A message with its first examples, then what to do; nothing when there are no examples.
+    def add(self, where: str, one: str, many: str, examples: Sequence[str], advice: str = "") -> None:
+        """Place, number and first of the `examples`, then what to do; nothing when there are none.
 
-        `{n}` in the message is their number.
+        `one` and `many` are what stands behind their number: `id is empty`, `ids are empty`.
         """
         if examples:
-            text = f"{message.replace('{n}', f'{len(examples):,}')}: {few(examples)}"
+            text = f"{where}: {counted(len(examples), one, many)}: {few(examples)}"
             self.append(f"{text}; {advice}" if advice else text)
 
 
@@ -57,7 +62,7 @@ def few(names: Sequence[str], most: int = _SHOWN, *, total: int = 0) -> str:
 
 
 def doubles(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once."""
+    """The names that appear more than once."""
     if len(set(names)) == len(names):  # the usual case, several times as fast as counting
         return []
     return [name for name, count in Counter(names).items() if count > 1]
@@ -181,7 +186,8 @@ def join_rows(first: RawRows, second: RawRows, complaints: Complaints) -> RawRow
         rows.ids = (*first.ids, *second.ids)
         both = sorted(set(first.ids) & set(second.ids))
         advice = "give ids that tell them apart, such as {file.path}"
-        complaints.add(f"{where}: {{n}} ids are in both parts, train and validation", both, advice)
+        parts = "in both parts, train and validation"
+        complaints.add(where, f"id is {parts}", f"ids are {parts}", both, advice)
     if first.paths is not None and second.paths is not None:
         rows.paths = (*first.paths, *second.paths)
     if first.boxes is not None and second.boxes is not None:
@@ -235,15 +241,16 @@ def _expand(rows: RawRows, files: str, listing: Listing, folder: Path, complaint
     matched = [[] if row in outside else listing.find(pattern) for row, pattern in enumerate(patterns)]
     empty = [row for row, paths in enumerate(matched) if not paths and row not in outside]
     if empty:
-        complaints.add(
-            f"{rows.where}: {{n}} rows have no image files" if rows.own else f"{folder}: no image files",
-            [rows.at(row, patterns[row].replace(STAR, "*")) for row in empty],
-            listing.describe(patterns[empty[0]].replace(STAR, "*")),
-        )
+        shown = [rows.at(row, patterns[row].replace(STAR, "*")) for row in empty]
+        near = listing.describe(patterns[empty[0]].replace(STAR, "*"))
+        if rows.own:
+            complaints.add(rows.where, "row has no image files", "rows have no image files", shown, near)
+        else:  # no table, so there is one pattern
+            complaints.append(f"{folder}: no image files: {shown[0]}; {near}")
     if not any(matched):
         return None
     paths = [path for of_row in matched for path in of_row]
-    complaints.add(f"{rows.where}: {{n}} files belong to more than one row", doubles(paths))
+    complaints.add(rows.where, "file belongs to more than one row", "files belong to more than one row", doubles(paths))
     source = [row for row, of_row in enumerate(matched) for _ in of_row]
     columns: dict[str, Column] = {name: [cells[row] for row in source] for name, cells in rows.columns.items()}
     for name, cells in _file_columns(paths).items():
@@ -266,29 +273,83 @@ def _file_columns(paths: Sequence[str]) -> dict[str, Column]:
 
 def _add_fields(rows: RawRows, spec: FieldsSpec, complaints: Complaints) -> None:
     """Columns taken out of a name."""
-    if spec.regex is not None:
-        key, pattern = "regex", re.compile(spec.regex, re.DOTALL)
-        places = dict(pattern.groupindex)
-    else:
-        key, pattern = "pattern", fields_pattern(spec.pattern or "")
-        places = {name: place for place, name in enumerate(columns_of(spec.pattern or ""), start=1)}
-    taken = [name for name in places if name in rows.columns]
+    key = "pattern" if spec.regex is None else "regex"
+    names = columns_of(spec.pattern or "") if spec.regex is None else list(re.compile(spec.regex).groupindex)
+    taken = [name for name in names if name in rows.columns]
     if taken:
         complaints.append(f"{rows.where}: fields.{key} names {taken[0]!r}, which is a column already; rename it")
         return
-    values = rows.fill(spec.value, complaints, "fields.value")
-    matches = [pattern.fullmatch(value) for value in values or ()]
-    odd = [rows.at(row, value) for row, value in enumerate(values or ()) if matches[row] is None]
-    complaints.add(f"{rows.where}: {{n}} names are not built as {spec.pattern or spec.regex}", odd)
-    for name, place in places.items():
-        rows.columns[name] = [match[place] or "" if match else "" for match in matches] or [""] * rows.count
-    rows.own = (*rows.own, *places)
+    values = rows.fill(spec.value, complaints, "fields.value") or ()
+    if spec.regex is None:
+        fields: Sequence[Fields] = list(map(fields_reader(spec.pattern or ""), values))
+    elif (matched := _match(spec.regex, values)) is not None:
+        fields = matched
+    else:
+        complaints.append(
+            f"{rows.where}: fields.regex {spec.regex!r} takes too long on {len(values):,} names; "
+            "repeat nothing inside of a repetition, as (a+)+ does, or use a pattern"
+        )
+        fields = [("",) * len(names)] * len(values)
+    odd = [rows.at(row, value) for row, value in enumerate(values) if fields[row] is None]
+    form = f"not built as {spec.pattern or spec.regex}"
+    complaints.add(rows.where, f"name is {form}", f"names are {form}", odd)
+    for place, name in enumerate(names):
+        rows.columns[name] = [parts[place] if parts else "" for parts in fields] or [""] * rows.count
+    rows.own = (*rows.own, *names)
 
 
-def fields_pattern(template: str) -> re.Pattern[str]:
-    """What takes the fields of a template out of a name, a group for each."""
-    texts = (re.escape(text) + "(.+)" * (name is not None) for text, name in split_template(template))
-    return re.compile("".join(texts), re.DOTALL)
+def fields_reader(template: str) -> Callable[[str], Fields]:
+    """What takes the fields of a template out of a name, none empty, an earlier one as long as possible.
+
+    As `(.+)_(.+)` would, but in time that grows with the name alone: a regular expression of ten fields tries n^9 ways
+    to part a name that does not fit.
+    """
+    texts = [""]  # what stands before, between and behind the fields
+    for text, name in split_template(template):
+        texts[-1] += text
+        texts += [""] * (name is not None)
+    first, *between, last = texts
+
+    def take(value: str) -> Fields:
+        end = len(value) - len(last)
+        fields = []
+        if not value.endswith(last):
+            return None
+        for text in reversed(between):  # each as far to the right as possible: this leaves most to those before it
+            at = value.rfind(text, len(first) + 1, end - 1)
+            if at < 0:
+                return None
+            fields.append(value[at + len(text) : end])
+            end = at
+        if not value.startswith(first) or end <= len(first):
+            return None
+        return (value[len(first) : end], *reversed(fields))
+
+    return take
+
+
+_MATCH = """
+import json, re, resource, sys
+regex, names, seconds = json.load(sys.stdin)
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+pattern = re.compile(regex, re.DOTALL)
+groups = sorted(pattern.groupindex.values())
+matches = map(pattern.fullmatch, names)
+json.dump([match and [match[group] or "" for group in groups] for match in matches], sys.stdout)
+"""
+_NAMES_A_SECOND = 100_000  # a tenth of what a usual expression manages
+
+
+def _match(regex: str, values: Column) -> Sequence[Fields] | None:
+    """The named groups of each value; None where the expression takes too long."""
+    # In a process of its own: Python's `re` can't be told to give up, and a short expression may take for ever.
+    seconds = 1 + len(values) // _NAMES_A_SECOND
+    given = json.dumps([regex, list(values), seconds])
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", _MATCH], input=given, capture_output=True, text=True)
+    if done.returncode != 0:
+        return None
+    matches: list[Fields] = json.loads(done.stdout)
+    return matches
 
 
 def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
@@ -297,17 +358,22 @@ def add_ids(rows: RawRows, template: str, complaints: Complaints) -> None:
     if ids is None:
         return
     rows.ids = tuple(ids)
-    complaints.add(f"{rows.where}: {{n}} ids stand more than once", _doubled(ids, rows.lines))
+    complaints.add(rows.where, "id appears more than once", "ids appear more than once", _doubled(ids, rows.lines))
     nameless = RawRows(
         rows.where, {}, (), rows.count, lines=rows.lines
     )  # the ids are at fault: shown by line or number
-    odd = [row for row, row_id in enumerate(ids) if not row_id or _UNUSABLE.search(row_id)]
+    odd = [row for row, row_id in enumerate(ids) if not row_id or UNUSABLE.search(row_id)]
     unusable = [f"{nameless.show(row)} ({ids[row]!r})" for row in odd]
-    complaints.add(f"{rows.where}: {{n}} ids are empty or hold a line end", unusable)
+    complaints.add(
+        rows.where,
+        "id is empty, holds a line end, or is not UTF-8",
+        "ids are empty, hold a line end, or are not UTF-8",
+        unusable,
+    )
 
 
 def _doubled(ids: Sequence[str], lines: Sequence[int] | None) -> list[str]:
-    """The ids that stand more than once, each with its lines."""
+    """The ids that appear more than once, each with its lines."""
     lines_of: dict[str, list[str]] = {row_id: [] for row_id in sorted(doubles(ids))}
     if lines is None or not lines_of:
         return list(lines_of)
@@ -326,7 +392,8 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
     if STAR in "".join(paths[:1]):  # all rows have one template, so the first tells
         files_of_rows = [[] if row in outside else listing.find(path) for row, path in enumerate(paths)]
         several = [rows.show(row, few(files, 2)) for row, files in enumerate(files_of_rows) if len(files) > 1]
-        complaints.add(f"{rows.where}: {{n}} rows have more than one image {template}", several)
+        what = f"more than one image {template}"
+        complaints.add(rows.where, f"row has {what}", f"rows have {what}", several)
         missing = [row for row, files in enumerate(files_of_rows) if not files and row not in outside]
         paths = [
             files[0] if files else path.replace(STAR, "*") for path, files in zip(paths, files_of_rows, strict=True)
@@ -337,7 +404,12 @@ def _add_paths(rows: RawRows, template: str, listing: Listing, folder: Path, com
     if missing:
         where = complaints if len(missing) > _MANY_MISSING * rows.count else complaints.remarks
         names = [rows.at(row, paths[row]) for row in missing]
-        where.add(f"{folder}: {{n}} of {rows.count:,} images are missing", names, listing.describe(paths[missing[0]]))
+        what = f"of {counted(rows.count, 'image')}"
+        where.add(str(folder), f"{what} is missing", f"{what} are missing", names, listing.describe(paths[missing[0]]))
+    odd = [row for row, path in enumerate(paths) if UNUSABLE.search(path)]
+    names = [rows.show(row, repr(paths[row])) for row in odd]
+    faults = "image path holds a line end, or is not UTF-8", "image paths hold a line end, or are not UTF-8"
+    complaints.add(rows.where, *faults, names, "rename the files")
     rows.paths = tuple(paths)
 
 
@@ -350,7 +422,9 @@ def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[
             continue
         numbers, odd = read_numbers(cells)
         complaints.add(
-            f"{rows.where}: {{n}} values of box column {name} are no numbers",
+            rows.where,
+            f"value of box column {name} is no number",
+            f"values of box column {name} are no numbers",
             [rows.show(row, repr(cells[row])) for row in odd],
         )
         columns.append(numbers)
@@ -362,7 +436,9 @@ def _boxes(rows: RawRows, spec: BoxSpec, complaints: Complaints) -> npt.NDArray[
     sides = boxes[:, 2:] - boxes[:, :2]
     flat = np.flatnonzero((sides <= 0).any(axis=1)).tolist()
     complaints.add(
-        f"{rows.where}: {{n}} boxes are empty or upside down",
+        rows.where,
+        "box is empty or upside down",
+        "boxes are empty or upside down",
         [rows.show(row, " ".join(rows.columns[name][row] for name in spec.columns)) for row in flat],
         f"box.format is {spec.format}",
     )
@@ -373,7 +449,8 @@ def _outside(paths: Sequence[str], rows: RawRows, complaints: Complaints) -> set
     """Rows whose path leads out of the dataset's folder, with a complaint."""
     outside = [row for row, path in enumerate(paths) if leaves_folder(path)]
     names = [rows.at(row, paths[row].replace(STAR, "*")) for row in outside]
-    complaints.add(f"{rows.where}: {{n}} image paths lead out of the dataset's folder", names)
+    out = "out of the dataset's folder"
+    complaints.add(rows.where, f"image path leads {out}", f"image paths lead {out}", names)
     return set(outside)
 
 

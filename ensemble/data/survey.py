@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from ensemble.core.text import TextTable, read_text_table
+from ensemble.core.text import UNUSABLE, TextTable, read_text_table
 from ensemble.data.columns import can_be_named
 from ensemble.data.listing import IMAGE_SUFFIXES, is_image
 from ensemble.errors import InputError
@@ -26,6 +26,7 @@ _PASSED_OVER = frozenset({"__MACOSX", "__pycache__", "node_modules"})
 _OWN_FOLDERS = ("cache", "folds")  # a directory with both is where `ens` writes: its plans are no tables of labels
 _MOST_TABLES = 40  # read whole: a folder with more is one of results, not of data
 _TRIED = 200  # cells by which the folder and the ending are found; all of them are then counted
+_MOST_FOLDER_COLUMNS = 100  # tried as the folder of another column's files, each with each
 _ENOUGH = 0.5  # share of a column's cells that lead to images, from which on the column names images
 _PARTS = {
     "test": {"test", "testing", "eval", "sample", "submission"},
@@ -184,6 +185,9 @@ def _list_directory(survey: Survey, path: Path, place: str) -> tuple[list[str], 
             name = entry.name
             if name[0] == "." or name in _PASSED_OVER:
                 continue
+            if UNUSABLE.search(name) and (is_image(name) or entry.is_dir()):
+                survey.faults.append(f"{path}: {name!r} holds a line end, or bytes that are not UTF-8; rename it")
+                continue
             # Asked by name first: the kind of a file is known from the listing, only links cost a call each.
             if is_image(name) and entry.is_file():
                 images.append(name)
@@ -324,14 +328,18 @@ def _folder_link(column: str, cells: Sequence[str], index: ImageIndex) -> ImageL
 def _class_folder_link(column: str, table: TextTable, index: ImageIndex, before: ImageLink | None) -> ImageLink | None:
     """`PREFIX{class}/{column}.ENDING`: the directory's name stands in another column of the row."""
     cells = table.columns[column]
-    rows = range(0, len(cells), max(1, len(cells) // _TRIED))
-    for other in table.header:
+    places_by_row = {}  # looked up once, not for each other column; mostly there are none
+    for row in range(0, len(cells), max(1, len(cells) // _TRIED)):
+        cell = _plain(cells[row])
+        places_by_row[row] = [(place, "") for place in index.by_name.get(cell, ())] or index.by_stem.get(cell, [])
+    if not any(places_by_row.values()):
+        return None
+    for other in table.header[:_MOST_FOLDER_COLUMNS]:
         if other == column or not can_be_named(other):
             continue
         votes: Counter[tuple[str, str]] = Counter()
-        for row in rows:
-            cell, folder = _plain(cells[row]), table.columns[other][row]
-            places = [(place, "") for place in index.by_name.get(cell, ())] or index.by_stem.get(cell, [])
+        for row, places in places_by_row.items():
+            folder = table.columns[other][row]
             for place, ending in places:
                 if folder and (place == folder or place.endswith(f"/{folder}")):
                     votes[place[: len(place) - len(folder)], ending] += 1

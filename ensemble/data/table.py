@@ -231,7 +231,8 @@ def load_table(
         given_folds = train.column(folds, complaints, "fold_column")
     if train and test and train.ids and test.ids:
         both = sorted(set(train.ids) & set(test.ids))  # predictions are joined by id, so an id must mean one row
-        complaints.add(f"{folder}: {{n}} ids are in both tables, train and test", both)
+        tables = "in both tables, train and test"
+        complaints.add(str(folder), f"id is {tables}", f"ids are {tables}", both)
     if test and test.ids:
         _check_sample(description.submission, folder, [*test.ids, *test.lost_ids], complaints)
     if complaints or train is None or labels is None:
@@ -272,8 +273,8 @@ def read_groups(
     if "" in unknown:  # a cell of blanks is as empty
         unknown |= blank
     empty = [rows.show(row) for row, value in enumerate(values) if value in blank] if blank else []
-    each = "each is a group of its own" if "" in unknown else "they are one group, since group_unknown does not name it"
-    complaints.remarks.add(f"{rows.where}: {{n}} rows have an empty group", empty, each)
+    each = "each is a group of its own" if "" in unknown else "all such are one group: group_unknown does not name it"
+    complaints.remarks.add(rows.where, "row has an empty group", "rows have an empty group", empty, each)
     mark = "?"
     # Longer until no known group begins with it: `?` and the row's id can then be nobody else's group.
     while any(value.startswith(mark) for value in set(values) - unknown):
@@ -313,11 +314,11 @@ def _check_sample(spec: SubmissionSpec, folder: Path, ids: Sequence[str], compla
         return
     listed = table.columns[spec.id]
     doubled = sorted(doubles(listed))
-    complaints.add(f"{path}: {{n}} ids of the sample stand more than once", doubled)
-    lost = [cells[table.header.index(spec.id)] for _, cells in table.ragged if len(cells) > table.header.index(spec.id)]
-    in_sample, own = {*listed, *lost}, set(ids)
-    complaints.add(f"{path}: {{n}} ids of the sample are no test rows", sorted(in_sample - own))
-    complaints.add(f"{path}: {{n}} test rows are not in the sample", sorted(own - in_sample))
+    where = str(path)
+    complaints.add(where, "id appears more than once", "ids appear more than once", doubled)
+    in_sample, own = {*listed, *table.lost_cells(spec.id)}, set(ids)
+    complaints.add(where, "of its ids is no test row", "of its ids are no test rows", sorted(in_sample - own))
+    complaints.add(where, "test row is not in it", "test rows are not in it", sorted(own - in_sample))
 
 
 def _hash_lines(lines: Sequence[str]) -> str:

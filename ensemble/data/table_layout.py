@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from ensemble.core.complaints import closest
+from ensemble.core.complaints import closest, counted
 from ensemble.core.text import columns_of, natural_key
 from ensemble.data.columns import (
     UNKNOWN_GROUPS,
@@ -155,7 +155,9 @@ class TableReader(LayoutReader):
             distinct = len(set(item.table.columns[names[0]]))
             if len(names) > 1 or distinct < 2:
                 kind = "0 and 1 in each of them" if len(names) > 1 else "two or more classes"
-                raise InputError(f"--label {named}: {item.path} has {distinct} values there, but {kind} is needed")
+                raise InputError(
+                    f"--label {named}: {item.path} has {counted(distinct, 'value')} there, but {kind} is needed"
+                )
             label = LabelColumns((named,), "one", "")
         return LabelColumns(label.columns, label.kind, "asked for with --label", (), label.separator)
 
@@ -195,7 +197,8 @@ class TableReader(LayoutReader):
         if test is not None and parts is not None and test.get("table") == whole.path:
             test["id"] = spec["id"]
         if link.share < 1:
-            self.extra.append(f"{train.path}: {len(train.table) - link.rows:,} rows name an image that is not there")
+            rows = counted(len(train.table) - link.rows, "row names", "rows name")
+            self.extra.append(f"{train.path}: {rows} an image that is not there")
         self.values["train"] = self.ordered(spec)
         self.group_rows(train, label, link)
         if parts is not None:
@@ -253,7 +256,9 @@ class TableReader(LayoutReader):
             self.decide_validation(validation, sum(cells[value] for value in parts["val"]), "", few(parts["val"]))
         if "test" in parts and (test or {}).get("table") != table.path:
             count = sum(cells[value] for value in parts["test"])
-            self.extra.append(f"not used: {count:,} rows of {table.path} where {column} is {few(parts['test'])}")
+            self.extra.append(
+                f"not used: {counted(count, 'row')} of {table.path} where {column} is {few(parts['test'])}"
+            )
 
     def val_path(self, train: SurveyedTable) -> str | None:
         """The table of validation rows."""
@@ -306,7 +311,7 @@ class TableReader(LayoutReader):
         if parts is not None and "test" in parts[1]:
             column, values = parts[0], parts[1]["test"]
             count = sum(cell in values for cell in train.table.columns[column])
-            self.decide("test rows", f"{count:,} rows of {train.path}", f"column {column} says {few(values)}")
+            self.decide("test rows", f"{counted(count, 'row')} of {train.path}", f"column {column} says {few(values)}")
             return {"table": train.path, "where": {"column": column, "values": values}, **self.image_of(link)}
         why = "no test table, sample submission or test folder; runs have out-of-fold rows only"
         self.decide("test rows", "none", why)
@@ -314,7 +319,9 @@ class TableReader(LayoutReader):
 
     def rows_of_sample(self, sample: SurveyedTable, link: ImageLink) -> Values:
         """The rows that the sample submission asks for, whose ids name the images."""
-        self.decide("test rows", sample.path, f"its {len(sample.table):,} ids name images")
+        self.decide(
+            "test rows", sample.path, f"its {counted(len(sample.table), 'id names an image', 'ids name images')}"
+        )
         return {"table": sample.path, "id": f"{{{link.column}}}", **self.image_of(link)}
 
     def rows_of_test_table(self, table: SurveyedTable, sample: SurveyedTable | None) -> Values:
@@ -442,8 +449,8 @@ class TableReader(LayoutReader):
             self.decide("group", f"column {name}", why, other, change)
             self.notes["train.group"] = "its rows stay on one side of every split"
         elif link.kind == "file" and len(label.columns) == 1:
-            stems = [stem_of(cell) for cell in train.table.columns[link.column]]
-            self.group_by_name(stems, train.table.columns[label.columns[0]], f"{{{link.column}}}", link.is_whole_name)
+            names = train.table.columns[link.column]
+            self.group_by_name([""] * len(names), names, train.table.columns[label.columns[0]], f"{{{link.column}}}")
 
     def extras(self, train: SurveyedTable, test: Values | None) -> None:
         """A fold column, a box, and columns that a person has to decide about."""

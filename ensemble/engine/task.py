@@ -5,6 +5,7 @@ Knows no processes: those are in `worker.py` and `local.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ensemble.core.machine import Report
+from ensemble.core.plain_file import append_own, make_own_folder, open_plain
 from ensemble.errors import EnsError, InputError, RetryWith, StopAsked
 
 _LOG_LINES = 12  # enough for the inner frames of a traceback, few enough for a screen with several failed folds
@@ -116,7 +118,7 @@ def find_function(name: str) -> Callable[..., Any]:
 def call_task(task: Task, report: Report) -> TaskEvent:
     """Run the task's function here; an error becomes an event, its traceback goes to the task's log."""
     try:
-        task.folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(task.folder)
         result = find_function(task.function)(task.folder, report, **task.arguments)
     except StopAsked:
         return TaskEvent(task.name, "stopped")
@@ -125,8 +127,8 @@ def call_task(task: Task, report: Report) -> TaskEvent:
     except InputError as error:
         return TaskEvent(task.name, "refused", {"messages": list(error.messages)})
     except Exception as error:  # whatever a fold's code raises must reach the person, and stop no other fold
-        with (task.folder / "log.txt").open("a", encoding="utf-8") as stream:
-            stream.write(traceback.format_exc())
+        with contextlib.suppress(OSError):  # a log that can't be written must not hide the error itself
+            append_own(task.folder / "log.txt", traceback.format_exc().encode("utf-8", "backslashreplace"))
         summary = (str(error).splitlines() or [""])[0]  # one line; an `EnsError` is worded for a person already
         if isinstance(error, EnsError):
             return failure(task, summary, is_certain=True)
@@ -144,7 +146,7 @@ def failure(task: Task, error: str, *, is_certain: bool = False) -> TaskEvent:
 def log_end(log: Path) -> list[str]:
     """The last lines of a log, which may be long, binary or missing; if a stack ends it, the innermost frames."""
     try:
-        with log.open("rb") as stream:
+        with open_plain(log) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _LOG_BYTES))
             lines = stream.read().decode("utf-8", errors="replace").splitlines()

@@ -24,6 +24,7 @@ from typing import Any
 
 from ensemble.core.files import hold_process_folder
 from ensemble.core.machine import safe_environment, safe_path
+from ensemble.core.plain_file import make_own_folder, open_own
 from ensemble.engine.task import Task, TaskEvent, call_task
 from ensemble.errors import StopAsked
 
@@ -32,6 +33,13 @@ Message = TaskEvent | None
 STACK_SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 """Makes a worker write the stack of each of its threads to its log, whatever it hangs in; None on Windows."""
 _BEAT_S = 1.0  # at most one heartbeat a second: steps can be far shorter, and limits are minutes
+_WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""What tells libgomp, which torch's wheels bring, how to wait. It heeds the first; KMP_BLOCKTIME is not read by it."""
+# Threads of a fold wait for each other some hundred times a step. By default each wait spins for up to 300,000 rounds,
+# several milliseconds, which the kernel counts as our share of the cores: beside four busy processes a step of a small
+# net took 12 times as long as with 0 rounds (which `passive` means), with 3,000 rounds 1.8 times. On an idle machine 0
+# takes 1.2 to 2.1 times as long as the default, 3,000 1.05 to 1.6 times (tools/bench/shared_machine.py).
+_SPINS = "3000"
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _REFUSED_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # waits for a killed server to be gone: 3 s in all, short at first
 
@@ -44,10 +52,14 @@ def work(task: Task, connection: Connection[Message, Any], environment: Mapping[
     _die_with_engine(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole terminal; the engine passes it on
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    task.folder.mkdir(parents=True, exist_ok=True)
-    with (task.folder / "log.txt").open("ab") as log:  # descriptors, not sys.stdout: C++ and children write here too
-        os.dup2(log.fileno(), sys.stdout.fileno() if sys.stdout else 1)
-        os.dup2(log.fileno(), sys.stderr.fileno() if sys.stderr else 2)
+    with contextlib.suppress(OSError):  # a disk that is full: `call_task` meets the same, and tells it
+        make_own_folder(task.folder)
+        log = open_own(task.folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(
+            log, sys.stdout.fileno() if sys.stdout else 1
+        )  # descriptors, not sys.stdout: C++ and children write here
+        os.dup2(log, sys.stderr.fileno() if sys.stderr else 2)
+        os.close(log)
     faulthandler.enable()
     if STACK_SIGNAL is not None:
         faulthandler.register(STACK_SIGNAL, all_threads=True)
@@ -135,7 +147,7 @@ def make_context(module: str) -> ForkServerContext | SpawnContext:
 def start_server(module: str) -> None:
     """Have the server import `module` while this process does something else; it dies with this process."""
     if isinstance(make_context(module), ForkServerContext):
-        with _without_caller():
+        with _short_waits(), _without_caller():
             forkserver.ensure_running()
 
 
@@ -143,13 +155,29 @@ def start_process(process: BaseProcess) -> None:
     """Start a process; a server that was killed refuses connections for a moment before a new one is made."""
     for wait_s in (*_REFUSED_S, None):
         try:
-            with _without_caller():
+            with _short_waits(), _without_caller():
                 process.start()
             return
         except ConnectionRefusedError:
             if wait_s is None:
                 raise
             time.sleep(wait_s)
+
+
+@contextmanager
+def _short_waits() -> Iterator[None]:
+    """Have processes started in the block spin less before a thread sleeps; nothing, if the user says how they wait.
+
+    OpenMP reads this once, when torch is imported: in the server, before any worker has an environment of its own.
+    """
+    if any(name in os.environ for name in _WAITS):
+        yield
+        return
+    os.environ[_WAITS[0]] = _SPINS
+    try:
+        yield
+    finally:
+        os.environ.pop(_WAITS[0], None)
 
 
 @contextmanager

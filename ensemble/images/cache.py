@@ -40,8 +40,9 @@ from ensemble.core.files import (
 )
 from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import OnProgress, for_each_row
+from ensemble.core.plain_file import open_plain, read_plain
 from ensemble.data.table import Rows
-from ensemble.errors import InputError
+from ensemble.errors import InputError, PartialFailure
 from ensemble.images.decode import Pixels, StoredShape, clipped, decode_shrink, fit, load_fitted, read_content
 from ensemble.images.headers import BadImage, ImageHeader
 from ensemble.images.scan import BAD_STATES, ImageScan, is_unseen, scan_images
@@ -71,7 +72,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._touched = 0
@@ -217,9 +218,9 @@ def open_pixels(folder: Path) -> Images:
     note = load_note(folder)
     if note is None:
         raise OSError(f"{folder}: the cached images are gone or damaged; the same command makes them again")
-    ids = tuple((folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1])
+    ids = tuple(read_plain(folder / "ids.txt").decode("utf-8").split("\n")[:-1])
     shape = StoredShape(**note["shape"])
-    index = np.frombuffer((folder / "index.bin").read_bytes(), dtype="<i8").reshape(len(ids), 3)
+    index = np.frombuffer(read_plain(folder / "index.bin"), dtype="<i8").reshape(len(ids), 3)
     if note["mode"] == "decoded":
         source = MappedFile(folder / "pixels.bin")
         if shape.is_square:
@@ -462,20 +463,20 @@ def _refuse(lines: list[str]) -> None:
 
 @contextmanager
 def _space(folder: Path, needed: int, mode: CacheMode) -> Iterator[None]:
-    """Refuse what does not fit on the disk, before it is begun or when others fill the disk meanwhile."""
-    free = _free_bytes(folder)
-    if needed <= free:
-        try:
-            yield
-            return
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
+    """Refuse what does not fit on the disk, before it is begun; others may fill the disk meanwhile."""
     less = "data.cache=encoded or data.cache=none" if mode == "decoded" else "data.cache=none"
-    raise InputError(
-        f"{folder.parent}: the {mode} images need {needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free; "
-        f"free some, move --outputs to a larger disk, or pass --set {less}"
-    )
+    remedy = f"free some, move --outputs to a larger disk, or pass --set {less}"
+    free = _free_bytes(folder)
+    if needed > free:
+        room = f"{needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free"
+        raise InputError(f"{folder.parent}: the {mode} images need {room}; {remedy}")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"{folder.parent}: {error.strerror}, while {needed / 1e9:.2f} GB of {mode} images were written; {remedy}"
+        raise PartialFailure(text) from error
 
 
 def _free_bytes(cache: Path) -> int:

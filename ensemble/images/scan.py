@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ensemble.core.files import save_bytes, sweep_temporaries
 from ensemble.core.locks import folder_lock
 from ensemble.core.parallel import OnProgress, for_each_row
+from ensemble.core.plain_file import read_plain
 from ensemble.data.table import Rows
 from ensemble.images.decode import Pixels, decode_image, decode_shrink, halved, read_content
 from ensemble.images.headers import BadImage, ImageHeader, read_header
@@ -182,7 +183,7 @@ class _Records:
 def _load_looks(folder: Path) -> _Records:
     """The records in `folder`; none if its file is absent, damaged or of another format."""
     try:
-        head, _, body = (folder / _NAME).read_bytes().partition(b"\n")
+        head, _, body = read_plain(folder / _NAME).partition(b"\n")
         note = json.loads(head)
         rows = note["rows"]
         if note["format"] == _FORMAT and note["sha256"] == hashlib.sha256(body).hexdigest():

@@ -5,11 +5,16 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ensemble.core.complaints import closest
 from ensemble.errors import InputError
+
+_MOST_UNKNOWN = 20  # names that are no recipe's: for each, all folders are searched for one like it
+Given = Mapping[str, Any]
+"""A recipe that was given as a mapping, in Python."""
 
 
 def shipped_folder() -> Path:
@@ -31,20 +36,26 @@ def is_pattern(word: str) -> bool:
     return glob.has_magic(word)
 
 
-def expand_recipes(words: Sequence[str], folder: Path) -> list[str]:
+def expand_recipes(words: Sequence[str | Given], folder: Path) -> list[str | Given]:
     """Names and paths in the order given, each pattern as what it matches, by name; each file once."""
     # by file: `r50` and `recipes/r50.yaml` are one recipe, which must not be trained twice at once
-    paths: dict[Path, str] = {}
+    recipes: dict[Path | int, str | Given] = {}
     complaints: list[str] = []
-    for word in words:
+    for number, word in enumerate(words):
+        if len(complaints) >= _MOST_UNKNOWN:
+            complaints.append(f"and perhaps more: {len(words):,} recipes are named")
+            break
         try:
+            if not isinstance(word, str):
+                recipes[number] = word
+                continue
             for name in _matches(word, folder) if is_pattern(word) else [word]:
-                paths.setdefault(find_recipe(name, folder).absolute(), name)
+                recipes.setdefault(find_recipe(name, folder).absolute(), name)
         except InputError as error:
             complaints += error.messages
     if complaints:
         raise InputError(*dict.fromkeys(complaints))
-    return list(paths.values())
+    return list(recipes.values())
 
 
 def find_parent(extends: str, child: Path, folder: Path) -> Path:

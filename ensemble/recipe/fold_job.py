@@ -14,7 +14,7 @@ from typing import Any
 class FoldJob:
     """What a worker needs for one fold besides its folder. `vars(job)` are a task's arguments, of JSON types alone.
 
-    A task that is started again has some of them changed (`micro_batch`, `floors`), so they stay on one level.
+    A task that is started again has some of them changed (`micro_batch`, `threads`), so they stay on one level.
     """
 
     recipe: Mapping[str, Any]
@@ -44,5 +44,9 @@ class FoldJob:
     """Where else epochs are reported: `tensorboard`, `wandb`."""
     micro_batch: int | None = None
     """Rows through the network at once, where whole batches did not fit; None: whole batches."""
+    threads: int | None = None
+    """Of the training, where fewer than decided turned out to be faster; None: as decided."""
+    keep_threads: bool = False
+    """The user has named the number of threads: it stays, however slow."""
     floors: Sequence[float | None] = ()
     """By epoch, the score below which the fold is given up."""

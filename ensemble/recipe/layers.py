@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ensemble.core.complaints import Complaint, KeyPath, Place, closest, raise_together, show_value
+from ensemble.core.complaints import MOST_COMPLAINTS, Complaint, KeyPath, Place, closest, raise_together, show_value
 from ensemble.core.schema import leaf_keys, unknown_key_text
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_parent, is_path, is_same_file, shown_path
@@ -32,6 +32,8 @@ DATA_PLACE = Place("--data")
 SET_PLACE = Place("--set")
 SEARCH_PLACE = Place("--search")
 _SHOWN = 5  # names in a message: more would hide its advice
+MOST_FILES = 50  # of a chain of `extends`: shipped ones have three, and each is compared with all before it
+MOST_SETS = 500  # words of --set, and of --search: each is merged into the whole recipe, 1 ms
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,10 @@ def read_chain(
         if parent is None:
             return layers[::-1], False
         chain.append(parent)
+        if len(chain) > MOST_FILES:
+            place = Place(document.source, document.lines[("extends",)])
+            complaints.append(Complaint(place, f"extends: the chain has more than {MOST_FILES} files"))
+            return layers[::-1], False
 
 
 def _without_description(layer: Layer) -> Layer:
@@ -258,7 +264,12 @@ def _nearest_folder(path: Path, folder: Path) -> str:
 def put_sets(base: Layer, items: Sequence[str], complaints: list[Complaint], *, of_search: bool = False) -> Layer:
     """`base` with every `key=value` put on, the last one of a key winning; `of_search`: each is a dimension."""
     place, example = (SEARCH_PLACE, "train.lr={low: 1e-4, high: 1e-2}") if of_search else (SET_PLACE, "train.lr=3e-4")
+    if len(items) > MOST_SETS:
+        complaints.append(Complaint(place, f"stands {len(items):,} times, but at most {MOST_SETS} are allowed"))
+        return base
     for item in items:
+        if len(complaints) > MOST_COMPLAINTS:  # each costs a search for what was meant
+            break
         key, has_value, text = item.partition("=")
         key = key.strip()
         if not has_value or not key:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from ensemble.core.complaints import (
+    MOST_COMPLAINTS,
     Complaint,
     FaultyInput,
     KeyPath,
@@ -42,7 +44,7 @@ from ensemble.recipe.layers import (
     read_chain,
     set_words,
 )
-from ensemble.recipe.recipe import BUDGET, Recipe, SearchBudget
+from ensemble.recipe.recipe import BUDGET, MOST_CONDITIONS, Recipe, SearchBudget
 from ensemble.recipe.yaml import YamlError, format_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -322,6 +324,7 @@ def load_dataset(name: str, folder: Path) -> DatasetDescription:
 
 _NEVER_SEARCHED = ("description", "search", "metric", "data.", "folds.")
 """Trials with another of these have scores that can't be compared with the others'."""
+MOST_CHOICES = 1_000  # of all keys together: each is tried by checking the whole recipe with it, 0.2 ms
 _ALL_THE_SAME = ("folds.k",)
 """Every row is still predicted once by a model that did not see it, so scores can be compared row by row."""
 
@@ -337,10 +340,16 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
     if not isinstance(dimensions, dict):
         return []
     places = {key: recipe.place_of(("search", key)) for key in dimensions}
+    if (count := sum(len(_choices(dimension)) for dimension in dimensions.values())) > MOST_CHOICES:
+        text = f"search has {count:,} choices, but at most {MOST_CHOICES:,} are allowed, of all keys together"
+        return [Complaint(recipe.place_of(("search",)), text)]
     base = Layer({key: value for key, value in recipe.values.items() if key != "search"})
     known = _faults(base)  # reported already: no trial is to blame for them
-    complaints = []
+    dependents = _dependents(dimensions)
+    complaints: list[Complaint] = []
     for key, dimension in dimensions.items():
+        if len(complaints) > MOST_COMPLAINTS:  # each unknown key costs a search for what was meant
+            break
         place = places[key]
         if key == BUDGET:
             texts = _budget_texts(recipe, base, dimension, known)
@@ -357,9 +366,9 @@ def search_complaints(recipe: Layer) -> list[Complaint]:
         for where, value in _values_tried(dimension):
             place = recipe.place_of(("search", key, *where))
             values = base.values
-            for other in dimensions:  # where `sgd` is tried, `betas` is left out: it is searched for `adamw` alone
-                if _is_inactive(other, key, value, dimensions):
-                    values = _pruned(values, tuple(other.split(".")))
+            # where `sgd` is tried, `betas` is left out: it is searched for `adamw` alone
+            for other in _inactive(key, value, dependents):
+                values = _pruned(values, tuple(other.split(".")))
             trial = [Layer(values), *held, layer_with(tuple(key.split(".")), value, place)]
             texts = _faults(merge_layers(trial), known)
             complaints += [Complaint(place, f"search.{key} tries {show_value(value)}: {text}") for text in texts]
@@ -410,7 +419,14 @@ def _key_text(key: str) -> str:
 def _when(dimension: Any) -> dict[str, Any]:
     """The condition of a dimension; none where it is not written as one, which the schema reports."""
     condition = dimension.get("when") if isinstance(dimension, dict) else None
-    return condition if isinstance(condition, dict) else {}
+    # beyond the most, which the schema refuses, none is looked at: each key of the search is asked for each of them
+    return dict(islice(condition.items(), MOST_CONDITIONS)) if isinstance(condition, dict) else {}
+
+
+def _choices(dimension: Any) -> list[Any]:
+    """The choices of a dimension; none where it is a range, or not written as one of the two."""
+    choices = dimension.get("choices") if isinstance(dimension, dict) else None
+    return choices if isinstance(choices, list) else []
 
 
 def _when_texts(key: str, dimensions: dict[str, Any]) -> Iterator[str]:
@@ -420,23 +436,41 @@ def _when_texts(key: str, dimensions: dict[str, Any]) -> Iterator[str]:
             yield f"when: {unknown_key_text(Recipe, tuple(str(other).split('.')))}"
             continue
         dimension = dimensions.get(other)
-        choices = dimension.get("choices") if isinstance(dimension, dict) else None
+        choices = _choices(dimension)
         values = wanted if isinstance(wanted, list) else [wanted]
-        if isinstance(choices, list) and not any(value in choices for value in values):  # a range may come anywhere
+        if choices and not any(value in choices for value in values):  # a range may come anywhere
             yield f"when: {other} is never {show_value(wanted)}; its choices are {show_value(choices)}"
         if key in _needed(other, dimensions, {other}):
             yield f"when: {other} depends on {key} itself"
 
 
-def _is_inactive(other: str, key: str, value: Any, dimensions: dict[str, Any], seen: tuple[str, ...] = ()) -> bool:
-    """Whether `other` is left out where `key` has this value: by its own condition, or by that of one it depends on."""
-    for named, wanted in _when(dimensions.get(other)).items():
-        if named == key and value not in (wanted if isinstance(wanted, list) else [wanted]):
-            return True
-        # `seen`: conditions may form a circle, which is reported, but must not be followed for ever
-        if named not in (key, *seen) and _is_inactive(named, key, value, dimensions, (*seen, other)):
-            return True
-    return False
+_Dependents = Mapping[str, Sequence[tuple[str, Any]]]
+"""Key to the dimensions whose condition names it, each with the values that it wants."""
+
+
+def _dependents(dimensions: Mapping[str, Any]) -> _Dependents:
+    """Every condition, by the key that it names."""
+    dependents: dict[str, list[tuple[str, Any]]] = {}
+    for key, dimension in dimensions.items():
+        for named, wanted in _when(dimension).items():
+            dependents.setdefault(named, []).append((key, wanted))
+    return dependents
+
+
+def _inactive(key: str, value: Any, dependents: _Dependents) -> set[str]:
+    """The dimensions left out where `key` has this value: by their own condition, or by that of one they depend on."""
+    unmet = [
+        other
+        for other, wanted in dependents.get(key, ())
+        if value not in (wanted if isinstance(wanted, list) else [wanted])
+    ]
+    left_out: set[str] = set()
+    while unmet:  # each once: conditions may form a circle, which is reported, and ways through them are many
+        other = unmet.pop()
+        if other not in left_out and other != key:
+            left_out.add(other)
+            unmet += [dependent for dependent, _ in dependents.get(other, ())]
+    return left_out
 
 
 def _pruned(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
@@ -462,9 +496,7 @@ def _values_tried(dimension: Any) -> Iterator[tuple[KeyPath, Any]]:
     """The ends of a range, the first step from its low end, or every choice, each with its place in the dimension."""
     if not isinstance(dimension, dict):
         return
-    choices = dimension.get("choices")
-    if isinstance(choices, list):
-        yield from ((("choices", index), choice) for index, choice in enumerate(choices))
+    yield from ((("choices", index), choice) for index, choice in enumerate(_choices(dimension)))
     # Rules between keys are about limits: where both ends fit, what lies between them does.
     ends = {end: dimension[end] for end in ("low", "high") if _is_number(dimension.get(end))}
     yield from (((end,), value) for end, value in ends.items())

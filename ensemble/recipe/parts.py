@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ensemble.core.complaints import any_of, closest
 from ensemble.core.dataset import Bounds, Channel
-from ensemble.core.schema import CODE_NAME, CodeName, Fraction, Frozen, PositiveFloat, Seed, WeightsFile
+from ensemble.core.schema import CODE_NAME, MOST_FOLDS, CodeName, Fraction, Frozen, PositiveFloat, Seed, WeightsFile
 from ensemble.recipe.transforms import POLICIES, checked_views, view_count
 
 FoldScheme = Literal["auto", "stratified", "group", "stratified-group", "multilabel-stratified", "column", "holdout"]
@@ -37,7 +37,7 @@ class DataPart(Frozen):
 class FoldsPart(Frozen):
     """The fold plan. Recipes with the same dataset and the same values here share one plan, and can be blended."""
 
-    k: Annotated[int, Field(ge=2, le=100)] = 5
+    k: Annotated[int, Field(ge=2, le=MOST_FOLDS)] = 5
     """Number of folds, each a model that sees (k-1)/k of the rows. Without effect for `column` and `holdout`."""
     scheme: FoldScheme = "auto"
     """`stratified` keeps class shares equal; `group` keeps a group's rows on one side; `stratified-group` does both;
@@ -190,7 +190,7 @@ class LossPart(Frozen):
     """`cross-entropy`: softmax cross-entropy; `focal`: the same with rows that are right already counting less;
     `soft-f1`: one minus the macro F1 of probabilities; `bce`: a yes or no for each class, the default where rows have
     sets of classes; `module:function`: your own."""
-    plus: dict[str, PositiveFloat] = Field(default_factory=dict)
+    plus: Annotated[dict[str, PositiveFloat], Field(max_length=20)] = Field(default_factory=dict)
     """Losses added to it, each times its weight: `{soft-f1: 0.3}`."""
     label_smoothing: Fraction = 0.0
     """Share of the target spread evenly over all classes, for `cross-entropy`, `focal` and `bce`."""
@@ -285,7 +285,7 @@ class TrainPart(Frozen):
     """Epochs without a lower training loss before `plateau` lowers the rate."""
     warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Epochs of linear rise before the schedule; may be a fraction."""
-    warmup_steps: Annotated[int, Field(ge=1)] | None = None
+    warmup_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """The same in optimiser steps; give one of the two."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; left out: not clipped."""
@@ -311,7 +311,7 @@ class TrainPart(Frozen):
     patience: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Stop after this many epochs in a row without a better one, by the rows that `select` looks at; not with `select:
     last`."""
-    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Save the state of the training every so many optimiser steps, besides at the end of each epoch. Changes no
     result."""
     deterministic: bool = False

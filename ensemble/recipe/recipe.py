@@ -33,6 +33,11 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 
 
+MOST_CONDITIONS = 10  # of one key of a search
+_MOST_STEPS = 1_000_000  # of one range: what counts them must not run over
+_LARGEST_WHOLE = 2**53  # samplers take whole numbers through 64-bit floats
+
+
 class SearchDimension(Frozen):
     """The values a search may give one key: `{low, high, log, step}`, or a list of choices."""
 
@@ -46,7 +51,7 @@ class SearchDimension(Frozen):
     """Distance between the values tried."""
     choices: Annotated[list[Any], Field(min_length=1)] | None = None
     """The values themselves; `key: [a, b]` is short for `key: {choices: [a, b]}`."""
-    when: dict[str, Any] | None = None
+    when: Annotated[dict[str, Any], Field(max_length=MOST_CONDITIONS)] | None = None
     """Only searched where another key has this value, or one of these: `when: {train.optimizer: sgd}`. Elsewhere the
     key is left out, whatever the recipe says."""
 
@@ -73,6 +78,10 @@ class SearchDimension(Frozen):
             raise ValueError("log needs a low above 0 and no step")  # steps are even in the value, not in its exponent
         elif self.step is not None and self.step <= 0:
             raise ValueError("step must be above 0")
+        elif self.step is not None and not (self.high - self.low) / self.step <= _MOST_STEPS:
+            raise ValueError(f"step is {self.step:g}, which makes more than {_MOST_STEPS:,} values; give a larger one")
+        elif isinstance(self.high, int) and max(abs(self.low), abs(self.high)) > _LARGEST_WHOLE:
+            raise ValueError(f"high is {self.high:g}, but whole numbers of a search end at 2^53")
         return self
 
 

@@ -14,10 +14,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.complaints import FaultsInside, KeyPath, any_of, closest, show_value
+from ensemble.core.complaints import MOST_COMPLAINTS, FaultsInside, KeyPath, any_of, closest, show_value
 
 Transforms = list[Any]
 """`[{HorizontalFlip: {p: 0.5}}, …]` as a recipe holds it: a mapping of one name to arguments, or a bare name."""
@@ -73,6 +74,7 @@ _CROPS = {"RandomResizedCrop", "RandomCrop", "RandomSizedCrop", "RandomCropFromB
 _PADS = {"Pad", "PadIfNeeded", "CropAndPad"}  # a pipeline with one of these needs no larger image to crop from
 _SIZE_ARGUMENTS = ("size", "height", "width")  # filled in from image.size where a recipe leaves them out
 _MOST_NESTED = 8  # compositions inside compositions: far beyond any real pipeline, and recursion stays safe
+MOST_TRANSFORMS = 100  # in one list; albumentations has about as many, and each takes its time with every image
 
 
 def transforms_of(augment: str | Transforms) -> Transforms:
@@ -122,7 +124,7 @@ def argument_names() -> dict[str, list[str]]:
 
 def checked_transforms(value: str | Transforms) -> str | Transforms:
     """`value` as it came; raises `FaultsInside` with every unknown transform and argument."""
-    if not isinstance(value, str) and (faults := list(_list_faults(_AUGMENTATION, value, (), 0))):
+    if not isinstance(value, str) and (faults := _first_faults(_AUGMENTATION, value)):
         raise FaultsInside(faults)
     return value
 
@@ -210,7 +212,7 @@ def checked_views(value: str | Views) -> str | Views:
     """`value` as it came; raises `FaultsInside` with every unknown transform, argument and value."""
     if isinstance(value, str):
         return value
-    faults = list(_list_faults(_VIEWS, value, (), 0))
+    faults = _first_faults(_VIEWS, value)
     if not faults and view_count(value) > MOST_VIEWS:
         faults = [((), f"gives {view_count(value)} views of each image; {MOST_VIEWS} are allowed")]
     if faults:
@@ -306,12 +308,20 @@ _AUGMENTATION = _Vocabulary("{HorizontalFlip: {p: 0.5}}", True, _augmentation)
 _VIEWS = _Vocabulary("{Scale: {scales: [1.2]}}", False, _view)
 
 
+def _first_faults(vocabulary: _Vocabulary, items: Any) -> list[tuple[KeyPath, str]]:
+    """As many faults of a list as are told: each costs a search for what was meant."""
+    return list(islice(_list_faults(vocabulary, items, (), 0), MOST_COMPLAINTS))
+
+
 def _list_faults(vocabulary: _Vocabulary, items: Any, path: KeyPath, depth: int) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong with a list of transforms, each fault with its path."""
     if (
         not isinstance(items, list) or (depth and not items) or depth > _MOST_NESTED
     ):  # an empty composition does nothing
         yield path, f"is {show_value(items)}, but must be a list of transforms, such as [{vocabulary.example}]"
+        return
+    if len(items) > MOST_TRANSFORMS:
+        yield path, f"has {len(items):,} transforms, but at most {MOST_TRANSFORMS} are allowed"
         return
     arguments_type = Mapping | list | None if vocabulary.nests else Mapping | None
     for index, item in enumerate(items):

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ensemble.core.complaints import Complaint, FaultyInput, KeyPath, Place, dotted, show_value
+from ensemble.core.plain_file import open_plain
 
 _LARGEST_FILE = 2**20  # bytes: a recipe has a few thousand; a larger file was not meant to be one
 _DEEPEST = 32  # levels: recipes have six, and the reader recurses
 _LONGEST_NUMBER = 100  # digits: int() takes quadratic time
+_MOST_COMPLAINTS = 2000
+MOST_PIECES = 40_000  # keys, values, beginnings and ends: ruamel reads some 40,000 a second; ImageNet-21k names 21,841
+LONGEST_TEXT = 10_000  # characters of a key or value: names go into messages, paths and patterns
 # Of YAML 1.2 alone. YAML 1.1 has `no`, `off` and `y` too, which turned Norway's country code into false.
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -58,7 +62,7 @@ class YamlError(FaultyInput):
 def read_yaml(path: Path, source: str) -> YamlDocument:
     """Read a file; `source` is how messages name it."""
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             content = stream.read(_LARGEST_FILE + 1)  # one more, to see that there is more; never all of a 50 GB file
     except OSError as error:
         raise YamlError([Complaint(Place(source), f"can't be read: {error.strerror or error}")]) from error
@@ -122,6 +126,8 @@ class _Reader:
 
     def complain(self, line: int, text: str) -> None:
         self.complaints.append(Complaint(Place(self.source, 0 if self.in_line else line), text))
+        if len(self.complaints) == _MOST_COMPLAINTS:  # no person reads more, and each costs time
+            raise YamlError(self.complaints)
 
     def fail(self, line: int, text: str) -> NoReturn:
         """Give up here, with all complaints so far."""
@@ -177,6 +183,8 @@ class _Reader:
         return self._mapping(path, depth) if is_mapping else self._sequence(path, depth)
 
     def _scalar(self, event: Any, line: int) -> Any:
+        if len(event.value) > LONGEST_TEXT:
+            self.fail(line, f"a text has {len(event.value):,} characters, but at most {LONGEST_TEXT:,} are allowed")
         bad = next((letter for letter in event.value if _is_unprintable(letter)), None)  # by an escape such as "\0"
         if bad is not None:
             self.complain(line, f"the character U+{ord(bad):04X} is not allowed in a value")
@@ -247,8 +255,13 @@ class _Reader:
 
         line = 1
         try:
-            for event in YAML(typ="safe", pure=True).parse(text):  # pure: the C parser knows YAML 1.1 alone
+            events = YAML(typ="safe", pure=True).parse(text)  # pure: the C parser knows YAML 1.1 alone
+            for count, event in enumerate(events):
                 line = event.start_mark.line + 1
+                if count > MOST_PIECES:
+                    self.fail(
+                        line, f"holds more than {MOST_PIECES:,} keys and values; nothing below this line was read"
+                    )
                 if type(event).__name__ == "AliasEvent" or getattr(event, "anchor", None) is not None:
                     advice = "write the value out, or use extends"
                     self.fail(line, f"anchors (&) and aliases (*) are not supported; {advice}")

@@ -1,4 +1,4 @@
-"""The files of `ens eda --out`: tables as CSV, figures as SVG."""
+"""The files of `ens eda`: tables as CSV, figures as SVG, a picture of augmentation; replaced together."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.core.files import save_text
+from ensemble.core.files import replaced_together, save_text, settle, sweep_leftovers
 from ensemble.images.scan import ImageScan, readable
 from ensemble.report.figures import bars, histogram
-from ensemble.runs.eda import Look
+from ensemble.runs.eda import Look, draw_augmentation
 
 FINDINGS_NAME = "findings.csv"
+_SWAP = "eda"  # what the files go by while they are replaced
 _MOST_BARS = 60  # at 22 pixels each a figure stays on a screen and a half
 
 
-def save_eda_files(folder: Path, look: Look) -> list[Path]:
-    """Write `classes`, `images` and `findings` as CSV, figures of classes, sizes and shapes; give back the paths."""
+def save_look(folder: Path, look: Look, *, everything: bool, augment: bool) -> list[Path]:
+    """Write what was seen into `folder`, all of it or nothing; give back the paths.
+
+    `everything`: `classes`, `images` and `findings` as CSV, figures of classes, sizes and shapes. Else every row of
+    every finding; nothing where there are none, and none of an earlier look to put right. `augment`: the picture.
+    """
+    settle(folder, _SWAP)
+    texts: dict[str, str] = {}
+    if everything:
+        texts = {**_tables(look), FINDINGS_NAME: _findings(look), **_figures(look)}
+    elif look.every_finding or (folder / FINDINGS_NAME).exists():
+        texts = {FINDINGS_NAME: _findings(look)}
+    if not texts and not augment:
+        sweep_leftovers(folder, _SWAP)
+        return []
+    with replaced_together(folder, _SWAP) as stage:
+        for name, text in texts.items():
+            save_text(stage / name, text)
+        names = [*texts, *([draw_augmentation(look, stage).name] if augment else [])]
+    return [folder / name for name in names]
+
+
+def _tables(look: Look) -> dict[str, str]:
     counts: dict[str, int] = look.facts["class_counts"]
     total = max(1, look.facts["rows"])
-    tables = {
+    return {
         "classes.csv": _csv(
             ["class", "rows", "share"], ([name, count, round(count / total, 6)] for name, count in counts.items())
         ),
         "images.csv": _csv(["id", "part", "path", "width", "height", "channels", "state", "sha256"], _image_rows(look)),
-        FINDINGS_NAME: _findings(look),
     }
-    files = {**tables, **_figures(look)}
-    for name, text in files.items():
-        save_text(folder / name, text)
-    return [folder / name for name in files]
-
-
-def save_findings(folder: Path, look: Look) -> list[Path]:
-    """Write every row of every finding; nothing where there are none, and none of an earlier look to put right."""
-    path = folder / FINDINGS_NAME
-    if not look.every_finding and not path.exists():
-        return []
-    save_text(path, _findings(look))
-    return [path]
 
 
 def _findings(look: Look) -> str:

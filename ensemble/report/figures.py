@@ -142,7 +142,10 @@ def _binned(values: npt.NDArray[np.float64], most: int) -> tuple[npt.NDArray[np.
     low, high = float(values.min()), float(values.max())
     if low == high:
         return np.array([len(values)]), np.array([low, high])
-    counts, edges = np.histogram(values, bins=most, range=(low, high))
+    try:
+        counts, edges = np.histogram(values, bins=most, range=(low, high))
+    except ValueError:  # so close together that no number lies between two edges
+        return np.array([len(values)]), np.array([low, high])
     return counts.astype(np.int64), edges
 
 

@@ -108,7 +108,7 @@ def check_trainable(request: RunRequest) -> None:
             smallest, where = len(rows), fold
     if train.batch_size > smallest:
         problems.append(
-            f"train.batch_size: {train.batch_size}, but {where} trains on only {smallest} rows; "
+            f"train.batch_size: {train.batch_size}, but {where} trains on only {counted(smallest, 'row')}; "
             f"use train.batch_size={smallest} or less"
         )
     if problems:

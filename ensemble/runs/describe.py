@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.files import save_text
 from ensemble.core.labels import class_pairs
 from ensemble.core.notebook import check_arguments
 from ensemble.core.parallel import usable_cores
+from ensemble.core.plain_file import read_plain
 from ensemble.core.run import RESERVED_NAMES, check_run_name
 from ensemble.data.folds import given_folds
 from ensemble.data.layout import PLAIN_FOLDERS, Choice, Layout, part_of
@@ -70,15 +72,16 @@ class StarterRecipe:
     @property
     def models(self) -> str:
         """How many are trained, for a person."""
-        return "1 fold" if self.folds == 1 else f"{self.folds} folds"
+        return counted(self.folds, "fold")
 
     @property
     def duration(self) -> str:
         """The estimate for a person, no more exact than it is."""
-        if self.seconds < 90:
-            return "about a minute"
         minutes = self.seconds / 60
-        return f"about {minutes:.0f} minutes" if minutes < 90 else f"about {minutes / 60:.0f} hours"
+        rough = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
+        rough = "a minute" if minutes < 1.5 else rough
+        # Cards differ by more than ten times, cores far less; and no card at all was asked for `_GPU_RATE`.
+        return f"about {rough}, {'an estimate' if self.device == 'cpu' else 'not measured on this card'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +111,10 @@ class FolderDescription:
     def summary(self) -> str:
         """What was recognised, in a line."""
         table = self.table
-        groups = f", {len(set(table.groups)):,} groups" if table.groups is not None else ""
-        test = f"{len(table.test.ids):,} test rows" if table.test is not None else "no test rows"
-        return f"{self.layout.kind}: {len(table.train.ids):,} images of {len(table.classes)} classes{groups}, {test}"
+        groups = f", {counted(len(set(table.groups)), 'group')}" if table.groups is not None else ""
+        test = counted(len(table.test.ids), "test row") if table.test is not None else "no test rows"
+        images = f"{counted(len(table.train.ids), 'image')} of {len(table.classes)} classes"  # two at least
+        return f"{self.layout.kind}: {images}{groups}, {test}"
 
     @cached_property
     def recipe(self) -> StarterRecipe:
@@ -173,13 +177,14 @@ def init(
     wanted = name or dataset_name(place)
     check_run_name(wanted)
     paths = [folder / "recipes" / "data" / f"{wanted}.yaml", folder / "recipes" / f"{wanted}.yaml"]
-    if existing := [str(path) for path in paths if path.exists()]:
-        raise InputError(
-            f"{' and '.join(existing)}: {'is' if len(existing) == 1 else 'are'} there, and nothing is overwritten; "
-            f"give another name: --name {_free_name(wanted, folder)}"
-        )
+    existing = [path for path in paths if path.exists()]
+    # The description alone may be what a killed command wrote first: its text says so, once it is known.
+    if existing and existing != paths[:1]:
+        raise _is_there(existing, wanted, folder)
     described = describe_folder(place, wanted, Choice(label, id, group, test), folder=folder, outputs=Path(outputs))
     texts = [dataset_text(described, place, folder), recipe_text(described)]
+    if existing and read_plain(paths[0]) != texts[0].encode("utf-8"):
+        raise _is_there(existing, wanted, folder)
     for path, text in zip(paths, texts, strict=True):
         try:
             save_text(path, text)
@@ -188,6 +193,11 @@ def init(
             raise
     _check_written(wanted, paths, folder)
     return Initialised(wanted, paths[0], paths[1], described, f"ens train --recipe {wanted}")
+
+
+def _is_there(existing: Sequence[Path], name: str, folder: Path) -> InputError:
+    there = f"{' and '.join(map(str, existing))}: {'is' if len(existing) == 1 else 'are'} there"
+    return InputError(f"{there}, and nothing is overwritten; give another name: --name {_free_name(name, folder)}")
 
 
 def _check_written(name: str, paths: Sequence[Path], folder: Path) -> None:
@@ -298,7 +308,7 @@ def recipe_text(described: FolderDescription) -> str:
     machine = f"{usable_cores()} CPU cores" if recipe.device == "cpu" else "a GPU"
     comment = (
         f"Fitted by `ens init` to {len(described.table.train.ids):,} images and {machine}; {recipe.models}: "
-        f"{recipe.duration} there, an estimate.\nWhat is not here is as in {recipe.base}: ens recipes {described.name}"
+        f"{recipe.duration}.\nWhat is not here is as in {recipe.base}: ens recipes {described.name}"
     )
     head = {
         "description": f"A first recipe for {described.name}, fitted to the images and to {machine}.",
@@ -328,7 +338,8 @@ def _starter(described: FolderDescription, has_gpu: bool) -> StarterRecipe:
     if shared:  # the audit refuses such a hold-out: whoever is in both parts makes validation easy
         scheme = "multilabel-stratified" if described.table.has_sets else "stratified-group"
         few_groups = ", ".join(shared[:3])
-        note = f"{len(shared):,} groups are in training and in validation rows, as {few_groups}: folds of all rows"
+        groups = counted(len(shared), "group is", "groups are")
+        note = f"{groups} in training and in validation rows, as {few_groups}: folds of all rows"
         put("folds.scheme", scheme, note)
     if rare := _rare_note(described.table, has_own_folds=not shared):
         put("folds.rare", "allow", rare)
@@ -383,7 +394,8 @@ def _rare_note(table: Table, *, has_own_folds: bool = True) -> str:
         return ""
     what = "groups" if table.groups is not None else "rows"
     smallest = few[counts[few].argmin()]
-    return f"{len(few)} classes have fewer {what} than folds, as {table.classes[smallest]} with {counts[smallest]}"
+    rare = counted(len(few), "class has", "classes have")
+    return f"{rare} fewer {what} than folds, as {table.classes[smallest]} with {counts[smallest]}"
 
 
 def _usual_side(table: Table) -> int:

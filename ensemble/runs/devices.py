@@ -74,12 +74,12 @@ class Workplace:
 
     def threads(self, tasks: int, decided: Mapping[str, Any]) -> int:
         """Threads of each task: `OMP_NUM_THREADS`, else an even share of the cores."""
-        return _threads_by_environment() or max(1, usable_cores() // self.slots(tasks, decided).count)
+        return threads_by_environment() or max(1, usable_cores() // self.slots(tasks, decided).count)
 
     def last_threads(self, tasks: int, decided: Mapping[str, Any]) -> list[int]:
         """Threads of the last tasks, if fewer run at once than before, so that no core is idle; else nothing."""
         left, cores = tasks % self.slots(tasks, decided).count, usable_cores()
-        if not left or _threads_by_environment() or decided["device"] != "cpu" or cores // left <= decided["threads"]:
+        if not left or threads_by_environment() or decided["device"] != "cpu" or cores // left <= decided["threads"]:
             return []
         return [cores // left] * left
 
@@ -125,7 +125,8 @@ class Workplace:
         return tuple(name for turn in range(max(takes.values())) for name, most in takes.items() if turn < most)
 
 
-def _threads_by_environment() -> int | None:
+def threads_by_environment() -> int | None:
+    """The threads of each fold that the user has named (`OMP_NUM_THREADS`); None: they are ours to choose."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() and int(text) > 0 else None
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from ensemble.audit.findings import Finding
 from ensemble.core.complaints import counted
-from ensemble.core.foldplan import FoldPlan, save_plan
+from ensemble.core.foldplan import FoldPlan, has_plan, keep_plan
 from ensemble.core.labels import class_counts, class_pairs, row_numbers
 from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.data.table import Table
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task
-from ensemble.errors import EnsError, InputError
+from ensemble.errors import EnsError, InputError, stop_on_full_disk
 from ensemble.images.cache import build_pixels
 from ensemble.images.scan import ImageScan, describe_images, scan_images
 from ensemble.recipe.layers import RecipeSource, Sets
@@ -63,9 +63,7 @@ def fold_plan(
     request = make_request(recipe, folder=Path(folder), outputs=outputs, sets=sets, data=data, on_event=on_event)
     findings = audit_request(request, on_event)
     is_wrong = any(finding.level == "error" for finding in findings)
-    made = not request.plan_path.exists() and not is_wrong
-    if made:
-        save_plan(request.plan_path, request.plan)
+    made = not is_wrong and keep_plan(request.plan_path, request.plan)
     plan, classes = request.plan, request.table.classes
     in_all = class_counts(plan.labels_as(classes), len(classes))
     return {
@@ -76,7 +74,7 @@ def fold_plan(
         "class_counts": _by_class(in_all, classes),
         "path": str(request.plan_path),
         "made": made,
-        "written": request.plan_path.exists(),
+        "written": has_plan(request.plan_path),
         **plan.facts(),
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
         "fold_class_counts": [_by_class(fold, classes) for fold in _fold_class_counts(plan, classes)],
@@ -184,7 +182,10 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     if last.kind == "refused":
         raise InputError(*last.data["messages"])
     if last.kind == "failed":
-        raise EnsError(f"the contact sheet failed: {last.data['error']}; log: {last.data['log']}")
+        stop_on_full_disk(task.name, last.data["error"])
+        error = EnsError(f"the contact sheet failed: {last.data['error']}")
+        error.__cause__ = RuntimeError("\n".join(last.data["log_end"]))  # the folder goes, and its log with it
+        raise error
     return Path(last.data["result"])
 
 

@@ -20,10 +20,21 @@ from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.fold_job import FoldJob
 from ensemble.recipe.own_code import CODE_FOLDER
 from ensemble.runs.checks import left_out
+from ensemble.runs.devices import threads_by_environment
 from ensemble.runs.record import add_event, sidecar_of
 from ensemble.runs.request import OnEvent, RunRequest
 
-_REPEATED = ("best_epoch", "best_epoch_why", "scores", "seconds", "device", "micro_batch", "resumed", "bit_equal")
+_REPEATED = (
+    "best_epoch",
+    "best_epoch_why",
+    "scores",
+    "seconds",
+    "device",
+    "threads",
+    "micro_batch",
+    "resumed",
+    "bit_equal",
+)
 """What `run.json` repeats of a fold's own record."""
 
 
@@ -191,8 +202,9 @@ class FoldRunner:
 
     def _job(self, key: FoldKey, shared: Mapping[str, Any], views: RunViews) -> FoldJob:
         """What a worker needs for one fold."""
-        decided = self._decided(key)
-        return FoldJob(**shared, **vars(key), decided=decided, views=views.of_fold(self._folder(key).name).plain())
+        decided, own_views = self._decided(key), views.of_fold(self._folder(key).name).plain()
+        is_pinned = threads_by_environment() == decided["threads"]
+        return FoldJob(**shared, **vars(key), decided=decided, views=own_views, keep_threads=is_pinned)
 
     def _decided(self, key: FoldKey) -> dict[str, Any]:
         """The run's decisions as one fold sees them: the last folds may have threads of their own, but to predict."""

@@ -12,7 +12,6 @@ How it predicts is in `predict_new.py`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,11 +22,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from ensemble.core.complaints import counted
 from ensemble.core.files import flush_to_disk, scratch_folder, sha256_file
 from ensemble.core.notebook import check_arguments
-from ensemble.core.records import record_bytes
+from ensemble.core.records import Count, Record, RecordSchema, Schema, Sha256, load_record, parse_record, record_bytes
 from ensemble.core.run import PredictingRun, RunFolder
 from ensemble.errors import InputError
 from ensemble.recipe.own_code import CODE_FOLDER
@@ -35,7 +37,6 @@ from ensemble.recipe.parts import FILE_OPTIONS
 from ensemble.runs.predict_again import find_run
 from ensemble.runs.predict_new import BlendSource, RunSource, changed_folds, load_formula
 
-PACK_FORMAT = 1  # of manifest.json; another one is refused
 _MANIFEST = "manifest.json"
 _MOST_MANIFEST = 1 << 26  # bytes: a hash for half a million files; a zip that claims more holds something else
 _PIECE = 1 << 20  # bytes copied and hashed at a time
@@ -44,6 +45,24 @@ _SHOWN = 10  # faults of a pack that a message names
 _KEPT = ["run", "identity", "recipe_name", "recipe", "dataset", "classes", "box", "tta", "metric", "greater_is_better"]
 _KEPT += ["optimistic", "scores", "cost", "versions", "files"]
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same content gives the same bytes
+
+
+class _PackedFile(Schema):
+    bytes: Count
+    sha256: Sha256
+
+
+class PackManifest(RecordSchema):
+    """`manifest.json`."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    remedy: ClassVar[str] = "copy the pack again, or pack again"
+
+    kind: Literal["run", "blend"]
+    name: str
+    members: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], str], Field(min_length=1)]
+    files: dict[str, _PackedFile]
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +87,8 @@ def pack(
 ) -> Packed:
     """Copy all that prediction needs of a run or blend to `out`, a new folder or a new file that ends in `.zip`.
 
-    Written whole or not at all. Own code of a network goes in if it is the user's own or `allow_code` says so.
+    Written whole or not at all; the same pack that lies there already stays. Own code of a network goes in if it is the
+    user's own or `allow_code` says so.
     """
     out = Path(out)
     _check_place(out)
@@ -88,10 +108,13 @@ def pack(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with scratch_folder(out.parent) as scratch:
-            write = _write_zip if out.suffix == ".zip" else _write_folder
-            manifest_sha256 = write(scratch / "pack", contents)
-            os.replace(scratch / "pack", out)
-            flush_to_disk(out.parent)
+            if _is_free(out):
+                write = _write_zip if out.suffix == ".zip" else _write_folder
+                manifest_sha256 = write(scratch / "pack", contents)
+                os.replace(scratch / "pack", out)
+                flush_to_disk(out.parent)
+            else:
+                manifest_sha256 = _check_same(out, contents)
     except BaseException:
         for place in made:  # the deepest first; leave nothing where nothing was written
             if place.is_dir() and not any(place.iterdir()):
@@ -144,7 +167,8 @@ class PackPlace:
         A zip is unpacked where temporary files are kept, for as long as this lasts.
         """
         if self.path.is_dir():
-            manifest = _parse_manifest((self.path / _MANIFEST).read_bytes(), self.path / _MANIFEST)
+            where = self.path / _MANIFEST
+            manifest = _checked_manifest(load_record(where, PackManifest), where)
             _check_folder(self.path, manifest)
             yield _source(self.path, self.path, manifest), self.path
             return
@@ -188,19 +212,53 @@ class _Contents:
         }
 
     def manifest(self, files: Mapping[str, Any]) -> bytes:
-        about = {"format": PACK_FORMAT, "kind": self.kind, "name": self.name, "members": self.members}
-        return _json({**about, "files": dict(sorted(files.items()))})
+        about = {"format": PackManifest.newest, "kind": self.kind, "name": self.name, "members": self.members}
+        return record_bytes({**about, "files": dict(sorted(files.items()))})
 
 
 def _check_place(out: Path) -> None:
     """Refuse to write over anything."""
     problems = [f"--out {out}: {parent} is a file, not a folder" for parent in out.parents if parent.is_file()]
-    if not problems and (out.exists() or out.is_symlink()) and not (out.is_dir() and not any(out.iterdir())):
+    if not problems and not _is_free(out) and not (out / _MANIFEST).is_file() and not zipfile.is_zipfile(out):
         problems.append(f"--out {out}: exists; remove it, or give another name")
     if not problems and out.suffix != ".zip" and out.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
         problems.append(f"--out {out}: a pack is a folder, or a file that ends in .zip")
     if problems:
         raise InputError(*problems)
+
+
+def _is_free(out: Path) -> bool:
+    """Whether nothing is there, or an empty folder."""
+    return not (out.exists() or out.is_symlink()) or (out.is_dir() and not any(out.iterdir()))
+
+
+def _check_same(out: Path, contents: _Contents) -> str:
+    """Refuse what is there unless it is this very pack, whole; the hash of its manifest.
+
+    A command that was killed after its last step finds what it wanted, as one that was not.
+    """
+    files = {}
+    for entry in contents.entries:
+        digest, size = hashlib.sha256(), 0
+        for piece in [entry.content] if isinstance(entry.content, bytes) else _pieces(entry.content):
+            digest.update(piece)
+            size += len(piece)
+        files[entry.name] = {"bytes": size, "sha256": digest.hexdigest()}
+    manifest = contents.manifest(files)
+    try:
+        if out.is_dir():
+            is_same = (out / _MANIFEST).read_bytes() == manifest
+            _check_folder(out, {"files": files})
+        else:
+            with zipfile.ZipFile(out) as archive:
+                sizes = {info.filename: info.file_size for info in archive.infolist()}
+                meant = {name: file["bytes"] for name, file in files.items()} | {_MANIFEST: len(manifest)}
+                is_same = sizes == meant and archive.read(_MANIFEST) == manifest and archive.testzip() is None
+    except (InputError, OSError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error):
+        is_same = False
+    if not is_same:
+        raise InputError(f"--out {out}: exists, and is not this pack; remove it, or give another name")
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def _contents(applied: RunSource | BlendSource, shown: str) -> _Contents:
@@ -304,9 +362,8 @@ def _readme(applied: RunSource | BlendSource, shown: str, members: Sequence[RunS
         score = (member.record["scores"]["oof"] or {}).get(member.record["metric"])
         shown_score = "" if score is None else f", {member.record['metric']} {score:.4f} out of fold"
         network = member.models()[0]["network"]
-        text = (
-            f"{network['name']}, {len(member.folders())} folds, images of {network['image_size']} pixels{shown_score}"
-        )
+        folds = counted(len(member.folders()), "fold")
+        text = f"{network['name']}, {folds}, images of {network['image_size']} pixels{shown_score}"
         lines.append(f"- {member.record['run']}: {text}")
     notes = [*(applied.notes() if isinstance(applied, BlendSource) else []), *_hub_notes(members)]
     codes = {
@@ -388,36 +445,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode("utf-8")
-
-
-def _parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
-    """A manifest whose parts are what they should be; names that lead out of the pack are refused."""
-    try:
-        manifest = json.loads(content.decode("utf-8"))
-        version = manifest["format"]
-        if version == PACK_FORMAT:
-            files, members = manifest["files"], manifest["members"]
-            sizes = [file["bytes"] for file in files.values()]
-            hashes = [file["sha256"] for file in files.values()]
-            is_sound = (
-                manifest["kind"] in ("run", "blend")
-                and all(isinstance(size, int) and size >= 0 for size in sizes)
-                and all(isinstance(sha256, str) for sha256 in hashes)
-                and all(number.isdecimal() and f"{place}/run.json" in files for number, place in members.items())
-            )
-            if not is_sound:
-                raise ValueError("a part of it is not what a manifest holds")
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is no pack's manifest ({error}); pack again") from error
-    if version != PACK_FORMAT:
-        raise InputError(f"{where}: format {version!r}; this ens reads {PACK_FORMAT}")
-    unsafe = [name for name in manifest["files"] if not _is_safe(name)]
+def _checked_manifest(manifest: Record, where: Path) -> Record:
+    """A manifest; names that lead out of the pack are refused, on whatever system they do."""
+    unsafe = [name for name in [*manifest["files"], *manifest["members"].values()] if not _is_safe(name)]
     if unsafe:
         raise InputError(f"{where}: {unsafe[0]!r} leads out of the pack; don't use this pack")
-    parsed: dict[str, Any] = manifest
-    return parsed
+    gone = [place for place in manifest["members"].values() if f"{place}/run.json" not in manifest["files"]]
+    if gone:
+        raise InputError(f"{where}: members: {gone[0]} has no run.json among the files; pack again")
+    return manifest
 
 
 def _is_safe(name: str) -> bool:
@@ -445,7 +481,7 @@ def _refuse_damaged(pack: Path, problems: Sequence[str]) -> None:
         raise InputError(f"{pack}: the pack is damaged; copy it again, or pack again", *shown, *more)
 
 
-def _unpack(path: Path, target: Path) -> dict[str, Any]:
+def _unpack(path: Path, target: Path) -> Record:
     """The manifest of a zip whose files, now below `target`, are those that it names; nothing else gets out of it.
 
     No file grows beyond the size that the manifest says, and together they must fit on the disk.
@@ -455,7 +491,8 @@ def _unpack(path: Path, target: Path) -> dict[str, Any]:
             infos = _checked_infos(path, archive)
             manifest_info = infos.pop(_MANIFEST)
             with archive.open(manifest_info) as stream:
-                manifest = _parse_manifest(stream.read(_MOST_MANIFEST), path / _MANIFEST)
+                content, where = stream.read(_MOST_MANIFEST), path / _MANIFEST
+            manifest = _checked_manifest(parse_record(content, PackManifest, where), where)
             files = manifest["files"]
             problems = [f"{path / name}: missing" for name in files if name not in infos]
             problems += [f"{path / name}: not in the manifest" for name in infos if name not in files]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.predictions import load_predictions
 from ensemble.errors import InputError
@@ -40,7 +41,7 @@ class Predicted(NotebookValue):
         """Where the files are, and how the rows were looked at."""
         rows = self.document["rows"]  # of new images their number, else what `run.json` says of both parts
         count = rows if isinstance(rows, int) else rows["validated"] + rows["test"]
-        return f"{count:,} rows, views {self.views} ({self.path})"
+        return f"{counted(count, 'row')}, views {self.views} ({self.path})"
 
     def table(self) -> pd.DataFrame:
         """The probabilities of the new images, or of the run's test rows, else of its out-of-fold rows."""

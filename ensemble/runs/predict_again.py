@@ -11,13 +11,13 @@ from typing import Any
 
 from ensemble.core.complaints import closest
 from ensemble.core.files import RUN_SWAP, replaced_together, scratch_folder, settle, sweep_temporaries
-from ensemble.core.foldplan import save_plan
+from ensemble.core.foldplan import keep_plan
 from ensemble.core.locks import folder_lock
 from ensemble.core.records import Record
 from ensemble.core.run import PredictingRun, RunFolder, RunRecord, unfinished_text
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
-from ensemble.errors import EnsError, InputError
+from ensemble.errors import EnsError, InputError, stop_on_full_disk
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.runs.devices import Workplace
 from ensemble.runs.fold_runner import FoldRunner
@@ -69,6 +69,7 @@ def run_all(
         if event.kind == "refused":
             raise InputError(*event.data["messages"])
         if event.kind != "finished":
+            stop_on_full_disk(task.name, event.data["error"])
             raise EnsError(f"{task.name}: {event.data['error']}")
         results.append(event.data["result"])
     return results
@@ -107,7 +108,7 @@ def request_of_run(
             "--images predicts other images without it"
         )
     words = asked["sets"], asked["data"]
-    requests = SharedRequests(outputs, folder, *words, on_event, allow_code, like=run, of_run=run.path)
+    requests = SharedRequests(outputs, folder, *words, on_event, allow_code, lambda usual: record, of_run=run.path)
     request = requests.request(asked["recipe"])
     check_same_identity(record, request, run.path)
     return request
@@ -119,6 +120,5 @@ def finished_record(request: RunRequest, run: RunFolder) -> dict[str, Any]:
     FoldRunner(request, run, record, lambda event: None).keep_finished()
     if any(fold_state(record, key)["state"] != "complete" for key in request.keys):
         raise InputError(unfinished_text(run, record))
-    if not request.plan_path.exists():  # the run was moved to where it was not made; identities have been compared
-        save_plan(request.plan_path, request.plan)
+    keep_plan(request.plan_path, request.plan)  # the run may have been moved to where it was not made
     return record

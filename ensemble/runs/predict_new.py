@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from ensemble.blending.align import Stack
-from ensemble.blending.blend import CARRIED
+from ensemble.blending.blend import CARRIED, load_blend
 from ensemble.blending.combine import Combined, Matrix
 from ensemble.blending.formula import Formula, blend_command
 from ensemble.core.dataset import BoxSpec
-from ensemble.core.files import RUN_SWAP, load_json, replaced_together, scratch_folder, sha256_text
+from ensemble.core.files import RUN_SWAP, replaced_together, scratch_folder, sha256_text
 from ensemble.core.labels import Activation
 from ensemble.core.npy import map_matrix
 from ensemble.core.predictions import Predictions
-from ensemble.core.records import Record
+from ensemble.core.records import EARLIER, Record, doubt_lines
 from ensemble.core.run import PredictingRun, RunFolder, load_fold, load_model, verify_files
 from ensemble.data.new_images import PredictionFiles, find_new_images
 from ensemble.engine.task import Task
@@ -77,7 +77,7 @@ class RunSource:
     """A finished run that predicts: with all of its folds, or some."""
 
     run: RunFolder
-    record: dict[str, Any]
+    record: Record
     views: RunViews
     folds: Sequence[int] | None = None
     codes: Mapping[str, Any] = field(default_factory=dict)
@@ -118,6 +118,11 @@ class RunSource:
         codes = check_code_of_run(self.run.path, codes, folder / "recipes", allow_code=allow_code)
         return replace(self, codes=codes)
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether the hashes of all its records showed that they are as they were written."""
+        return self.record.is_verified and all(model.is_verified for model in self.models())
+
     def predict_into(self, out: Path, asked: ImagesAsked, workplace: Workplace, on_event: OnEvent) -> dict[str, Any]:
         """One task that takes every image through every fold; its files are put in place when they are whole."""
         about = sidecar_of(self.record | {"tta": self.views.plain()})
@@ -133,7 +138,9 @@ class RunSource:
             }
             task = Task(f"{self.run.name}/images", f"{_TASKS}:predict_images", arguments, scratch / "task")
             (result,) = run_all([task], workplace, None, on_event)
-        return {"out": str(out), "tta": self.views.choice.text, **result}
+        doubts = {} if self.is_verified else {self.run.name: EARLIER}
+        told = {"unverified": list(doubts), "notes": doubt_lines(doubts)}
+        return {"out": str(out), "tta": self.views.choice.text, **result, **told}
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class BlendSource:
 
     where: Path
     """Its `blend.json`."""
-    document: dict[str, Any]
+    document: Record
     formula: Formula
     members: Mapping[int, RunSource]
     """Those with a say, by their number in the document."""
@@ -202,7 +209,8 @@ class BlendSource:
             "cost": cost,
             "folds": sum(len(member.folders()) for member in self.members.values()),
             "precision": asked.precision,
-            "notes": self.notes(),
+            "unverified": list(self.doubts),
+            "notes": [*self.notes(), *doubt_lines(self.doubts)],
         }
 
     def _origin(self) -> dict[str, Any]:
@@ -215,6 +223,14 @@ class BlendSource:
             "metric": document["metric"],
             **{key: document[key] for key in CARRIED if key in document},
         }
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """Why the blend itself, or some of its members, are unverified, by their names."""
+        members = {str(self.document["members"][number]["run"]): member for number, member in self.members.items()}
+        names = [name for name, member in members.items() if not member.is_verified]
+        names += [name for name in self.document["unverified"] if name not in names]
+        return dict.fromkeys([*([] if self.document.is_verified else [self.document["name"]]), *names], EARLIER)
 
     def notes(self) -> list[str]:
         """What a person should know of the answers."""
@@ -278,19 +294,12 @@ class BlendSource:
             yield self.formula.answer(stack.block(start, min(start + step, rows)))
 
 
-def load_formula(where: Path) -> tuple[dict[str, Any], Formula]:
+def load_formula(where: Path) -> tuple[Record, Formula]:
     """A `blend.json`, and what it says of how to apply it."""
     try:
-        document = load_json(where)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: can't be read ({error}); blend again") from error
-    wanted = {"members": list, "classes": list, "name": str, "method": str, "used": str, "metric": str}
-    wrong = [key for key, kind in wanted.items() if not isinstance(document.get(key), kind)]
-    members = [] if wrong else document["members"]
-    if not all(isinstance(member, dict) and "run" in member and "npy_sha256" in member for member in members):
-        wrong = ["members"]
-    if wrong:
-        raise InputError(f"{where}: {', '.join(wrong)} missing or damaged; blend again")
+        document = load_blend(where)
+    except FileNotFoundError:
+        raise InputError(f"{where}: missing; blend again") from None
     return document, Formula.of(document, str(where))
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from ensemble.audit.findings import Finding
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
+from ensemble.core.plain_file import open_own
 from ensemble.core.run import FoldKey, RunRecord, now
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews
@@ -31,6 +32,16 @@ from ensemble.runs.request import RunRequest
 _SHOWN = 5  # changed rows in a message, as of a finding
 EVENTS_NAME = "events.jsonl"
 _PACKAGES = ("ens", "torch", "timm", "albumentations", "ttach", "numpy", "scikit-learn", "opencv-python-headless")
+
+
+def recorded_dataset(request: RunRequest) -> dict[str, Any]:
+    """What a run and a study record of their dataset.
+
+    `described`: of a folder that has no description in `recipes/data`; later commands read the rows with it.
+    """
+    given = request.resolved.given
+    described = {"described": given.description.plain()} if given is not None else {}
+    return {"dataset": request.table.dataset, "data_folder": str(request.table.train.folder), **described}
 
 
 def new_record(
@@ -50,10 +61,7 @@ def new_record(
         "state": "running",
         "recipe_name": resolved.name,
         "recipe": resolved.recipe.plain(),
-        "dataset": table.dataset,
-        "data_folder": str(table.train.folder),
-        # Of a folder that has no description in recipes/data: what later commands read the rows with.
-        **({"described": resolved.given.description.plain()} if resolved.given is not None else {}),
+        **recorded_dataset(request),
         "asked": dataclasses.asdict(request.asked),
         "identity_of": identity.plain(),
         "code": {code.name: code.sha256 for code in request.code},
@@ -172,7 +180,7 @@ def add_event(folder: Path, event: Mapping[str, Any]) -> None:
     time = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, **event}, ensure_ascii=False, default=str).encode("utf-8") + b"\n"
     try:
-        descriptor = os.open(folder / EVENTS_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = open_own(folder / EVENTS_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     except OSError:  # such as a folder that is read-only or gone
         return
     try:

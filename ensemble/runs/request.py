@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,8 @@ queued, fold-kept, fold-started, resumed, warning, epoch, retried, restarted, st
 fold-failed, merged`) and its facts: `run` where it is about one, and a `label` to tell runs apart where there are
 several."""
 
-LikeRun = RunFolder | Literal["usual"] | None
-"""A run that goes on, that of the usual name, or none."""
+Earlier = Callable[[str], Mapping[str, Any] | None]
+"""What an earlier command recorded of the run or study that goes on, by the name that it has where none is given."""
 
 _ONE_CLASS_LOSSES = ("cross-entropy",)  # a softmax over classes has no meaning for rows with several of them
 
@@ -129,8 +129,8 @@ class SharedRequests:
     data: Path | str | None
     on_event: OnEvent
     allow_code: bool
-    like: LikeRun = "usual"
-    """The run that goes on, of a folder without a description: it keeps what it was begun with."""
+    earlier: Earlier | None
+    """Of a folder without a description: it keeps what it was begun with. None: nothing goes on."""
     of_run: Path | None = None
     """The run whose record has the recipe, `sets` and `data`; None: they are the user's words."""
     _tables: dict[str, Table] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class SharedRequests:
             folder=self.folder,
             outputs=self.outputs,
             home=home,
-            like=self.like,
+            earlier=self.earlier,
             on_event=self.on_event,
         )
         require_allowed(find_code(resolved), self.allow_code)
@@ -187,14 +187,14 @@ def read_recipe(
     folder: Path,
     outputs: Path,
     home: Path | None = None,
-    like: LikeRun = None,
+    earlier: Earlier | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> tuple[Asked, ResolvedRecipe]:
     """A recipe and the words that name it; None: the newest run's, as it was given, else `quickstart`.
 
-    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless the
-    run `like` was begun from that folder and has both. `home`: the folder of the run or study, which keeps a recipe
-    given as a mapping.
+    Where `data` is a folder that has no description, it is recognised, and None is a recipe that fits it, unless what
+    `earlier` knows was begun from that folder and has both. `home`: the folder of the run or study, which keeps a
+    recipe given as a mapping.
     """
     given = name = None
     recipe = named.recipe
@@ -204,12 +204,11 @@ def read_recipe(
     place = None if data is None else undescribed_folder(data, folder)
     if place is not None:
         name = dataset_name(place) if recipe is None else None  # what the run is called: no file says it
-        if like == "usual":
-            usual = home if isinstance(recipe, Mapping) else None
-            like = RunFolder(usual or outputs / (name or Path(str(recipe)).stem))
-        before = (like.load_record() if like is not None else None) or Record()
-        if recipe is None and like is not None and (kept := _kept_words(before, place)) is not None:
-            recorded = RecordedWords(like.path, tuple(kept.sets))
+        usual = name or (home.name if home is not None and isinstance(recipe, Mapping) else Path(str(recipe)).stem)
+        before = (earlier(usual) if earlier is not None else None) or {}
+        if recipe is None and (kept := _kept_words(before, place)) is not None:
+            where = outputs / "studies" / before["study"] if "study" in before else outputs / before["run"]
+            recorded = RecordedWords(where, tuple(kept.sets))
         recipe, words, given = _undescribed(recipe, words, place, before, folder, outputs, on_event)
         data = str(place.absolute())
     elif recipe is None:
@@ -240,7 +239,7 @@ def _undescribed(
     outputs: Path,
     on_event: OnEvent,
 ) -> tuple[RecipeSource, Sequence[str], GivenDataset]:
-    """Recipe, `--set` words and description for a folder: those of the run before, else what fits."""
+    """Recipe, `--set` words and description for a folder: those of an earlier command, else what fits."""
     given = _given(before)
     if given is not None and (asked := _kept_words(before, place)) is not None:
         return (asked.recipe, [*asked.sets, *sets], given) if recipe is None else (recipe, sets, given)
@@ -249,7 +248,7 @@ def _undescribed(
     if recipe is None:
         starter = described.recipe
         recipe, sets = starter.base, [*starter.sets, *sets]
-        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}, an estimate"
+        line += f"; {starter.base} with {', '.join(starter.sets)}: {starter.duration}"
     on_event({"event": "finding", "line": f"{line}; ens init {shlex.quote(str(place))} explains it"})
     return recipe, sets, described.given
 
@@ -262,7 +261,7 @@ def _kept_words(before: Mapping[str, Any], place: Path) -> Asked | None:
 
 
 def _given(record: Mapping[str, Any]) -> GivenDataset | None:
-    """The dataset of a run that was made from a folder without a description; None for other runs."""
+    """The dataset of a run or study that was made from a folder without a description; None for others."""
     description = described_in(record)
     if description is None:
         return None
@@ -385,7 +384,7 @@ def check_label_kind(recipe: Recipe, table: Table) -> None:
     if sets:
         allowed = ", ".join(name for name in LOSSES if name not in _ONE_CLASS_LOSSES)
         problems += [
-            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} wants one class a row, but rows of "
+            f"{'loss.name' if name == recipe.loss.name else 'loss.plus'}: {name} needs one class a row, but rows of "
             f"{dataset} have sets of classes; take {allowed}, or module:function"
             for name in recipe.loss.terms
             if name in _ONE_CLASS_LOSSES

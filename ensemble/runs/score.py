@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.blending.blend import load_blend
 from ensemble.blending.honest import RESAMPLES, with_intervals
 from ensemble.blending.inputs import load_members, unique_names
-from ensemble.core.complaints import Complaint, any_of, closest, raise_together
+from ensemble.core.complaints import Complaint, any_of, closest, counted, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
-from ensemble.core.files import load_json, save_json
 from ensemble.core.labels import Labels
 from ensemble.core.locks import folder_lock
 from ensemble.core.metrics import (
@@ -36,10 +36,10 @@ from ensemble.core.metrics import (
 )
 from ensemble.core.notebook import check_arguments
 from ensemble.core.predictions import Predictions
-from ensemble.core.records import Record
-from ensemble.core.run import RunFolder, find_runs, load_looks, looks_path, now
+from ensemble.core.records import EARLIER, Record, doubt_lines
+from ensemble.core.run import RunFolder, find_runs, load_looks, now, records_of, save_looks
 from ensemble.core.text import natural_key
-from ensemble.data.answers import Answers, load_answers
+from ensemble.data.answers import Answers, load_answers, meant_ids
 from ensemble.data.table import dataset_folder
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
@@ -52,7 +52,6 @@ Integers = NDArray[np.int64]
 Interval = list[float] | None
 
 _EXAMPLES = 5  # ids that a document shows; their number is exact
-_NEAR = 1000  # ids among which a misspelt one's meaning is looked for: the search is slow
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,8 @@ def score(
     _refuse_strangers(joined, answers)
     # All is computed before the look is counted, and counted before anything is shown.
     items = [_describe(rows, name) for rows in joined]
+    doubts = {file.name: file.doubt for file in files if file.doubt}
+    remarks += doubt_lines(doubts)
     looks = _count_look(outputs, answers, dataset.name, [(item["name"], item["npy_sha256"]) for item in items])
     for item in items:
         item["looks"] = looks["files"][item["npy_sha256"]]["looks"]
@@ -132,6 +133,7 @@ def score(
             "resamples": RESAMPLES,
             "resampled": "rows" if answers.groups is None else "groups",
             "scored": items,
+            "unverified": list(doubts),
             "remarks": remarks,
         }
     )
@@ -206,18 +208,25 @@ class _File:
     path: Path
     test: Predictions
     oof: Predictions | None
+    _doubt: str
+
+    @property
+    def doubt(self) -> str:
+        """Why nothing shows that these numbers are as they were written; empty where their hashes do."""
+        blend = self.blend
+        is_doubtful = blend is not None and not blend.is_verified
+        return self._doubt or (EARLIER if is_doubtful else "")
 
     @cached_property
-    def blend(self) -> dict[str, Any] | None:
+    def blend(self) -> Record | None:
         """The `blend.json` that was written with it; None where it is no blend's, or lies elsewhere now."""
         if self.test.sidecar.get("blend_of") is None:
             return None
         try:
-            record = load_json(self.path.with_name("blend.json"))
-        except (OSError, ValueError):
+            record = load_blend(self.path.with_name("blend.json"))
+        except FileNotFoundError:
             return None
-        is_its = isinstance(record, dict) and record.get("files", {}).get(self.path.name) == self.test.npy_sha256
-        return record if is_its else None
+        return record if record["files"].get(self.path.name) == self.test.npy_sha256 else None
 
 
 def _load(paths: Sequence[Path]) -> list[_File]:
@@ -229,7 +238,7 @@ def _load(paths: Sequence[Path]) -> list[_File]:
         if test is None or test.kind != "test":
             problems.append(f"{member.path}: holds oof rows; test rows are scored: give the probs.npy beside it")
             continue
-        files.append(_File(name, member.path, test, member.oof))
+        files.append(_File(name, member.path, test, member.oof, member.doubt))
         first = files[0]
         if test.activation != first.test.activation:
             problems.append(f"{first.path} and {member.path}: one class a row in one, sets of classes in the other")
@@ -321,13 +330,7 @@ class _Dataset:
 
 def _records(files: Sequence[_File], outputs: Path, dataset: str) -> Iterator[dict[str, Any]]:
     """The records of the files' own runs, then of all others, that are of a dataset."""
-    for run in [*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)]:
-        try:
-            record = run.load_record() or Record()
-        except InputError:  # of another version: no help
-            continue
-        if record.get("dataset") == dataset:
-            yield record
+    return records_of([*(RunFolder(file.path.parent) for file in files), *find_runs(outputs)], dataset)
 
 
 def _answers(
@@ -338,8 +341,10 @@ def _answers(
     known = description.class_names if description is not None else None
     is_other = known is not None and set(known) != set(classes)
     is_other |= description is not None and description.label.is_set != sets
+    ids = {row_id for file in files for row_id in file.test.ids}
     if labels is not None:
-        return load_answers(classes, sets=sets, description=None if is_other else description, file=Path(labels))
+        known_by = None if is_other else description
+        return load_answers(classes, sets=sets, predicted=ids, description=known_by, file=Path(labels))
     remedy = "or give --labels F, a CSV table with ids and labels"
     if dataset.name is None:
         raise InputError(f"{files[0].path}: does not name its dataset; say --data D, {remedy}")
@@ -354,7 +359,8 @@ def _answers(
             f"dataset {dataset.name} names no labels of its test rows; say in its description where they are, as in "
             f"test.label: {example} (docs/score.md); of a folder never described: --data DIR looks at it anew; {remedy}"
         )
-    return load_answers(classes, sets=sets, description=description, folder=dataset.folder(files, outputs, folder))
+    place = dataset.folder(files, outputs, folder)
+    return load_answers(classes, sets=sets, predicted=ids, description=description, folder=place)
 
 
 # Scores
@@ -382,7 +388,7 @@ class _Joined:
     @cached_property
     def decisions(self) -> Integers:
         """As the file answers: a blend may have learned a multiplier or a threshold for each class."""
-        sets, learned = self.labels.ndim == 2, (self.file.blend or {}).get("learned") or {}
+        sets, learned = self.labels.ndim == 2, (self.file.blend or Record()).get("learned") or {}
         tuned = learned.get("class_thresholds" if sets else "class_multipliers")
         if tuned is None:
             return np.asarray(decide_sets(self.probs) if sets else decide(self.probs), dtype=np.int64)
@@ -430,7 +436,7 @@ def _refuse_strangers(joined: Sequence[_Joined], answers: Answers) -> None:
         if not len(rows.rows):
             test = rows.file.test
             problems.append(
-                f"{answers.where}: none of its {len(answers.ids):,} ids is a row of {rows.file.path}; ids are "
+                f"{answers.where}: none of its {counted(len(answers.ids), 'id')} is a row of {rows.file.path}; ids are "
                 f"compared letter by letter: {answers.ids[0]!r} here, {test.ids[0]!r} there"
             )
     if problems:
@@ -458,7 +464,7 @@ def _describe(rows: _Joined, metric: str) -> dict[str, Any]:
         "npy_sha256": test.npy_sha256,
         "rows": len(rows.rows),
         "without_label": _told(unlabelled),
-        "without_prediction": _told(unpredicted) | {"meant": _meant(unpredicted, unlabelled)},
+        "without_prediction": _told(unpredicted) | {"meant": meant_ids(unpredicted[:_EXAMPLES], unlabelled)},
         "scores": scores,
         "promise": promise,
         "promise_reason": reason,
@@ -530,7 +536,7 @@ def _count_look(
 ) -> dict[str, Any]:
     """Write down that these labels were looked at with these files; gives back what is known of the labels now."""
     time = now()
-    with folder_lock(outputs, wait=True):  # two commands at once are two looks
+    with folder_lock(outputs, wait=True, may_be_link=True):  # two commands at once are two looks
         document = load_looks(outputs)
         new: dict[str, Any] = {
             "dataset": dataset,
@@ -545,15 +551,8 @@ def _count_look(
         for name, sha256 in files:
             file = entry["files"].setdefault(sha256, {"name": name, "looks": 0, "times": []})
             file.update(name=name, looks=file["looks"] + 1, times=[*file["times"], time])
-        save_json(looks_path(outputs), document)
+        save_looks(outputs, document)
     return entry
-
-
-def _meant(unpredicted: Sequence[str], unlabelled: Sequence[str]) -> dict[str, str]:
-    """Which rows some labelled ids without a prediction may stand for: those most like them that have no label."""
-    candidates = unlabelled[:_NEAR]
-    near = {row_id: closest(row_id, candidates, cutoff=0.8) for row_id in unpredicted[:_EXAMPLES]}
-    return {row_id: name for row_id, name in near.items() if name is not None}
 
 
 def _told(ids: Sequence[str]) -> dict[str, Any]:

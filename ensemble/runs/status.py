@@ -13,20 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemble.blending.blend import load_blend
 from ensemble.core.complaints import counted
-from ensemble.core.files import load_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_fold, load_looks, verify_files
+from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import shown_path
+from ensemble.runs.study_record import load_study_record, load_trial_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
-_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "plan", "missing", "path")
+_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "verified", "plan", "missing", "path")
 _SMALL = 1 << 20  # bytes that are hashed in a millisecond
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
 _CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # module:function anywhere in a word; its schema would cost 60 ms
@@ -52,7 +54,8 @@ class Status(NotebookValue, dict[str, Any]):
 
 @check_arguments
 def status(outputs: Path | str = "outputs") -> Status:
-    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state` and what is `missing`.
+    """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state`, what is `missing`, and
+    whether it is `verified`: its own hash shows that nothing in it was altered.
 
     `scored`: how often test labels were looked at.
     """
@@ -82,6 +85,7 @@ def _row(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": item.get("dataset"),
         "metric": item.get("metric"),
         "value": value,
+        "verified": item["verified"],
         "plan": plan_of(item),
         "missing": "; ".join(item["missing"]),
         "path": item["path"],
@@ -113,7 +117,7 @@ def _run(folder: RunFolder) -> dict[str, Any]:
     except InputError as error:
         record, problems = None, list(error.messages)
     if record is None:
-        return {"run": folder.name, "path": str(folder.path), "state": "unreadable", "missing": problems}
+        return _unreadable("run", folder.path, problems)
     holder = lock_holder(folder.path)
     now = "running" if holder is not None else "interrupted" if record["state"] == "running" else str(record["state"])
     missing = []
@@ -124,7 +128,13 @@ def _run(folder: RunFolder) -> dict[str, Any]:
             missing.append(
                 f"fold {fold['fold']}{repeat}: {fold['error'] or ('interrupted' if was_cut else fold['state'])}"
             )
-    report = {**record, "path": str(folder.path), "state": now, "missing": [*missing, *_lost(folder, record)]}
+    report = {
+        **record,
+        "path": str(folder.path),
+        "state": now,
+        "verified": record.is_verified,
+        "missing": [*missing, *_lost(folder, record)],
+    }
     if holder is not None:
         report.update(process=str(holder), progress=_folds_in_progress(folder, record))
     return report
@@ -214,24 +224,41 @@ def _is_doubtful(path: str, written: int) -> bool:
         return True
 
 
+def _unreadable(kind: str, folder: Path, problems: Sequence[str]) -> dict[str, Any]:
+    """What is known of a run, study or blend whose record can't be believed."""
+    about = {"path": str(folder), "state": "unreadable", "verified": False, "missing": list(problems)}
+    return {kind: folder.name, **about}
+
+
 def _study(path: Path) -> dict[str, Any]:
     """A study's record with its state as of now, and how many of its trials are done."""
-    record, holder = _load(path), lock_holder(path.parent)
-    trials = [_load(trial) for trial in sorted(path.parent.glob("trial-*/trial.json"))]
-    states = [trial.get("state") for trial in trials]
-    now = "running" if holder is not None else "complete" if record.get("ended") else "interrupted"
-    under_way = sorted(trial.get("number", 0) for trial in trials if trial.get("state") == "running")
-    missing = [trial["error"] for trial in [record, *trials] if "state" not in trial and "error" in trial]
+    trials, missing = [], []
+    for place in sorted(path.parent.glob("trial-*/trial.json"), key=lambda place: natural_key(str(place))):
+        try:
+            trials.append(load_trial_record(place))
+        except (InputError, FileNotFoundError) as error:
+            missing.append(str(error))
+    states = [trial["state"] for trial in trials]
+    counts = {"all": len(trials) + len(missing)}
+    counts |= {state: states.count(state) for state in ("complete", "stopped", "failed")}
+    try:
+        record = load_study_record(path)
+    except (InputError, FileNotFoundError) as error:
+        return _unreadable("study", path.parent, [str(error), *missing]) | {"trials": counts}
+    holder = lock_holder(path.parent)
+    now = "running" if holder is not None else "complete" if record["ended"] else "interrupted"
+    under_way = [trial["number"] for trial in trials if trial["state"] == "running"]
     if now != "running":
         missing += [f"trial {number}: interrupted" for number in under_way]
-    if record.get("best") and not (path.parent / "best.yaml").exists():
+    if record["best"] and not (path.parent / "best.yaml").exists():
         missing.append("best.yaml")
     report = {
         **record,
         "study": path.parent.name,
         "path": str(path.parent),
-        "state": "unreadable" if "error" in record else now,
-        "trials": {"all": len(states)} | {state: states.count(state) for state in ("complete", "stopped", "failed")},
+        "state": now,
+        "verified": all(each.is_verified for each in [record, *trials]),
+        "trials": counts,
         "missing": missing,
     }
     if holder is not None:
@@ -241,19 +268,14 @@ def _study(path: Path) -> dict[str, Any]:
 
 def _blend(path: Path) -> dict[str, Any]:
     """A blend's record, and which of its files are gone."""
-    record = _load(path)
-    names = ("submission.csv", "probs.npy", "probs.json", "probs.ids.txt")
-    missing = [name for name in record.get("files", names) if not (path.parent / name).exists()]
-    return {**record, "blend": path.parent.name, "path": str(path.parent), "missing": missing}
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """A JSON mapping; what is wrong with the file is in its `error`."""
     try:
-        record = load_json(path)
-    except (OSError, ValueError) as error:
-        return {"error": f"{path}: {error}"}
-    return record if isinstance(record, dict) else {"error": f"{path}: not a JSON object"}
+        record = load_blend(path)
+    except (InputError, FileNotFoundError) as error:
+        return _unreadable("blend", path.parent, [str(error)])
+    missing = [name for name in record["files"] if not (path.parent / name).exists()]
+    is_verified = record.is_verified and not record["unverified"]
+    about = {"path": str(path.parent), "state": "complete", "verified": is_verified, "missing": missing}
+    return {**record, "blend": path.parent.name, **about}
 
 
 def _ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ensemble.audit.findings import Finding
+from ensemble.core.complaints import Place
+from ensemble.core.files import canonical_json, sha256_text
 from ensemble.core.machine import check_watchers
 from ensemble.core.notebook import NotebookValue, check_arguments
 from ensemble.core.run import RunFolder, check_run_name
@@ -18,6 +20,7 @@ from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
 from ensemble.recipe.layers import GIVEN, RecipeSource, Sets
+from ensemble.recipe.yaml import plain_value
 from ensemble.runs.checks import checked_request
 from ensemble.runs.describe import undescribed_folder
 from ensemble.runs.devices import Auto, Workplace
@@ -26,6 +29,8 @@ from ensemble.runs.work import RunWork, execute_runs
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NAME_DIGITS = 8  # of a hash in a run's name: by chance two of 1,000 mappings share it once in 9,000 times
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def train(
 
 @check_arguments
 def train_many(
-    recipes: Sequence[Path | str],
+    recipes: Annotated[Sequence[RecipeSource], "a list of recipes: names, paths or mappings of their keys"],
     *,
     folds: Sequence[int] | None = None,
     sets: Sets = (),
@@ -144,6 +149,7 @@ def train_many(
 ) -> list[TrainedRun]:
     """`train` for several recipes, or patterns such as `mine_*`: their folds share one queue, the longest first.
 
+    A recipe given as a mapping is kept in a run called `recipe-` and a hash of it: the same mapping, the same run.
     All recipes are checked before anything is written. A run that fails does not stop the others.
     """
     name, outputs, folder = None, Path(outputs), Path(folder)
@@ -163,23 +169,31 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
         check_run_name(options.name)
     sources: Sequence[RecipeSource | None] = options.recipes or [None]
     if options.several:
-        sources = expand_recipes([str(recipe) for recipe in options.recipes], options.folder)
+        words = [recipe if isinstance(recipe, Mapping) else str(recipe) for recipe in options.recipes]
+        sources = expand_recipes(words, options.folder)
     newest = newest_run(options.outputs) if list(sources) == [None] else None  # looked up before anything is written
     data = None if options.data is None else str(options.data)
     is_folder = data is not None and undescribed_folder(data, options.folder) is not None
     # The newest run goes on, but not where a folder is given, whose run is called after it.
     own_name = options.name or (newest.name if newest is not None and not is_folder else None)
     errors = RecipeErrors(several=len(sources) > 1)
-    requests = SharedRequests(options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
-    if options.fresh:
-        requests.like = None
-    elif options.name is not None:
-        requests.like = RunFolder(options.outputs / options.name)
+
+    def earlier(usual: str) -> Mapping[str, Any] | None:
+        return None if options.fresh else RunFolder(options.outputs / (options.name or usual)).load_record()
+
+    shared = (options.outputs, options.folder, options.sets, options.data, listen, options.allow_code)
+    requests = SharedRequests(*shared, earlier)
     audited: dict[tuple[Any, ...], list[Finding]] = {}
     works: dict[Path, RunWork] = {}
     for source in sources:
-        with errors.collect(str(source)):
-            request = requests.request(source, options.outputs / (own_name or GIVEN))
+        name, home = str(source), options.outputs / (own_name or GIVEN)
+        if isinstance(source, Mapping) and options.several:
+            name = _name_of_given(source)
+            home = options.outputs / name
+            if home in works:  # the same mapping twice
+                continue
+        with errors.collect(name):
+            request = requests.request(source, home)
             run = RunFolder(options.outputs / (own_name or request.resolved.name))
             if run.path in works:
                 raise InputError(
@@ -206,6 +220,13 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
         TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error))
         for work in works.values()
     ]
+
+
+def _name_of_given(recipe: Mapping[str, Any]) -> str:
+    """What the run of one mapping among several is called: by its content, since its place in a list says nothing."""
+    # What no file could hold is left out here, and told when the recipe is loaded.
+    plain = plain_value(recipe, Place(GIVEN), (), [])
+    return f"{GIVEN}-{sha256_text(canonical_json(plain))[:_NAME_DIGITS]}"
 
 
 def _with_early_server(on_event: OnEvent) -> OnEvent:

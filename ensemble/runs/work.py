@@ -16,12 +16,12 @@ from typing import Any
 
 from ensemble.audit.findings import Finding
 from ensemble.core.files import RUN_SWAP, canonical_json, scratch_folder, settle, sweep_temporaries
-from ensemble.core.foldplan import save_plan
+from ensemble.core.foldplan import keep_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.run import FoldKey, RunFolder
 from ensemble.engine.scheduler import run_tasks
 from ensemble.engine.task import Task, TaskEvent
-from ensemble.errors import EnsError, InputError
+from ensemble.errors import EnsError, InputError, stop_on_full_disk
 from ensemble.recipe.own_code import check_same_weights, save_code
 from ensemble.recipe.save import save_given_recipe
 from ensemble.runs.checks import check_trainable, left_out
@@ -177,6 +177,7 @@ class RunWork:
         if last.kind == "refused":
             return InputError(*last.data["messages"])
         if last.kind == "failed":
+            stop_on_full_disk(self.request.resolved.name, last.data["error"])
             error = EnsError(f"{self.request.resolved.name}: {last.data['error']}")
             error.__cause__ = RuntimeError(Path(last.data["log"]).read_text(encoding="utf-8"))
             return error
@@ -211,8 +212,7 @@ class RunWork:
         sweep_temporaries(self.run.path)
         save_given_recipe(self.request.resolved)
         save_code(self.run.path, self.request.code)
-        if not self.request.plan_path.exists():
-            save_plan(self.request.plan_path, self.request.plan)
+        keep_plan(self.request.plan_path, self.request.plan)
         self._before = canonical_json(self.record)
         self.tasks = self._folds.begin()
         if not self.tasks:

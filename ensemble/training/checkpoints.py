@@ -134,6 +134,17 @@ class Checkpoints:
             old.remove()
 
 
+def snapshot(value: Any) -> Any:
+    """A copy in memory that later steps do not change: tensors on the CPU, in dicts and lists; plain values as is."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)  # keeps its strides
+    if isinstance(value, Mapping):
+        return {key: snapshot(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(snapshot(inner) for inner in value)
+    return value
+
+
 def _check_loadable(value: Any, where: str) -> None:
     """Refuse, before anything relies on it, what `weights_only` would not load again."""
     if type(value) is dict:

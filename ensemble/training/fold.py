@@ -10,7 +10,7 @@ import mmap
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Activation
 from ensemble.core.machine import Report
 from ensemble.core.metrics import metrics_for, per_class, score_all
+from ensemble.core.plain_file import append_own
 from ensemble.core.predictions import Predictions, save_predictions
 from ensemble.core.randomness import derive_seed
 from ensemble.core.records import save_record
@@ -46,6 +47,7 @@ from ensemble.recipe.fold_job import FoldJob
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.recipe import Recipe
 from ensemble.training.checkpoints import Checkpoints, Loaded
+from ensemble.training.contention import CoreWatch
 from ensemble.training.device import StopRequest, set_determinism, stop_requests
 from ensemble.training.fold_data import (
     FoldRows,
@@ -95,6 +97,7 @@ class FoldWork:
         self.greater_is_better = (metrics_for(sets=sets) | self.own_metrics)[self.metric].greater_is_better
         self.views = FoldViews.asked(self.recipe.tta) if job.views is None else FoldViews.of(job.views)
         self.micro_batch = job.micro_batch
+        self.threads: int = job.threads or job.decided["threads"]
         is_cpu = job.decided["device"] == "cpu" or not torch.cuda.is_available()  # a run may go on without its GPU
         self.device = torch.device("cpu" if is_cpu else job.decided["device"])
         self.normalizer = Normalizer(self.recipe.image.mean or (), self.recipe.image.std or (), self.device)
@@ -102,7 +105,6 @@ class FoldWork:
     def train(self) -> dict[str, Any]:
         """Train, save the weights, predict both parts, and close the folder; its `fold.json`, which is written last."""
         job, decided = self.job, self.job.decided
-        torch.set_num_threads(decided["threads"])
         cv2.setNumThreads(1)  # the feed's workers share the cores already
         if self.device.type == "cuda":
             set_determinism(self.recipe.train.deterministic)
@@ -166,8 +168,10 @@ class FoldWork:
     def log(self, line: str) -> None:
         """Add a line to the fold's log; a disk without room for it does not end a training."""
         try:
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
-                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            append_own(
+                self.folder / "log.txt",
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode("utf-8", "backslashreplace"),
+            )
         except OSError as error:
             print(f"log.txt: {error}: {line}")
 
@@ -197,16 +201,19 @@ class FoldWork:
         stop: StopRequest,
     ) -> tuple[torch.nn.Module, FoldTraining]:
         """A network built afresh and trained, from `loaded`, the last checkpoint, where there is one."""
-        started, job = time.monotonic(), self.job
+        started, job, is_cpu = time.monotonic(), self.job, self.device.type == "cpu"
         if loaded is not None:
             before: int | None = loaded.about["machine"]["micro_batch"]
             if before is not None:  # what did not fit before the stop would not fit now
                 self.micro_batch = before if self.micro_batch is None else min(before, self.micro_batch)
+            if not job.keep_threads:  # a fold that went on with one thread ends with the same bytes, killed or not
+                self.threads = min(self.threads, loaded.about["machine"]["threads"])
             epoch, step = loaded.about["epoch"], loaded.about["step"]
             self.log(f"goes on after step {step}, in epoch {epoch}")
             self.report({"event": "resumed", "epoch": min(epoch, self.recipe.train.epochs), "step": step})
         if why := self._why_other_steps():
             self.warn(why)
+        torch.set_num_threads(self.threads)
         watchers = Watchers(job.watch, self.folder, job.about, self.recipe.plain(), self.warn) if job.watch else None
         machine = self._machine()
         torch.manual_seed(self._seed("weights"))  # the first weights are a function of the fold's seed
@@ -214,7 +221,7 @@ class FoldWork:
         network = network.to(self.device)
         self.log(f"{spec.name}: {start}")
         try:
-            with make_feed(self.recipe, images, rows, job.classes, self.parts, job.decided["threads"]) as feed:
+            with make_feed(self.recipe, images, rows, job.classes, self.parts, self.threads) as feed:
                 training = FoldTraining(
                     self._trainer(network, feed, images, rows),
                     Selection(self.recipe.train, self.metric, greater_is_better=self.greater_is_better),
@@ -224,6 +231,7 @@ class FoldWork:
                     beat=self.report.beat,
                     score=lambda network: self._epoch_scores(network, images, rows),
                     report=lambda history, result, left_s: self._report_epoch(history, result, left_s, watchers),
+                    cores=CoreWatch(self.threads if is_cpu and not job.keep_threads else 1),
                 )
                 training.begin(machine, loaded, started)
                 if watchers is not None:
@@ -253,7 +261,7 @@ class FoldWork:
         return {
             "device": "cpu" if is_cpu else torch.cuda.get_device_name(self.device),
             "machine": platform.machine() + instructions,
-            "threads": self.job.decided["threads"],
+            "threads": self.threads,
             "precision": self.job.decided["precision"],
             "micro_batch": self.micro_batch,
             "torch": str(torch.__version__),
@@ -425,6 +433,7 @@ class FoldWork:
             "seconds": round(training.seconds, 3),
             "device": self.device.type,
             "micro_batch": self.micro_batch,
+            "threads": [threads for threads, _ in groupby(machine["threads"] for machine in training.machines)],
             "other_steps_why": self._why_other_steps(),
             "resumed": len(training.machines) - 1,
             "bit_equal": other_bits is None,

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.errors import EnsError, InputError, StopAsked
+from ensemble.errors import EnsError, InputError, RetryWith, StopAsked
 from ensemble.images.batches import Batch, TrainingFeed
 from ensemble.inference.forward import Normalizer
 from ensemble.recipe.parts import TrainPart
 from ensemble.training.averages import Average, Ema, Swa
-from ensemble.training.checkpoints import Checkpoints, Loaded
+from ensemble.training.checkpoints import Checkpoints, Loaded, snapshot
+from ensemble.training.contention import CoreWatch, pass_zeros
 from ensemble.training.device import StopRequest
 from ensemble.training.losses import Loss
 from ensemble.training.timm_import import timm
@@ -98,15 +99,18 @@ class FoldTraining:
         beat: Callable[[], None],
         score: Callable[[torch.nn.Module], tuple[Scores, Scores | None]],
         report: Callable[[list[Row], EpochResult, float], None],
+        cores: CoreWatch,
     ) -> None:
         """`score` gives an epoch's scores on the validation rows, and on the inner rows where there are any.
 
         `beat` is called after every step, and may raise `StopAsked`, as `stop` may ask for it: the state is then saved.
         `report` gets the history after each epoch, and the seconds that remain. With a score below that of `floors`
         after an epoch, `GivenUp` is raised; where the best epoch is taken, it is the best score so far that counts.
+        Where `cores` raises `RetryWith`, since one thread would be faster, the state is saved too.
         """
         self.trainer, self.selection, self._checkpoints = trainer, selection, checkpoints
         self._stop, self._floors, self._beat, self._score, self._report = stop, floors, beat, score, report
+        self._cores = cores
         self.history: list[Row] = []
         self.machines: list[dict[str, Any]] = []
         """Where the training began, and where it went on."""
@@ -141,6 +145,7 @@ class FoldTraining:
             self._give_up_if_hopeless()
             if self.trainer.is_done or self.selection.is_over:
                 break
+            self._cores.skip()
             self._unscored = self.trainer.run_epoch(self.after_step)
             self.save()  # before it is scored: if a long scoring is killed, only the scoring is done again
         network = self.trainer.evaluation_network()
@@ -154,7 +159,8 @@ class FoldTraining:
             self._beat()
             if self._stop.signal is not None:
                 raise StopAsked
-        except StopAsked:
+            self._cores.after_step(self.trainer.pass_forward, self._beat)
+        except (StopAsked, RetryWith):
             self.save()
             raise
         every = self.trainer.train.checkpoint_steps
@@ -249,6 +255,7 @@ class Trainer:
         self._schedule = Schedule(train, self.steps_per_epoch)
         self.epoch, self.step = 1, 0
         self._loss_sum, self._rows, self._lr = 0.0, 0, 0.0
+        self._shape: torch.Size = torch.Size()  # of the last pixels that went through the network
         self._pending: list[tuple[int, float, Positions, torch.Tensor]] = []  # of each step: losses on their device
 
     @property
@@ -297,6 +304,11 @@ class Trainer:
     def evaluation_network(self) -> torch.nn.Module:
         """The network to validate, save and predict with: the averaged weights where the recipe averages."""
         return self.network if self._average is None else self._average.network(self.network)
+
+    def pass_forward(self) -> None:
+        """Work like that of a step, for a clock; nothing of it remains."""
+        with self._precision.autocast():
+            pass_zeros(self.network, torch.zeros(self._shape).contiguous(memory_format=self._memory))
 
     def state(self) -> dict[str, Any]:
         """All that must survive a kill, copied to the CPU's memory: tensors, numbers, strings, None, dicts, lists."""
@@ -366,6 +378,7 @@ class Trainer:
 
     def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
         """Add the gradients of some rows, which are a share of the step's."""
+        self._shape = pixels.shape
         with self._precision.autocast():
             logits = self._forward(pixels)
         loss = self._loss(logits.float(), targets) * share  # a share of the step's rows: parts add up to the mean
@@ -388,17 +401,6 @@ def _cuts(rows: int, most: int | None) -> list[int]:
     if most is not None and most > 1:
         parts = max(1, min(parts, rows // 2))
     return [rows * part // parts for part in range(parts + 1)]
-
-
-def snapshot(value: Any) -> Any:
-    """A copy in memory that later steps do not change: tensors on the CPU, in dicts and lists; plain values as is."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)  # keeps its strides
-    if isinstance(value, Mapping):
-        return {key: snapshot(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(snapshot(inner) for inner in value)
-    return value
 
 
 class Precision:

@@ -10,6 +10,9 @@ in their order, and the last of them is the classifier, unless `get_classifier()
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ensemble.core.files import atomic_path, sha256_file
@@ -125,7 +129,7 @@ def save_network(
     """Write `model.safetensors`, then `model.json` with all that a prediction needs."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary)
+        _save_weights(weights, temporary)
     own = {name: code for name, code in (codes or {}).items() if name == spec.name}
     record = {
         "format": ModelRecord.newest,
@@ -137,6 +141,23 @@ def save_network(
     save_record(folder / "model.json", record)
 
 
+def _save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Write with safetensors, which tells a full disk in words alone: here it is the `OSError` that it was.
+
+    It also writes what its owner alone can read; here the file may be read by whom the user's umask lets.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)  # of a file made in the ordinary way: the umask can't be asked for safely
+    try:
+        save_file(weights, path)
+        path.chmod(mode)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
 def load_network(folder: Path, codes: Codes | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The network in eval mode, and its `model.json`; refused when the weights are not those that it describes.
 
@@ -144,10 +165,19 @@ def load_network(folder: Path, codes: Codes | None = None) -> tuple[torch.nn.Mod
     `model.json` says of code has no say here: it may have been written by anybody.
     """
     record = load_model(folder)
-    if sha256_file(folder / "model.safetensors") != record["weights_sha256"]:
-        raise InputError(f"{folder / 'model.safetensors'}: not the weights that model.json describes")
+    path = folder / "model.safetensors"
+    try:
+        is_same = sha256_file(path) == record["weights_sha256"]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); {ModelRecord.remedy}") from error
+    if not is_same:
+        raise InputError(f"{path}: not the weights that model.json describes; {ModelRecord.remedy}")
     network: torch.nn.Module = build_network(NetworkSpec.of(record["network"]), pretrained=False, codes=codes)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:  # no such file, or tensors of another network
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path}: holds no weights of {record['network']['name']} ({reason})") from error
     return network.eval(), record
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ensemble.core.machine import Report
+from ensemble.errors import RetryWith
 from ensemble.inference.forward import check_views
 from ensemble.recipe.chosen_views import ViewChoice
 from ensemble.recipe.fold_job import FoldJob
@@ -84,8 +85,8 @@ def prepare_run(folder: Path, report: Report, **arguments: Any) -> dict[str, Any
 def train_fold(folder: Path, report: Report, **job: Any) -> dict[str, Any]:
     """Train one fold and fill `folder`; `fold.json`, written last, says that all of it is there.
 
-    `job` is a `FoldJob`. Where memory does not suffice, the task asks to be started again with a smaller `micro_batch`.
-    A fold below its `floors` gives `GivenUp.result`, and no predictions.
+    `job` is a `FoldJob`. Where memory does not suffice, the task asks to be started again with a smaller `micro_batch`;
+    where others use the cores, with one thread. A fold below its `floors` gives `GivenUp.result`, and no predictions.
     """
     work = FoldWork(folder, FoldJob(**job), report)
     try:
@@ -93,6 +94,9 @@ def train_fold(folder: Path, report: Report, **job: Any) -> dict[str, Any]:
     except GivenUp as error:
         work.log(f"given up: {error}")
         return error.result
+    except RetryWith as request:
+        work.log(str(request))
+        raise
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -7,6 +7,7 @@ verdict may make needless. While no trial is finished nothing can be stopped, so
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ensemble.core.plain_file import open_plain
 from ensemble.core.run import FoldKey, find_checkpoints, now
 from ensemble.engine.task import LAST, Task, TaskEvent
 from ensemble.errors import InputError, stop_on_full_disk
@@ -134,7 +136,8 @@ class TrialWork:
 
     def _curve(self, key: FoldKey) -> tuple[float, ...]:
         """A finished fold's score after each epoch, or the best so far where the best epoch's network is taken."""
-        with (self._folder(key) / "history.csv").open(newline="", encoding="utf-8") as stream:
+        content = open_plain(self._folder(key) / "history.csv")
+        with io.TextIOWrapper(content, newline="", encoding="utf-8") as stream:
             rows = [row[self._metric] for row in csv.DictReader(stream) if self._metric in row]
         values = [float(text or "nan") for text in rows]
         if any(math.isnan(value) for value in values):

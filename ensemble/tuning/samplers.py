@@ -26,12 +26,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ensemble.core.randomness import derive_seed
 from ensemble.errors import InputError
 from ensemble.tuning import choices
-from ensemble.tuning.space import Space, cube_point, distributions_of, draw, from_cube, grid_of, ordered
+from ensemble.tuning.space import Space, cube_point, distributions_of, draw, from_cube, grid_of, grid_size, ordered
 from ensemble.tuning.trials import Trial
 
 Points = Sequence[tuple[Mapping[str, Any], float]]
 """Parameters, each with the value that came of them."""
 
+MOST_GRID_POINTS = 10_000  # combinations: all are listed, and no study trains as many
 _GRID_POINTS = 5  # of a range without steps: both ends, the middle, and one between each
 _STEP = 0.3  # CMA-ES begins with this share of the cube's sides: less stays near the middle, more hits the walls
 _INSIDE = 1.0 - 1e-12  # the cube is open at 1: `from_cube` wants shares below it
@@ -56,6 +57,11 @@ Sampler = Callable[[int, int, Known], "dict[str, Any] | None"]
 
 def require_sampler(name: str, space: Space) -> None:
     """Refuse a sampler whose packages are missing, or that has nothing to work with."""
+    if name == "grid" and (size := grid_size(space, _GRID_POINTS)) > MOST_GRID_POINTS:
+        raise InputError(
+            f"--sampler grid: the search has {size:,} combinations, but at most {MOST_GRID_POINTS:,} are allowed; "
+            "give larger steps or fewer choices, or use another sampler"
+        )
     if name == "gp" and not all(map(importlib.util.find_spec, ("torch", "scipy"))):
         raise InputError("--sampler gp: needs torch and scipy, which are not installed")
     if name == "cmaes":

@@ -26,6 +26,7 @@ Space = Mapping[str, SearchDimension]
 TryOut = Callable[[Sequence[Mapping[str, Any]]], "list[tuple[str, ...]]"]
 """What is wrong with each of some trials' values."""
 
+_MOST_POINTS = 500  # of --point, each with a line of its own in every complaint
 _INSIDE = 1e-9  # of a step: how far a value may be off through rounding
 
 
@@ -44,17 +45,6 @@ def own_values(recipe: Recipe) -> dict[str, Any]:
 def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's values for what was proposed."""
     return {key: _value(space[key], param) for key, param in params.items()}
-
-
-def check_values(space: Space, values: Mapping[str, Any], where: str) -> None:
-    """Refuse a trial's values that this search can't have proposed: its file may be anybody's, and name any code."""
-    for key, value in values.items():
-        dimension = space.get(key)
-        if dimension is None:
-            raise InputError(f"{where}: {key} is not searched; delete its folder, or the study's")
-        is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        if not is_number if dimension.choices is None else _param_of(dimension, value) is None:
-            raise InputError(f"{where}: {key}: {show_value(value)} is not in the search; delete its folder")
 
 
 def values_in_recipe(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +81,25 @@ def params_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
     return _in_order(space, params)
 
 
+def outside_of(space: Space, params: Mapping[str, Any]) -> str:
+    """Why these can't have been proposed; empty where they can."""
+    for key, param in params.items():
+        dimension = space.get(key)
+        if dimension is None:
+            return f"{key} is not searched"
+        if dimension.choices is not None:
+            is_inside = type(param) is int and 0 <= param < len(dimension.choices)  # type(): True is an int too
+        else:
+            is_inside = _param_of(dimension, param) is not None
+        if not is_inside:
+            return f"{key}: {show_value(param)} lies outside of the search space"
+    return ""
+
+
 def parse_points(texts: Sequence[str], space: Space, start: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Parameters of each `--point`, such as `train.lr=1e-3,augment=light`; everything wrong with any is one error."""
+    if len(texts) > _MOST_POINTS:
+        raise InputError(f"--point stands {len(texts):,} times, but at most {_MOST_POINTS} are allowed")
     problems: list[str] = []
     points = []
     for text in texts:
@@ -152,6 +159,18 @@ def draw(space: Space, start: Mapping[str, Any], suggest: Callable[[str], Any]) 
         if _is_active(space, key, params, start):
             params[key] = suggest(key)
     return _in_order(space, params)
+
+
+def grid_size(space: Space, points: int) -> int:
+    """How many combinations `grid_of` makes, or more where keys have conditions; a range's values are not listed."""
+
+    def levels(dimension: SearchDimension) -> int:
+        if dimension.choices is not None:
+            return len(dimension.choices)
+        count = _range(dimension).size
+        return count if count and (dimension.step is not None or count <= points) else points
+
+    return math.prod(map(levels, space.values()))
 
 
 def grid_of(space: Space, start: Mapping[str, Any], points: int) -> list[dict[str, Any]]:
@@ -359,7 +378,7 @@ def _point(space: Space, start: Mapping[str, Any], held: Sequence[_Value]) -> di
     """The parameters of a trial that has some values, and else, where the space allows it, those of the recipe."""
     wanted: dict[str, Any] = {}
     for key, param in reversed(held):  # what the first one needs wins
-        wanted |= {**_needed(space, key), key: param}
+        wanted |= {**_needed(space, key, {}), key: param}
 
     def suggest(key: str) -> Any:
         param = wanted.get(key, _param_of(space[key], start.get(key)))
@@ -368,11 +387,15 @@ def _point(space: Space, start: Mapping[str, Any], held: Sequence[_Value]) -> di
     return draw(space, start, suggest)
 
 
-def _needed(space: Space, key: str) -> dict[str, Any]:
-    """The parameters of other keys with which a key is there."""
+def _needed(space: Space, key: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The parameters of other keys with which a key is there; `known`: those of keys that were looked at before."""
+    if key in known:  # where each key depends on all before it, there are 2^n ways down to the first
+        return known[key]
     needed: dict[str, Any] = {}
     for other, wanted in (space[key].when or {}).items():
         if other in space:
             params = [_param_of(space[other], option) for option in _options(wanted)]
-            needed |= {**_needed(space, other), other: next((param for param in params if param is not None), None)}
+            param = next((param for param in params if param is not None), None)
+            needed |= {**_needed(space, other, known), other: param}
+    known[key] = needed
     return needed

@@ -41,6 +41,7 @@ import optuna
 from optuna.pruners import WilcoxonPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ensemble.core.complaints import counted
 from ensemble.tuning import choices
 from ensemble.tuning.evidence import Comparison, Floats
 
@@ -176,7 +177,7 @@ def _as_optuna(course: Course, state: TrialState) -> FrozenTrial:
 
 
 def _folds(count: int) -> str:
-    return f"{count} fold{'s' if count > 1 else ''}"
+    return counted(count, "fold")
 
 
 POLICIES: dict[str, Policy] = {name: globals()[name] for name in choices.POLICIES}

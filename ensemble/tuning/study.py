@@ -10,26 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble.core.complaints import counted
-from ensemble.core.files import load_json, save_json
 from ensemble.core.notebook import NotebookValue
+from ensemble.core.records import save_record
 from ensemble.core.run import now
 from ensemble.errors import InputError
 from ensemble.recipe.load import ResolvedRecipe
 from ensemble.recipe.recipe import differing_keys
 from ensemble.recipe.save import save_recipe_with
+from ensemble.runs.record import recorded_dataset
 from ensemble.runs.request import RunRequest
-from ensemble.tuning.space import Space, params_of, values_in_recipe
-from ensemble.tuning.trials import (
-    Trial,
-    best_trial,
-    load_trials,
-    save_trials_table,
-)
+from ensemble.runs.study_record import StudyRecord, load_study_record
+from ensemble.tuning.space import Space, outside_of, params_of, values_in_recipe, values_of
+from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trials_table, trial_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_STUDY_FORMAT = 1
 _RUNS = "identity"  # in `identity_of`: the hash that all runs of the study share
 _COURSE = ("search", "sampler", "sampler_seed", "policy")  # in `identity_of`: what decides the study alone
 
@@ -81,6 +77,7 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
     """The record in `study.json`, or that of a study without trials. One with other settings is refused."""
     record = load_study(path)
     recipe, runs = request.resolved.recipe, request.identity
+    scored = {"metric": recipe.metric or "accuracy", "greater_is_better": request.greater_is_better}
     search = {key: value.model_dump(mode="json", exclude_defaults=True) for key, value in recipe.search.items()}
     course = {"search": search, "sampler": sampler, "sampler_seed": seed, "policy": policy}
     identity = {**runs.plain(), **course, _RUNS: runs.sha256}
@@ -88,13 +85,12 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
         most = recipe.budget.folds
         folds = {} if most is None or most >= request.plan.k else {"folds": most}
         return {
-            "format": _STUDY_FORMAT,
+            "format": StudyRecord.newest,
             "study": path.name,
             "recipe_name": request.resolved.name,
-            "dataset": request.table.dataset,
-            "metric": recipe.metric or "accuracy",
-            "greater_is_better": request.greater_is_better,
+            **scored,
             "asked": asdict(request.asked),
+            **recorded_dataset(request),
             "wanted": None,
             "identity_of": identity,
             "points": [],
@@ -112,19 +108,39 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
     if differences := differing_keys(before, identity):
         lines = [f"  {line}" for line in differences]
         raise InputError(f"{path}: holds a study with other settings; give this one another --study", *lines)
+    if wrong := [key for key, value in scored.items() if record[key] != value]:  # follows from what was compared
+        raise InputError(f"{path / 'study.json'}: {wrong[0]} is not that of its recipe; {StudyRecord.remedy}")
     return record
 
 
 def load_study(path: Path) -> dict[str, Any] | None:
     """`study.json`; None before the first trial."""
     try:
-        record: dict[str, Any] = load_json(path / "study.json")
-        dict(record["identity_of"])
+        return load_study_record(path / "study.json")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / 'study.json'}: can't be read ({error})") from error
-    return {"budget": {}, "full": None, "nested": None, **record}  # earlier versions had none of these
+
+
+def save_study(path: Path, record: dict[str, Any]) -> None:
+    """Replace `study.json`."""
+    save_record(path / "study.json", {**record, "format": StudyRecord.newest})
+
+
+def check_study(path: Path, record: Mapping[str, Any], space: Space, trials: Sequence[Trial]) -> None:
+    """Refuse points, warm trials or trials that this study's space does not hold: samplers would fail with them."""
+    params = [(f"{path / 'study.json'}: points.{place}", point) for place, point in enumerate(record["points"])]
+    params += [(f"{path / 'study.json'}: warm.{place}", warm["params"]) for place, warm in enumerate(record["warm"])]
+    places = [(trial_folder(path, trial.number) / "trial.json", trial) for trial in trials]
+    params += [(f"{place}: params", trial.params) for place, trial in places]
+    problems = [f"{where}: {problem}" for where, each in params if (problem := outside_of(space, each))]
+    if not problems:
+        problems = [
+            f"{place}: values: not what its params stand for"
+            for place, trial in places
+            if trial.values != values_of(space, trial.params)
+        ]
+    if problems:
+        raise InputError(*problems, f"{path}: {StudyRecord.remedy}")
 
 
 def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, trials: Sequence[Trial]) -> None:
@@ -148,7 +164,7 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
         "seconds": round(sum(trial.seconds or 0.0 for trial in trials), 1),
     }
     record["finished"] = now()
-    save_json(path / "study.json", record)
+    save_study(path, record)
 
 
 def warm_trials(path: Path, space: Space, start: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:

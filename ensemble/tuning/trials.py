@@ -8,15 +8,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ensemble.core.files import load_json, save_json, save_text
+from ensemble.core.files import save_text
+from ensemble.core.records import save_record
 from ensemble.core.text import natural_key
-from ensemble.errors import InputError
-
-_TRIAL_FORMAT = 1  # another one is refused: a trial is not to be forgotten unasked
+from ensemble.runs.study_record import TrialRecord, load_trial_record
 
 
 @dataclass(frozen=True)
@@ -84,22 +83,23 @@ def trial_folders(study: Path) -> list[Path]:
 
 def save_trial(study: Path, trial: Trial) -> None:
     """Write a trial's file."""
-    save_json(trial_folder(study, trial.number) / "trial.json", {"format": _TRIAL_FORMAT, **asdict(trial)})
+    save_record(trial_folder(study, trial.number) / "trial.json", {"format": TrialRecord.newest, **asdict(trial)})
 
 
 def load_trials(study: Path) -> list[Trial]:
     """Every trial of a study, by number."""
-    trials = []
-    for path in (folder / "trial.json" for folder in trial_folders(study)):
-        try:
-            fields = load_json(path)
-            if fields.pop("format") != _TRIAL_FORMAT:
-                raise ValueError("its format is not this version's")
-            notes = [{**note, "curve": tuple(note.get("curve", ()))} for note in fields.pop("folds", ())]
-            trials.append(Trial(**fields, folds=tuple(FoldNote(**note) for note in notes)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # cut short, or edited by hand
-            raise InputError(f"{path}: can't be read ({error}); delete its folder to make it anew") from error
+    trials = [_trial_of(load_trial_record(folder / "trial.json")) for folder in trial_folders(study)]
     return sorted(trials, key=lambda trial: trial.number)
+
+
+def _trial_of(record: Mapping[str, Any]) -> Trial:
+    notes = [FoldNote(**_known({**note, "curve": tuple(note.get("curve", ()))}, FoldNote)) for note in record["folds"]]
+    return Trial(**{**_known(record, Trial), "folds": tuple(notes)})
+
+
+def _known(record: Mapping[str, Any], kind: type[Trial] | type[FoldNote]) -> dict[str, Any]:
+    """What this version knows of; a later one may add keys."""
+    return {field.name: record[field.name] for field in fields(kind) if field.name in record}
 
 
 def best_trial(trials: Sequence[Trial], *, greater_is_better: bool) -> Trial | None:

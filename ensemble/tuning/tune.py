@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ensemble.core.complaints import counted
-from ensemble.core.files import save_json, sweep_temporaries
+from ensemble.core.files import sweep_temporaries
 from ensemble.core.locks import folder_lock
 from ensemble.core.notebook import check_arguments
 from ensemble.core.run import check_run_name, now
@@ -31,18 +31,19 @@ from ensemble.tuning.choices import POLICIES, SAMPLERS
 from ensemble.tuning.queue import FoldQueue
 from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
 from ensemble.tuning.samplers import Mirror, Proposer, check_storage, require_sampler
-from ensemble.tuning.space import (
-    check_space,
-    check_values,
-    own_values,
-    params_of,
-    parse_points,
-    values_in_recipe,
-    values_of,
+from ensemble.tuning.space import check_space, own_values, params_of, parse_points, values_in_recipe, values_of
+from ensemble.tuning.study import (
+    Study,
+    StudyInterrupted,
+    check_study,
+    close_study,
+    load_study,
+    open_study,
+    save_study,
+    warm_trials,
 )
-from ensemble.tuning.study import Study, StudyInterrupted, close_study, open_study, warm_trials
 from ensemble.tuning.trial_runs import Opener, StudyFacts
-from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trial, trial_folder, trial_folders
+from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trial, trial_folders
 
 _FIRST_FAILURES = 3  # so many at the start are no bad luck with values, but a recipe or a machine that can't work
 _ATTEMPTS = 25  # draws of values that make no recipe together, before the last one becomes a failed trial
@@ -142,6 +143,7 @@ def run_study(options: TuneOptions) -> Study:
         folder=Path(options.folder),
         outputs=outputs,
         home=outputs / "studies" / (options.study or GIVEN),
+        earlier=lambda usual: load_study(outputs / "studies" / (options.study or usual)),
         on_event=options.on_event,
     )
     space = resolved.recipe.space
@@ -184,10 +186,9 @@ def run_study(options: TuneOptions) -> Study:
         check_space(space, start, opener.try_out, resolved.origins)
     with folder_lock(path):
         sweep_temporaries(path)
-        trials = load_trials(path)
-        for trial in trials:
-            check_values(space, trial.values, f"{trial_folder(path, trial.number)}/trial.json")
-        return _StudyWork(options, opener, record, trials).run()
+        before = load_trials(path)
+        check_study(path, record, space, before)
+        return _StudyWork(options, opener, record, before).run()
 
 
 class _StudyWork:
@@ -222,7 +223,7 @@ class _StudyWork:
     def run(self) -> Study:
         """Finish what was begun, add trials until a limit is met, then close. Interrupted, it says what is known."""
         save_given_recipe(self.resolved)
-        save_json(self.facts.path / "study.json", self.record)
+        save_study(self.facts.path, self.record)
         self.record["ended"] = None
         queue = FoldQueue(self.opener, self.before, self.propose, self.ended)
         try:

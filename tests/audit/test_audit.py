@@ -328,8 +328,10 @@ def test_common_beginnings_of_file_names_are_suspected() -> None:
     assert "shared by 12 of 12 images" in finding.message
     assert 'fields: {value: "{file.stem}", pattern: "{name}_{rest}"} and group: "{name}"' in finding.message
     names = [Path(path).name for path in paths]
-    line = 'fields: {value: "{image}", regex: \'(?:.*/)?(?P<name>'
+    line = 'fields: {value: "{image}", pattern: "{name}_{rest}"}'
     assert line in hints(with_paths(paths, image=names))[0].message
+    line = 'fields: {value: "{image}", regex: \'(?:.*/)?(?P<name>'
+    assert line in hints(with_paths(paths, image=paths))[0].message
 
 
 @pytest.mark.parametrize(
@@ -555,7 +557,7 @@ def test_classes_that_case_or_blanks_alone_tell_apart_are_told_with_the_mapping_
     finding = only(audit(table(classes=classes, labels=labels), None, None, None), "label-spelling")
     assert (finding.level, finding.count) == ("warning", 2)
     assert "add to train.label: map: {ANGER: anger, FatHen: Fat Hen}" in finding.message
-    assert finding.examples[0] == "'anger' (3 rows) = 'ANGER' (1 rows)"
+    assert finding.examples[0] == "'anger' (3 rows) = 'ANGER' (1 row)"
     assert [(row.path, row.what) for row in finding.rows()] == [
         ("images/id00.jpg", "labelled 'ANGER', like 'anger'"),
         ("images/id07.jpg", "labelled 'FatHen', like 'Fat Hen'"),

@@ -145,7 +145,7 @@ def test_labels_that_contradict_are_refused_with_the_first_row(make_member: Make
     wrong = other.labels.copy()
     wrong[5] = (wrong[5] + 1) % 3
     message = _refusal(make_member(0, kind="oof"), replace(other, labels=wrong), kind="oof")
-    assert "different labels for 1 rows; the first is id 'oof-005'" in message
+    assert "different labels for 1 row; the first is id 'oof-005'" in message
 
 
 @pytest.mark.parametrize("folds", [[0] * 24, [[0] * 24, [1] * 24]])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from argparse import Namespace
 from dataclasses import replace
@@ -14,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.blending.blend import Blend, blend
+from ensemble.blending.blend import Blend, blend, load_blend
 from ensemble.cli import build_parser
 from ensemble.commands.blend_command import run
 from ensemble.commands.outcome import ShownTable
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import load_predictions, save_predictions
-from ensemble.errors import InputError
-from tests.support import MakeMember, MakeRun
+from ensemble.errors import InputError, PartialFailure
+from tests.support import MakeMember, MakeRun, alter_record
 
 FILES = {"submission.csv", "blend.json", "probs.npy", "probs.json", "probs.ids.txt"}
 SIDE_FILES = {"diversity.csv", "frontier.csv"}
@@ -58,7 +60,8 @@ def test_a_blend_leaves_its_files_and_nothing_else(make_run: MakeRun, outputs: P
     done = blend([make_run(seed) for seed in range(3)], outputs=outputs)
     assert done.folder == outputs / "blends" / "soft-3"
     assert set(_contents(done.folder)) == FILES | SIDE_FILES
-    assert json.loads((done.folder / "blend.json").read_text(encoding="utf-8")) == done.document
+    written = load_blend(done.folder / "blend.json")
+    assert written.is_verified and {key: written[key] for key in done.document} == done.document
 
 
 def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member: MakeMember, outputs: Path) -> None:
@@ -70,7 +73,7 @@ def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member:
     assert [member["oof_score"] for member in document["members"]] == pytest.approx(scores)
     assert document["metric"] == "macro_f1"
     assert document["cost"] == {"seconds_per_1000_images": 4.0, "parameters": 200}
-    assert (document["format"], document["method"], document["fallback"]) == (1, "soft", None)
+    assert (document["format"], document["method"], document["fallback"]) == (2, "soft", None)
     assert (document["rows"], document["classes"]) == (24, ["cat", "dog", "eel"])
     honest = document["honest"]
     assert honest["best_single"] == {"run": f"run{scores.index(max(scores))}", "value": pytest.approx(max(scores))}
@@ -127,17 +130,36 @@ def test_a_second_blend_of_that_name_replaces_the_first(make_run: MakeRun, outpu
     assert len(load_predictions(done.folder / "probs.npy").sidecar["blend_of"]) == 2
 
 
-def test_a_killed_write_leaves_no_blend_json(make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_blend_whole(
+    make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [make_run(0), make_run(1)]
-    blend(paths, outputs=outputs, name="b")
+    before = _contents(blend(paths, outputs=outputs, name="b").folder)
 
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ensemble.blending.blend.save_predictions", die)
     with pytest.raises(KeyboardInterrupt):
-        blend(paths, outputs=outputs, name="b")
-    assert not (outputs / "blends" / "b" / "blend.json").exists()
+        blend(paths, outputs=outputs, name="b", method="hard", out=outputs / "copy.csv")
+    assert _contents(outputs / "blends" / "b") == before and not (outputs / "copy.csv").exists()
+
+
+def test_a_copy_that_cannot_be_written_leaves_the_old_blend_whole(
+    make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [make_run(0), make_run(1)]
+    before = _contents(blend(paths, outputs=outputs, name="b").folder)
+    copy = outputs.parent / "elsewhere" / "copy.csv"
+
+    def write(path: Path, table: Any) -> None:
+        if path.parent == copy.parent:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ensemble.blending.blend.write_submission", write)
+    with pytest.raises(PartialFailure, match=r"copy\.csv: No space left"):
+        blend(paths, outputs=outputs, name="b", method="hard", out=copy)
+    assert _contents(outputs / "blends" / "b") == before and not list(copy.parent.iterdir())
 
 
 def test_without_out_of_fold_rows_there_is_a_blend_but_no_honest_score(make_run: MakeRun, outputs: Path) -> None:
@@ -251,9 +273,7 @@ def test_rows_divided_by_their_sum_are_counted(make_run: MakeRun, outputs: Path)
     probs = np.load(path)
     probs[3] *= 0.9
     np.save(path, probs)
-    sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    sidecar["npy_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
+    alter_record(path.with_suffix(".json"), npy_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert "--renormalize" in _refusal([path, make_run(1)], outputs)
     document = blend([path, make_run(1)], outputs=outputs, renormalize=True).document
     assert document["renormalized_rows"] == 1

@@ -63,8 +63,8 @@ def test_probabilities_are_compared_by_their_class_and_their_size(make_run: Make
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda text: text.replace("test-003", "test-999"), ("1 ids of this blend are not in it ('test-003')", "999")),
-        (lambda text: text + "test-000,cat\n", ("1 id stands more than once",)),
+        (lambda text: text.replace("test-003", "test-999"), ("1 id of this blend is not in it ('test-003')", "999")),
+        (lambda text: text + "test-000,cat\n", ("1 id appears more than once",)),
         (lambda text: text.replace("id,", "name,"), ("its columns are name",)),
         (lambda text: text.replace("cat", "0"), ("this blend answers with class names",)),
         (lambda text: "", ("is empty",)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ensemble.blending.crossfit import Part
 from ensemble.blending.inputs import load_members, sampled_rows
 from ensemble.blending.methods import COMBINERS, SET_COMBINERS
 from ensemble.core.predictions import Seen, load_predictions
+from tests.support import MakeRun
 
 
 def _matrices(members: int = 4, rows: int = 103, classes: int = 5) -> list[np.ndarray]:
@@ -117,3 +120,24 @@ def test_a_blend_of_a_sample_says_so_and_answers_for_all_test_rows(
     done = blend(members, outputs=tmp_path / "outputs", method="optimize")
     assert done.document["scored_rows"] == {"used": 30, "of": 60}
     assert done.document["rows"] == 60
+
+
+def test_a_member_that_is_cut_short_while_it_is_blended_ends_the_command_with_a_line(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    paths = [make_run(seed, rows=5000) for seed in range(2)]
+    code = (
+        "import os, sys\nfrom ensemble.blending import inputs\nfrom ensemble.cli import main\n"
+        "load = inputs.load_members\n"
+        "def cut(paths, **options):\n"
+        "    members = load(paths, **options)\n"
+        "    os.truncate(paths[0], 4096)\n"
+        "    return members\n"
+        "inputs.load_members = cut\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["blend", *map(str, paths), "--outputs", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert f"{paths[0]}: was cut short while it was read" in done.stderr
+    assert not list((tmp_path / "out").rglob("submission.csv"))

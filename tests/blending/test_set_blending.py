@@ -290,7 +290,7 @@ def test_members_that_contradict_each_other_about_a_set_are_told_with_both(make_
     save_record(runs[1].with_name("oof.json"), document)
     with pytest.raises(InputError) as caught:
         blend(runs, outputs=tmp_path / "o")
-    assert "different labels for 1 rows; the first is id 'o03'" in str(caught.value)
+    assert "different labels for 1 row; the first is id 'o03'" in str(caught.value)
     assert "no class" in str(caught.value) or "rust|spot" in str(caught.value)
 
 

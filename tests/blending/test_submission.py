@@ -102,8 +102,8 @@ def test_class_columns_of_a_template_get_probabilities_in_its_order(tmp_path: Pa
 
 def test_missing_extra_and_doubled_ids_are_refused_together_with_examples(tmp_path: Path) -> None:
     message = _refusal(tmp_path, "id,label\n001,0\n001,0\n1,0\n")
-    assert "1 id stands more than once ('001')" in message
-    assert "1 of its ids have no prediction ('1')" in message
+    assert "1 id appears more than once ('001')" in message
+    assert "1 of its ids has no prediction ('1')" in message
     assert "2 predicted ids are not in it ('NA', '1e5')" in message
 
 
@@ -120,7 +120,7 @@ def test_ids_are_not_guessed_by_number_or_ending(tmp_path: Path) -> None:
         ("id\n001\n", "one column"),
         ("id,x,x\n001,0,0\n", "'x' appears twice"),
         ('id,"x\ny"\n001,0\n', "line break"),
-        ("id,label\n001,0\nNA\n", "sample.csv:3: 1 cells"),
+        ("id,label\n001,0\nNA\n", "sample.csv:3: 1 cell"),
         ("id,cat,fox\n001,0,0\n", "1 unknown ('fox') and 1 missing ('dog')"),
         ("id,cat,dog,usage\n001,0,0,0\n", "1 unknown ('usage')"),
         ('id,label\n"001,0\n', "not a CSV file"),

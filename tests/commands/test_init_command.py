@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,26 +16,15 @@ import ensemble
 from ensemble.recipe.load import load_dataset, load_recipe
 from ensemble.runs import describe
 from ensemble.runs.devices import Gpu
-from tests.support import Ens
+from tests.support import PROBABILITIES, SAMPLES, Ens, alter_record, read_table
 
 FAST = ("--set", "train.epochs=1", "--set", "folds.k=2", "--set", "image.size=16", "--engine", "inline")
-SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
-PROBABILITIES = {"melanoma", "dog_breeds", "plant_pathology", "leaf_findings"}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    for variable in ("ENS_OUTPUTS", "ENS_DATA_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def table(path: Path) -> tuple[list[str], list[list[str]]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        header, *rows = list(csv.reader(stream))
-    return header, rows
+def folder(empty_place: Path) -> Path:
+    """An empty working directory, for every test here."""
+    return empty_place
 
 
 def draw_classes(place: Path, names: Iterable[str] = ("circle", "square", "stripes"), each: int = 10) -> Path:
@@ -53,9 +41,9 @@ def draw_classes(place: Path, names: Iterable[str] = ("circle", "square", "strip
 
 def check_submission(name: str, data: Path, submission: Path) -> None:
     """Header, ids and their order as the organiser's sample has them, answers as the kept labels are spelt."""
-    header, rows = table(submission)
-    wanted_header, wanted = table(data / SAMPLES[name])
-    _, right = table(data / TEST_LABELS_NAME)
+    header, rows = read_table(submission)
+    wanted_header, wanted = read_table(data / SAMPLES[name])
+    _, right = read_table(data / TEST_LABELS_NAME)
     assert header == (wanted_header if name != "digits" else ["id", "label"])
     assert [row[0] for row in rows] == [row[0] for row in wanted]
     if name in PROBABILITIES:
@@ -67,7 +55,7 @@ def check_submission(name: str, data: Path, submission: Path) -> None:
     if name == "mask18":
         known = set(map(str, range(18)))
     if name == "cars":  # kinds are many, and a small test part has not all of them
-        known = {row[-1] for row in table(data / "train.csv")[1]}
+        known = {row[-1] for row in read_table(data / "train.csv")[1]}
     assert said <= known
 
 
@@ -83,7 +71,7 @@ def test_a_layout_goes_through_init_to_its_submission_with_no_file_edited(name: 
     assert answer.code == 0, answer.err
     check_submission(name, folder / "data" / name, folder / "outputs" / "blends" / "b" / "submission.csv")
     document = ens("score", name, "b", "--json").document
-    tested = len(table(folder / "data" / name / TEST_LABELS_NAME)[1])
+    tested = len(read_table(folder / "data" / name / TEST_LABELS_NAME)[1])
     assert [(item["rows"], item["without_label"]["count"]) for item in document["scored"]] == [(tested, 0)] * 2
 
 
@@ -97,7 +85,7 @@ def test_a_layout_goes_from_its_folder_alone_to_its_submission(name: str, folder
     check_submission(name, folder / "raw" / name, folder / "outputs" / "blends" / "b" / "submission.csv")
     assert not (folder / "recipes").exists()
     document = ens("score", name, "b", "--json").document
-    tested = len(table(folder / "raw" / name / TEST_LABELS_NAME)[1])
+    tested = len(read_table(folder / "raw" / name / TEST_LABELS_NAME)[1])
     assert [item["rows"] for item in document["scored"]] == [tested] * 2 and document["dataset"] == name
 
 
@@ -200,8 +188,7 @@ def test_a_description_of_another_version_is_told_and_stops_no_blend(folder: Pat
     make_standin("row_numbers", folder / "shapes", 40)
     assert ens("train", "--data", "shapes", *FAST).code == 0
     path = folder / "outputs" / "shapes" / "run.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**record, "described": {"of": "the future"}}), encoding="utf-8")
+    alter_record(path, described={"of": "the future"})
     answer = ens("train", "--data", "shapes", *FAST)
     assert answer.code == 2 and "can't be read by this version" in answer.err
     assert ens("blend", "outputs/shapes/probs.npy").code == 0
@@ -216,6 +203,26 @@ def test_a_folder_never_described_can_be_tuned(folder: Path, ens: Ens) -> None:
     answer = ens("train", "--recipe", str(best), "--data", "pets", "--name", "best", "--engine", "inline")
     assert answer.code == 0, answer.err
     assert ens(*words[:4], "3", *words[5:]).code == 0, "the study goes on"
+
+
+def test_a_study_of_a_folder_never_described_goes_on_where_its_machine_has_changed(
+    folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_classes(folder / "pets")
+    words = ("tune", "--data", "pets", "--no-rescore", *FAST, "--set", "search.budget={epochs: 1}")
+    assert ens(*words, "--trials", "1").code == 0
+    place = folder / "outputs" / "studies" / "pets"
+    trained = {path: path.read_bytes() for path in place.glob("trial-*/*/fold.json")}
+    monkeypatch.setattr(describe, "list_gpus", lambda: (Gpu("0"),))
+    monkeypatch.setattr(describe, "usable_cores", lambda: 64)
+    answer = ens(*words, "--trials", "1", "--json")
+    assert answer.code == 0, answer.err
+    assert "fold 0: started" not in answer.err and len(answer.document["trials"]) == 1
+    assert {path: path.read_bytes() for path in place.glob("trial-*/*/fold.json")} == trained != {}
+    assert ens(*words, "--trials", "2").code == 0, "and its next trial has the same recipe"
+    answer = ens(*words, "--trials", "2", "--study", "other")
+    assert "r50_kfold5 with" in answer.err, "another study is fitted to the machine"
+    assert "about a minute, not measured on this card; ens init" in answer.err
 
 
 def test_a_run_goes_on_where_its_machine_has_changed(folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,3 +343,19 @@ def test_a_description_is_found_where_its_folder_says(
     answer = ens("folds", "--recipe", "cats_dogs", "--json")
     assert answer.code == 0, answer.err
     assert answer.document["rows"] == 30
+
+
+def test_an_init_that_was_killed_between_its_two_files_goes_on_and_overwrites_nothing(folder: Path, ens: Ens) -> None:
+    draw_classes(folder / "shapes")
+    assert ens("init", "shapes").code == 0
+    recipe, description = folder / "recipes" / "shapes.yaml", folder / "recipes" / "data" / "shapes.yaml"
+    texts = recipe.read_bytes(), description.read_bytes()
+    recipe.unlink()
+    assert ens("init", "shapes").code == 0
+    assert (recipe.read_bytes(), description.read_bytes()) == texts
+    assert "are there, and nothing is overwritten" in ens("init", "shapes").err
+    recipe.unlink()
+    description.write_bytes(texts[1] + b"# mine\n")
+    answer = ens("init", "shapes")
+    assert answer.code == 2 and "is there, and nothing is overwritten" in answer.err
+    assert description.read_bytes() == texts[1] + b"# mine\n" and not recipe.exists()

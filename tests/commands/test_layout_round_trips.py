@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from standins.make import LAYOUTS, make_standin
 from standins.plan import TEST_LABELS_NAME
 
 from ensemble import load_predictions
-from tests.support import Ens
+from ensemble.recipe.load import load_dataset
+from tests.support import PROBABILITIES, SAMPLES, Ens, read_table
 
 RECIPE = """\
 data: digits
@@ -22,26 +23,15 @@ image: {size: 16}
 model: {name: test_resnet, pretrained: false}
 train: {epochs: 1, batch_size: 8}
 """
-SAMPLES = {name: "sample_submission.csv" for name in LAYOUTS} | {"mask18": "eval/info.csv", "digits": "test.csv"}
-PROBABILITIES = {"melanoma", "dog_breeds", "plant_pathology", "leaf_findings"}
 SETS = {"plant_pathology_2021"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(empty_place: Path) -> Path:
     """A working directory with the recipe `r`; the data lie below `data`."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "r.yaml").write_text(RECIPE, encoding="utf-8")
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    monkeypatch.delenv("ENS_DATA_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def table(path: Path) -> tuple[list[str], list[list[str]]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        header, *rows = list(csv.reader(stream))
-    return header, rows
+    (empty_place / "recipes").mkdir()
+    (empty_place / "recipes" / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    return empty_place
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -51,9 +41,9 @@ def test_a_layout_goes_from_its_files_to_its_submission(name: str, folder: Path,
     assert answer.code == 0, answer.err
     answer = ens("blend", "outputs/r/probs.npy", "--name", "b")
     assert answer.code == 0, answer.err
-    header, rows = table(folder / "outputs" / "blends" / "b" / "submission.csv")
-    wanted_header, wanted = table(folder / "data" / name / SAMPLES[name])
-    _, right = table(folder / "data" / name / TEST_LABELS_NAME)
+    header, rows = read_table(folder / "outputs" / "blends" / "b" / "submission.csv")
+    wanted_header, wanted = read_table(folder / "data" / name / SAMPLES[name])
+    _, right = read_table(folder / "data" / name / TEST_LABELS_NAME)
     if name == "digits":  # it has no sample; the description's columns and the test table's order stand in
         wanted_header = ["id", "label"]
     assert header == wanted_header
@@ -71,6 +61,35 @@ def test_a_layout_goes_from_its_files_to_its_submission(name: str, folder: Path,
         assert {row[1] for row in right} <= allowed, "the answers kept apart are spelt like the submission"
 
 
+def test_public_and_private_test_rows_of_a_usage_column_validate_and_are_scored(folder: Path, ens: Ens) -> None:
+    """As fer2013 names its parts: Training, PublicTest, PrivateTest, all in one table with labels."""
+    random, usage = np.random.default_rng(0), ("Training", "Training", "PublicTest", "PrivateTest")
+    lines = ["emotion,image,Usage"]
+    (folder / "data" / "images").mkdir(parents=True)
+    for number in range(48):
+        emotion = number // 4 % 3
+        pixels = random.integers(0, 90, (16, 16, 3), dtype=np.uint8)
+        pixels[4:12, 4:12, emotion] = 230
+        cv2.imwrite(str(folder / "data" / "images" / f"{number}.png"), pixels)
+        lines.append(f"{emotion},{number}.png,{usage[number % 4]}")
+    (folder / "data" / "fer2013.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    answer = ens("init", "data", "--name", "faces")
+    assert answer.code == 0, answer.err
+    description = load_dataset("faces", folder)
+    assert description.train.where is not None and description.train.where.values == ["Training"]
+    assert description.validation is not None and description.validation.where is not None
+    assert description.validation.where.values == ["PublicTest"]
+    assert description.test is not None and description.test.where is not None and description.test.label is not None
+    assert description.test.where.values == ["PrivateTest"]
+    small = ("train.epochs=1", "model.name=test_resnet", "image.size=16", "train.batch_size=8")
+    answer = ens("train", "--recipe", "faces", *(word for item in small for word in ("--set", item)), "--json")
+    assert answer.code == 0, answer.err
+    record = answer.document
+    assert (record["rows"], record["folds"]["k"]) == ({"train": 36, "validated": 12, "test": 12}, 1)
+    scored = ens("score", "faces", "--json").document["scored"][0]
+    assert (scored["rows"], scored["without_label"]["count"]) == (12, 0)
+
+
 def test_a_sample_below_the_data_root_is_found_and_its_order_kept(
     folder: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,9 +104,9 @@ def test_a_sample_below_the_data_root_is_found_and_its_order_kept(
     monkeypatch.setenv("ENS_DATA_ROOT", str(folder / "moved"))
     found = ens("blend", "outputs/r/probs.npy", "--name", "b")
     assert f"rows and columns as in {folder / 'moved'}" in found.out
-    by_order = table(folder / "outputs" / "blends" / "b" / "submission.csv")[1]
+    by_order = read_table(folder / "outputs" / "blends" / "b" / "submission.csv")[1]
     assert [row[0] for row in by_order] == [line.split(",")[0] for line in lines[::-1]]
-    assert sorted(by_order) == sorted(table(folder / "outputs" / "blends" / "a" / "submission.csv")[1])
+    assert sorted(by_order) == sorted(read_table(folder / "outputs" / "blends" / "a" / "submission.csv")[1])
 
 
 def test_a_broken_record_beside_the_probabilities_does_not_stop_a_blend(folder: Path, ens: Ens) -> None:
@@ -118,6 +137,6 @@ def test_a_broken_dataset_is_told_in_full_before_anything_is_written(folder: Pat
     answer = ens("train", "--recipe", "r", "--data", "mask18=data/mask18")
     assert answer.code == 2
     assert "train.csv:3: 6 cells, the header has 5" in answer.err
-    assert re.search(r": 1 of \d+ images are missing: eval/images/", answer.err), answer.err
+    assert re.search(r": 1 of \d+ images is missing: eval/images/", answer.err), answer.err
     assert "Traceback" not in answer.err
     assert not (folder / "outputs").exists()

@@ -206,7 +206,7 @@ def test_work_goes_on_when_nobody_reads_its_lines_any_more() -> None:
         ("abcdef", 6, "abcdef"),
         ("abcdef", 4, "abc…"),
         ("가나다", 4, "가 …"),
-        ("a\x1b[2Jb\nc", 20, "a [2Jb c"),
+        ("a\x1b[2Jb\nc", 20, "a\\x1b[2Jb c"),
         ("abc", 0, ""),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,9 +45,36 @@ def test_orphans_are_swept_and_files_of_others_are_not(tmp_path: Path) -> None:
     orphan.parent.mkdir()
     orphan.write_text("half")
     (tmp_path / ".hidden").write_text("somebody's")
-    assert sweep_temporaries(tmp_path, is_dead=lambda pid: pid != 123) == []
-    assert sweep_temporaries(tmp_path, is_dead=lambda pid: pid == 123) == [orphan]
+    assert sweep_temporaries(tmp_path) == [orphan]
     assert (tmp_path / ".hidden").exists()
+
+
+_HALF = """
+import sys
+from pathlib import Path
+from ensemble.core.files import atomic_path
+with atomic_path(Path(sys.argv[1]) / "a.csv") as temporary:
+    temporary.write_text("half")
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_writer_removes_what_dead_writers_of_its_file_left_and_nothing_else(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", _HALF, str(tmp_path)]
+    (tmp_path / ".a.csv.0000-1-aa.bb.ens-tmp").write_text("of another host")
+    (tmp_path / ".a.csv.notes.txt").write_text("somebody's")
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline()
+        living = set(os.listdir(tmp_path))
+        assert len(living) == 3
+        save_text(tmp_path / "a.csv", "mine")
+        assert set(os.listdir(tmp_path)) == living | {"a.csv"}, "a living writer's file was removed"
+        writer.kill()
+    save_text(tmp_path / "b.csv", "another file's")
+    assert living < set(os.listdir(tmp_path))
+    save_text(tmp_path / "a.csv", "mine")
+    assert sorted(os.listdir(tmp_path)) == [".a.csv.0000-1-aa.bb.ens-tmp", ".a.csv.notes.txt", "a.csv", "b.csv"]
 
 
 def test_not_a_number_never_reaches_a_json_file(tmp_path: Path) -> None:

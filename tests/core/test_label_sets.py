@@ -145,7 +145,7 @@ def test_a_probability_file_of_sets_is_what_it_was_after_being_saved(tmp_path: P
         ({"labels": [0, 1]}, "a list of class numbers per row is needed"),
         ({"labels": [[0], [3]]}, "labels holds 3; allowed are 0 to 2"),
         ({"labels": [[1, 1], []]}, "labels names a class twice in one row"),
-        ({"labels": [[0]]}, "labels has 1 entries for 2 rows"),
+        ({"labels": [[0]]}, "labels has 1 entry for 2 rows"),
         ({"labels": [["a"], []]}, "labels holds more than whole numbers"),
         ({"activation": None}, "labels holds more than whole numbers"),
     ],
@@ -161,7 +161,7 @@ def test_a_faulty_file_of_sets_is_refused_with_what_is_wrong(
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("value", "message"), [(1.5, "exceed 1"), (-0.5, "negative"), (math.nan, "NaN")])
+@pytest.mark.parametrize(("value", "message"), [(1.5, "exceeds 1"), (-0.5, "negative"), (math.nan, "NaN")])
 def test_numbers_that_are_no_probabilities_are_refused_in_sets_too(value: float, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         save_predictions(tmp_path / "oof", predictions(np.array([[0.9, value, 0.1], [0.1, 0.2, 0.3]])))

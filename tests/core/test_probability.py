@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ensemble.core.npy import save_matrix
 from ensemble.core.predictions import Predictions, ProbabilityPaths, load_predictions, save_predictions
-from ensemble.errors import InputError
+from ensemble.errors import InputError, PartialFailure
 from tests.support import alter_record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "probability"
@@ -211,7 +216,7 @@ def test_a_missing_piece_is_named(trio: Path, gone: list[str], words: str) -> No
         (np.array([[0.5, 0.5]] * 3, dtype=object), "Python objects"),
         (np.array([(0.5,)] * 3, dtype=[("a", "<f4")]), "structured"),
         (np.asfortranarray(np.array([[0.5, 0.5]] * 3)), "Fortran"),
-        (np.array([0.5, 0.5, 1.0]), "1 dimensions"),
+        (np.array([0.5, 0.5, 1.0]), "1 dimension"),
         (np.zeros((0, 2)), "0 rows and 2 columns"),
         (np.zeros((3, 0)), "3 rows and 0 columns"),
     ],
@@ -258,11 +263,11 @@ def test_truncated_and_trailing_bytes_are_counted(trio: Path) -> None:
     ("rows", "words"),
     [
         ([[np.nan, 1], [0.5, 0.5], [np.inf, 0]], ("2 rows", "NaN or infinity", "'001'", "'cat' is nan")),
-        ([[0.5, 0.5], [-0.5, 1.5], [0.5, 0.5]], ("1 rows", "negative", "softmax", "'NA'", "-0.5")),
-        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.4]], ("1 rows", "'ü b,c'", "the sum 0.9", "--renormalize")),
+        ([[0.5, 0.5], [-0.5, 1.5], [0.5, 0.5]], ("1 row", "negative", "softmax", "'NA'", "-0.5")),
+        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.4]], ("1 row", "'ü b,c'", "the sum 0.9", "--renormalize")),
         ([[0, 0], [0.5, 0.5], [2, 2]], ("2 rows", "--renormalize")),
-        ([[1.0005, 0], [0.5, 0.5], [0, 1]], ("exceed 1", "1.0005", "--renormalize")),
-        ([[3e38, 3e38], [0.5, 0.5], [0, 1]], ("exceed 1",)),
+        ([[1.0005, 0], [0.5, 0.5], [0, 1]], ("exceeds 1", "1.0005", "--renormalize")),
+        ([[3e38, 3e38], [0.5, 0.5], [0, 1]], ("exceeds 1",)),
     ],
 )
 def test_rows_that_are_no_probabilities_are_counted_and_the_first_is_shown(
@@ -283,7 +288,7 @@ def test_renormalize_divides_a_row_by_its_sum_and_counts_it(trio: Path) -> None:
 @pytest.mark.parametrize("row", [[0, 0], [np.nan, 1], [np.inf, 0], [-0.1, 1.1]])
 def test_renormalize_does_not_save_a_row_without_meaning(trio: Path, row: list[float]) -> None:
     _put_array(trio, np.array([row, [0.5, 0.4], [0.5, 0.5]]))
-    assert "1 rows" in _refusal(trio, renormalize=True)
+    assert "1 row" in _refusal(trio, renormalize=True)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +317,7 @@ def test_broken_ids_are_refused(trio: Path, content: bytes, words: str) -> None:
         ({"format": True}, "format is true"),
         ({"kind": "train"}, 'kind is "train"'),
         ({"rows": 4}, "rows is 4"),
-        ({"classes": ["a"]}, "1 classes for 2 columns"),
+        ({"classes": ["a"]}, "1 class for 2 columns"),
         ({"classes": ["a", "a"]}, "'a' appears twice"),
         ({"classes": ["a", 1]}, "not a list of names"),
         ({"classes": None}, "not a list of names"),
@@ -426,3 +431,43 @@ def test_a_frame_for_notebooks_has_ids_as_index_and_classes_as_columns() -> None
     assert list(frame.index) == ["001", "NA"] and frame.index.name == "id"
     assert frame.loc["NA", "cat"] == 1.0
     assert frame["dog"].tolist() == [0.75, 0.0]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_matrix_that_is_cut_short_while_it_is_read_ends_the_process_with_a_message(
+    as_json: bool, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "big.npy", np.ones((50_000, 10), dtype=np.float32))
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom ensemble.core.npy import end_when_cut_short, map_matrix\n"
+        "path = Path(sys.argv[1])\n"
+        f"end_when_cut_short(as_json={as_json})\n"
+        "matrix = map_matrix(path)\nos.truncate(path, 4096)\nprint(matrix.sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "big.npy")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert done.stderr.startswith(f"{tmp_path / 'big.npy'}: was cut short while it was read")
+    assert done.stdout == "" if not as_json else json.loads(done.stdout)["exit_code"] == 3
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_a_matrix_has_the_bytes_that_numpy_writes(
+    tmp_path: Path, rows: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.core.npy._PIECE", 100)  # pieces of a few rows
+    matrix = np.random.default_rng(rows).random((rows, 3)).astype(dtype)
+    save_matrix(tmp_path / "ours.npy", matrix)
+    np.save(tmp_path / "theirs.npy", matrix)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+def test_a_full_disk_is_an_error_of_its_own_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, matrix: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ensemble.core.predictions.save_matrix", full)
+    rows = Predictions(("a",), ("x", "y"), np.array([[0.5, 0.5]], dtype=np.float32), "test")
+    with pytest.raises(PartialFailure, match=r"No space left on device; free some"):
+        save_predictions(tmp_path / "new" / "probs", rows)
+    assert not list((tmp_path / "new").iterdir())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.run import RunFolder, check_run_name, find_runs, hash_files, verify_files
+from ensemble.core.records import Record
+from ensemble.core.run import RunFolder, check_run_name, find_runs, hash_files, records_of, verify_files
 from ensemble.errors import InputError
 
 
@@ -33,6 +34,22 @@ def test_runs_moved_aside_are_not_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text("{}")
     assert [run.name for run in find_runs(tmp_path)] == ["a", "b"]
+
+
+def test_records_of_a_dataset_are_read_one_by_one_and_others_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"none": None, "b": Record(dataset="other"), "c": Record(dataset="d"), "d": Record(dataset="d")}
+    read = []
+
+    def load(run: RunFolder) -> Record | None:
+        read.append(run.name)
+        if run.name == "a":
+            raise InputError("of another version")
+        return known[run.name]
+
+    monkeypatch.setattr(RunFolder, "load_record", load)
+    records = records_of([RunFolder(Path(name)) for name in ("none", "a", "b", "c", "d")], "d")
+    assert next(records) is known["c"] and read == ["none", "a", "b", "c"]
+    assert list(records) == [known["d"]]
 
 
 def test_a_changed_or_missing_file_does_not_verify(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from ensemble.core import files
 from ensemble.core import files as swap
-from ensemble.core.files import RUN_SWAP, replaced_together, settle
+from ensemble.core.files import RUN_SWAP, read_together, replaced_together, settle
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 
 
@@ -87,3 +88,48 @@ def test_what_fails_before_it_is_whole_leaves_the_old(tmp_path: Path) -> None:
         raise OSError("disk full")
     assert load_predictions(tmp_path / "probs").probs[0, 0] == 0.25
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def _pair(folder: Path, value: int) -> None:
+    with replaced_together(folder, "pair") as stage:
+        for name in ("a", "b"):
+            (stage / name).write_text(str(value))
+
+
+def test_files_replaced_while_they_are_read_are_read_again(tmp_path: Path) -> None:
+    _pair(tmp_path, 0)
+    tries = 0
+
+    def read(places: list[Path]) -> str:
+        nonlocal tries
+        tries += 1
+        first = places[0].read_text()
+        if tries < 3:
+            _pair(tmp_path, tries)  # another command, between the two files
+        if first != places[1].read_text():
+            raise ValueError("not of one state")
+        return first
+
+    assert read_together([tmp_path / "a", tmp_path / "b"], "pair", read) == "2" and tries == 3
+
+
+def test_what_is_wrong_with_files_that_nobody_replaces_is_told_at_once(tmp_path: Path) -> None:
+    _pair(tmp_path, 0)
+    tries: list[int] = []
+
+    def read(places: list[Path]) -> str:
+        tries.append(1)
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        read_together([tmp_path / "a", tmp_path / "b"], "pair", read)
+    assert len(tries) == 1
+
+
+def test_a_full_disk_names_the_file_that_was_wanted_and_not_a_hidden_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, replaced_together(tmp_path, "pair") as stage:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), stage / "a")
+    assert caught.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError, match="No space") as caught, files.atomic_path(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a")

@@ -45,7 +45,7 @@ def test_any_text_is_read_as_it_was_written(tmp_path: Path, rows: list[tuple[str
     [
         ("", ": the table is empty"),
         ("id,label\n", ": the table has no rows"),
-        ("id,label\n1,2\n3\n", ":3: 1 cells, the header has 2"),
+        ("id,label\n1,2\n3\n", ":3: 1 cell, the header has 2"),
         ("id,label\n1,2,3\n", ":2: 3 cells, the header has 2"),
         ("id,x,x\n1,2,3\n", ": column 'x' appears twice in the header, id, x, x"),
         ('id,"a\nb"\n1,2\n', "line break"),

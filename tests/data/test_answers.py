@@ -101,8 +101,65 @@ def test_a_class_that_is_none_is_told_with_what_was_meant_and_all_other_faults(f
     with pytest.raises(InputError) as caught:
         load_answers(CLASSES, sets=False, file=path)
     doubled, unknown = caught.value.messages
-    assert "1 ids stand more than once: 7" in doubled
-    assert "'cats' (1 row, first 6; did you mean cat?)" in unknown
+    assert "1 id appears more than once: 7" in doubled
+    assert "'cats' (1 row, line 2; did you mean cat?)" in unknown
+
+
+def test_all_faults_of_a_table_of_labels_are_told_in_one_pass_with_their_lines(tmp_path: Path) -> None:
+    lines = ("id,label", "6,cats", "7,eel", "7,dog", "8,dgo,x", "60,dog", "", "9,cats", ",eel", "10,eel")
+    path = write(tmp_path / "t.csv", *lines)
+    with pytest.raises(InputError) as caught:
+        load_answers(CLASSES, sets=False, predicted=("6", "7", "8", "9", "11", "100", "61x"), file=path)
+    assert list(caught.value.messages) == [
+        f"{path}:5: 3 cells, the header has 2",
+        f"{path}: 1 id appears more than once: 7 (lines 3, 4)",
+        f"{path}: 1 id is empty, holds a line end, or is not UTF-8: line 9 ('')",
+        f"{path}: 2 labels are none of cat, dog, eel: 'cats' (2 rows, lines 2, 8; did you mean cat?); if so, correct "
+        "them",
+        f"{path}: 3 ids have no prediction: 60 (line 6), line 9, 10 (line 10: did you mean 100?)",
+        f"{path}: 3 predicted rows have no label: 11, 61x, 100",
+    ]
+
+
+def test_ids_that_do_not_fit_the_predictions_refuse_no_labels_by_themselves(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "id,label", "6,cat", "60,dog")
+    assert load_answers(CLASSES, sets=False, predicted=("6", "7"), file=path).ids == ("6", "60")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells"), [("name", "CAT"), ("name", "cat"), ("name", "0"), ("index", "c"), ("index", "0")]
+)
+def test_a_table_of_labels_is_read_with_the_mapping_of_the_training_rows(tmp_path: Path, kind: str, cells: str) -> None:
+    label = {"value": "{label}", "kind": kind, "map": {"CAT" if kind == "name" else "c": "cat"}}
+    path = write(tmp_path / "t.csv", "id,label", f"6,{cells}")
+    for sets in (False, True):
+        spelled = label | ({"separator": ","} if sets else {})
+        answers = load_answers(CLASSES, sets=sets, description=describe(train={"label": spelled}), file=path)
+        assert answers.values.tolist() == ([[1, 0, 0]] if sets else [0])
+
+
+def test_labels_of_test_rows_are_read_with_the_mapping_of_the_training_rows_and_their_own(folder: Path) -> None:
+    write(folder / "test.csv", "id,truth,label", "6,CAT,CAT", "7,aal,aal", "8,dog,dog")
+    train = {"label": {"value": "{label}", "map": {"CAT": "cat", "aal": "dog"}}}
+    for own in ({"value": "{truth}", "map": {"aal": "eel"}}, {"map": {"aal": "eel"}}):
+        description = describe(train=train, test={"table": "test.csv", **ROWS, "label": own})
+        answers = load_answers(CLASSES, sets=False, description=description, folder=folder)
+        assert answers.values.tolist() == [0, 2, 1]
+    with pytest.raises(
+        ValueError, match=r"test\.label\.map: leads to eeel, which is none of the classes; did you mean eel"
+    ):
+        describe(test={"table": "test.csv", **ROWS, "label": {"map": {"aal": "eeel"}}})
+    with pytest.raises(ValueError, match=r"test\.label\.map: is for a value"):
+        describe(
+            train={"label": {"columns": "one-hot"}}, test={"table": "test.csv", **ROWS, "label": {"map": {"a": "eel"}}}
+        )
+
+
+def test_a_wrong_label_of_a_test_row_names_the_key_of_the_test_rows(folder: Path) -> None:
+    write(folder / "test.csv", "id,truth", "6,cats", "7,eel")
+    description = describe(test={"table": "test.csv", **ROWS, "label": {"value": "{truth}"}})
+    with pytest.raises(InputError, match=r"if so, correct it, or add to test\.label: map: \{cats: cat\}"):
+        load_answers(CLASSES, sets=False, description=description, folder=folder)
 
 
 def test_groups_are_those_of_the_training_rows_where_the_columns_are_there(folder: Path) -> None:
@@ -215,7 +272,7 @@ def test_validation_files_take_the_place_of_a_table_and_its_images(folder: Path)
 
 def test_ids_that_stand_in_both_parts_are_refused(folder: Path) -> None:
     write(folder / "val.csv", "id,label", "3,cat")
-    with pytest.raises(InputError, match="1 ids are in both parts, train and validation: 3; give ids that tell them"):
+    with pytest.raises(InputError, match="1 id is in both parts, train and validation: 3; give ids that tell them"):
         load_table("d", describe(validation={"table": "val.csv"}), folder)
 
 

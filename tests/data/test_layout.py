@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from standins.make import make_standin
 
+from ensemble.audit.audit import possible_groups
 from ensemble.core.labels import spelled
 from ensemble.data.answers import load_answers
 from ensemble.data.layout import Choice, Layout
@@ -229,6 +231,17 @@ def test_the_inner_of_two_folders_is_the_class_where_it_has_a_name(tmp_path: Pat
     layout = recognise(tmp_path)
     assert rows_of(layout).classes == ("eel", "kite", "owl")
     assert next(d for d in layout.decisions if d.what == "class").other.startswith("the outer folder (bird, fish)")
+
+
+def test_pairs_that_the_audit_would_hint_at_are_groups_of_the_description(tmp_path: Path) -> None:
+    pairs = [f"{place}/{n}{end}.jpg" for n in range(24) for place, end in (("bare", ""), ("masked", "-with-mask"))]
+    rows = [*pairs, *(f"{place}/{place}-photo.jpg" for place in ("bare", "masked"))]
+    table = rows_of(recognise(draw(tmp_path, rows)))
+    assert table.groups is not None
+    group_of = dict(zip(table.train.paths, table.groups, strict=True))
+    assert all(group_of[f"bare/{n}.jpg"] == group_of[f"masked/{n}-with-mask.jpg"] for n in range(24))
+    assert len(set(table.groups)) == 26
+    assert list(possible_groups(dataclasses.replace(table, groups=None))), "the same search hints where none is named"
 
 
 def test_names_that_begin_alike_are_groups_within_their_classes(tmp_path: Path) -> None:

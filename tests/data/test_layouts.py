@@ -105,7 +105,7 @@ def test_other_age_bounds_are_for_training_alone(load: Load) -> None:
     ("bins", "words"),
     [
         ({"agee": [30, 58]}, "data.bins.agee: no part of the label has bounds by that name; there are: age"),
-        ({"age": [58]}, r"data.bins.age: \[58\] has 1 bounds, but 3 classes need 2"),
+        ({"age": [58]}, r"data.bins.age: \[58\] has 1 bound, but 3 classes need 2"),
         ({"age": [58, 30]}, r"data.bins.age: \[58, 30\] must ascend"),
     ],
 )

@@ -59,7 +59,7 @@ def test_columns_of_zeros_and_ones_give_sets_and_found_classes_are_all_that_is_n
 def test_names_in_a_cell_are_mapped_one_by_one(tmp_path: Path) -> None:
     label: dict[str, Any] = {"value": "{l}", "separator": " ", "map": {"RUST": "rust", "s": "scab"}}
     assert read(tmp_path, "id,l\nr0,RUST s\nr1,spot\n", label).labels.tolist() == [[1, 1, 0], [0, 0, 1]]
-    with pytest.raises(InputError, match="name a class twice"):
+    with pytest.raises(InputError, match="names a class twice"):
         read(tmp_path, "id,l\nr0,RUST rust\nr1,spot\n", label)
 
 
@@ -74,10 +74,10 @@ def test_names_in_a_cell_are_mapped_one_by_one(tmp_path: Path) -> None:
         (
             "id,l\nr0,rust\nr1,scab scab\n",
             {"value": "{l}", "separator": " "},
-            "name a class twice: r1 (line 3: 'scab scab')",
+            "names a class twice: r1 (line 3: 'scab scab')",
         ),
         ("id,l\nr0,rust\nr1,\n", {"value": "{l}", "separator": " ", "empty": ["fine"]}, None),
-        ("id,rust,scab,spot\nr0,1,2,0\n", {"columns": "multi-hot"}, "don't have only 0s and 1s"),
+        ("id,rust,scab,spot\nr0,1,2,0\n", {"columns": "multi-hot"}, "doesn't have only 0s and 1s"),
         ("id,rust,scab,spot\nr0,1,1,0\n", {"columns": "one-hot"}, "say columns: multi-hot"),
         ("id,rust,scab\nr0,1,0\n", {"columns": "multi-hot"}, "a multi-hot label names column 'spot'"),
     ],
@@ -186,7 +186,7 @@ def test_sets_of_one_class_each_are_another_dataset_than_single_classes() -> Non
 @pytest.mark.parametrize(
     ("part", "groups", "message"),
     [
-        (FoldsPart(scheme="stratified"), None, "wants one class a row"),
+        (FoldsPart(scheme="stratified"), None, "needs one class a row"),
         (FoldsPart(scheme="stratified-group"), "yes", "which also keeps groups on one side"),
         (FoldsPart(k=5), None, "class b of made-up has only 3 rows"),
     ],

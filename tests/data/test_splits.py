@@ -283,7 +283,7 @@ def test_a_plan_once_made_is_kept_even_if_it_would_be_made_otherwise_now(
         ([0, 1] * 6, list("aaaabbbbcccc"), FoldsPart(k=3, scheme="stratified"), "both sides"),
         ([0, 1] * 6, None, FoldsPart(k=3, scheme="stratified-group"), "names no group"),
         ([0, 1] * 6, None, FoldsPart(k=3, scheme="column"), "names no fold column"),
-        ([0, 0, 0, 1], None, FoldsPart(scheme="holdout"), "class b of made-up has only 1 rows"),
+        ([0, 0, 0, 1], None, FoldsPart(scheme="holdout"), "class b of made-up has only 1 row;"),
     ],
 )
 def test_a_plan_that_can_not_be_made_is_refused(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.text import read_text_table
+from ensemble.data.rows import Complaints
 from ensemble.data.table import TEST_LABELS_NAME, dataset_folder, draw_digits, load_table
 from ensemble.errors import InputError
 from ensemble.recipe.yaml import parse_value
@@ -84,14 +85,17 @@ def test_the_hash_follows_content_and_not_order(folder: Path, tmp_path: Path) ->
             lambda f: edit(f / "train.csv", lambda t: t.replace("green", "gren")),
             "16 labels are none of red, green, blue",
         ),
-        (lambda f: edit(f / "train.csv", lambda t: t + "0000,red\n"), "1 ids stand more than once: 0000"),
-        (lambda f: edit(f / "train.csv", lambda t: t + "../../etc/passwd,red\n"), "lead out of the dataset's folder"),
-        (lambda f: edit(f / "train.csv", lambda t: t + ",red\n"), "1 ids are empty"),
+        (lambda f: edit(f / "train.csv", lambda t: t + "0000,red\n"), "1 id appears more than once: 0000"),
+        (
+            lambda f: edit(f / "train.csv", lambda t: t + "../../etc/passwd,red\n"),
+            "1 image path leads out of the dataset's folder",
+        ),
+        (lambda f: edit(f / "train.csv", lambda t: t + ",red\n"), "1 id is empty"),
         (
             lambda f: [path.unlink() for path in sorted((f / "images").iterdir())[1:]],
             r"47 of 48 images are missing: images/\d+\.png \(line 3\), .*, … and 44 more; images holds 0000\.png",
         ),
-        (lambda f: edit(f / "test.csv", lambda t: t + "0000\n"), "1 ids are in both tables, train and test: 0000"),
+        (lambda f: edit(f / "test.csv", lambda t: t + "0000\n"), "1 id is in both tables, train and test: 0000"),
     ],
 )
 def test_each_fault_of_a_table_has_its_message(folder: Path, spoil: Callable[[Path], Any], words: str) -> None:
@@ -198,7 +202,7 @@ def test_a_misspelt_label_is_told_with_what_was_meant(folder: Path) -> None:
     (message,) = refusal(folder)
     assert message == (
         f"{folder}/train.csv: 16 labels are none of red, green, blue: 'gren' (16 rows, lines 3, 6, 9, … and 13 more; "
-        "did you mean green?); if so, correct the table, or add to train.label: map: {gren: green}"
+        "did you mean green?); if so, correct them, or add to train.label: map: {gren: green}"
     )
 
 
@@ -208,7 +212,7 @@ def test_each_wrong_label_has_its_lines_and_its_own_suggestion(folder: Path) -> 
     message = refusal(folder)[0]
     assert "11 labels are none of red, green, blue: 'Rde' (1 row, line 2; did you mean red?)" in message
     assert "'gren' (1 row, line 3; did you mean green?), 'purple0' (1 row, line 50)" in message
-    assert "… and 6 more; if so, correct the table, or add to train.label: map: {Rde: red, gren: green}" in message
+    assert "… and 6 more; if so, correct them, or add to train.label: map: {Rde: red, gren: green}" in message
 
 
 def test_the_mapping_that_a_message_gives_makes_the_table_readable(folder: Path) -> None:
@@ -327,19 +331,19 @@ def test_all_that_is_wrong_with_messy_tables_is_told_in_one_pass_with_lines(tmp_
         f"{train}: column 'h' appears twice in the header, id, label, person, x, y, w, h, h",
         f"{train}:5: 2 cells, the header has 8",
         f"{train}:6: 10 cells, the header has 8",
-        f"{train}: 1 ids stand more than once: a1 (lines 3, 4)",
-        f"{train}: 1 ids are empty or hold a line end: line 7 ('')",
-        f"{train}: 1 image paths lead out of the dataset's folder: images/../a6.png (line 11)",
-        f"{train}: 1 values of box column w are no numbers: a4 (line 9: 'wide')",
-        f"{train}: 1 boxes are empty or upside down: a5 (line 10: 0 0 0 9); box.format is xywh",
-        f"{test}:4: 1 cells, the header has 2",
+        f"{train}: 1 id appears more than once: a1 (lines 3, 4)",
+        f"{train}: 1 id is empty, holds a line end, or is not UTF-8: line 7 ('')",
+        f"{train}: 1 image path leads out of the dataset's folder: images/../a6.png (line 11)",
+        f"{train}: 1 value of box column w is no number: a4 (line 9: 'wide')",
+        f"{train}: 1 box is empty or upside down: a5 (line 10: 0 0 0 9); box.format is xywh",
+        f"{test}:4: 1 cell, the header has 2",
         f"{train}: 2 labels are none of red, green, blue: 'gren' (1 row, line 3; did you mean green?), 'Bleu' (1 row, "
-        "line 9; did you mean blue?); if so, correct the table, or add to train.label: map: {gren: green, Bleu: blue}",
-        f"{tmp_path}: 1 ids are in both tables, train and test: t1",
+        "line 9; did you mean blue?); if so, correct them, or add to train.label: map: {gren: green, Bleu: blue}",
+        f"{tmp_path}: 1 id is in both tables, train and test: t1",
         f"{sample}: column 'label' appears twice in the header, id, label, label",
-        f"{sample}: 1 ids of the sample stand more than once: t1",
-        f"{sample}: 1 ids of the sample are no test rows: t4",
-        f"{sample}: 1 test rows are not in the sample: t2",
+        f"{sample}: 1 id appears more than once: t1",
+        f"{sample}: 1 of its ids is no test row: t4",
+        f"{sample}: 1 test row is not in it: t2",
         f"{tmp_path}: 2 of 9 images are missing: images/.png (line 7), images/gone.png (line 12); "
         "images holds a0.png, a1.png, a4.png, … (6 in all)",
         f"{train}: 2 rows have an empty group: line 7, a4 (line 9); each is a group of its own",
@@ -368,7 +372,7 @@ def test_very_many_faults_make_few_lines(tmp_path: Path) -> None:
         ("id,red,green,blue\n0000,1.0,0.0,0\n0037,0,1,0\n", ""),
         (
             "id,red,green,blue\n0000,1,1,0\n0037,0,1,0\n",
-            "1 rows don't have one 1 among 0s in the columns of the classes: 0000 (line 2: 1 1 0)",
+            "1 row doesn't have one 1 among 0s in the columns of the classes: 0000 (line 2: 1 1 0)",
         ),
         ("id,red,green,blue\n0000,0,0,0\n0037,x,1,0\n", "2 rows don't have one 1"),
         ("id,red,green,blue\n0000,0.5,0.5,0\n0037,2,-1,0\n", "2 rows don't have one 1"),
@@ -388,7 +392,7 @@ def test_one_hot_rows_have_one_1(folder: Path, text: str, words: str) -> None:
     [
         ("id,answer\n", "the sample has no rows"),
         ("image,answer\n0816,red\n", "submission.id is id, but the sample has the columns image, answer"),
-        ("id,answer\n816,red\n", "1 ids of the sample are no test rows: 816"),
+        ("id,answer\n816,red\n", "1 of its ids is no test row: 816"),
     ],
 )
 def test_a_sample_that_does_not_fit_the_test_rows_is_told_before_training(folder: Path, text: str, words: str) -> None:
@@ -476,7 +480,7 @@ def read_line_by_line(path: Path) -> dict[str, tuple[str, ...]] | list[str] | No
     if len(lines) < 2 or len(set(header)) < len(header) or any("\n" in name for name in header):
         return None
     ragged = [
-        f"{path}:{line}: {len(cells)} cells, the header has {len(header)}"
+        f"{path}:{line}: {len(cells)} cell{'s' * (len(cells) != 1)}, the header has {len(header)}"
         for line, cells in lines[1:]
         if len(cells) != len(header)
     ]
@@ -505,3 +509,14 @@ def test_odd_files_are_read_or_refused_like_line_by_line_with_the_same_line_numb
         read_text_table(path)
     if expected is not None:
         assert list(raised.value.messages[:3]) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(1, "1 id is empty: a"), (2, "2 ids are empty: a, a"), (1200, "1,200 ids")]
+)
+def test_a_fault_of_one_row_and_of_many_is_told_in_plain_english(number: int, said: str) -> None:
+    complaints = Complaints()
+    complaints.add("t.csv", "id is empty", "ids are empty", ["a"] * number)
+    assert complaints[0].startswith(f"t.csv: {said}")
+    complaints.add("t.csv", "id is empty", "ids are empty", [])
+    assert len(complaints) == 1

@@ -133,6 +133,38 @@ def test_a_worker_killed_three_times_fails(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "marks").read_text() == "xxx"
 
 
+WAITS = """
+import os, sys
+from ensemble.engine.worker import start_process, make_context, start_server
+
+if sys.argv[1] == "early":
+    start_server("torch")
+process = make_context("torch").Process(target=int)
+start_process(process)
+process.join()
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library is that of torch's wheels for Linux")
+@pytest.mark.parametrize(
+    ("when", "users", "rounds"),
+    [("early", {}, "3000"), ("late", {}, "3000"), ("late", {"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_the_threads_of_workers_spin_briefly_unless_the_user_says_how_they_wait(
+    when: str, users: dict[str, str], rounds: str
+) -> None:
+    """The library itself says what it has read: it reads nothing after torch's import, which is the server's."""
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = {**others, "OMP_DISPLAY_ENV": "VERBOSE", **users}
+    words = [sys.executable, "-c", WAITS, when]
+    answer = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    read = [line.split("'")[1] for line in answer.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert set(read) == {rounds}
+    left = [users.get(name) for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")]
+    assert answer.stdout.split() == [str(value) for value in left]  # the command's own are as they were
+
+
 def test_each_task_has_a_process_and_each_slot_a_device(tmp_path: Path) -> None:
     tasks = [Task(name, "local_tasks:environment", {}, tmp_path / name, threads=3) for name in "abcd"]
     last, _ = run(tasks, Slots(2, gpus=("5", "7")))

@@ -12,7 +12,7 @@ import pytest
 
 from ensemble.cli import main
 from ensemble.core.predictions import load_predictions
-from tests.conftest import DESCRIPTION, RECIPE
+from tests.conftest import make_workspace, stand_in
 
 TRAIN = ("train", "--recipe", "tiny", "--engine", "inline", "--set", "train.epochs=1")
 
@@ -20,14 +20,8 @@ TRAIN = ("train", "--recipe", "tiny", "--engine", "inline", "--set", "train.epoc
 @pytest.fixture(scope="session")
 def three_runs(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Path:
     """A working directory with three runs: two of one image size, one of another with views; nobody may change it."""
-    place = tmp_path_factory.mktemp("three_runs")
-    (place / "recipes" / "data").mkdir(parents=True)
-    (place / "recipes" / "data" / "squares.yaml").write_text(DESCRIPTION, encoding="utf-8")
-    (place / "recipes" / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ENS_DATA_ROOT", str(squares.parent))
-        patch.delenv("ENS_OUTPUTS", raising=False)
-        patch.chdir(place)
+        place = make_workspace(tmp_path_factory.mktemp("three_runs"), squares, patch)
         assert main([*TRAIN, "--name", "first"]) == 0
         assert main([*TRAIN, "--name", "second", "--set", "seed=1", "--set", "train.lr=1e-2"]) == 0
         assert main([*TRAIN, "--name", "large", "--set", "image.size=24", "--set", "tta=hflip"]) == 0
@@ -41,9 +35,7 @@ def place(three_runs: Path, tmp_path: Path, squares: Path, monkeypatch: pytest.M
     (tmp_path / "new").mkdir()
     for row_id in (tmp_path / "outputs" / "first" / "probs.ids.txt").read_text().split():
         shutil.copy(squares / "images" / f"{row_id}.png", tmp_path / "new")
-    monkeypatch.setenv("ENS_DATA_ROOT", str(squares.parent))
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, monkeypatch, data_root=squares.parent)
     return tmp_path
 
 

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ensemble
@@ -34,6 +35,7 @@ def write(workspace: Path, name: str, text: str) -> None:
 
 def record_of(run: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    assert record.pop("record_sha256")  # of the file, not of the document
     return record
 
 
@@ -70,6 +72,37 @@ def test_the_longest_folds_come_first_and_a_run_is_merged_with_its_own_last_fold
         ("merged", "tiny"),
     ]
     assert [name for name, _ in events].count("preparing") == 1
+
+
+def test_recipes_given_as_mappings_are_kept_each_in_a_run_of_its_own(several: Path) -> None:
+    events: list[Any] = []
+    slow, fast = ({"extends": "tiny", "train": {"lr": rate, "betas": np.array([0.9, 0.99])}} for rate in (1e-3, 4e-3))
+    wanted: dict[str, Any] = {"folds": [0], "sets": {"train.epochs": 1}, "engine": "inline", "on_event": events.append}
+    runs = ensemble.train_many([slow, "mine_*", fast, slow], **wanted)
+    names = [run.path.name for run in runs]
+    assert names[1:3] == ["mine_long", "mine_vit"] and len({*names}) == 4
+    assert names[0].startswith("recipe-") and names[3].startswith("recipe-")
+    assert [ensemble.load_recipe(run.path / "recipe.yaml").recipe.train.lr for run in (runs[0], runs[3])] == [
+        1e-3,
+        4e-3,
+    ]
+    events.clear()
+    again = ensemble.train_many([fast, slow], **wanted)  # in another order: still the same runs
+    assert [run.path.name for run in again] == [names[3], names[0]]
+    assert not [event for event in events if event["event"] == "fold-started"]
+
+
+def test_wrong_types_and_faults_of_recipes_given_as_mappings_are_told(several: Path) -> None:
+    with pytest.raises(ensemble.InputError) as raised:
+        ensemble.train_many(["tiny", 3], sets=[1], data={"a": 1})  # type: ignore[list-item, arg-type]
+    starts = ("train_many: recipes is ['tiny', 3]", "train_many: sets is [1]", "train_many: data is {'a': 1}")
+    assert len(raised.value.messages) == 3
+    assert all(map(str.startswith, raised.value.messages, starts))
+    with pytest.raises(ensemble.InputError) as raised:
+        ensemble.train_many([{"extends": "tiny", "train": {"epoch": 3}}, {"extends": "tinny"}])
+    assert "train.epoch is unknown; did you mean train.epochs?" in str(raised.value)
+    assert "did you mean tiny?" in str(raised.value)
+    assert not (several / "outputs").exists()
 
 
 def test_a_pattern_names_recipes_and_each_gets_its_own_run(several: Path, ens: Ens) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import ensemble
 from ensemble.core.files import sha256_file
-from ensemble.core.records import save_record
+from ensemble.core.records import record_bytes, save_record
 from ensemble.runs import pack as pack_module
 from tests.runs.conftest import blend, difference, files_of, predict, refusal
 from tests.support import alter_record
@@ -150,7 +150,7 @@ def test_a_zip_with_a_name_that_leads_out_of_it_is_refused(name: str, place: Pat
     manifest = json.loads(zipfile.ZipFile("packed.zip").read("manifest.json"))
     manifest["files"][name] = {"bytes": 4, "sha256": "0" * 64}
     (place / "folder").mkdir()
-    (place / "folder" / "manifest.json").write_text(json.dumps(manifest))
+    save_record(place / "folder" / "manifest.json", manifest)
     assert "leads out of the pack" in refusal(ens, "predict", "folder", "--images", "new")
 
 
@@ -201,7 +201,7 @@ def test_a_small_zip_cannot_fill_the_disk(
             return content
         manifest = json.loads(content)
         manifest["files"][name]["bytes"] = 1 << 60
-        return json.dumps(manifest).encode()
+        return record_bytes(manifest)
 
     rewritten(place / "packed.zip", place / "huge.zip", grown)
     assert "needs 1.15e+09 GB" in refusal(ens, "predict", "huge.zip", "--images", "new")
@@ -242,7 +242,11 @@ def test_what_a_killed_pack_leaves_is_swept_by_the_next(place: Path, ens: Callab
 
 def test_nothing_is_packed_over_and_what_is_no_blend_or_run_is_refused(place: Path, ens: Callable[..., Any]) -> None:
     assert ens("pack", "first", "--out", "packed").code == 0
-    assert "--out packed: exists" in refusal(ens, "pack", "first", "--out", "packed")
+    assert ens("pack", "first", "--out", "packed").code == 0, "the same pack is there already"
+    assert "--out packed: exists, and is not this pack" in refusal(ens, "pack", "second", "--out", "packed")
+    (place / "packed" / "README.md").write_text("mine")
+    assert "--out packed: exists, and is not this pack" in refusal(ens, "pack", "first", "--out", "packed")
+    assert "--out new: exists; remove it" in refusal(ens, "pack", "first", "--out", "new")
     assert "packed: is a pack already" in refusal(ens, "pack", "packed", "--out", "other")
     assert "a pack is a folder, or a file that ends in .zip" in refusal(ens, "pack", "first", "--out", "p.tar")
     assert "firts: there is no such run; did you mean first?" in refusal(ens, "pack", "firts", "--out", "other")
@@ -281,7 +285,7 @@ def rewrite_models(folder: Path, change: Callable[[dict[str, Any]], None]) -> No
         save_record(path, model)
         about = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         manifest["files"][path.relative_to(folder).as_posix()] = about
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    save_record(folder / "manifest.json", manifest)
 
 
 def test_a_pack_runs_no_function_of_an_installed_package_unasked(place: Path, ens: Callable[..., Any]) -> None:

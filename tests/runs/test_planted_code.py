@@ -227,9 +227,12 @@ def test_a_trial_with_values_that_were_not_searched_is_refused(evil: Path, place
     trial = place / "outputs" / "studies" / "tiny" / "trial-0" / "trial.json"
     code = {"model.name": HUB, "model.options": hub_options(evil)}
     rewrite(trial, lambda document: document["values"].update(code))
-    assert "trial-0/trial.json: model.name is not searched" in ens(*words, "--trials", "2").err
+    refused = "trial-0/trial.json: values: not what its params stand for"
+    assert refused in ens(*words, "--trials", "2").err
     rewrite(trial, lambda document: document.update(values={"augment": HUB, "train.lr": 0.001}))
-    assert "augment: 'torch.hub:load' is not in the search" in ens(*words, "--trials", "2").err
+    assert refused in ens(*words, "--trials", "2").err
+    rewrite(trial, lambda document: document.update(params={"model.name": HUB}, values={"model.name": HUB}))
+    assert "params: model.name is not searched" in ens(*words, "--trials", "2").err
     assert not mark.exists()
 
 

@@ -40,10 +40,8 @@ def guesses(seed: int, labels: np.ndarray, skill: float) -> np.ndarray:
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ENS_OUTPUTS", raising=False)
-    return tmp_path / "outputs"
+def outputs(empty_place: Path) -> Path:
+    return empty_place / "outputs"
 
 
 @pytest.fixture
@@ -180,11 +178,11 @@ def test_labels_of_other_rows_altogether_are_refused_and_no_look_is_counted(
     path.write_text("id,label\nx.jpg,cat\n", encoding="utf-8")
     answer = ens("score", "a", "--labels", str(path))
     assert (
-        answer.code == 2 and "none of its 1 ids is a row of" in answer.err and "'x.jpg' here, 't0' there" in answer.err
+        answer.code == 2 and "none of its 1 id is a row of" in answer.err and "'x.jpg' here, 't0' there" in answer.err
     )
     path.write_text("id,label\nt0,cow\n", encoding="utf-8")
     answer = ens("score", "a", "--labels", str(path))
-    assert answer.code == 2 and "1 labels are none of cat, dog, eel: 'cow'" in answer.err
+    assert answer.code == 2 and "1 label is none of cat, dog, eel: 'cow'" in answer.err
     assert not (outputs / "scored.json").exists()
 
 
@@ -232,7 +230,7 @@ def test_a_broken_count_of_looks_is_refused_rather_than_begun_again(model: Model
     model("a")
     (outputs / "scored.json").write_text("{", encoding="utf-8")
     answer = ens("score", "a", "--labels", str(write_labels(outputs.parent / "y.csv")))
-    assert answer.code == 2 and "scored.json: can't be read" in answer.err and "0." not in answer.out
+    assert answer.code == 2 and "scored.json: not a JSON document of ours" in answer.err and "0." not in answer.out
     assert "looks at test labels: " in ens("status").out
 
 
@@ -241,10 +239,10 @@ def test_no_score_is_shown_when_the_look_can_not_be_written_down(
 ) -> None:
     model("a")
 
-    def full(path: Path, value: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(outputs: Path, record: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(outputs / "scored.json"))
 
-    monkeypatch.setattr("ensemble.runs.score.save_json", full)
+    monkeypatch.setattr("ensemble.runs.score.save_looks", full)
     answer = ens("score", "a", "--labels", str(write_labels(outputs.parent / "y.csv")))
     assert (answer.code, answer.out) == (3, "") and "No space left" in answer.err
 

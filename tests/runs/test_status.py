@@ -17,7 +17,7 @@ from ensemble import status
 from ensemble.core.locks import folder_lock
 from ensemble.core.records import save_record
 from ensemble.errors import EnsError
-from tests.support import Ens
+from tests.support import Ens, alter_record
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def interrupt(workspace: Path, number: int) -> None:
         (workspace / f"outputs/studies/tiny/trial-{number}/trial.json", {"state": "running", "value": None}),
         (workspace / "outputs/studies/tiny/study.json", {"ended": None}),
     ):
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        alter_record(path, **changes)
 
 
 def test_a_study_is_shown_with_the_states_of_its_trials(workspace: Path, ens: Ens) -> None:

@@ -204,3 +204,60 @@ def test_a_log_target_needs_its_package(workspace: Path, ens: Ens, monkeypatch: 
     assert answer.code == 2
     assert "--log mlflow: unknown" in answer.err
     assert not (workspace / "outputs" / "tiny").exists()
+
+
+CROWDED = """\
+import time
+
+import torch
+
+from ensemble.training import contention
+
+contention._SAMPLE_S, contention._WINDOW_S, contention._TURN_S = 0.0, 0.1, 0.0  # else this takes half a minute
+contention._WAITING, contention._REST_S = 2.0, 0.0  # what else runs here has no say
+
+
+class Crowded(torch.nn.Sequential):
+    steps = 0
+
+    def forward(self, pixels):
+        self.steps += self.training
+        if self.steps <= 30:
+            time.sleep(0.02 if torch.get_num_threads() == 1 else 0.0)
+        elif torch.get_num_threads() > 1:  # from here on others use the cores
+            time.sleep(0.2)
+        return super().forward(pixels)
+
+
+def build(classes, image_size):
+    return Crowded(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, classes))
+"""
+
+
+def test_a_fold_whose_threads_get_no_cores_goes_on_with_one_and_says_so(
+    workspace: Path, ens: Ens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, from its last step; the number of threads that the user names stays."""
+    monkeypatch.setattr("ensemble.runs.devices.usable_cores", lambda: 2)
+    (workspace / "recipes" / "crowded.py").write_text(CROWDED)
+    (workspace / "recipes" / "own.yaml").write_text("extends: tiny\nmodel: {name: 'crowded:build'}\n")
+    words = ("train", "--recipe", "own", "--workers", "1", "--folds", "0", *sets("train.batch_size=8"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    answer = ens(*words, *sets("train.epochs=14"))
+    assert answer.code == 0, answer.err
+    run = workspace / "outputs" / "own"
+    state = json.loads((run / "run.json").read_text())["fold_states"][0]
+    assert state["threads"] == [2, 1]
+    assert state["attempts"] == 2
+    record = json.loads((run / "fold-0" / "fold.json").read_text())
+    assert record["bit_equal_why_not"] == "conditions changed: threads was 2, then 1"
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    (again,) = [event for event in events if event["event"] == "restarted"]
+    assert again["changes"] == {"threads": 1}
+    (resumed,) = [event for event in events if event["event"] == "resumed"]
+    assert resumed["step"] > 30
+    assert f"fold 0: {again['reason']}; started again" in answer.err
+    assert again["reason"] in (run / "fold-0" / "log.txt").read_text()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert ens(*words, *sets("train.epochs=11"), "--name", "named").code == 0
+    assert fold_record(workspace, "named")["threads"] == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ensemble.errors import EnsError, InputError
@@ -27,6 +29,7 @@ from ensemble.training.networks import (
     save_network,
 )
 from ensemble.training.pretrained import decide_weights, load_weights, start_network
+from tests.support import MODEL_FACTS
 
 
 def spec_of(classes: int = 3, parts: tuple[int, ...] = (), **model: Any) -> NetworkSpec:
@@ -94,7 +97,8 @@ def test_a_folder_alone_gives_the_network_back(tmp_path: Path, model: dict[str, 
     spec = spec_of(6, (3, 2), **model)
     torch.manual_seed(0)
     network = build_network(spec, pretrained=False).eval()
-    save_network(tmp_path, network, spec, {})
+    classes = [str(number) for number in range(6)]
+    save_network(tmp_path, network, spec, MODEL_FACTS | {"classes": classes, "class_shares": [1 / 6] * 6})
     loaded, _ = load_network(tmp_path)
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(network(images), loaded(images))
@@ -246,3 +250,14 @@ def test_a_hub_that_fails_at_the_last_moment_is_a_reason_not_a_crash(monkeypatch
     assert "connection reset" in decided["pretrained_why"]
     with pytest.raises(InputError, match="connection reset"):
         decide_weights(ModelPart(name="test_resnet", pretrained=True), None)
+
+
+def test_a_full_disk_keeps_its_number_when_weights_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(weights: object, path: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("ensemble.training.networks.save_file", full)
+    spec = spec_of()
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_network(tmp_path, build_network(spec, pretrained=False), spec, {})
+    assert caught.value.errno == errno.ENOSPC and str(tmp_path / "model.safetensors") == caught.value.filename

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ensemble.errors import InputError
 from ensemble.inference.forward import Normalizer, make_views
 from ensemble.training.networks import NetworkSpec, build_network, load_network, save_network
 from ensemble.training.pretrained import choose_pretrained
+from tests.support import MODEL_FACTS
 
 SPEC = NetworkSpec("test_resnet", 3, 16)
 
@@ -31,7 +33,7 @@ def test_torchvision_and_timm_import_beside_this_torch() -> None:
 def test_a_saved_network_gives_the_same_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(SPEC, pretrained=False).eval()
-    save_network(tmp_path, network, SPEC, {"classes": ["a", "b", "c"]})
+    save_network(tmp_path, network, SPEC, MODEL_FACTS)
     loaded, record = load_network(tmp_path)
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(network(images), loaded(images))
@@ -39,7 +41,7 @@ def test_a_saved_network_gives_the_same_logits(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
-    save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, {})
+    save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, MODEL_FACTS)
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(weights)
@@ -173,3 +175,14 @@ def test_samplers_and_larger_stored_images_train_through(workspace: Path, ens: C
     assert answer.code == 0, answer.err
     assert list((workspace / "outputs" / "cache").glob("pixels-19-*"))
     assert ens("train", "--recipe", "tiny", "--set", "sampling={kind: weighted, weights: {gren: 2.0}}").code == 2
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_can_be_read_by_whom_the_umask_lets(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        save_network(tmp_path, build_network(SPEC, pretrained=False), SPEC, MODEL_FACTS)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"model.safetensors": mode, "model.json": mode}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ensemble.tuning import queue as fold_queue
 from ensemble.tuning.evidence import Comparison
 from ensemble.tuning.stopping import LEAST_CHANCE, Course, Floors, _least_gap, at, chance_to_win, floors_of
-from tests.support import Ens
+from tests.support import Ens, alter_record
 
 EPOCHS, K = 10, 5
 
@@ -152,9 +152,7 @@ def test_a_trial_below_a_floor_ends_there_with_an_estimate_and_does_so_again_aft
     assert json.loads((place / "run.json").read_text())["fold_states"][fold]["state"] == "missing"
 
     path = place / "trial.json"
-    running = json.loads(path.read_text())
-    running |= {"state": "running", "folds": [], "part": 0.0, "estimate": None, "reason": None, "of_folds": None}
-    path.write_text(json.dumps(running))
+    alter_record(path, state="running", folds=[], part=0.0, estimate=None, reason=None, of_folds=None)
     again = ens(*words, *lenient).document["trials"][1]
     kept = ("state", "folds", "part", "estimate", "reason", "values")
     assert {key: again[key] for key in kept} == {key: trial[key] for key in kept}
