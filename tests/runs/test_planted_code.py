@@ -168,11 +168,12 @@ def test_recipes_of_the_run_itself_are_not_the_users(
 
 
 @pytest.mark.parametrize("key", ["model.name", "metric", "loss.name", "loss.plus"])
-def test_words_of_a_runs_record_name_no_code_unasked(key: str, evil: Path, mark: Path, ens: Ens) -> None:
+def test_words_of_a_runs_record_name_no_code_unasked(key: str, evil: Path, place: Path, mark: Path, ens: Ens) -> None:
     recorded = [f"{key}={{'{HUB}': 1}}" if key == "loss.plus" else f"{key}={HUB}"]
     if key == "model.name":
         recorded.append(f"model.options={json.dumps(hub_options(evil))}")
-    rewrite(evil / "run.json", lambda record: record["asked"].update(sets=[*record["asked"]["sets"], *recorded]))
+    own = str(place / "recipes" / "tiny.yaml")  # of the user's recipes, so that only the words are somebody else's
+    rewrite(evil / "run.json", lambda record: record["asked"].update(recipe=own, sets=recorded))
     os.utime(evil / "run.json", (2e9, 2e9))  # the newest run: commands without --recipe go on with its recipe
     for words in (("train", "--name", "n"), ("tune", "--trials", "1", "--study", "n"), ("predict", "first")):
         error = refusal(ens, *words, "--engine", "inline")
