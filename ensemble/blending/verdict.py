@@ -167,8 +167,8 @@ class _Case:
             what = "rows" if self.rows.groups is None else "groups"
             return f"no evidence for {name}: {honest.units} {what} are too few, {FEWEST} are needed"
         return (
-            f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self.rows.metric}, better in "
-            f"{gain.p_better:.1%} of the resamples, {EVIDENCE:.0%} are needed"
+            f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self.rows.metric}, better "
+            f"with a probability of {gain.p_better:.1%}, {EVIDENCE:.0%} are needed"
         )
 
     def meaningless(self) -> str:
