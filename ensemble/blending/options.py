@@ -80,6 +80,8 @@ class BlendOptions:
     """`2x`: twice what the best single member takes; `3.5`: seconds per 1000 images."""
     force: bool = False
     """Use what was learned even where no gain over the plain mean is evident."""
+    other_folds: bool = False
+    """Blend members of different fold plans, though the score is then slightly optimistic."""
     outputs: Path | str = "outputs"
     template: Path | str | None = None
     """A sample submission to follow."""

@@ -41,6 +41,7 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
+        other_folds=arguments.other_folds,
         outputs=arguments.outputs,
         template=arguments.template,
         out=arguments.out,
@@ -222,11 +223,20 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
+    dropped = {member["run"] for member in members if member["dropped"] is not None}
+    suspects = [each for each in document["suspicious"] if each["run"] not in dropped]
+    shown += [f"suspicious, yet kept: {each['run']}: {each['message']}" for each in suspects]
+    if (other := document["other_folds"]) is not None:
+        shown.append(
+            f"members of {other['plans']} fold plans: learned and scored on that of the others, not of "
+            f"{', '.join(other['runs'])}; the score is slightly optimistic"
+        )
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and (gain := round(honest["gain_over_best_single"]["value"], 4)) < 0:
         run = honest["best_single"]["run"]
-        shown.append(f"this blend is worse than its best member by {-gain:.4f}; consider submitting {run} alone")
+        if run not in {each["run"] for each in document["suspicious"]}:
+            shown.append(f"this blend is worse than its best member by {-gain:.4f}; consider submitting {run} alone")
     if document["frontier"]:
         shown.append(f"what each second buys: {folder / 'frontier.csv'}")
     return [*shown, *doubt_lines(blend.doubts)]
