@@ -29,6 +29,7 @@ from ensemble.blending.selection import (
     leave_one_out,
     within_budget,
 )
+from ensemble.blending.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
 LIKELY = 0.5  # what is better in half of the resamples is the better guess
@@ -52,6 +53,7 @@ class Verdict:
     dropped: dict[int, str] = field(default_factory=dict)  # members that have no say, and why
     worth: dict[int, float] = field(default_factory=dict)  # by how much the honest score falls without a member
     diversity: Diversity | None = None
+    suspicious: dict[int, Suspicion] = field(default_factory=dict)  # members that leak, or are blends in disguise
     frontier: tuple[Point, ...] = ()
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
@@ -90,8 +92,10 @@ def judge_rows(
     everyone = range(len(labelled.stack))
     alike = diversity(labelled) if len(everyone) > 1 else None
     selects = options.select == "useful" and options.weights is None  # weights of one's own are meant for all
-    twins = copies(alike, costs) if selects and alike is not None else {}
-    kept = [member for member in everyone if member not in twins]
+    suspects = suspicious(labelled, costs)
+    out = suspects if selects else {}
+    twins = copies(alike, costs, out) if selects and alike is not None else {}
+    kept = [member for member in everyone if member not in twins and member not in out]
     rows = labelled.with_members(kept)
     scores = tuple(labelled.measure(labelled.labels, matrix) for matrix in labelled.stack)
     priced = [cost for member in kept if (cost := costs[member]) is not None]
@@ -105,6 +109,7 @@ def judge_rows(
     fitted = learn(used, rows)
     weights = _full_weights(fitted, kept, len(everyone))
     dropped = {member: f"a near copy of {names[twin]}" for member, twin in twins.items()}
+    dropped |= {member: suspicion.message(names) for member, suspicion in out.items()}
     dropped |= {kept[index]: why for index, why in case.silent(fitted).items()}
     has_scores = not np.isnan(scores).any()
     worth = leave_one_out(used, rows) if details else None
@@ -123,6 +128,7 @@ def judge_rows(
         dropped=dict(sorted(dropped.items())),
         worth={} if worth is None else dict(zip(kept, worth, strict=True)),
         diversity=alike,
+        suspicious=suspects,
         frontier=tuple(replace(point, members=tuple(kept[index] for index in point.members)) for point in points),
     )
 
