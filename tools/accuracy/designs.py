@@ -1,4 +1,4 @@
-"""Draws for the scripts beside this one: real models, trained anew for every draw, and thousands of rows they never saw.
+"""Draws for the scripts beside this one: real models, trained anew for every draw, and thousands of unseen rows.
 
 A design says which table, how many labelled rows, and which members. A draw of it takes other rows, deals other folds
 and trains every member on every fold; so the noise of training is in every figure that is measured on them. Tables are
