@@ -213,9 +213,7 @@ def _share(rows: list[Row], truth: str = "truth") -> float:
 
 def print_advice(columns: Judged) -> None:
     """How often the best member alone is advised, by both rules, and how often it is better on fresh rows."""
-    print(
-        "\n| submitting the best member alone is advised | how often | right of this training | right of the submission |"
-    )
+    print("\n| the best member alone is advised | how often | right of this training | of the submission |")
     print("|---|---|---|---|")
     rows = [
         row
