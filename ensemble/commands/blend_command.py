@@ -42,6 +42,7 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
+        other_folds=arguments.other_folds,
         outputs=arguments.outputs,
         template=arguments.template,
         out=arguments.out,
@@ -223,11 +224,20 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
+    dropped = {member["run"] for member in members if member["dropped"] is not None}
+    suspects = [each for each in document["suspicious"] if each["run"] not in dropped]
+    shown += [f"suspicious, yet kept: {each['run']}: {each['message']}" for each in suspects]
+    if (other := document["other_folds"]) is not None:
+        shown.append(
+            f"members of {other['plans']} fold plans: learned and scored on that of the others, not of "
+            f"{', '.join(other['runs'])}; the score is slightly optimistic"
+        )
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and honest["gain_over_best_single"]["p_better"] <= ADVICE:
         run, worse = honest["best_single"]["run"], 1 - honest["gain_over_best_single"]["p_better"]
-        shown.append(f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}")
+        if run not in {each["run"] for each in document["suspicious"]}:
+            shown.append(f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}")
     if honest is not None and honest["doubt"] is not None:
         shown.append(f"no interval or probability here can be trusted: {honest['doubt']}")
     if document["frontier"]:
