@@ -16,6 +16,7 @@ from ensemble.blending.intervals import (
     compare,
     doubt_about,
     unseen_difference,
+    unseen_loss,
     with_intervals,
 )
 from ensemble.core.metrics import METRICS, custom_metric, shared_scorers
@@ -189,6 +190,20 @@ def test_what_no_row_shows_yet_widens_a_difference_of_losses() -> None:
         for each in (0.0, unseen)
     ]
     assert gains[0].p_better > 0.99 and gains[1].p_better < 0.7
+
+
+def test_who_is_far_too_sure_has_an_upper_end_for_the_first_row_that_is_wrong() -> None:
+    labels = np.arange(30) % 2
+    random = np.random.default_rng(0).uniform(1e-9, 1e-6, 30)[:, None]
+    sure = np.where(np.eye(2)[labels] > 0, 1 - random, random)
+    scorer = METRICS["log_loss"].scorer(labels, sure)
+    ((_, blind), (_, warned)) = (
+        with_intervals([scorer], np.arange(30), metrics=["log_loss"], labels=labels, probs=probs)[0]
+        for probs in (None, sure)
+    )
+    assert blind is not None and warned is not None
+    assert blind[1] < 1e-5 and 0.3 < warned[1] < 3
+    assert unseen_loss(np.full((4, 2), 0.5), sets=True) == pytest.approx(np.log(2) / 2)
 
 
 def test_a_metric_of_ones_own_has_an_interval_too() -> None:
