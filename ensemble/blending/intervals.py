@@ -22,7 +22,7 @@ from ensemble.core.metrics import METRICS, SET_METRICS, SMALLEST_PROBABILITY, Sc
 
 Interval = list[float] | None  # both ends, as JSON holds them
 
-FEWEST = 10  # units that an interval needs: of 12 groups it held in 92 %, of fewer nothing was measured
+FEWEST = 10  # units that an interval needs: of 12 groups it held in 94 %, of fewer nothing was measured
 FEWEST_OF_A_CLASS = 20  # rows, where every class has the same say: of ten, one row is a tenth of a class's recall
 
 _BLOCKS = 200  # left out one by one: a standard error to 5 %, for a fifth of the scores of a bootstrap of 1000
