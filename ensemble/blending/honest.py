@@ -26,6 +26,7 @@ from ensemble.blending.intervals import (
     gain_of,
     score_interval,
     unseen_difference,
+    unseen_loss,
     with_intervals,
     without_blocks,
 )
@@ -93,17 +94,23 @@ def assess(
         return None
     support = Support(labelled.units, labels, is_retrained(labelled))
     scores = without_blocks((blend, single, plain), labelled.units, seed=labelled.seed)
+    is_loss = metric == "log_loss"
 
     def gain(others: Sequence[Combined], theirs: Floats) -> Gain:
         if len(others) == len(answers) and all(map(_same, answers, others)):
             return NO_GAIN
-        is_loss = metric == "log_loss"
-        unseen = np.mean([unseen_difference(answers[0].probs, other.probs) for other in others]) if is_loss else 0.0
+        unseen = (
+            np.mean([unseen_difference(answers[0].probs, other.probs, sets=labelled.sets) for other in others])
+            if is_loss
+            else 0.0
+        )
         return gain_of(scores[0], theirs, support, metric, sign, unseen=float(unseen))
 
     return Honest(
         value=value,
-        ci95=score_interval(scores[0], support, metric),
+        ci95=score_interval(
+            scores[0], support, metric, unseen=unseen_loss(answers[0].probs, sets=labelled.sets) if is_loss else 0.0
+        ),
         members=members,
         best_single=best,
         uniform=uniform,

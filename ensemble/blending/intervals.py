@@ -22,15 +22,15 @@ from ensemble.core.metrics import METRICS, SET_METRICS, SMALLEST_PROBABILITY, Sc
 
 Interval = list[float] | None  # both ends, as JSON holds them
 
-FEWEST = 10  # units that an interval needs: of 12 groups it held in 92 %, of fewer nothing was measured
+FEWEST = 10  # units that an interval needs: of 12 groups it held in 94 %, of fewer nothing was measured
 FEWEST_OF_A_CLASS = 20  # rows, where every class has the same say: of ten, one row is a tenth of a class's recall
 
 _BLOCKS = 200  # left out one by one: a standard error to 5 %, for a fifth of the scores of a bootstrap of 1000
-_RETRAINED = 1.35  # times the variance: folds' models share rows (Bates, Hastie and Tibshirani 2023); measured 1.1-1.7
+_RETRAINED = 1.4  # times the variance: folds' models share rows (Bates, Hastie and Tibshirani 2023); measured 1.1-1.7
 _RETRAINED_GAIN = 1.8  # of a difference of methods that learn; Nadeau and Bengio (2003) have 1 + k / (k - 1) = 2.25
 _ONCE_MORE = 1.25  # times the share of the most influential unit: as if there were one more like it; matters for few
+_UNSEEN = 0.75  # rows that are wrong and that none shows yet; a member that was too sure by luck held in 77 % without
 _PSEUDO = 0.5  # rows added right and wrong, so that none wrong has a variance (as Agresti and Coull 1998)
-_DOUBT = 1.0  # standard errors of a gain are this much longer in `p_better`
 
 _BY_CLASS = ("balanced_accuracy", "precision", "recall", "macro_f1")
 _BY_CHANCE = ("kappa", "quadratic_kappa", "mcc")
@@ -42,7 +42,8 @@ class Gain:
 
     value: float
     ci95: Interval
-    p_better: float  # the probability that it is better on fresh rows
+    p_better: float
+    """The probability that it is better on fresh rows, by Student's t of the gain and its longer standard error."""
 
 
 NO_GAIN = Gain(0.0, [0.0, 0.0], 0.5)
@@ -114,16 +115,22 @@ def with_intervals(
     *,
     metrics: Sequence[str | None] | None = None,
     labels: Labels | None = None,
+    probs: Matrix | None = None,
     retrained: bool = False,
 ) -> list[tuple[float, Interval]]:
     """Each score with its 95 % interval; `units` as in `Support`.
 
-    `metrics` are the scores' names, which say on which scale they lie; None for one of the user's own.
+    `metrics` are the scores' names, which say on which scale they lie; None for one of the user's own. `probs` are
+    what is scored: they tell what a log-loss may still have to show.
     """
     support = Support(units, labels, retrained)
     names = [None] * len(scorers) if metrics is None else metrics
-    scores = without_blocks(scorers, units)
-    return [(float(row[0]), score_interval(row, support, name)) for row, name in zip(scores, names, strict=True)]
+    sets = labels is not None and are_sets(labels)
+    unseen = unseen_loss(probs, sets=sets) if probs is not None and "log_loss" in names else 0.0
+    return [
+        (float(row[0]), score_interval(row, support, name, unseen=unseen))
+        for row, name in zip(without_blocks(scorers, units), names, strict=True)
+    ]
 
 
 def compare(
@@ -159,8 +166,11 @@ def without_blocks(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0)
     return scores
 
 
-def score_interval(scores: Floats, support: Support, metric: str | None) -> Interval:
-    """The interval of a score, from one row of `without_blocks`; None where it can have none."""
+def score_interval(scores: Floats, support: Support, metric: str | None, *, unseen: float = 0.0) -> Interval:
+    """The interval of a score, from one row of `without_blocks`; None where it can have none.
+
+    `unseen` is a log-loss's `unseen_loss`.
+    """
     value = float(scores[0])
     if math.isnan(value) or len(scores) < 3:  # a single unit says nothing of others
         return None
@@ -169,7 +179,7 @@ def score_interval(scores: Floats, support: Support, metric: str | None) -> Inte
     if metric not in METRICS | SET_METRICS:
         return _plain(value, variance * (1 + _ONCE_MORE * most) * longer, support)
     if metric == "log_loss":
-        return _loss(value, variance * (1 + _ONCE_MORE * most) * longer, support)
+        return _loss(value, variance * (1 + _ONCE_MORE * most) * longer, support, unseen)
     units_behind = support.behind(metric) / support.grouping
     if metric == "roc_auc":
         return _area(value, variance * (1 + _ONCE_MORE * most) * longer, units_behind, support)
@@ -192,15 +202,20 @@ def gain_of(
     floor = _least_error(float(ours[0]), float(theirs[0]), support, metric, unseen)
     error = math.sqrt(variance * (1 + _ONCE_MORE * most) * longer + floor**2)
     half = _quantile(support.freedom) * error
-    return Gain(value + 0.0, [value - half, value + half], _better(value / (_DOUBT * error), support.freedom))
+    return Gain(value + 0.0, [value - half, value + half], _better(value / error, support.freedom))
 
 
-def unseen_difference(ours: Matrix, theirs: Matrix) -> float:
-    """By how much the log-losses of two would differ on a row that both get wrong, as sure as they are of these rows.
+def unseen_loss(probs: Matrix, *, sets: bool = False) -> float:
+    """The log-loss of a row that is wrong, as sure as the answers are of these rows.
 
-    Where no row shows it yet, no variance does: one that gives wrong classes 1e-9 loses 20 on the first such row.
+    Where no row shows it yet, no variance does: who gives wrong classes 1e-9 loses 20 on the first such row.
     """
-    return float(np.sqrt(np.mean(np.square(_loss_if_wrong(ours) - _loss_if_wrong(theirs)))))
+    return float(np.sqrt(np.mean(np.square(_loss_if_wrong(probs, sets)))))
+
+
+def unseen_difference(ours: Matrix, theirs: Matrix, *, sets: bool = False) -> float:
+    """By how much the log-losses of two would differ on a row that both get wrong; see `unseen_loss`."""
+    return float(np.sqrt(np.mean(np.square(_loss_if_wrong(ours, sets) - _loss_if_wrong(theirs, sets)))))
 
 
 def doubt_about(metric: str, support: Support) -> str | None:
@@ -258,13 +273,15 @@ def _area(value: float, variance: float, units_behind: float, support: Support) 
     return [_expit(middle - half), _expit(middle + half)]
 
 
-def _loss(value: float, variance: float, support: Support) -> list[float]:
+def _loss(value: float, variance: float, support: Support, unseen: float) -> list[float]:
     """On the logarithm's scale: a few bad rows make a loss large and its error larger."""
+    one_more = _UNSEEN * max(unseen - value, 0.0) * math.sqrt(support.grouping) / support.rows
     if value <= 0:
-        return [0.0, 1 / (support.independent + 1)]  # as if one more row lost 1
+        return [0.0, max(one_more, 1 / (support.independent + 1))]  # as if one more row lost 1
     error = max(math.sqrt(variance) / value, 0.1 / support.independent)  # equal losses of few rows prove little
-    half = min(_quantile(support.freedom) * error, 50.0)  # of two rows it could overflow
-    return [value * math.exp(-half), value * math.exp(half)]
+    quantile = _quantile(support.freedom)
+    half = min(quantile * error, 50.0)  # of two rows it could overflow
+    return [value * math.exp(-half), value + math.hypot(value * math.expm1(half), quantile * one_more)]
 
 
 def _plain(value: float, variance: float, support: Support) -> list[float]:
@@ -288,9 +305,16 @@ def _least_error(ours: float, theirs: float, support: Support, metric: str | Non
     return scale * support.one_row(metric) * math.sqrt(grouping)
 
 
-def _loss_if_wrong(probs: Matrix) -> Floats:
-    """(rows,): the log-loss of each row if it were of the likeliest class that is not decided."""
-    return np.asarray(-np.log(np.clip(np.partition(probs, -2, axis=1)[:, -2], SMALLEST_PROBABILITY, 1.0)))
+def _loss_if_wrong(probs: Matrix, sets: bool) -> Floats:
+    """(rows,): the log-loss of each row if it were of the likeliest class not decided; of sets, wrong in one class."""
+    if probs.shape[1] < 2 and not sets:
+        return np.zeros(len(probs))
+    if sets:  # the loss is the mean over classes, of which one is wrong
+        wide = probs.astype(np.float64)
+        other = np.clip(np.minimum(wide, 1 - wide), SMALLEST_PROBABILITY, 1.0)
+        return np.asarray(-np.log(other).mean(axis=1) / probs.shape[1])
+    second = np.partition(probs, -2, axis=1)[:, -2].astype(np.float64)
+    return np.asarray(-np.log(np.clip(second, SMALLEST_PROBABILITY, 1.0)))
 
 
 @lru_cache(maxsize=256)

@@ -261,11 +261,15 @@ def _interval(ci95: list[float] | None) -> str:
 
 def _probability(gain: Mapping[str, Any]) -> str:
     """A whole per cent; never certainty."""
+    if gain["ci95"] == [0.0, 0.0]:
+        return "-"
     share = gain["p_better"]
     return f"{min(max(round(100 * share), 1), 99)} %"
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
     ci95 = gain["ci95"]
+    if ci95 == [0.0, 0.0]:  # of no other gain: only of a blend that is the very thing it is compared with
+        return "the same"
     interval = "" if ci95 is None else f" ({ci95[0]:+.4f} to {ci95[1]:+.4f})"
     return f"{gain['value']:+.4f}{interval}"

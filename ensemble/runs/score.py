@@ -449,7 +449,7 @@ def _describe(rows: _Joined, metric: str) -> dict[str, Any]:
     sets, probs, decisions = rows.labels.ndim == 2, rows.probs, rows.decisions
     scorers = shared_scorers(metrics_for(sets=sets), rows.labels, probs, decisions)
     units = rows.units
-    scored = with_intervals(list(scorers.values()), units, metrics=list(scorers), labels=rows.labels)
+    scored = with_intervals(list(scorers.values()), units, metrics=list(scorers), labels=rows.labels, probs=probs)
     scores = {
         key: {"value": _plain(value), "ci95": None if math.isnan(value) else _list(interval)}
         for key, (value, interval) in zip(scorers, scored, strict=True)
@@ -491,7 +491,7 @@ def _promise(file: _File, metric: str) -> tuple[dict[str, Any] | None, str | Non
     scorer = shared_scorers({metric: known[metric]}, oof.labels, oof.probs)[metric]
     units = _units(oof.groups, len(oof.ids))
     ((value, interval),) = with_intervals(
-        [scorer], units, metrics=[metric], labels=oof.labels, retrained=_is_retrained(oof.folds)
+        [scorer], units, metrics=[metric], labels=oof.labels, probs=oof.probs, retrained=_is_retrained(oof.folds)
     )
     if math.isnan(value):
         return None, f"{metric} has no meaning on the out-of-fold rows"
