@@ -41,6 +41,7 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
+        cautious=arguments.cautious,
         outputs=arguments.outputs,
         template=arguments.template,
         out=arguments.out,
@@ -221,6 +222,12 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
         )
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
+    elif document["method"] == "auto" and honest is not None:
+        single, mean = honest["best_single"]["value"], honest["uniform"]["value"]
+        shown.append(
+            f"auto used {document['used']}: honest {document['metric']} {_score(honest['value'])}, "
+            f"the plain mean {_score(mean)}, best single {_score(single)}"
+        )
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")

@@ -290,7 +290,7 @@ def test_the_faults_of_all_files_are_one_error_and_nothing_is_written(make_run: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "softest"}, "--method softest: unknown; known are soft, hard"),
+        ({"method": "softest"}, "--method softest: unknown; known are auto, soft, hard"),
         ({"metric": "auc"}, "--metric auc: unknown"),
         ({"name": "../x"}, "--name '../x'"),
         ({"name": ""}, "--name ''"),
