@@ -444,7 +444,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     ),
     "blend": (
         "combine probability files into a submission, and say what the blend is worth",
-        "ens blend outputs/*/probs.npy --method auto",
+        "ens blend outputs/*/probs.npy",
         _blend_options,
     ),
     "pack": (

@@ -267,8 +267,8 @@ class _Case:
             return None
         gain, over = than.gain_over_uniform, "the plain mean" if is_mean else self.name_of(otherwise)
         return (
-            f"no {'evident ' if strict else ''}gain of {name} over {over}: {gain.value:+.4f} {self.rows.metric}, better "
-            f"in {gain.p_better:.1%} of the resamples, {needed:.0%} are needed"
+            f"no {'evident ' if strict else ''}gain of {name} over {over}: {gain.value:+.4f} {self.rows.metric}, "
+            f"better in {gain.p_better:.1%} of the resamples, {needed:.0%} are needed"
         )
 
     def meaningless(self) -> str:
