@@ -184,7 +184,7 @@ class _Case:
             why = f"no evidence for auto: {honest.units} {what} are too few, {FEWEST} are needed"
         else:
             gains = {"plain mean": honest.gain_over_uniform, "best single member": honest.gain_over_best_single}
-            worst = min(gains, key=lambda name: gains[name].p_better)
+            worst = min(gains, key=lambda name: (gains[name].p_better, gains[name].value))
             gain = gains[worst]
             better = f"better in {gain.p_better:.1%} of the resamples"
             lost = f"auto is worse than the {worst}: {gain.value:+.4f} {self.rows.metric}, {better}"
