@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ensemble.blending.combine import Combined, Matrix
-from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn, optimistic
+from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, expected_error, learn, optimistic
 from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.inputs import Ingredients
 from ensemble.blending.methods import COMBINERS, make_method, method_of, stages_of
@@ -175,7 +175,10 @@ class _Case:
         # the mean's, without being surely worse, lost 8 thousandths of log-loss in trials with real models.
         honest = chosen.honest
         mean = self.prepared(self.plain_mean, False)
-        if self.options.force or np.array_equal(*(self.answer_of(each).probs for each in (chosen.method, mean))):
+        single = make_method("single", self.rows.metric, sets=self.rows.sets)
+        alone = self.prepared(single, False)
+        is_mean = np.array_equal(*(self.answer_of(each).probs for each in (chosen.method, mean)))
+        if self.options.force or (is_mean and (honest is None or honest.units < FEWEST)):
             why = None
         elif honest is None:
             why = f"what auto learned can't be judged: {self.meaningless()}"
@@ -183,23 +186,22 @@ class _Case:
             what = "rows" if self.rows.groups is None else "groups"
             why = f"no evidence for auto: {honest.units} {what} are too few, {FEWEST} are needed"
         else:
-            gains = {"plain mean": honest.gain_over_uniform, "best single member": honest.gain_over_best_single}
+            gains = {"plain mean": honest.gain_over_uniform}
+            # Also of one more row: a tree that says zero can be perfect on these, and the worst by far on others.
+            if expected_error(alone, self.rows) < expected_error(chosen.method, self.rows):
+                gains["best single member"] = honest.gain_over_best_single
             worst = min(gains, key=lambda name: (gains[name].p_better, gains[name].value))
             gain = gains[worst]
             better = f"better in {gain.p_better:.1%} of the resamples"
             lost = f"auto is worse than the {worst}: {gain.value:+.4f} {self.rows.metric}, {better}"
-            why = lost if gain.p_better < UNLIKELY and chosen.bare.name != "single" else None
+            why = lost if gain.p_better < UNLIKELY else None
         if why is None:
             return chosen
-        bare, method, own = self.plain_mean, mean, self.assess(mean)
-        single = make_method("single", self.rows.metric, sets=self.rows.sets)
-        alone = self.prepared(single, False)
-        its = self.assess(alone) if own is not None and own.units >= FEWEST else None
-        if own is not None and its is not None:
-            is_worse = self.rows.sign * (its.value - own.value) > 0
-            if is_worse or own.gain_over_best_single.p_better < UNLIKELY:
-                bare, method, own = single, alone, its
-        return Settled(bare, False, method, own, honest, chosen.asked_name, why)
+        bare, method = self.plain_mean, mean
+        enough = honest is not None and honest.units >= FEWEST
+        if enough and expected_error(alone, self.rows) < expected_error(mean, self.rows):
+            bare, method = single, alone
+        return Settled(bare, False, method, self.assess(method), honest, chosen.asked_name, why)
 
     def answer_of(self, method: Method) -> Combined:
         """Its answer for the rows that it learns from."""

@@ -65,7 +65,9 @@ def test_a_blend_leaves_its_files_and_nothing_else(make_run: MakeRun, outputs: P
 
 
 def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member: MakeMember, outputs: Path) -> None:
-    document = blend([make_run(seed, metric="macro_f1") for seed in (1, 0)], outputs=outputs, name="b", method="soft").document
+    document = blend(
+        [make_run(seed, metric="macro_f1") for seed in (1, 0)], outputs=outputs, name="b", method="soft"
+    ).document
     assert [member["run"] for member in document["members"]] == ["run0", "run1"]
     assert [member["weight"] for member in document["members"]] == [0.5, 0.5]
     oofs = [make_member(seed, kind="oof") for seed in (0, 1)]
