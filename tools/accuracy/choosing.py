@@ -87,13 +87,14 @@ def _score_all(sample: Sample, metric: str, ways: list[str] | None = None) -> di
         if spec.partition(":")[0] in METHODS and (ways is None or spec in ways):
             results[spec] = score(learn(make_method(spec, metric), labelled).answer(sample.fresh))
     for way, options in {"ens auto": BlendOptions("auto", metric), "ens default": BlendOptions(metric=metric)}.items():
-        if way == "ens default" and options.method == "auto":
+        if way == "ens default" and options.method == "auto" and "ens auto" in results:
             results[way] = results["ens auto"]
         elif ways is None or way in ways:  # all that the command does: members left out, judged, perhaps a fallback
             verdict = judge_rows(labelled, names, [None] * len(names), options, details=False)
             results[way] = score(verdict.answer(sample.fresh))
     if ways is None or "scikit-learn stacking" in ways:
         results["scikit-learn stacking"] = score(_stacked(sample.stack, sample.labels, sample.fresh))
+    if ways is None:
         results["best of six by cross-validation"] = results[_best_of_six(sample, labelled, own)]
     return results
 
