@@ -29,6 +29,7 @@ from ensemble.blending.selection import (
     leave_one_out,
     within_budget,
 )
+from ensemble.blending.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
 UNLIKELY = 1 - EVIDENCE  # to be better: then something is known to be worse
@@ -53,6 +54,7 @@ class Verdict:
     dropped: dict[int, str] = field(default_factory=dict)  # members that have no say, and why
     worth: dict[int, float] = field(default_factory=dict)  # by how much the honest score falls without a member
     diversity: Diversity | None = None
+    suspicious: dict[int, Suspicion] = field(default_factory=dict)  # members that leak, or are blends in disguise
     frontier: tuple[Point, ...] = ()
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
@@ -91,8 +93,10 @@ def judge_rows(
     everyone = range(len(labelled.stack))
     alike = diversity(labelled) if len(everyone) > 1 else None
     selects = options.select == "useful" and options.weights is None  # weights of one's own are meant for all
-    twins = copies(alike, costs) if selects and alike is not None else {}
-    kept = [member for member in everyone if member not in twins]
+    suspects = suspicious(labelled, costs)
+    out = suspects if selects else {}
+    twins = copies(alike, costs, out) if selects and alike is not None else {}
+    kept = [member for member in everyone if member not in twins and member not in out]
     rows = labelled.with_members(kept)
     scores = tuple(labelled.measure(labelled.labels, matrix) for matrix in labelled.stack)
     priced = [cost for member in kept if (cost := costs[member]) is not None]
@@ -106,6 +110,7 @@ def judge_rows(
     fitted = learn(used, rows)
     weights = _full_weights(fitted, kept, len(everyone))
     dropped = {member: f"a near copy of {names[twin]}" for member, twin in twins.items()}
+    dropped |= {member: suspicion.message(names) for member, suspicion in out.items()}
     dropped |= {kept[index]: why for index, why in case.silent(fitted).items()}
     has_scores = not np.isnan(scores).any()
     worth = leave_one_out(used, rows) if details else None
@@ -124,6 +129,7 @@ def judge_rows(
         dropped=dict(sorted(dropped.items())),
         worth={} if worth is None else dict(zip(kept, worth, strict=True)),
         diversity=alike,
+        suspicious=suspects,
         frontier=tuple(replace(point, members=tuple(kept[index] for index in point.members)) for point in points),
     )
 
@@ -192,7 +198,7 @@ class _Case:
                 gains["best single member"] = honest.gain_over_best_single
             worst = min(gains, key=lambda name: (gains[name].p_better, gains[name].value))
             gain = gains[worst]
-            better = f"better in {gain.p_better:.1%} of the resamples"
+            better = f"better with a probability of {gain.p_better:.1%}"
             lost = f"auto is worse than the {worst}: {gain.value:+.4f} {self.rows.metric}, {better}"
             why = lost if gain.p_better < UNLIKELY else None
         if why is None:
@@ -270,7 +276,7 @@ class _Case:
         gain, over = than.gain_over_uniform, "the plain mean" if is_mean else self.name_of(otherwise)
         return (
             f"no {'evident ' if strict else ''}gain of {name} over {over}: {gain.value:+.4f} {self.rows.metric}, "
-            f"better in {gain.p_better:.1%} of the resamples, {needed:.0%} are needed"
+            f"better with a probability of {gain.p_better:.1%}, {needed:.0%} are needed"
         )
 
     def meaningless(self) -> str:
