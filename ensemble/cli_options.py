@@ -347,9 +347,8 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
     option(
         "--max-cost", metavar="2x", help="twice the time of the best single member; a bare number: s per 1000 images"
     )
-    option(
-        "--force", action="store_true", help="use what was learned even where no gain over the plain mean is evident"
-    )
+    option("--force", action="store_true", help="use what was learned even where it is no better than the plain mean")
+    option("--cautious", action="store_true", help="use what was learned only where its gain over the mean is evident")
     option(
         "--other-folds",
         action="store_true",
@@ -451,7 +450,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     ),
     "blend": (
         "combine probability files into a submission, and say what the blend is worth",
-        "ens blend outputs/*/probs.npy --method auto",
+        "ens blend outputs/*/probs.npy",
         _blend_options,
     ),
     "pack": (

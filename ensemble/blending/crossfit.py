@@ -21,6 +21,7 @@ from ensemble.core.metrics import SMALLEST_PROBABILITY, Metric, metrics_for
 Value = TypeVar("Value")
 
 _OWN_FOLDS = 5  # of a hold-out: four fifths to learn from, and only five fits
+_MARGIN = 2.0  # standard errors by which a choice leaves its first candidate; see `_best_index`
 _BLOCKS = 50  # left out one by one for a jackknife: enough for a standard error to 10 %, a twentieth of a bootstrap
 
 
@@ -206,15 +207,20 @@ def optimistic(method: Method, labelled: Labelled) -> Combined | None:
     return learn(method, labelled).answer(labelled.stack) if method.ready is None else None
 
 
-def choice(name: str, candidates: Sequence[Method], *, simplest: bool = True) -> Method:
-    """The candidate of the best cross-fitted score; with `simplest`, the first within a standard error of it."""
+def choice(name: str, candidates: Sequence[Method]) -> Method:
+    """The first candidate, or the one that is better than it by most beyond doubt, by cross-fitted scores."""
 
     def fit(labelled: Labelled) -> Fitted:
-        index = _best_index([_block_errors(candidate, labelled) for candidate in candidates], simplest)
+        index = _best_index([_block_errors(candidate, labelled) for candidate in candidates])
         fitted = learn(candidates[index], labelled)
         return replace(fitted, learned={"chosen": candidates[index].name, **fitted.learned})
 
     return Method(name, fit)
+
+
+def expected_error(method: Method, labelled: Labelled) -> float:
+    """The cross-fitted error that choices go by, lower is better; NaN where there is none."""
+    return float(_block_errors(method, labelled)[0])
 
 
 def _block_errors(method: Method, labelled: Labelled) -> Floats:
@@ -227,26 +233,34 @@ def _block_errors(method: Method, labelled: Labelled) -> Floats:
     answers = cross_fit(method, labelled)
     if not answers:  # no row can be left out: of errors that are all unknown, the first candidate is taken
         return np.full(1 + blocks, np.nan)
-    scores = []
+    errors = []
     for combined in answers:
         score = labelled.measure.scorer(labelled.labels, combined.probs, combined.decisions)
-        scores.append([score(weights) for weights in row_weights])
-    return np.asarray(-labelled.sign * np.mean(scores, axis=0), dtype=np.float64)
+        error = np.array([-labelled.sign * score(weights) for weights in row_weights])
+        errors.append(error + (_one_more_row(combined.probs) if labelled.metric == "log_loss" else 0.0))
+    return np.asarray(np.mean(errors, axis=0), dtype=np.float64)
 
 
-def _best_index(errors: Sequence[Floats], simplest: bool) -> int:
+def _one_more_row(probs: Floats) -> float:
+    """What one more row, of any class, would add to the log-loss."""
+    # A tree that says zero is perfect as long as it is right: of 50 rows it can look best, and be the worst by far.
+    # Without this row the choice lost 14 thousandths of log-loss where it now loses 3.3.
+    return float(-np.log(np.maximum(probs, SMALLEST_PROBABILITY)).mean()) / len(probs)
+
+
+def _best_index(errors: Sequence[Floats]) -> int:
     """The index of the candidate to take; errors without meaning never win."""
-    totals = np.array([np.inf if np.isnan(error[0]) else error[0] for error in errors])
-    best = int(np.argmin(totals))
-    if not simplest or not np.isfinite(totals[best]):
-        return best
-    # The rule of one standard error (Breiman and others, 1984): candidates stand from simple to complex, and one that
-    # is no worse than chance could make it is taken before the best.
-    for index, error in enumerate(errors[:best]):
-        differences = (error - errors[best])[1:]
-        known = differences[~np.isnan(differences)]
+    # The best score of all is mostly the luckiest one. On twelve designs of real models, 20 draws each, a lead of 0, 1,
+    # 1.5 and 2 standard errors that a candidate must have over the first lost 6.4, 4.3, 3.2 and 3.3 thousandths of
+    # log-loss to each design's best method; of decisions 1 lost 2.6 and 2 lost 1.9 (tools/accuracy/choosing.py).
+    first = errors[0]
+    best, lead = 0, 0.0
+    for index, error in enumerate(errors[1:], start=1):
+        gains = first - error
+        known = gains[1:][~np.isnan(gains[1:])]
         # The jackknife's standard error of the difference, whose blocks overlap in all but one part.
-        spread = np.sqrt((len(known) - 1) * np.var(known)) if len(known) > 1 else 0.0
-        if totals[index] - totals[best] <= spread:
-            return index
+        spread = np.sqrt((len(known) - 1) * np.var(known)) if len(known) > 1 else np.inf
+        own = gains[0] - _MARGIN * spread
+        if own > lead:  # never for NaN
+            best, lead = index, float(own)
     return best

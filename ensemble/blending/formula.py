@@ -19,6 +19,7 @@ from ensemble.blending.calibration import calibrator_of, combine_calibrated, com
 from ensemble.blending.combine import Combined, Combiner, Matrix, Weights, in_blocks
 from ensemble.blending.crossfit import Part
 from ensemble.blending.methods import COMBINERS, combiner, power_combiner
+from ensemble.blending.pools import Pool
 from ensemble.blending.selection import combine_chosen
 from ensemble.blending.stacking import Regression
 from ensemble.errors import InputError
@@ -109,6 +110,8 @@ def make_combiner(step: Step, *, sets: bool) -> Combiner:
         return power_combiner(step["exponent"], sets=sets)
     if do == "stack":
         return in_blocks(Regression(np.array(step["slopes"]), np.array(step["offsets"]), sets).answer)
+    if do == "pool":
+        return in_blocks(Pool(np.array(step["slopes"]), step["floor"], sets).answer)
     inner = make_combiner(step["of"], sets=sets)
     if do == "choose":
         return combine_chosen(inner, step["members"], sets=sets)
@@ -134,6 +137,8 @@ def _needed(step: Step, weights: Weights, members: int) -> set[int]:
             return {chosen[place] for place in _needed(step["of"], voting, len(chosen))}
     elif "of" in step:
         return _needed(step["of"], weights, members)
-    elif step["do"] == "stack":
+    elif step["do"] == "pool" and any(step["slopes"]):
+        return {member for member in range(members) if step["slopes"][member]}
+    elif step["do"] in ("stack", "pool"):
         return set(range(members))  # a regression has slopes in place of weights
     return {member for member in range(members) if weights is None or weights[member]}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
+
+import numpy as np
 
 from ensemble.blending import combine
 from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned, tune_problem
 from ensemble.blending.combine import Combiner, class_by_class
-from ensemble.blending.crossfit import Fitted, Labelled, Method, choice
+from ensemble.blending.crossfit import Fitted, Labelled, Method, choice, learn
 from ensemble.blending.greedy import greedy_weights
 from ensemble.blending.options import METHODS, BlendOptions
-from ensemble.blending.simplex import least_log_loss
+from ensemble.blending.pools import fitted_pool
+from ensemble.blending.simplex import least_brier, least_log_loss
 from ensemble.blending.stacking import fit_stack
 from ensemble.errors import InputError
 
+_STACK_ROWS = 20  # for each number that stacking learns; with fewer it never won, and it takes longest
+_DECIMALS = 9  # scores this near are equal
 Stage = Callable[[Method], Method]
 COMBINERS: dict[str, Combiner] = {
     name: getattr(combine, name) for name, kind in METHODS.items() if kind.combiner == name
@@ -105,6 +110,34 @@ def least_loss(argument: str, goal: Goal) -> Method:
     return Method("optimize", fit)
 
 
+def brier(argument: str, goal: Goal) -> Method:
+    """`brier`."""
+    mean = combiner("soft", sets=goal.sets)
+
+    def fit(labelled: Labelled) -> Fitted:
+        return Fitted(mean, tuple(least_brier(labelled.stack, labelled.labels).tolist()), step={"do": "soft"})
+
+    return Method("brier", fit)
+
+
+def single(argument: str, goal: Goal) -> Method:
+    """`single`: the member of the best score; of equal ones the one of the lower log-loss, then the first."""
+    mean = combiner("soft", sets=goal.sets)
+
+    def fit(labelled: Labelled) -> Fitted:
+        errors = [-labelled.sign * labelled.measure(labelled.labels, matrix) for matrix in labelled.stack]
+        losses = -np.log(labelled.true_class).mean(axis=1)
+        order = np.lexsort([losses, np.round(np.nan_to_num(errors), _DECIMALS)])  # by the last, then the first
+        return Fitted(mean, tuple(np.eye(len(errors))[order[0]].tolist()), step={"do": "soft"})
+
+    return Method("single", fit)
+
+
+def pool(argument: str, goal: Goal) -> Method:
+    """`pool`."""
+    return Method("pool", fitted_pool)
+
+
 def greedy(argument: str, goal: Goal) -> Method:
     """`greedy`, or `greedy:BAGS`."""
     bags, mean = int(argument or 0), combiner("soft", sets=goal.sets)
@@ -122,15 +155,23 @@ def stack(argument: str, goal: Goal) -> Method:
 
 
 def auto(argument: str, goal: Goal) -> Method:
-    """`auto`: candidates from simple to complex, those that can matter to the metric."""
-    names = ["soft"]
+    """`auto`: the pool, or what is better than it beyond doubt among candidates that can matter to the metric."""
+    names = ["pool", "soft", "single"]
     names += ["hard"] if goal.metric not in ("log_loss", "roc_auc") else []  # votes lose what these two look at
     names += ["rank"] if goal.metric == "roc_auc" else []  # ranks are all that this one looks at
-    names += ["geometric", "optimize", "greedy", "stack"]
+    names += ["geometric", "optimize", "brier"]
+    names += ["greedy"] if goal.metric != "log_loss" else []  # for log-loss `optimize` is exact
     candidates = [make_method(name, goal.metric, sets=goal.sets) for name in names]
-    if goal.metric == "log_loss":  # behind the combiners, before what learns more than one number
-        candidates.insert(names.index("optimize"), calibrated_after(candidates[0], "temperature"))
-    return choice("auto", candidates)
+    few = choice("auto", candidates)
+    many = choice("auto", [*candidates, make_method("stack", goal.metric, sets=goal.sets)])
+
+    def fit(labelled: Labelled) -> Fitted:
+        members, classes = len(labelled.stack), labelled.stack[0].shape[1]
+        if members == 1:  # nothing to blend: its own predictions
+            return replace(learn(candidates[1], labelled), learned={"chosen": "soft"})
+        return learn(many if len(labelled.labels) >= _STACK_ROWS * (members + 1) * classes else few, labelled)
+
+    return Method("auto", fit)
 
 
 def _shares(given: Mapping[str, float], names: Sequence[str]) -> list[float]:

@@ -37,22 +37,27 @@ class MethodKind:
     """What may stand after a colon."""
     needed: bool = False
     """Whether it must."""
+    prunes: bool = False
+    """Whether it finds members that do harm by itself, and better than a test of the plain mean would."""
 
 
 # A new method is a function in `combine` or `methods`, and a line here. Help, checks and tests read this table.
 METHODS: dict[str, MethodKind] = {
+    "auto": MethodKind("whichever of these is expected to score best", maker="auto", prunes=True),
     "soft": MethodKind("the mean of the probabilities", combiner="soft"),
     "hard": MethodKind("the majority of the votes", combiner="hard"),
     "geometric": MethodKind("the mean of the logarithms", combiner="geometric"),
     "power": MethodKind("the power mean of exponent P", maker="power_mean", argument="P", needed=True),
     "rank": MethodKind("the mean of each class's ranks", combiner="rank"),
     "weighted": MethodKind("the mean with weights of your own (--weights)", combiner="soft"),
+    "single": MethodKind("the best member alone", maker="single", prunes=True),
     "optimize": MethodKind("the weights of least log-loss", maker="least_loss"),
+    "brier": MethodKind("the weights of least Brier score", maker="brier", prunes=True),
+    "pool": MethodKind("a weighted mean of the logarithms, with a slope a member", maker="pool", prunes=True),
     "greedy": MethodKind(
         "members picked one by one for the metric, in BAGS random halves", maker="greedy", argument="BAGS"
     ),
     "stack": MethodKind("a regression on log-probabilities", maker="stack"),
-    "auto": MethodKind("the best of these by honest score, the simplest within a standard error", maker="auto"),
 }
 METHOD_WORDS: list[str] = []  # as help shows them: `power:P`, `greedy`, `greedy:BAGS`
 for _name, _kind in METHODS.items():
@@ -64,7 +69,7 @@ for _name, _kind in METHODS.items():
 class BlendOptions:
     """How to blend, and where to; made by the command line and by `blend` alike."""
 
-    method: str = "soft"
+    method: str = "auto"
     """A name of `METHODS`, with an argument after a colon where it takes one."""
     metric: str | None = None
     """None: the one that the members agree on, else accuracy."""

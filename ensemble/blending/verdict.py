@@ -12,11 +12,11 @@ from functools import cached_property
 import numpy as np
 
 from ensemble.blending.combine import Combined, Matrix
-from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn, optimistic
+from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, expected_error, learn, optimistic
 from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.inputs import Ingredients
 from ensemble.blending.methods import COMBINERS, make_method, method_of, stages_of
-from ensemble.blending.options import BlendOptions, parse_cost
+from ensemble.blending.options import METHODS, BlendOptions, parse_cost
 from ensemble.blending.selection import (
     Diversity,
     Point,
@@ -32,6 +32,7 @@ from ensemble.blending.selection import (
 from ensemble.blending.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
+UNLIKELY = 1 - EVIDENCE  # to be better: then something is known to be worse
 LIKELY = 0.5  # what is better in half of the resamples is the better guess
 _ROUNDING = 1 + 1e-9  # `1x` must allow the best member itself, whatever the last bit of the product
 
@@ -160,9 +161,12 @@ class _Case:
     def settle(self, named: Method) -> Settled:
         """The method that was named, judged; the plain mean in its place where it is no better."""
         learns = named.ready is None
-        selects = self.selects and (learns or len(harmless(self.rows)) < len(self.names))
+        prunes = METHODS[self.options.method.partition(":")[0]].prunes
+        selects = self.selects and not prunes and (learns or len(harmless(self.rows)) < len(self.names))
         method = self.prepared(named, selects)
         asked, name = self.assess(method), self.name_of(method)
+        if self.options.method == "auto" and not self.options.cautious:
+            return self.settle_choice(Settled(named, selects, method, asked, asked_name=name))
         # A mean that leaves members out is judged against the mean of all, strictly: `soft` means all that do no harm.
         bare = self.plain_mean if learns else named
         fallback = self.objection(method, self.prepared(bare, False), asked, name, strict=not learns)
@@ -170,6 +174,44 @@ class _Case:
             return Settled(named, selects, method, asked, asked_name=name)
         used = self.prepared(bare, False)
         return Settled(bare, False, used, self.assess(used), asked, name, fallback)
+
+    def settle_choice(self, chosen: Settled) -> Settled:
+        """What `auto` has chosen; the better of the plain mean and the best single member where it is surely worse."""
+        # Judged by its own cross-fitted score, the choice included. To fall back wherever the score is no better than
+        # the mean's, without being surely worse, lost 8 thousandths of log-loss in trials with real models.
+        honest = chosen.honest
+        mean = self.prepared(self.plain_mean, False)
+        single = make_method("single", self.rows.metric, sets=self.rows.sets)
+        alone = self.prepared(single, False)
+        is_mean = np.array_equal(*(self.answer_of(each).probs for each in (chosen.method, mean)))
+        if self.options.force or (is_mean and (honest is None or honest.units < FEWEST)):
+            why = None
+        elif honest is None:
+            why = f"what auto learned can't be judged: {self.meaningless()}"
+        elif honest.units < FEWEST:
+            what = "rows" if self.rows.groups is None else "groups"
+            why = f"no evidence for auto: {honest.units} {what} are too few, {FEWEST} are needed"
+        else:
+            gains = {"plain mean": honest.gain_over_uniform}
+            # Also of one more row: a tree that says zero can be perfect on these, and the worst by far on others.
+            if expected_error(alone, self.rows) < expected_error(chosen.method, self.rows):
+                gains["best single member"] = honest.gain_over_best_single
+            worst = min(gains, key=lambda name: (gains[name].p_better, gains[name].value))
+            gain = gains[worst]
+            better = f"better with a probability of {gain.p_better:.1%}"
+            lost = f"auto is worse than the {worst}: {gain.value:+.4f} {self.rows.metric}, {better}"
+            why = lost if gain.p_better < UNLIKELY else None
+        if why is None:
+            return chosen
+        bare, method = self.plain_mean, mean
+        enough = honest is not None and honest.units >= FEWEST
+        if enough and expected_error(alone, self.rows) < expected_error(mean, self.rows):
+            bare, method = single, alone
+        return Settled(bare, False, method, self.assess(method), honest, chosen.asked_name, why)
+
+    def answer_of(self, method: Method) -> Combined:
+        """Its answer for the rows that it learns from."""
+        return learn(method, self.rows).answer(self.rows.stack)
 
     def staged(self, settled: Settled) -> Settled:
         """The same with what is done to its answer: calibration and tuned decisions, each where it does no harm."""
@@ -217,7 +259,7 @@ class _Case:
         """Why something simpler is used; None where the method is."""
         if self.options.force or method is otherwise or method.ready is not None:
             return None
-        here, there = (learn(either, self.rows).answer(self.rows.stack) for either in (method, otherwise))
+        here, there = self.answer_of(method), self.answer_of(otherwise)
         if np.array_equal(here.probs, there.probs) and np.array_equal(here.decisions, there.decisions):
             return None  # what was learned changes no answer, so there is nothing to be judged
         if honest is None:

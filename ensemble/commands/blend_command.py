@@ -42,6 +42,7 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
+        cautious=arguments.cautious,
         other_folds=arguments.other_folds,
         outputs=arguments.outputs,
         template=arguments.template,
@@ -223,6 +224,12 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
         )
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
+    elif document["method"] == "auto" and honest is not None:
+        single, mean = honest["best_single"]["value"], honest["uniform"]["value"]
+        shown.append(
+            f"auto used {document['used']}: honest {document['metric']} {_score(honest['value'])}, "
+            f"the plain mean {_score(mean)}, best single {_score(single)}"
+        )
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
     dropped = {member["run"] for member in members if member["dropped"] is not None}
     suspects = [each for each in document["suspicious"] if each["run"] not in dropped]

@@ -58,14 +58,16 @@ def _description(**submission: Any) -> DatasetDescription:
 
 def test_a_blend_leaves_its_files_and_nothing_else(make_run: MakeRun, outputs: Path) -> None:
     done = blend([make_run(seed) for seed in range(3)], outputs=outputs)
-    assert done.folder == outputs / "blends" / "soft-3"
+    assert done.folder == outputs / "blends" / "auto-3"
     assert set(_contents(done.folder)) == FILES | SIDE_FILES
     written = load_blend(done.folder / "blend.json")
     assert written.is_verified and {key: written[key] for key in done.document} == done.document
 
 
 def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member: MakeMember, outputs: Path) -> None:
-    document = blend([make_run(seed, metric="macro_f1") for seed in (1, 0)], outputs=outputs, name="b").document
+    document = blend(
+        [make_run(seed, metric="macro_f1") for seed in (1, 0)], outputs=outputs, name="b", method="soft"
+    ).document
     assert [member["run"] for member in document["members"]] == ["run0", "run1"]
     assert [member["weight"] for member in document["members"]] == [0.5, 0.5]
     oofs = [make_member(seed, kind="oof") for seed in (0, 1)]
@@ -89,7 +91,7 @@ def test_blend_json_tells_what_the_contract_asks(make_run: MakeRun, make_member:
 def test_the_probabilities_are_the_mean_and_are_marked_as_a_blend(
     make_run: MakeRun, make_member: MakeMember, outputs: Path
 ) -> None:
-    done = blend([make_run(seed) for seed in (0, 1)], outputs=outputs)
+    done = blend([make_run(seed) for seed in (0, 1)], outputs=outputs, method="soft")
     written = load_predictions(done.folder / "probs.npy")
     mean = (make_member(0).probs.astype(float) + make_member(1).probs) / 2
     np.testing.assert_array_equal(written.probs, mean)
@@ -126,7 +128,7 @@ def test_a_second_blend_of_that_name_replaces_the_first(make_run: MakeRun, outpu
         path.with_name("oof.ids.txt").unlink()
     done = blend(paths[:2], outputs=outputs, name="b")
     assert set(_contents(done.folder)) == FILES
-    assert done.document["method"] == "soft"
+    assert (done.document["method"], done.document["used"]) == ("auto", "soft")  # no row says anything else
     assert len(load_predictions(done.folder / "probs.npy").sidecar["blend_of"]) == 2
 
 
@@ -290,7 +292,7 @@ def test_the_faults_of_all_files_are_one_error_and_nothing_is_written(make_run: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "softest"}, "--method softest: unknown; known are soft, hard"),
+        ({"method": "softest"}, "--method softest: unknown; known are auto, soft, hard"),
         ({"metric": "auc"}, "--metric auc: unknown"),
         ({"name": "../x"}, "--name '../x'"),
         ({"name": ""}, "--name ''"),
@@ -339,7 +341,7 @@ def _arguments(paths: list[Path], folder: Path, **changes: Any) -> Namespace:
 def test_the_command_shows_members_honest_scores_and_where_the_submission_lies(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
-    outcome = run(_arguments([make_run(0), make_run(1)], tmp_path, out=str(tmp_path / "s.csv")))
+    outcome = run(_arguments([make_run(0), make_run(1)], tmp_path, method="soft", out=str(tmp_path / "s.csv")))
     assert outcome.exit_code == 0
     tables = [part for part in outcome.shown if isinstance(part, ShownTable)]
     assert [row[0] for row in tables[0].rows] == ["run0", "run1", "soft-2"]
@@ -390,7 +392,7 @@ def test_no_number_of_a_blend_is_nan(make_run: MakeRun, outputs: Path) -> None:
 def test_members_are_shown_in_the_order_of_their_names(make_run: MakeRun, tmp_path: Path) -> None:
     outcome = run(_arguments([make_run(seed) for seed in (10, 9, 2)], tmp_path))
     table = next(part for part in outcome.shown if isinstance(part, ShownTable))
-    assert [row[0] for row in table.rows] == ["run2", "run9", "run10", "soft-3"]
+    assert [row[0] for row in table.rows] == ["run2", "run9", "run10", "auto-3"]
     weighted = run(
         _arguments([make_run(seed) for seed in (10, 2)], tmp_path, method="weighted", weights="run10=1,run2=3")
     )

@@ -11,7 +11,8 @@ from scipy.optimize import minimize, minimize_scalar
 from ensemble.blending.calibration import TUNABLE, best_multipliers, fit_temperature
 from ensemble.blending.crossfit import Labelled
 from ensemble.blending.greedy import greedy_weights, make_candidates, pick_greedily
-from ensemble.blending.simplex import least_log_loss
+from ensemble.blending.pools import Pool, fit_pool
+from ensemble.blending.simplex import least_brier, least_log_loss
 from ensemble.blending.stacking import fit_regression
 from ensemble.core.metrics import METRICS, decide
 
@@ -170,3 +171,30 @@ def test_rows_of_probability_zero_do_not_break_a_fit() -> None:
     assert np.isfinite(fit_temperature(wrong, labels))
     labelled = _labelled(([wrong, np.full((4, 2), 0.5)], labels), "log_loss")
     assert least_log_loss(labelled.true_class).weights[1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sets", [False, True], ids=["one class a row", "sets"])
+def test_no_other_slopes_and_no_other_weights_score_better(sets: bool) -> None:
+    """The pool's penalised log-loss, and the Brier score of a mean, at their optimum and around it."""
+    random = np.random.default_rng(2)
+    labels = (random.random((60, 3)) < 0.4).astype(np.int64) if sets else random.integers(0, 3, 60)
+    truth = labels if sets else np.eye(3)[labels]
+    scores = truth * 2 * random.uniform(0.2, 1, (4, 1, 1)) + random.normal(size=(4, 60, 3))
+    probs = 1 / (1 + np.exp(-scores)) if sets else np.exp(scores) / np.exp(scores).sum(axis=2, keepdims=True)
+    labelled = Labelled(list(probs), labels, (np.arange(60) % 5)[None], None, "log_loss")
+
+    def loss(slopes: np.ndarray) -> float:
+        given = Pool(slopes, sets=sets).answer(labelled.stack).probs
+        right = np.where(truth != 0, given, 1 - given) if sets else given[np.arange(60), labels]
+        return float(-np.log(right).sum() / (3 if sets else 1) + 0.1 * 4 * ((slopes - 0.25) ** 2).sum() / 2)
+
+    def brier(weights: np.ndarray) -> float:
+        mixed = np.tensordot(weights, probs, 1) - truth
+        mean = float(((probs - truth) ** 2).sum() / 4)
+        return float((mixed**2).sum() / mean + 4 / 60 * ((weights - 0.25) ** 2).sum())
+
+    slopes, weights = fit_pool(labelled).slopes, least_brier(labelled.stack, labels)
+    whole = ({"type": "eq", "fun": lambda given: given.sum() - 1},)
+    for function, here, limits in ((loss, slopes, ()), (brier, weights, whole)):
+        there = minimize(function, np.full(4, 0.25), bounds=[(0, None)] * 4, constraints=limits, method="SLSQP").fun
+        assert function(here) <= there + 1e-6

@@ -105,7 +105,7 @@ def damage_numbers(plain: dict[str, Any]) -> None:
 def test_a_damaged_formula_is_refused_with_the_command_that_blends_again(
     damage: Callable[[dict[str, Any]], None], make_run: MakeRun, tmp_path: Path
 ) -> None:
-    document = blend([make_run(0), make_run(1)], outputs=tmp_path / "outputs").document
+    document = blend([make_run(0), make_run(1)], outputs=tmp_path / "outputs", method="soft").document
     damage(document["apply"])
     with pytest.raises(InputError) as caught:
         Formula.of(document, "b/blend.json")

@@ -111,7 +111,7 @@ class TestEveryMethod:
             assert np.isfinite(combined.probs).all()
 
 
-@pytest.mark.parametrize("spec", ["optimize", "greedy", "stack"])
+@pytest.mark.parametrize("spec", ["optimize", "brier", "pool", "single", "greedy", "stack"])
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "log_loss", "roc_auc"])
 def test_the_order_of_members_and_rows_is_not_what_is_learned(spec: str, metric: str) -> None:
     here = labelled_rows(rows=200, seed=4, metric=metric)
@@ -153,7 +153,7 @@ def test_a_better_member_gets_the_weight_and_stacking_mends_a_biased_one() -> No
         ("soft:2", "takes nothing"),
         ("greedy:0", "bags"),
         ("greedy:1.5", "bags"),
-        ("caruana", "known are soft, hard"),
+        ("caruana", "known are auto, soft, hard"),
     ],
 )
 def test_words_that_are_no_method_are_refused(spec: str, words: str) -> None:
@@ -174,7 +174,7 @@ def test_every_calibration_that_can_be_named_exists() -> None:
     assert set(get_args(Calibration)) == set(CALIBRATIONS)
 
 
-def test_a_choice_takes_the_simplest_within_a_standard_error_and_the_better_beyond() -> None:
+def test_a_choice_stays_with_the_first_until_another_is_better_beyond_doubt() -> None:
     labelled = labelled_rows(rows=400, members=3, seed=8)
     first, second = labelled.stack[0], labelled.stack[0].copy()
     wrong = np.flatnonzero(first.argmax(axis=1) != labelled.labels)
@@ -184,8 +184,8 @@ def test_a_choice_takes_the_simplest_within_a_standard_error_and_the_better_beyo
     alone = [fixed(name, soft, weights) for name, weights in zip("abc", np.eye(3).tolist(), strict=True)]
     rows = Labelled([first, second, third], labelled.labels, labelled.folds, None, "accuracy")
     assert learn(choice("of two", alone[:2]), rows).learned["chosen"] == "a"
-    assert learn(choice("of two", alone[:2], simplest=False), rows).learned["chosen"] == "b"
     assert learn(choice("of three", alone), rows).learned["chosen"] == "c"
+    assert learn(choice("of three", alone[::-1]), rows).learned["chosen"] == "c"
 
 
 def test_a_power_of_one_is_the_mean_and_of_zero_the_geometric_mean() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ensemble.blending.blend import blend
-from ensemble.blending.crossfit import Labelled
+from ensemble.blending.combine import soft
+from ensemble.blending.crossfit import Labelled, Method
+from ensemble.blending.methods import fixed
 from ensemble.blending.options import METHODS, BlendOptions, parse_cost, parse_weights
 from ensemble.blending.selection import affordable, copies, diversity, frontier, harmless
 from ensemble.blending.verdict import Verdict, judge_rows
@@ -47,16 +49,55 @@ def test_cautiously_without_an_evident_gain_the_plain_mean_is_used_and_force_ove
     assert (forced.used, forced.fallback) == (method, None)
 
 
-def test_auto_may_choose_the_plain_mean_itself() -> None:
-    verdict = _judged(_rows([1.5] * 12, rows=150, seed=1), "auto")
-    assert (verdict.used, verdict.fallback) == ("soft", None)
+def test_a_named_method_is_used_from_even_odds_against_the_plain_mean() -> None:
+    worse, better = _rows([1.5] * 12, rows=150, seed=1), _rows([1.0, 1.5, 1.6, 1.7], rows=150, metric="log_loss")
+    verdict = _judged(worse, "optimize")
+    assert verdict.used == "soft" and verdict.asked is not None and verdict.asked.gain_over_uniform.p_better < 0.5
+    assert verdict.fallback is not None and "no gain of optimize over the plain mean" in verdict.fallback
+    kept = _judged(better, "optimize", select="all")
+    assert kept.honest is not None and (kept.used == "optimize") == (kept.honest.gain_over_uniform.p_better >= 0.5)
+
+
+def test_of_equal_members_auto_weighs_all_alike() -> None:
+    (member,) = _rows([1.5], rows=200).stack
+    labelled = _rows([1.5] * 4, rows=200)
+    same = Labelled([member] * 4, labelled.labels, labelled.folds, None, "log_loss")
+    for method in ("auto", "pool", "brier", "optimize"):
+        assert _judged(same, method, select="all", force=True).weights == pytest.approx([0.25] * 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
+def test_auto_never_submits_a_mean_that_is_known_to_be_worse_than_the_best_member(metric: str, seed: int) -> None:
+    verdict = _judged(_rows([0.5, *[4.0] * 5], rows=120, metric=metric, seed=seed), "auto", select="all")
+    assert verdict.honest is not None
+    assert np.ptp(verdict.weights) > 0 or verdict.honest.gain_over_best_single.p_better >= 0.05
+
+
+def test_a_choice_that_is_known_to_be_worse_gives_way_to_the_better_of_mean_and_single(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labelled = _rows([0.3, *[4.0] * 5], rows=400)
+    poor = fixed("auto", soft, [0.0, *[0.2] * 5], step={"do": "soft"})
+    learning = Method("auto", lambda _: poor.ready)  # type: ignore[arg-type,return-value]
+    monkeypatch.setattr("ensemble.blending.verdict.method_of", lambda *_, **__: learning)
+    verdict = _judged(labelled, "auto", select="all")
+    assert (verdict.used, verdict.weights[0]) == ("single", 1.0)
+    assert verdict.fallback is not None and "auto is worse than the best single member" in verdict.fallback
+
+
+def test_auto_of_one_member_is_that_member_and_of_a_handful_of_rows_the_mean() -> None:
+    alone, few = _rows([1.5]), _rows([0.3, 4.0, 4.0], rows=6)
+    np.testing.assert_array_equal(_judged(alone, "auto").answer(alone.stack).probs, soft(alone.stack).probs)
+    assert _judged(few, "auto").used == "soft"
+    assert _judged(_rows([1.0, 2.0], rows=2), "auto").used == "soft"
 
 
 @pytest.mark.parametrize("method", ["optimize", "greedy", "stack", "auto"])
 def test_where_members_differ_what_was_learned_is_used(method: str) -> None:
     verdict = _judged(_rows([0.3, 4, 4, 4, 4], rows=800), method, select="all")
     assert (verdict.fallback, verdict.asked) == (None, None)
-    assert verdict.used in ({"optimize", "greedy", "stack"} if method == "auto" else {method})
+    assert verdict.used in ({"pool", "single", "optimize", "brier", "greedy"} if method == "auto" else {method})
     assert verdict.honest is not None and verdict.honest.is_evident
     assert verdict.honest.optimistic is not None
     assert verdict.weights[0] == max(verdict.weights)

@@ -25,7 +25,21 @@ from tests.conftest import DESCRIPTION, make_workspace
 from tests.runs.conftest import TRAIN, blend, difference, files_of, predict, refusal
 from tests.support import alter_record
 
-METHODS = ["soft", "hard", "geometric", "power:3", "rank", "optimize", "greedy", "greedy:3", "stack", "auto"]
+METHODS = [
+    "soft",
+    "hard",
+    "geometric",
+    "power:3",
+    "rank",
+    "single",
+    "optimize",
+    "brier",
+    "pool",
+    "greedy",
+    "greedy:3",
+    "stack",
+    "auto",
+]
 
 
 def decisions(place: Path, out: Path) -> tuple[list[str], list[str]]:
