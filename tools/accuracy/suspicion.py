@@ -158,10 +158,22 @@ def leak_table(size: int, lines: Mapping[str, dict[str, list[tuple[float, bool]]
         for kind, outcomes in seen.items():
             together[kind] += outcomes
     for name, seen in {**lines, "all": together}.items():
-        cells = [f"{np.mean([c for _, c in seen[k]]):.1%} of {len(seen[k])}" if seen.get(k) else "" for k in kinds]
-        leaks = seen.get("all rows, by heart")
+        cells = [_cell(kind, seen.get(kind, [])) for kind in kinds]
+        leaks = [outcome for outcome in seen.get("all rows, by heart", []) if outcome[0] > 0]
         area = f"{_area(leaks, seen['honest']):.3f}" if leaks else ""
         yield f"| {name} | " + " | ".join(cells) + f" | {area} |"
+
+
+def _cell(kind: str, outcomes: list[tuple[float, bool]]) -> str:
+    """How many are called leaks; of leaks, how many of those that can be judged."""
+    # No score: too few rows surprise the others for any to be given.
+    judged = outcomes if kind in ("honest", "good") else [outcome for outcome in outcomes if outcome[0] > 0]
+    if not outcomes:
+        return ""
+    share = f"{np.mean([called for _, called in judged]):.1%} of " if judged else ""
+    return f"{share}{len(judged)}" + (
+        f", {len(outcomes) - len(judged)} not judged" if len(judged) < len(outcomes) else ""
+    )
 
 
 def mix_table(draws: Mapping[str, list[tuple[Array, Integers]]]) -> Iterator[str]:
@@ -214,15 +226,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--draws", type=int, default=12, help="of each of the 19 settings (12)")
     parser.add_argument("--keep", type=Path, help="a folder for the draws")
+    parser.add_argument("--part", choices=("leaks", "mixes"), help="one of both alone")
     arguments = parser.parse_args()
     draws = {
         name: [draw(design, name, number, arguments.keep) for number in range(arguments.draws)]
         for name, design in DESIGNS.items()
     }
-    for size in (12, 4):
+    for size in (12, 4) if arguments.part != "mixes" else ():
         lines = {name: leak_line(name, samples, size) for name, samples in draws.items()}
         print("\n".join(leak_table(size, lines)), flush=True)
-    print("\n".join(mix_table(draws)))
+    if arguments.part != "leaks":
+        print("\n".join(mix_table(draws)))
     return 0
 
 
