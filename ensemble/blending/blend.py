@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from ensemble.blending.combine import Combined
 from ensemble.blending.formula import Formula
-from ensemble.blending.honest import EVIDENCE, RESAMPLES, Honest
+from ensemble.blending.honest import EVIDENCE, Honest
 from ensemble.blending.inputs import FindDataset, Ingredients, gather
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
@@ -101,6 +101,10 @@ class _HonestScore(_Score):
     optimistic: _Score | None = None
     gain_over_best_single: _Gain | None = None
     gain_over_uniform: _Gain | None = None
+    units: Count | None = None
+    independent: Literal["rows", "groups"] | None = None
+    trusted: bool | None = None
+    doubt: str | None = None
 
 
 class _Learned(Schema):
@@ -460,7 +464,7 @@ def _other_folds(ingredients: Ingredients) -> dict[str, Any] | None:
 
 
 def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -> dict[str, Any] | None:
-    """The honest scores, and what was resampled."""
+    """The honest scores, and how many units are independent."""
     if honest is None or ingredients.labelled is None:
         return None
     best = honest.best_single
@@ -472,8 +476,10 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
         "optimistic": None if honest.optimistic is None else {"value": honest.optimistic},
         "gain_over_best_single": asdict(honest.gain_over_best_single),
         "gain_over_uniform": asdict(honest.gain_over_uniform),
-        "resamples": RESAMPLES,
-        "resampled": "rows" if ingredients.labelled.groups is None else "groups",
+        "units": honest.units,
+        "independent": "rows" if ingredients.labelled.groups is None else "groups",
+        "trusted": honest.doubt is None,
+        "doubt": honest.doubt,
         "evidence": EVIDENCE,
     }
 
