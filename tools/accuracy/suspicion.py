@@ -10,10 +10,10 @@ member, or the trees, must not pass for a leak.
 
 Of all settings, on 228 draws (not judged: too few rows surprise the others):
 
-    | beside | honest called leaks | far better ones | all rows, by heart | pseudo-labels, by heart | not by heart | AUC |
+    | beside | honest called leaks | far better ones | by heart | pseudo-labels, by heart | not by heart | AUC |
     |---|---|---|---|---|---|---|
-    | 11 others | 0.2% of 2484 | 0.0% of 60 | 90.9% of 66, 7 not judged | 83.6% of 61, 11 not judged | 3.8% of 79 | 0.998 |
-    | 3 others | 0.0% of 852 | 1.7% of 60 | 95.6% of 45, 11 not judged | 83.3% of 48, 9 not judged | 2.2% of 92 | 1.000 |
+    | 11 others | 0.2% of 2484 | 0.0% of 60 | 90.9% of 66 (7 not judged) | 83.6% of 61 (11) | 3.8% of 79 | 0.998 |
+    | 3 others | 0.0% of 852 | 1.7% of 60 | 95.6% of 45 (11) | 83.3% of 48 (9) | 2.2% of 92 | 1.000 |
 """
 
 from __future__ import annotations
