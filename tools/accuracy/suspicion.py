@@ -14,6 +14,18 @@ Of all settings, on 228 draws (not judged: too few rows surprise the others):
     |---|---|---|---|---|---|---|
     | 11 others | 0.2% of 2484 | 0.0% of 60 | 90.9% of 66 (7 not judged) | 83.6% of 61 (11) | 3.8% of 79 | 0.998 |
     | 3 others | 0.0% of 852 | 1.7% of 60 | 95.6% of 45 (11) | 83.3% of 48 (9) | 2.2% of 92 | 1.000 |
+
+Mixes of two to five members, recognised; of 2,544 other members none was called a mix. Those that are missed are of
+trees and near neighbours on few rows, whose few different numbers prove nothing:
+
+    | files | mean | weighted | two weighted | geometric |
+    |---|---|---|---|---|
+    | float64 | 228 of 228 | 226 of 228 | 454 of 456 | 226 of 228 |
+    | float32 | 226 of 228 | 227 of 228 | 452 of 456 | 225 of 228 |
+    | float16 | 209 of 228 | 207 of 228 | 408 of 456 | 141 of 228 |
+
+With weights of both signs ("any sign") a mix and its ingredients look alike, so that an ingredient may be named in its
+place: 158 of 228 in float64, and 66 times an ingredient.
 """
 
 from __future__ import annotations
