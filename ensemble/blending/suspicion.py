@@ -27,7 +27,7 @@ _SURPRISED = 1.0  # nats: what the others give less than 1/e is a surprise
 _LEAK_NUMBERS = 200_000  # a member, rows x classes: enough to fit three slopes, and 20 ms
 _FEWEST_ROWS = 1_000  # of a thousand classes
 _FLOOR = 1e-3  # of a probability: one surer than that is as wrong, where it is wrong
-_SLOPE_PRIOR = 0.1  # keeps slopes finite where a member is always right
+_SLOPE_PRIOR = 0.02  # keeps slopes finite where a member is always right
 _NEWTON_STEPS = 25
 _FEW_RIGHT = 0.2  # of the others: who is right with so few is alone
 _MOST_NUMBERS = 50_000_000  # of all members, 0.2 GB of 32 bits
@@ -38,6 +38,7 @@ _PROMISING = 0.7  # the share of surprise at which a leak is right, at least; ot
 _NEAR = 1e-10  # relative to the member: what is nearer to a mix is one, in files of 64 bits
 _ROUNDINGS = 4.0  # times what rounding leaves: in files of 32 bits sums were perhaps rounded as well
 _ROUNDINGS_OF_16 = 1.5  # none computes in 16 bits, and honest members come near: of three penalties the middle one
+_APART, _APART_OF_16 = 1e-3, 2e-2  # of the distance of an ingredient from the others, which a mix must be nearer than
 _SPARE = 10  # equations beyond the unknowns: with fewer, any member is a mix of many
 _EQUATIONS = 4_000  # that many at most, and four a member: honest members miss by percents
 _SMALL = 1e-6  # logarithms of less than this may have been clipped before they were averaged
@@ -444,7 +445,13 @@ def _checked(
     distance = float(np.linalg.norm(triangle[:, of] @ fitted - triangle[:, member]))
     plain = fitted * scale[member] / scale[of]
     rounding = float(np.sqrt(noise[member] ** 2 + ((plain * noise[of]) ** 2).sum())) / scale[member]
-    if distance > max(_NEAR, (_ROUNDINGS if rounding < _COARSE else _ROUNDINGS_OF_16) * rounding):
+    is_fine = rounding < _COARSE
+    tolerance = max(_NEAR, (_ROUNDINGS if is_fine else _ROUNDINGS_OF_16) * rounding)
+    if distance > tolerance:
+        return None
+    # Members of one kind with ten penalties are as near to each other's sums as to a mix: they can't be told apart.
+    apart = float(_distances(_triangle(triangle[:, of])).min())
+    if tolerance > apart * (_APART if is_fine else _APART_OF_16):
         return None
     # Numbers that are often the same, as those of a tree with few leaves, are one equation each.
     if len(np.unique(columns[:, [member, *of]], axis=0)) < len(of) + _SPARE:

@@ -235,9 +235,10 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     suspects = [each for each in document["suspicious"] if each["run"] not in dropped]
     shown += [f"suspicious, yet kept: {each['run']}: {each['message']}" for each in suspects]
     if (other := document["other_folds"]) is not None:
+        runs, has = ", ".join(other["runs"]), "has" if len(other["runs"]) == 1 else "have"
         shown.append(
-            f"members of {other['plans']} fold plans: learned and scored on that of the others, not of "
-            f"{', '.join(other['runs'])}; the score is slightly optimistic"
+            f"{other['plans']} fold plans: {runs} {has} another than the one that is learned and scored on; "
+            "the score is slightly optimistic"
         )
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")

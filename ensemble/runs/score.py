@@ -483,7 +483,14 @@ def _promise(file: _File, metric: str) -> tuple[dict[str, Any] | None, str | Non
             return None, str(file.blend.get("honest_reason"))
         if file.blend["metric"] != metric:
             return None, f"the blend was judged by {file.blend['metric']}"
-        return {"from": "blend.json", "value": honest["value"], "ci95": honest["ci95"], "optimistic": False}, None
+        is_optimistic = (
+            file.blend["other_folds"] is not None
+        )  # slightly: some members saw the rows it was learned without
+        return {
+            "from": "blend.json",
+            **{key: honest[key] for key in ("value", "ci95")},
+            "optimistic": is_optimistic,
+        }, None
     oof = file.oof
     if oof is None or oof.labels is None:
         return None, "there are no out-of-fold rows beside it"
