@@ -232,17 +232,41 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
             f"members of {other['plans']} fold plans: learned and scored on that of the others, not of "
             f"{', '.join(other['runs'])}; the score is slightly optimistic"
         )
+    shown += _calibration(document["calibration"])
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and honest["gain_over_best_single"]["p_better"] <= ADVICE:
         run, worse = honest["best_single"]["run"], 1 - honest["gain_over_best_single"]["p_better"]
         if run not in {each["run"] for each in document["suspicious"]}:
-            shown.append(f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}")
+            shown.append(
+                f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}"
+            )
     if honest is not None and honest["doubt"] is not None:
         shown.append(f"no interval or probability here can be trusted: {honest['doubt']}")
     if document["frontier"]:
         shown.append(f"what each second buys: {folder / 'frontier.csv'}")
     return [*shown, *doubt_lines(blend.doubts)]
+
+
+def _calibration(known: Mapping[str, Any] | None) -> list[str]:
+    """The expected calibration error, and what calibration has done to the log-loss."""
+    if known is None:
+        return []
+    ece = known["ece"]
+    line = (
+        f"calibration error (ECE, out of fold): {ece['value']:.3f}, 95 % {ece['ci95'][0]:.3f} to {ece['ci95'][1]:.3f}"
+    )
+    if known["kind"] is None:
+        return [line]
+    line += f"; {known['ece_without']['value']:.3f} without {known['kind']}" if known["used"] else ""
+    lines = [
+        f"--calibrate {known['kind']} is {'used' if known['used'] else 'not used'}: log-loss out of fold "
+        f"{known['log_loss_with']:.4f} with it, {known['log_loss_without']:.4f} without",
+        line,
+    ]
+    if known["when"] == "before":
+        lines.append("--calibrate-when before often harms: blending after calibration makes probabilities too unsure")
+    return lines
 
 
 def _score(value: float | None) -> str:
