@@ -26,7 +26,7 @@ _CUT_SWEEPS = 20  # a sweep of cuts costs a few sums, and it ends where none of 
 _WIDEST = 50.0  # a multiplier lies between one fiftieth and fifty: more is a class that is always or never decided
 _NO_GAIN = 1e-12  # scores this near are equal; then the decision stays where it is
 # Of labels as the probabilities expect them, which hold cuts in place where rows are few. At 60 to 200 rows none and 20
-# gained the same within 0.003 quadratic kappa; 50 lost up to 0.013 of 0.074, 200 most of it (tools/accuracy/decisions.py).
+# gained the same within 0.003 quadratic kappa; 50 lost 0.013 of 0.074, 200 most of it (tools/accuracy/decisions.py).
 _PSEUDO_ROWS = 10
 
 # What each class adds to the score, up to a factor, from rows rightly decided, labelled so, decided so, and all rows.
