@@ -336,7 +336,11 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         default="after",
         help="calibrate each member before blending, or the blend after it (default: after)",
     )
-    option("--tune-classes", action="store_true", help="learn class multipliers for decision metrics such as macro_f1")
+    option(
+        "--tune-classes",
+        action="store_true",
+        help="learn decisions for the metric: class multipliers, or cuts of ordered classes",
+    )
     option(
         "--select",
         choices=[*get_args(Select)],

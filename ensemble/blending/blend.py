@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -112,6 +113,24 @@ class _Learned(Schema):
 
     class_multipliers: list[float] | None = None
     class_thresholds: list[float] | None = None
+    class_cuts: list[float] | None = None
+
+
+class _CalibrationError(_Score):
+    ci95: _Interval
+
+
+class _Calibrating(Schema):
+    """How well what is used is calibrated; the keys from `kind` on are of `--calibrate`."""
+
+    ece: _CalibrationError
+    log_loss: float
+    kind: str | None = None
+    when: str | None = None
+    used: bool = False
+    ece_without: _CalibrationError | None = None
+    log_loss_without: float | None = None
+    log_loss_with: float | None = None
 
 
 class _Suspicion(Schema):
@@ -146,6 +165,7 @@ class BlendRecord(RecordSchema):
     honest_reason: str | None
     fallback: str | None
     learned: _Learned | None = None
+    calibration: _Calibrating | None = None
     rows: Count
     classes: Annotated[list[str], Field(min_length=1)]
     activation: Literal["sigmoid"] | None = None
@@ -162,6 +182,8 @@ class BlendRecord(RecordSchema):
         for values in (learned.class_multipliers, learned.class_thresholds):
             if values is not None and len(values) != len(self.classes):
                 raise ValueError(f"learned holds {len(values)} numbers for {len(self.classes)} classes")
+        if learned.class_cuts is not None and len(learned.class_cuts) != len(self.classes) - 1:
+            raise ValueError(f"learned holds {len(learned.class_cuts)} cuts for {len(self.classes)} classes")
         return self
 
 
@@ -407,6 +429,7 @@ def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, 
         "fallback": verdict.fallback,
         "forced": options.force,
         "learned": verdict.fitted.learned,
+        "calibration": _calibration(verdict),
         "rows": len(test.ids) if ingredients.has_test else 0,
         "classes": list(test.classes),
         **({"activation": "sigmoid"} if ingredients.sets else {}),
@@ -484,6 +507,14 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
         "doubt": honest.doubt,
         "evidence": EVIDENCE,
     }
+
+
+def _calibration(verdict: Verdict) -> dict[str, Any] | None:
+    """The expected calibration error as JSON holds it."""
+    if verdict.calibration is None:
+        return None
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(verdict.calibration)))  # tuples become lists
+    return plain
 
 
 def _total_cost(ingredients: Ingredients, verdict: Verdict) -> dict[str, float] | None:

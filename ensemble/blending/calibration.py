@@ -1,8 +1,6 @@
-"""What can be done to a method's answer: probabilities calibrated, decisions tuned by class multipliers or thresholds.
+"""A method's answer, or each member's, calibrated: probabilities as sure as they deserve, for log-loss.
 
-Calibration makes probabilities as sure as they deserve, for log-loss. Multipliers (one class a row) and thresholds
-(sets of classes) leave probabilities alone and move decisions to where scores such as macro F1 are best, which is not
-at the largest probabilities. Both are found exactly: all that matters of them is which rows they tip.
+How decisions are made from probabilities is the matter of `thresholds`; how well they are calibrated, of `reliability`.
 """
 
 from __future__ import annotations
@@ -11,13 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ensemble.blending.combine import (
     Combined,
     Combiner,
     Floats,
-    Integers,
     Matrix,
     Weights,
     decided,
@@ -30,18 +26,12 @@ from ensemble.blending.combine import (
 )
 from ensemble.blending.crossfit import Fitted, Labelled, Method, learn
 from ensemble.blending.stacking import Regression, class_features, fit_regression
-from ensemble.core.complaints import any_of
 from ensemble.core.labels import Labels, are_sets
-from ensemble.core.metrics import METRICS, SET_METRICS, THRESHOLD, decide
 
 Calibrator = Callable[[Matrix], Floats]
-Share = Callable[[Floats, Floats, Floats, int], Floats]
 
 _COLDEST, _HOTTEST = 0.05, 20.0  # where all rows are right or all wrong, log-loss has its optimum at 0 or infinity
 _VECTOR_PENALTY = 1e-3  # weak: it only matters to classes with a handful of rows, whose optimum can be infinite
-_SWEEPS = 3  # a class's best multiplier depends on the others', so once is not enough; a sweep sorts all rows per class
-_WIDEST = 50.0  # a multiplier lies between one fiftieth and fifty: more is a class that is always or never decided
-_NO_GAIN = 1e-12  # scores this near are equal; then the decision stays where it is
 
 
 def calibrated_after(method: Method, kind: str) -> Method:
@@ -142,127 +132,3 @@ CALIBRATIONS: dict[str, Callable[[Matrix, Labels], dict[str, Any]]] = {
     "temperature": _temperature,
     "vector": _vector,
 }
-
-
-# What each class adds to the score, up to a factor, from rows rightly decided, labelled so, decided so, and all rows.
-# `maximum`: a class without rows has none rightly decided, and adds nothing.
-TUNABLE: dict[str, Share] = {
-    "accuracy": lambda right, labelled, decided, rows: right / rows,
-    "balanced_accuracy": lambda right, labelled, decided, rows: right / np.maximum(labelled, 1),
-    "macro_f1": lambda right, labelled, decided, rows: 2 * right / np.maximum(labelled + decided, 1),
-}
-SET_TUNABLE = ("macro_f1",)
-"""Of sets of classes, the scores that are a mean over classes of what each class's own decisions make."""
-
-
-def tune_problem(metric: str, *, sets: bool = False) -> str:
-    """Why decisions can't be tuned for a metric; empty when they can."""
-    if metric in (SET_TUNABLE if sets else TUNABLE):
-        return ""
-    if sets:
-        return f"of rows with sets of classes it is for {any_of(list(SET_TUNABLE), 'and')}, not for {metric}"
-    if metric in SET_METRICS and metric not in METRICS:
-        return f"{metric} is no mean over classes; it is for {any_of(list(TUNABLE), 'and')}"
-    return f"{metric} does not look at decisions; it is for {any_of(list(TUNABLE), 'and')}"
-
-
-def class_tuned(method: Method) -> Method:
-    """The method, and then a multiplier (of sets: a threshold) for each class; probabilities stay, decisions change."""
-
-    def fit(labelled: Labelled) -> Fitted:
-        inner = learn(method, labelled)
-        probs = inner.answer(labelled.stack).probs
-        if labelled.sets:
-            tuned = best_thresholds(probs, labelled.labels)
-        else:
-            tuned = best_multipliers(probs, labelled.labels, labelled.metric)
-
-        learned = {"class_thresholds" if labelled.sets else "class_multipliers": tuned.tolist()}
-        combine = combine_then_tune(inner.combine, tuned, sets=labelled.sets)
-        step = {"do": "tune", **learned, "of": inner.step}
-        return Fitted(combine, inner.weights, {**inner.learned, **learned}, inner.weighs, step)
-
-    return Method(f"{method.name}+classes", fit)
-
-
-def combine_then_tune(inner: Combiner, tuned: Floats, *, sets: bool) -> Combiner:
-    """`inner`'s probabilities, decided by a multiplier (of sets: a threshold) for each class."""
-
-    def combine(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
-        probs = inner(stack, weights).probs
-        return Combined(probs, (probs >= tuned).astype(np.int64) if sets else decide(probs * tuned))
-
-    return combine
-
-
-def best_multipliers(probs: Floats, labels: Labels, metric: str) -> Floats:
-    """Multipliers (classes,) whose decisions score best on `labels`; their geometric mean is 1."""
-    multipliers = np.ones(probs.shape[1])
-    for _ in range(_SWEEPS):
-        before = multipliers.copy()
-        for column in range(len(multipliers)):
-            multipliers[column] = _best_for(column, probs * multipliers, labels, TUNABLE[metric]) * multipliers[column]
-            multipliers[column] = np.clip(multipliers[column], 1 / _WIDEST, _WIDEST)
-        if np.array_equal(before, multipliers):
-            break
-    return np.asarray(multipliers / np.exp(np.log(multipliers).mean()), dtype=np.float64)
-
-
-def _best_for(column: int, scaled: Floats, labels: Labels, share: Share) -> float:
-    """The factor for one class that scores best; 1 where no other is better."""
-    # As the factor grows from zero, rows tip into the class one by one, each out of the class that led it before.
-    rows, classes = scaled.shape
-    others = scaled.copy()
-    others[:, column] = -1.0  # below every probability, so that the class is never its own rival
-    rival = others.argmax(axis=1)
-    with np.errstate(divide="ignore"):  # a row that gives the class nothing tips at infinity, that is never
-        tip = others[np.arange(rows), rival] / scaled[:, column]
-    order = np.argsort(tip, kind="stable")
-    tip, rival, truth = tip[order], rival[order], labels[order]
-    labelled = np.bincount(labels, minlength=classes).astype(np.float64)
-    right = np.concatenate(([0.0], np.cumsum(truth == column)))
-    own = share(right, np.full(rows + 1, labelled[column]), np.arange(rows + 1.0), rows)
-    score = own + np.concatenate(([0.0], np.cumsum(_rivals_change(rival, truth, labelled, share))))
-    edges = np.concatenate(([1 / _WIDEST], np.clip(tip, 1 / _WIDEST, _WIDEST), [_WIDEST]))
-    score[edges[1:] <= edges[:-1] * (1 + 1e-9)] = -np.inf  # rows that tip together leave no room between them
-    best, here = int(np.argmax(score)), int(np.searchsorted(tip, 1.0, "right"))
-    if score[best] <= score[here] + _NO_GAIN:
-        return 1.0
-    return float(np.sqrt(edges[best] * edges[best + 1]))  # the middle, on the scale of factors
-
-
-def _rivals_change(rival: Integers, truth: Labels, labelled: Floats, share: Share) -> Floats:
-    """By how much the share of the class that led a row changes when the row tips; rows in the order of tipping."""
-    rows = len(rival)
-    by_class = np.argsort(rival, kind="stable")
-    led, hit = rival[by_class], (truth == rival)[by_class].astype(np.float64)
-    count = np.bincount(rival, minlength=len(labelled)).astype(np.float64)
-    hits = np.bincount(rival, truth == rival, len(labelled))
-    first = np.concatenate(([0], np.cumsum(count)[:-1])).astype(np.int64)[led]
-    hits_so_far = np.cumsum(hit)
-    right = hits[led] - (hits_so_far - np.concatenate(([0.0], hits_so_far))[first])
-    decided = count[led] - (np.arange(rows) - first) - 1
-    after, before = share(right, labelled[led], decided, rows), share(right + hit, labelled[led], decided + 1, rows)
-    changed = np.empty(rows)
-    changed[by_class] = after - before
-    return changed
-
-
-def best_thresholds(probs: Matrix, labels: Labels) -> Floats:
-    """(classes,): from which probability on to decide a class, for the best F1; 1/2 where no other is better."""
-    return np.array([_best(probs[:, column], labels[:, column] != 0) for column in range(probs.shape[1])])
-
-
-def _best(values: Matrix, truth: NDArray[np.bool_]) -> float:
-    """The threshold of one class, halfway between two neighbouring probabilities."""
-    order = np.argsort(-values, kind="stable")
-    ordered = values[order].astype(np.float64)
-    right, decided = np.cumsum(truth[order]), np.arange(1, len(values) + 1)
-    f1 = 2 * right / np.maximum(truth.sum() + decided, 1)
-    f1[:-1][ordered[:-1] == ordered[1:]] = -1.0  # equal probabilities are decided alike
-    best = int(np.argmax(f1))
-    here = values >= THRESHOLD
-    if f1[best] <= 2 * (here & truth).sum() / max(int(truth.sum() + here.sum()), 1) + _NO_GAIN:
-        return THRESHOLD
-    following = ordered[best + 1] if best + 1 < len(ordered) else 0.0
-    return float((ordered[best] + following) / 2)

@@ -64,6 +64,8 @@ class Labelled:
     key: Hashable = ()  # which folds were taken out and which members are in
     memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     """What was learned already; shared by all parts of the same rows."""
+    ordered: bool = False
+    """Whether the classes are steps of a scale, in the order of their numbers."""
     true: Floats | None = field(default=None, repr=False)  # `true_class`, where it was cut out of a larger one
 
     @property

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blending.calibration import calibrator_of, combine_calibrated, combine_then_calibrate, combine_then_tune
+from ensemble.blending.calibration import calibrator_of, combine_calibrated, combine_then_calibrate
 from ensemble.blending.combine import Combined, Combiner, Matrix, Weights, in_blocks
 from ensemble.blending.crossfit import Part
 from ensemble.blending.methods import COMBINERS, combiner, power_combiner
 from ensemble.blending.pools import Pool
 from ensemble.blending.selection import combine_chosen
 from ensemble.blending.stacking import Regression
+from ensemble.blending.thresholds import combine_then_cut, combine_then_tune
 from ensemble.errors import InputError
 
 Step = Mapping[str, Any]
@@ -121,6 +122,8 @@ def make_combiner(step: Step, *, sets: bool) -> Combiner:
         return combine_then_calibrate(inner, calibrator_of(step["calibration"], sets=sets), sets=sets)
     if do == "tune":
         return combine_then_tune(inner, np.array(step["class_thresholds" if sets else "class_multipliers"]), sets=sets)
+    if do == "cut":
+        return combine_then_cut(inner, np.array(step["class_cuts"], dtype=np.float64))
     raise ValueError(f"unknown step {do!r}")
 
 

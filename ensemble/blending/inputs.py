@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -140,6 +140,11 @@ def gather(
     if problem := metric_problem(metric, sets=sets):
         raise InputError(f"--metric {problem}")
     labelled, reason, plans = _labelled(members, test, metric, options.other_folds)
+    # Class numbers are steps of a scale only where something says in which order the classes stand.
+    has_order = class_names is not None or test.classes_agreed
+    if labelled is not None and has_order and not sets:
+        is_scale = metric == "quadratic_kappa" or (dataset is not None and dataset.ordered)
+        labelled = replace(labelled, ordered=is_scale)
     costs = [(member.main.sidecar.get("cost") or {}).get(_SECONDS) for member in members]
     oofs = [member.oof for member in members if member.oof is not None]
     spec = submission or (dataset.submission_format if dataset is not None else SubmissionSpec())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blending import combine
-from ensemble.blending.calibration import calibrated_after, calibrated_before, class_tuned, tune_problem
+from ensemble.blending.calibration import calibrated_after, calibrated_before
 from ensemble.blending.combine import Combiner, class_by_class
 from ensemble.blending.crossfit import Fitted, Labelled, Method, choice, learn
 from ensemble.blending.greedy import greedy_weights
@@ -18,11 +18,11 @@ from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.pools import fitted_pool
 from ensemble.blending.simplex import least_brier, least_log_loss
 from ensemble.blending.stacking import fit_stack
+from ensemble.blending.thresholds import ORDERED_METRIC, class_tuned, tune_problem
 from ensemble.errors import InputError
 
 _STACK_ROWS = 20  # for each number that stacking learns; with fewer it never won, and it takes longest
 _DECIMALS = 9  # scores this near are equal
-Stage = Callable[[Method], Method]
 COMBINERS: dict[str, Combiner] = {
     name: getattr(combine, name) for name, kind in METHODS.items() if kind.combiner == name
 }
@@ -31,6 +31,15 @@ SET_COMBINERS: dict[str, Combiner] = {
     name: getattr(combine, f"{name}_of_sets", None) or class_by_class(function) for name, function in COMBINERS.items()
 }
 """Their counterparts for rows with sets of classes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is done to a method's answer, and what decides whether it is used."""
+
+    around: Callable[[Method], Method]
+    by_log_loss: bool = False  # else by the blend's metric
+    unasked: bool = False  # it comes with `auto`: not used, it needs no mention
 
 
 @dataclass(frozen=True)
@@ -49,16 +58,18 @@ def method_of(options: BlendOptions, names: Sequence[str], metric: str, *, sets:
     return fixed("weighted", mean, _shares(options.weights, names), step={"do": "soft"})
 
 
-def stages_of(options: BlendOptions, metric: str, *, sets: bool) -> list[Stage]:
-    """What the options do to a method's answer, in this order; each makes a method of a method."""
+def stages_of(options: BlendOptions, metric: str, *, sets: bool, ordered: bool = True) -> list[Stage]:
+    """What the options do to a method's answer, in this order; `ordered`: the classes' order is known."""
     stages: list[Stage] = []
     if options.calibrate != "none":
         around = calibrated_before if options.calibrate_when == "before" else calibrated_after
-        stages.append(partial(around, kind=options.calibrate))
+        stages.append(Stage(partial(around, kind=options.calibrate), by_log_loss=True))
     if options.tune_classes:
-        if problem := tune_problem(metric, sets=sets):
+        if problem := tune_problem(metric, sets=sets, ordered=ordered):
             raise InputError(f"--tune-classes: {problem}")
-        stages.append(class_tuned)
+        stages.append(Stage(class_tuned))
+    elif options.method == "auto" and metric == ORDERED_METRIC and ordered and not sets:
+        stages.append(Stage(class_tuned, unasked=True))
     return stages
 
 

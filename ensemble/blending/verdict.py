@@ -17,6 +17,7 @@ from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.inputs import Ingredients
 from ensemble.blending.methods import COMBINERS, make_method, method_of, stages_of
 from ensemble.blending.options import METHODS, BlendOptions, parse_cost
+from ensemble.blending.reliability import Calibrating, calibration_error, mean_log_loss
 from ensemble.blending.selection import (
     Diversity,
     Point,
@@ -56,6 +57,7 @@ class Verdict:
     diversity: Diversity | None = None
     suspicious: dict[int, Suspicion] = field(default_factory=dict)  # members that leak, or are blends in disguise
     frontier: tuple[Point, ...] = ()
+    calibration: Calibrating | None = None
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
         """The blend of any rows."""
@@ -70,7 +72,7 @@ def judge(ingredients: Ingredients, options: BlendOptions) -> Verdict:
         options = replace(options, method="soft")
     method = method_of(options, ingredients.names, ingredients.metric, sets=ingredients.sets)
     for stage in stages_of(options, ingredients.metric, sets=ingredients.sets):
-        method = stage(method)
+        method = stage.around(method)
     if method.ready is None or options.max_cost is not None:
         what = "--max-cost" if options.max_cost is not None else f"method {method.name}"
         raise InputError(
@@ -130,6 +132,7 @@ def judge_rows(
         worth={} if worth is None else dict(zip(kept, worth, strict=True)),
         diversity=alike,
         suspicious=suspects,
+        calibration=None if honest is None else case.calibration(settled),
         frontier=tuple(replace(point, members=tuple(kept[index] for index in point.members)) for point in points),
     )
 
@@ -145,6 +148,7 @@ class Settled:
     asked: Honest | None = None
     asked_name: str = ""
     fallback: str | None = None
+    calibration: Calibrating | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,16 +219,54 @@ class _Case:
 
     def staged(self, settled: Settled) -> Settled:
         """The same with what is done to its answer: calibration and tuned decisions, each where it does no harm."""
-        for stage in stages_of(self.options, self.rows.metric, sets=self.rows.sets):
-            bare = stage(settled.bare)
+        # Each is one choice between two, made on all rows: it makes the score of what is used hardly optimistic, and
+        # to make it anew without each fold would take as many times as long as there are folds.
+        ordered = self.rows.ordered
+        for stage in stages_of(self.options, self.rows.metric, sets=self.rows.sets, ordered=ordered):
+            bare = stage.around(settled.bare)
             method = self.prepared(bare, settled.selects)
+            if stage.by_log_loss:
+                settled = self.calibrated(settled, bare, method)
+                continue
             honest, name = self.assess(method), self.name_of(method)
             fallback = self.objection(method, settled.method, honest, name)
             if fallback is None:
                 settled = replace(settled, bare=bare, method=method, honest=honest, asked_name=name)
-            else:
+            elif not stage.unasked:
                 settled = replace(settled, asked=honest, asked_name=name, fallback=fallback)
         return settled
+
+    def calibrated(self, settled: Settled, bare: Method, method: Method) -> Settled:
+        """The same calibrated, where that lowers the cross-fitted log-loss, whatever the metric."""
+        before, after = (cross_fit(each, self.rows) for each in (settled.method, method))
+        if not before or not after:
+            if self.options.force:
+                return replace(settled, bare=bare, method=method)
+            return replace(settled, fallback=f"calibration can't be judged: {self.meaningless()}")
+        losses = [mean_log_loss(answers, self.rows) for answers in (before, after)]
+        used = losses[1] < losses[0] or self.options.force
+        calibration = Calibrating(
+            calibration_error(after if used else before, self.rows),
+            losses[1] if used else losses[0],
+            kind=self.options.calibrate,
+            when=self.options.calibrate_when,
+            used=used,
+            ece_without=calibration_error(before, self.rows),
+            log_loss_without=losses[0],
+            log_loss_with=losses[1],
+        )
+        if not used:
+            return replace(settled, calibration=calibration)
+        honest = self.assess(method)
+        name = self.name_of(method) if settled.asked is None or settled.fallback is None else settled.asked_name
+        return replace(settled, bare=bare, method=method, honest=honest, asked_name=name, calibration=calibration)
+
+    def calibration(self, settled: Settled) -> Calibrating:
+        """How well what is used is calibrated, and what calibration has done."""
+        if settled.calibration is not None:  # tuned decisions leave probabilities as they are
+            return settled.calibration
+        answers = cross_fit(settled.method, self.rows)
+        return Calibrating(calibration_error(answers, self.rows), mean_log_loss(answers, self.rows))
 
     def prepared(self, method: Method, selects: bool) -> Method:
         """The method on the members that do no harm and that the budget allows; remembered."""

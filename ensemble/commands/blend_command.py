@@ -240,6 +240,7 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
             f"{other['plans']} fold plans: {runs} {has} another than the one that is learned and scored on; "
             "the score is slightly optimistic"
         )
+    shown += _calibration(document["calibration"])
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and honest["gain_over_best_single"]["p_better"] <= ADVICE:
@@ -253,6 +254,27 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     if document["frontier"]:
         shown.append(f"what each second buys: {folder / 'frontier.csv'}")
     return [*shown, *doubt_lines(blend.doubts)]
+
+
+def _calibration(known: Mapping[str, Any] | None) -> list[str]:
+    """The expected calibration error, and what calibration has done to the log-loss."""
+    if known is None:
+        return []
+    ece = known["ece"]
+    line = (
+        f"calibration error (ECE, out of fold): {ece['value']:.3f}, 95 % {ece['ci95'][0]:.3f} to {ece['ci95'][1]:.3f}"
+    )
+    if known["kind"] is None:
+        return [line]
+    line += f"; {known['ece_without']['value']:.3f} without {known['kind']}" if known["used"] else ""
+    lines = [
+        f"--calibrate {known['kind']} is {'used' if known['used'] else 'not used'}: log-loss out of fold "
+        f"{known['log_loss_with']:.4f} with it, {known['log_loss_without']:.4f} without",
+        line,
+    ]
+    if known["when"] == "before":
+        lines.append("--calibrate-when before often harms: blending after calibration makes probabilities too unsure")
+    return lines
 
 
 def _score(value: float | None) -> str:

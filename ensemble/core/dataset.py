@@ -345,6 +345,8 @@ class DatasetDescription(Frozen):
     classes: ClassNames | Literal["found", "parts"]
     """Class names; their order is the order of the probability columns. `found`: the training rows' labels in natural
     order, written into each run; `parts`: every combination of `train.label.parts`, the last part changing fastest."""
+    ordered: bool = False
+    """Whether the classes are steps of a scale, such as grades, from the first to the last; changes no training."""
     metric: MetricName = "accuracy"
     """The organiser's score."""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None

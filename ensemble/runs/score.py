@@ -20,6 +20,7 @@ from ensemble.blending.blend import load_blend
 from ensemble.blending.honest import with_intervals
 from ensemble.blending.inputs import load_members, unique_names
 from ensemble.blending.intervals import Support, doubt_about
+from ensemble.blending.thresholds import decide_by_cuts
 from ensemble.core.complaints import Complaint, any_of, closest, counted, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
 from ensemble.core.labels import Labels
@@ -390,6 +391,11 @@ class _Joined:
         """As the file answers: a blend may have learned a multiplier or a threshold for each class."""
         sets, learned = self.labels.ndim == 2, (self.file.blend or Record()).get("learned") or {}
         tuned = learned.get("class_thresholds" if sets else "class_multipliers")
+        if not sets and (cuts := learned.get("class_cuts")) is not None:
+            own = self.file.test.classes  # the cuts are of classes in the order of the file
+            column = {name: index for index, name in enumerate(self.answers.classes)}
+            places = decide_by_cuts(_in_order(self.probs, self.answers.classes, own), np.asarray(cuts))
+            return np.array([column[name] for name in own], dtype=np.int64)[places]
         if tuned is None:
             return np.asarray(decide_sets(self.probs) if sets else decide(self.probs), dtype=np.int64)
         wanted = _in_order(np.asarray(tuned)[None], self.file.test.classes, self.answers.classes)
