@@ -237,7 +237,9 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     elif honest is not None and honest["gain_over_best_single"]["p_better"] <= ADVICE:
         run, worse = honest["best_single"]["run"], 1 - honest["gain_over_best_single"]["p_better"]
         if run not in {each["run"] for each in document["suspicious"]}:
-            shown.append(f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}")
+            shown.append(
+                f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}"
+            )
     if honest is not None and honest["doubt"] is not None:
         shown.append(f"no interval or probability here can be trusted: {honest['doubt']}")
     if document["frontier"]:

@@ -53,11 +53,11 @@ def _details(document: Mapping[str, Any], item: Mapping[str, Any]) -> list[str]:
     """Where the doubt comes from, what was asked for otherwise, and which rows changed sides."""
     lines = []
     error = item["standard_error"]
-    if error["training"] is not None:
+    if error["training"] is not None and item["verdict"] != "the same answers":
         lines.append(
             f"standard error: {error['rows']:.4f} by rows, {error['training']:.4f} by training; {_noise(item)}"
         )
-    lines.append(_recipes(item))
+    lines.append(_recipes(document, item))
     rows = item["rows"]
     changed = f"{counted(rows['became_right'], 'row')} became right, {rows['became_wrong']:,} wrong"
     pairs = [f"{pair['first']} to {pair['second']} {pair['rows']:,}" for pair in rows["pairs"][:_PAIRS_SHOWN]]
@@ -79,11 +79,13 @@ def _noise(item: Mapping[str, Any]) -> str:
     return f"the latter from {', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _recipes(item: Mapping[str, Any]) -> str:
+def _recipes(document: Mapping[str, Any], item: Mapping[str, Any]) -> str:
     """What differs between both recipes, and whether they share a fold plan."""
     plan = "; other fold plans" if item["same_plan"] is False else ""
     if item["changed"] is None:
-        return f"recipes: not known of both{plan}"
+        blends = [side["name"] for side in document["sides"] if side["kind"] == "blend"]
+        alone = [name for name in (item["first"], item["second"]) if name in blends]
+        return f"recipes: {f'{alone[0]} is a blend' if alone else 'not known of both'}{plan}"
     keys = [value for value in item["changed"] if value["key"] != "folds_sha256"]
     if item["same_recipe"]:
         what = " and ".join(

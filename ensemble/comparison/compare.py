@@ -21,6 +21,7 @@ import numpy as np
 
 from ensemble.blending.combine import Floats, Integers, Matrix
 from ensemble.blending.inputs import sampled_rows
+from ensemble.blending.intervals import Support, doubt_about, least_error
 from ensemble.comparison.sides import RETRAINED, Side, Trained, changed_keys, load_sides, record_in
 from ensemble.comparison.training_noise import (
     MeanSquare,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 _MOST_OTHERS = 12  # other runs to learn the noise of training from: it is then known to a fifth
 _MOST_NUMBERS = 1 << 28  # rows x classes of all that is read for the noise alone: 1 GB
-_MOST_TIMES = 1000.0  # the rows: beyond that nobody gets them
+_MOST_TIMES = 100.0  # the rows: beyond that nobody gets them
 _PAIRS = 10  # the commonest changes of class that a document holds
 
 
@@ -177,6 +178,8 @@ class _Table:
             groups = None if groups is None else groups[chosen]
             remarks.append(f"a sample of {len(ids):,} of {shared:,} rows is compared")
         units = np.arange(len(ids)) if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        if doubt := doubt_about(metric, Support(units, labels)):
+            remarks.append(f"no interval can be trusted: {doubt}")
         views: list[_View] = []
         trainings: list[Training] = []
         places: list[tuple[int, ...]] = []
@@ -345,7 +348,7 @@ def _noise_of_others(table: _Table, sides: Sequence[Side], outputs: Path) -> tup
 def _family(facts: Mapping[str, Any]) -> str:
     """A text that is the same for trainings of one recipe, whatever seed and folds."""
     recipe = dict(facts.get("recipe") or {})
-    folds = {key: value for key, value in dict(recipe.pop("folds", {})).items() if key != "seed"}
+    folds = {key: value for key, value in dict(recipe.pop("folds", {})).items() if f"folds.{key}" not in RETRAINED}
     recipe.pop("seed", None)
     return json.dumps([recipe, folds, facts.get("code")], sort_keys=True, default=str)
 
@@ -412,8 +415,12 @@ def _compare(
         greater_is_better=is_greater,
         others=squares,
         comparisons=len(sides) - 1,
+        least_error=_least_error(table, number),
     )
-    changed = None if first.kind != second.kind == "blend" else changed_keys(first.facts, second.facts)
+    verdict = "the same answers" if _are_same(table.views[0], table.views[number]) else _verdict(result)
+    is_open = verdict == "can't be told"
+    are_alike = (first.kind == "blend") == (second.kind == "blend")
+    changed = changed_keys(first.facts, second.facts) if are_alike else None
     values = [(key, here, there) for key, here, there in changed or []]
     trainings = [len(first.trained), len(second.trained)]
     item = {
@@ -422,15 +429,15 @@ def _compare(
         "difference": _plain(result.value),
         "ci95": None if result.ci95 is None else list(result.ci95),
         "p_better": result.p_better,
-        "verdict": _verdict(result),
+        "verdict": verdict,
         "standard_error": {
             "rows": _plain(math.sqrt(result.rows_variance)),
             "training": _plain(math.sqrt(result.training_variance)),
         },
         "noise_from": {"trainings": trainings, **others},
-        "trainings_that_would_tell": result.more_seeds if _verdict(result) == "can't be told" else None,
-        "times_the_rows_that_would_tell": result.more_rows if _verdict(result) == "can't be told" else None,
-        "times_of_both_that_would_tell": result.more_of_both if _verdict(result) == "can't be told" else None,
+        "trainings_that_would_tell": result.more_seeds if is_open else None,
+        "times_the_rows_that_would_tell": result.more_rows if is_open else None,
+        "times_of_both_that_would_tell": result.more_of_both if is_open else None,
         "same_plan": _same_plan(first, second),
         "changed": None
         if changed is None
@@ -442,6 +449,17 @@ def _compare(
     return item | {"text": _text(item, table.metric)}
 
 
+def _least_error(table: _Table, number: int) -> float:
+    """Of the difference, by rows, even where none of them shows one."""
+    here, there = (float(table.profile.whole[list(table.places[side])].mean()) for side in (0, number))
+    support = Support(table.units, table.labels)
+    return least_error(here, there, support, table.metric, 0.0)
+
+
+def _are_same(first: _View, second: _View) -> bool:
+    return np.array_equal(first.truth, second.truth) and np.array_equal(first.decisions, second.decisions)
+
+
 def _same_plan(first: Side, second: Side) -> bool | None:
     plans = [side.trained[0].rows.sidecar.get("folds_sha256") for side in (first, second)]
     return None if None in plans else plans[0] == plans[1]
@@ -450,8 +468,6 @@ def _same_plan(first: Side, second: Side) -> bool | None:
 def _verdict(result: Paired) -> str:
     if result.ci95 is None:
         return "no score"
-    if result.rows_variance == 0 == result.value:
-        return "the same answers"
     if not result.is_evident:
         return "can't be told"
     return "better" if result.ci95[0] > 0 else "worse"

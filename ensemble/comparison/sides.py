@@ -20,8 +20,8 @@ from ensemble.blending.combine import Combined, Integers
 from ensemble.blending.crossfit import Labelled, Method, cross_fit
 from ensemble.blending.formula import Formula
 from ensemble.blending.inputs import Ingredients, Member, doubts_of, gather, load_members, sampled_rows
-from ensemble.blending.methods import method_of
-from ensemble.blending.options import BlendOptions
+from ensemble.blending.methods import method_of, stages_of
+from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.selection import chosen_first, harmless
 from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.predictions import Predictions, load_predictions
@@ -33,7 +33,7 @@ from ensemble.recipe.recipe import differing_values
 
 _MOST_SIDES = 20
 _MOST_NUMBERS = 1 << 28  # rows x classes x repeats that are read again, fold by fold: 1 GB
-RETRAINED = ("seed", "folds_sha256", "folds.seed")
+RETRAINED = ("seed", "folds_sha256", "folds.seed", "folds.repeats")
 """Keys that make a training another one of the same recipe."""
 
 
@@ -95,6 +95,8 @@ def load_sides(words: Sequence[str], outputs: Path) -> list[Side]:
 def _folder_of(word: str, outputs: Path) -> Path:
     """The folder or the file that a name, or a path, stands for."""
     path = Path(word)
+    if path.is_file() and ((path.parent / "blend.json").is_file() or path.stem == "oof"):
+        return path.parent
     is_bare = not path.is_absolute() and ".." not in path.parts
     places = [outputs, outputs / "blends", outputs / "studies"] if is_bare else []
     near = [place / path for place in places if any((place / path / name).is_file() for name in _RECORDS)]
@@ -259,7 +261,8 @@ def _load_blend(folder: Path) -> Side:
         raise InputError(f"{folder}: can't be compared: {ingredients.unlabelled_because}")
     order = [ingredients.names.index(str(member["run"])) for member in document["members"]]
     labelled = labelled.with_members(order).with_members(formula.kept)
-    answers = cross_fit(_method_of(document, formula, str(folder)), labelled)
+    tried = [cross_fit(method, labelled) for method in _methods_of(document, formula, str(folder))]
+    answers = min(tried, key=lambda each: _apart(document, labelled, each))
     if not answers:
         raise InputError(f"{folder}: can't be compared: its out-of-fold rows are a single group and can't be split")
     ids = _labelled_ids(ingredients)
@@ -309,32 +312,39 @@ def _hashes_in(folder: Path) -> set[str]:
     return hashes
 
 
-def _method_of(document: Mapping[str, Any], formula: Formula, where: str) -> Method:
-    """The method as `ens blend` was asked for it, or what stood in for it, as far as the record says."""
+def _methods_of(document: Mapping[str, Any], formula: Formula, where: str) -> list[Method]:
+    """The method as `ens blend` was asked for it, or what stood in for it, as far as the record says.
+
+    Two, since it is not recorded whether members that do harm were left out by each fold's own rows.
+    """
     step, calibrate, when, tuned = formula.step, "none", "after", False
-    while step["do"] in ("tune", "calibrate", "calibrate each"):
+    while step["do"] in ("tune", "calibrate", "calibrate each", "choose"):
         tuned |= step["do"] == "tune"
-        if step["do"] != "tune":
+        if step["do"] in ("calibrate", "calibrate each"):
             when = "before" if step["do"] == "calibrate each" else "after"
             learned = step["calibration"][0] if when == "before" else step["calibration"]
             calibrate = str(learned["kind"])
         step = step["of"]
-    asked = str(document["method"])
+    asked, used = str(document["method"]), str(document["used"]).split("+")
     weights = {str(number): weight for number, weight in enumerate(formula.weights or ())}
     options = BlendOptions(
-        method=str(document["used"]) if document["fallback"] else asked,
+        method=next((part for part in used if part.partition(":")[0] in METHODS), "")
+        if document["fallback"]
+        else asked,
         weights=weights if asked == "weighted" and not document["fallback"] else None,
         calibrate=calibrate,  # type: ignore[arg-type]
         calibrate_when=when,  # type: ignore[arg-type]
         tune_classes=tuned,
     )
+    metric, sets = str(document["metric"]), formula.sets
     try:
-        names = [str(number) for number in range(len(formula.kept))]
-        method = method_of(options, names, str(document["metric"]), sets=formula.sets)
+        method = method_of(options, [str(number) for number in range(len(formula.kept))], metric, sets=sets)
+        for stage in stages_of(options, metric, sets=sets):
+            method = stage(method)
     except (KeyError, ValueError, InputError) as error:
         reason = f"{where}: what it learned can't be learned again without a fold ({error}); compare its members"
         raise InputError(reason) from error
-    return chosen_first(method, harmless) if step["do"] == "choose" else method
+    return [method] if options.weights is not None else [chosen_first(method, harmless), method]
 
 
 def _blend_rows(
@@ -357,13 +367,22 @@ def _blend_rows(
     return Trained(str(document["name"]), rows, folds, len(np.unique(folds)), np.asarray(combined.decisions))
 
 
+def _apart(document: Mapping[str, Any], labelled: Labelled, answers: Sequence[Combined]) -> float:
+    """How far the score of these answers is from the one that the blend was judged by."""
+    honest = document["honest"]
+    return 0.0 if honest is None or not answers else abs(_score(labelled, answers) - float(honest["value"]))
+
+
+def _score(labelled: Labelled, answers: Sequence[Combined]) -> float:
+    scores = [labelled.measure(labelled.labels, each.probs, decisions=each.decisions) for each in answers]
+    return float(np.mean(scores))
+
+
 def _honest_remark(document: Mapping[str, Any], labelled: Labelled, answers: Sequence[Combined]) -> tuple[str, ...]:
     """Says where the answers aren't those that the blend was judged by."""
-    honest = document["honest"]
-    scores = [labelled.measure(labelled.labels, each.probs, decisions=each.decisions) for each in answers]
-    if honest is None or abs(float(np.mean(scores)) - honest["value"]) < 1e-6:
+    if _apart(document, labelled, answers) < 1e-6:
         return ()
     return (
-        f"{document['name']}: learned anew for each fold it scores {np.mean(scores):.4f}, while blend.json says "
-        f"{honest['value']:.4f}: its record does not hold all that it was asked for",
+        f"{document['name']}: learned anew for each fold it scores {_score(labelled, answers):.4f}, while blend.json "
+        f"says {document['honest']['value']:.4f}: its record does not hold all that it was asked for",
     )

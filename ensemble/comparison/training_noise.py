@@ -21,15 +21,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ensemble.blending.combine import Floats, Integers
+from ensemble.blending.intervals import without_blocks
 from ensemble.core.metrics import Scorer
 
-_BLOCKS = 200  # left out one by one: the standard error is then known to 5 %; rows fewer than that one by one
 # The noise of training as a multiple of the variance by rows, before anything is known of it: most likely this times
 # the root of the number of units, as rows average out with n and training does not; it falls off as a normal of the
 # logarithm below, and hardly at all above. Of seven priors the one of most power among those that called at most 6 % of
 # equal recipes different in each of 37 settings (20 patients to 1,800 rows), and 8 % for normal noise of any size.
 _PRIOR, _BELOW, _ABOVE = 1 / 22, 1.5, 6.0
-_GRID = np.exp(np.linspace(math.log(1e-4), math.log(1e4), 161))  # values that the ratio may have
+_GRID = np.exp(np.linspace(math.log(1e-4), math.log(1e4), 81))  # values that the ratio may have
 _MOST_KNOWN = 20.0  # degrees of freedom that other recipes' trainings may be worth: theirs is not quite this noise
 _POWER = 1.96 + 0.84  # standard errors of a difference that an interval of 95 % finds in 80 % of the cases
 MOST_TRAININGS = 100  # of one side; more are never worth their time
@@ -96,16 +96,14 @@ def profile(trainings: Sequence[Training], units: Integers) -> Profile:
         place = next((i for i, plan in enumerate(plans) if np.array_equal(plan, training.folds)), len(plans))
         plans += [training.folds] * (place == len(plans))
         places.append(place)
-    count = int(units.max()) + 1
-    # Dealt at random: groups of one class often follow each other.
-    block = (np.random.default_rng(0).permutation(count) % min(_BLOCKS, count))[units]
+    scores = without_blocks([training.scorer for training in trainings], units)
     return Profile(
-        whole=np.array([training.scorer(np.ones(len(units))) for training in trainings]),
-        blocks=_without_each(trainings, block),
+        whole=scores[:, 0],
+        blocks=scores[:, 1:],
         by_fold=tuple(_without_each(trainings, plan) for plan in plans),
         plans=np.array(places),
         models=np.array([training.models for training in trainings]),
-        units=count,
+        units=int(units.max()) + 1,
     )
 
 
@@ -141,30 +139,32 @@ def paired(
     greater_is_better: bool,
     others: Sequence[MeanSquare] = (),
     comparisons: int = 1,
+    least_error: float = 0.0,
 ) -> Paired:
     """The mean score of the trainings `second` against that of `first`; both are places in `known`.
 
     `others`: what other recipes' trainings show. Of several `comparisons` each interval is wider (Bonferroni).
+    `least_error`: the standard error by rows is at least this, where no row of few shows a difference.
     """
     signs = np.zeros(len(known.whole))
     signs[list(first)], signs[list(second)] = -1 / len(first), 1 / len(second)
     signs = signs if greater_is_better else -signs
     value = float(signs @ known.whole) + 0.0
-    rows = _jackknife(signs @ known.blocks)
+    rows = max(_jackknife(signs @ known.blocks), least_error**2)
     share = float(np.sum(signs**2 / known.models))
     if math.isnan(value) or math.isnan(rows):
         return Paired(value, None, 0.5, rows, math.nan, None, None, None)
     own = [*mean_squares(known, signs), *between_trainings(known, first), *between_trainings(known, second)]
+    if not rows and not value:  # the very same answers
+        return Paired(value, (value, value), 0.5, 0.0, 0.0, None, None, None)
     noise, weights = _posterior(own, others, rows, share, known.units)
     spreads, df = np.sqrt(rows + share * noise), known.blocks.shape[1] - 1.0
-    if not spreads.any():  # the very same answers
-        return Paired(value, (value, value), 0.5, 0.0, 0.0, None, None, None)
     alpha = 0.05 / comparisons
-    ends = tuple(_quantile(value, spreads, weights, df, level) for level in (alpha / 2, 1 - alpha / 2))
+    ends = _quantiles(value, spreads, weights, df, np.array([alpha / 2, 1 - alpha / 2]))
     training = float(weights @ noise) * share
     would_tell = _what_would_tell(value, rows, training, max(len(first), len(second)))
     better = 1 - float(weights @ _t_cdf(-value / spreads, df))
-    return Paired(value, (ends[0], ends[1]), better, rows, training, *would_tell)
+    return Paired(value, (float(ends[0]), float(ends[1])), better, rows, training, *would_tell)
 
 
 def _without_each(trainings: Sequence[Training], block: Integers) -> Floats:
@@ -210,17 +210,15 @@ def _t_cdf(points: Floats, df: float) -> Floats:
     return np.asarray(stdtr(df, points))
 
 
-def _quantile(value: float, spreads: Floats, weights: Floats, df: float, level: float) -> float:
-    """A quantile of the mixture of t distributions around `value`, by bisection."""
+def _quantiles(value: float, spreads: Floats, weights: Floats, df: float, levels: Floats) -> Floats:
+    """Quantiles of the mixture of t distributions around `value`, by bisection."""
     far = 50 * float(spreads.max())
-    low, high = value - far, value + far
-    for _ in range(100):  # 100 halvings: to the last bit
+    low, high = np.full(len(levels), value - far), np.full(len(levels), value + far)
+    for _ in range(80):  # halvings: to the last bit
         middle = (low + high) / 2
-        if float(weights @ _t_cdf((middle - value) / spreads, df)) < level:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+        is_below = _t_cdf((middle - value)[:, None] / spreads, df) @ weights < levels
+        low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
+    return np.asarray((low + high) / 2)
 
 
 def _what_would_tell(

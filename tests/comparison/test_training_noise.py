@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.comparison.training_noise import Paired, Training, between_trainings, mean_squares, paired, profile
-from ensemble.core.metrics import METRICS, mean_of_rows
+from ensemble.core.metrics import METRICS, Scorer, mean_of_rows
 
 K = 5
 
@@ -60,7 +60,7 @@ def test_several_trainings_of_each_side_make_the_interval_narrower() -> None:
     """A difference hidden by the noise of one training shows in five."""
     few, many = [], []
     for seed in range(20):
-        first, second = trainings(seed, 5, noise=0.4), trainings(seed, 5, noise=0.4)
+        first, second = trainings(seed, 5, noise=0.4), trainings(500 + seed, 5, noise=0.4)
         known = profile([*first, *second], np.arange(200))
         few.append(paired(known, [0], [5], greater_is_better=True))
         many.append(paired(known, range(5), range(5, 10), greater_is_better=True))
@@ -125,13 +125,15 @@ def test_several_comparisons_have_wider_intervals() -> None:
 def test_rows_of_one_group_count_once() -> None:
     """Ten copies of each row are no more evidence than one."""
     made = trainings(2, 2, rows=40)
-    copies = [
-        Training(lambda weights, one=each: one.scorer(weights.reshape(40, 10).sum(axis=1)), each.folds.repeat(10), K)
-        for each in made
-    ]
+    copies = [Training(copied(each.scorer), each.folds.repeat(10), K) for each in made]
     once = paired(profile(made, np.arange(40)), [0], [1], greater_is_better=True)
     ten = paired(profile(copies, np.arange(40).repeat(10)), [0], [1], greater_is_better=True)
     assert ten.ci95 == pytest.approx(once.ci95)
+
+
+def copied(scorer: Scorer) -> Scorer:
+    """The same score, of ten copies of each row."""
+    return lambda weights: scorer(weights.reshape(40, 10).sum(axis=1) / 10)
 
 
 def test_a_hold_out_has_no_folds_to_learn_from_but_an_interval() -> None:

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from designs import FOLDS, Array, Integers, Table, class_probs, deal, drawn, patients, pick, shipped
 
-from ensemble.blending.honest import resample
 from ensemble.comparison.training_noise import MeanSquare, Profile, Training, mean_squares, paired, profile
 from ensemble.core.metrics import METRICS, Scorer
 
@@ -102,8 +101,13 @@ Judge = Callable[[Draw, tuple[int, int], tuple[int, int], bool], int]
 def by_rows(draw: Draw, first: tuple[int, int], second: tuple[int, int], greater: bool) -> int:
     """The bootstrap of rows alone."""
     here, there = (draw.scorers[recipe][training] for recipe, training in (first, second))
-    before, after = resample((here, there), draw.units, resamples=_RESAMPLES)
-    low, high = np.nanquantile((after - before) * (1 if greater else -1), (0.025, 0.975))
+    random, count = np.random.default_rng(0), int(draw.units.max()) + 1
+    gains = []
+    for _ in range(_RESAMPLES):
+        drawn_units = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
+        weights = drawn_units[draw.units]
+        gains.append((there(weights) - here(weights)) * (1 if greater else -1))
+    low, high = np.nanquantile(gains, (0.025, 0.975))
     return int(low > 0) - int(high < 0)
 
 
