@@ -146,7 +146,9 @@ def _load_side(word: str, group: Sequence[Path], named: set[Path]) -> Side:
     kind = "file" if records[0] is None else "trial" if "/" in members[0].run else "run"
     name = members[0].run
     doubts = doubts_of(members, [member.run for member in members])
-    return Side(name, kind, tuple(trained), facts[0], members[0].main.sidecar.get("metric"), doubts)
+    is_optimistic = any(member.main.sidecar.get("optimistic") for member in members)
+    remarks = (f"{name}: optimistic: its epoch was picked on the rows that are compared",) * is_optimistic
+    return Side(name, kind, tuple(trained), facts[0], members[0].main.sidecar.get("metric"), doubts, remarks)
 
 
 def record_in(folder: Path) -> Record | None:
@@ -267,8 +269,8 @@ def _load_blend(folder: Path) -> Side:
         raise InputError(f"{folder}: can't be compared: its out-of-fold rows are a single group and can't be split")
     ids = _labelled_ids(ingredients)
     trained = [_blend_rows(document, labelled, each, ids, ingredients.test.classes) for each in answers[:1]]
-    facts = {key: document[key] for key in ("method", "used", "learned")} | {
-        "members": [member["run"] for member in document["members"] if member["weight"]]
+    facts = {key: document[key] for key in ("method", "used")} | {
+        "members": ", ".join(str(member["run"]) for member in document["members"] if member["weight"])
     }
     remarks = _honest_remark(document, labelled, answers)
     return Side(str(document["name"]), "blend", tuple(trained), facts, str(document["metric"]), {}, remarks)

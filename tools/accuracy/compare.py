@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from designs import FOLDS, Array, Integers, Table, class_probs, deal, drawn, patients, pick, shipped
+from designs import FOLDS, Array, Integers, Table, _by_groups, _by_rows, _deal, _probs, drawn, patients, shipped
 
 from ensemble.comparison.training_noise import MeanSquare, Profile, Training, mean_squares, paired, profile
 from ensemble.core.metrics import METRICS, Scorer
@@ -148,10 +148,10 @@ def _train(name: str, number: int) -> dict[str, Any]:
     make, rows = TABLES[name]
     table = make()
     random = np.random.default_rng([zlib.crc32(name.encode()), number])
-    chosen, _ = pick(table, rows, random)
+    chosen, _ = (_by_rows if table.groups is None else _by_groups)(table, rows, random)
     inputs, labels, classes = table.inputs[chosen], table.labels[chosen], int(table.labels.max()) + 1
     groups = None if table.groups is None else table.groups[chosen]
-    folds = np.stack([deal(labels, groups, random) for _ in range(TRAININGS)])
+    folds = np.stack([_deal(labels, groups, random) for _ in range(TRAININGS)])
     probs = np.zeros((len(recipes(0)), TRAININGS, len(labels), classes), dtype=np.float32)
     for training, fold in itertools.product(range(TRAININGS), range(FOLDS)):
         rest, held = folds[training] != fold, folds[training] == fold
@@ -160,7 +160,7 @@ def _train(name: str, number: int) -> dict[str, Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # nets that stop early, as here all do
                 model.fit((inputs[rest] - center) / scale, labels[rest])
-            probs[index, training, held] = class_probs(model, (inputs[held] - center) / scale, classes)
+            probs[index, training, held] = _probs(model, (inputs[held] - center) / scale, classes)
     return {"probs": probs, "labels": labels, "folds": folds, "groups": np.empty(0) if groups is None else groups}
 
 

@@ -1,4 +1,4 @@
-"""Draws for the scripts beside this one: real models, trained anew for each draw, and thousands of rows they never saw.
+"""Draws for the scripts beside this one: real models, trained anew for every draw, and thousands of rows they never saw.
 
 A design says which table, how many labelled rows, and which members. A draw of it takes other rows, deals other folds
 and trains every member on every fold; so the noise of training is in every figure that is measured on them. Tables are
@@ -83,11 +83,12 @@ class Design:
     def _make(self, random: np.random.Generator) -> Sample:
         table = self.table()
         seed = int(random.integers(2**31 - 1))
+        pick = _by_rows if table.groups is None else _by_groups
         learn, fresh = pick(table, self.rows, random)
         inputs, unseen = table.inputs[learn], table.inputs[fresh]
         labels, classes = table.labels[learn], int(table.labels.max()) + 1
         groups = None if table.groups is None else table.groups[learn]
-        folds = deal(labels, groups, random)
+        folds = _deal(labels, groups, random)
         members = list(self.zoo(seed))
         stack = [np.zeros((len(learn), classes)) for _ in members]
         by_fold: list[list[Array]] = []
@@ -100,18 +101,13 @@ class Design:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of few rows: collinear columns, and searches that stop early
                     model.fit(train, labels[rest])
-                    stack[index][held] = class_probs(model, test, classes)
-                    by_fold[-1].append(class_probs(model, others, classes))
+                    stack[index][held] = _probs(model, test, classes)
+                    by_fold[-1].append(_probs(model, others, classes))
         means = [np.mean([fold[index] for fold in by_fold], axis=0) for index in range(len(members))]
         return Sample(stack, labels, folds[None, :], groups, means, by_fold, table.labels[fresh])
 
 
-def pick(table: Table, rows: int, random: np.random.Generator) -> tuple[Integers, Integers]:
-    """Rows to learn from, and fresh ones; `rows` is how many, of groups where there are groups."""
-    return (_by_rows if table.groups is None else _by_groups)(table, rows, random)
-
-
-def class_probs(model: Any, inputs: Array, classes: int) -> Array:
+def _probs(model: Any, inputs: Array, classes: int) -> Array:
     """All classes' probabilities, zero for one that the model has never seen."""
     given = np.nan_to_num(model.predict_proba(inputs), nan=1 / len(model.classes_))
     probs = np.zeros((len(inputs), classes))
@@ -137,7 +133,7 @@ def _by_groups(table: Table, count: int, random: np.random.Generator) -> tuple[I
     return np.flatnonzero(np.isin(table.groups, chosen)), np.flatnonzero(np.isin(table.groups, others))
 
 
-def deal(labels: Integers, groups: Integers | None, random: np.random.Generator) -> Integers:
+def _deal(labels: Integers, groups: Integers | None, random: np.random.Generator) -> Integers:
     """Stratified folds, or whole groups."""
     if groups is not None:
         names, place = np.unique(groups, return_inverse=True)
