@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ensemble.blending.adopt import adopt as adopt
     from ensemble.blending.blend import Blend as Blend
     from ensemble.blending.blend import blend as blend
+    from ensemble.comparison.compare import Compared as Compared
+    from ensemble.comparison.compare import compare as compare
     from ensemble.core.predictions import Predictions as Predictions
     from ensemble.core.predictions import load_predictions as load_predictions
     from ensemble.core.predictions import save_predictions as save_predictions
@@ -42,6 +44,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Adopted": "ensemble.blending.adopt",
     "Blend": "ensemble.blending.blend",
+    "Compared": "ensemble.comparison.compare",
     "EnsError": "ensemble.errors",
     "Initialised": "ensemble.runs.describe",
     "InputError": "ensemble.errors",
@@ -56,6 +59,7 @@ _HOMES = {
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
+    "compare": "ensemble.comparison.compare",
     "eda": "ensemble.runs.eda",
     "fold_plan": "ensemble.runs.eda",
     "init": "ensemble.runs.describe",

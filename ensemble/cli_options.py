@@ -380,6 +380,19 @@ def _score_options(command: argparse.ArgumentParser) -> None:
     option("--metric", metavar="M", help="the score that ranks (default: the files' own)")
 
 
+def _compare_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option(
+        "compared",
+        nargs="+",
+        metavar="RUN",
+        help="runs, trials (study/trial-3) or blends, the first being what the others are compared with; R,R-s1 names "
+        "trainings of one recipe",
+    )
+    option("--metric", metavar="M", help="the score that is compared (default: the one they agree on)")
+    option("--out", metavar="F", help="write the rows that became right or wrong to this .csv")
+
+
 def _adopt_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
@@ -467,6 +480,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "ens score quickstart",
         _score_options,
     ),
+    "compare": (
+        "whether runs, trials or blends differ by more than chance and another training would make of it",
+        "ens compare quickstart r50_kfold5",
+        _compare_options,
+    ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
         "ens folds --recipe quickstart --set folds.k=10",
@@ -511,6 +529,7 @@ COMPLETIONS = {
     "blend name": "blend_name",
     "probs": "member",
     "scored": "scored",
+    "compared": "scored",
     "tta": "view_policy",
     "method": "method",
     "metric": "metric",

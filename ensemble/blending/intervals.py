@@ -199,7 +199,7 @@ def gain_of(
         return Gain(value + 0.0, None, 0.5)
     variance, most = _spread(differences)
     longer = _RETRAINED_GAIN if support.retrained else 1.0
-    floor = _least_error(float(ours[0]), float(theirs[0]), support, metric, unseen)
+    floor = least_error(float(ours[0]), float(theirs[0]), support, metric, unseen)
     error = math.sqrt(variance * (1 + _ONCE_MORE * most) * longer + floor**2)
     half = _quantile(support.freedom) * error
     return Gain(value + 0.0, [value - half, value + half], _better(value / error, support.freedom))
@@ -216,6 +216,20 @@ def unseen_loss(probs: Matrix, *, sets: bool = False) -> float:
 def unseen_difference(ours: Matrix, theirs: Matrix, *, sets: bool = False) -> float:
     """By how much the log-losses of two would differ on a row that both get wrong; see `unseen_loss`."""
     return float(np.sqrt(np.mean(np.square(_loss_if_wrong(ours, sets) - _loss_if_wrong(theirs, sets)))))
+
+
+def least_error(ours: float, theirs: float, support: Support, metric: str | None, unseen: float) -> float:
+    """The standard error of a difference that no row shows: half a row better and half a row worse."""
+    grouping = support.grouping
+    if metric == "log_loss":
+        return max(unseen * math.sqrt(grouping) / support.rows, 0.01 * min(ours, theirs) / support.independent)
+    if metric == "roc_auc":
+        behind = support.behind(metric) / grouping
+        return 0.5 * max(1 - (ours + theirs) / 2, 1 / (behind + 1)) / math.sqrt(behind)
+    if metric not in METRICS | SET_METRICS:
+        return 0.1 * ((abs(ours) + abs(theirs)) / 2 or 1.0) / support.independent
+    scale = 2 if metric in _BY_CHANCE else 1
+    return scale * support.one_row(metric) * math.sqrt(grouping)
 
 
 def doubt_about(metric: str, support: Support) -> str | None:
@@ -289,20 +303,6 @@ def _plain(value: float, variance: float, support: Support) -> list[float]:
     step = (abs(value) or 1.0) / (support.independent + 1)
     half = _quantile(support.freedom) * math.sqrt(variance) if variance > 0 else step
     return [value - half, value + half]
-
-
-def _least_error(ours: float, theirs: float, support: Support, metric: str | None, unseen: float) -> float:
-    """The standard error of a difference that no row shows: half a row better and half a row worse."""
-    grouping = support.grouping
-    if metric == "log_loss":
-        return max(unseen * math.sqrt(grouping) / support.rows, 0.01 * min(ours, theirs) / support.independent)
-    if metric == "roc_auc":
-        behind = support.behind(metric) / grouping
-        return 0.5 * max(1 - (ours + theirs) / 2, 1 / (behind + 1)) / math.sqrt(behind)
-    if metric not in METRICS | SET_METRICS:
-        return 0.1 * ((abs(ours) + abs(theirs)) / 2 or 1.0) / support.independent
-    scale = 2 if metric in _BY_CHANCE else 1
-    return scale * support.one_row(metric) * math.sqrt(grouping)
 
 
 def _loss_if_wrong(probs: Matrix, sets: bool) -> Floats:

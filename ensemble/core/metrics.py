@@ -12,16 +12,17 @@ probabilities. Where rows have sets of classes, labels and decisions are (rows, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.core.complaints import any_of
+from ensemble.core.complaints import any_of, closest
 from ensemble.core.labels import are_sets, has_class, likelihoods
 from ensemble.core.parallel import map_in_threads, usable_cores
+from ensemble.errors import InputError
 
 TIE_TOLERANCE = 1e-12  # above rounding of sums in 64 bits, below any difference that a model means
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # where log_loss clips, as scikit-learn does for float64
@@ -434,6 +435,24 @@ def metric_problem(metric: str, *, sets: bool) -> str | None:
         return None
     what = "needs one class per row, but rows have sets of classes" if sets else "is for rows with sets of classes"
     return f"{metric} {what}; use {any_of(list(known))}"
+
+
+def ranking_metric(named: Iterable[str | None], wanted: str | None, *, sets: bool) -> tuple[str, list[str]]:
+    """The metric `wanted`, else the one that all files have `named`, else accuracy; and what to say about it."""
+    known = METRICS | SET_METRICS
+    if wanted is not None:
+        if wanted not in known:
+            near = closest(wanted, list(known))
+            hint = f"did you mean {near}?" if near else f"there are {any_of(list(metrics_for(sets=sets)))}"
+            raise InputError(f"--metric {wanted}: no such metric; {hint}")
+        if problem := metric_problem(wanted, sets=sets):
+            raise InputError(f"--metric {problem}")
+        return wanted, []
+    shared = {str(name or "accuracy") for name in named}
+    name = shared.pop() if len(shared) == 1 else "accuracy"
+    if name in metrics_for(sets=sets):
+        return name, []
+    return "accuracy", [f"metric {name} is code of a recipe, which is not run here; ranked by accuracy"]
 
 
 def custom_metric(function: Callable[[NDArray[np.int64], NDArray[np.float64]], float]) -> Metric:

@@ -267,13 +267,14 @@ class Identity:
 
 def differing_keys(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Each key whose value differs, as `train.lr: 0.001 there, 0.003 asked`; recipe keys go without their prefix."""
+    return [f"{key}: {before} there, {now} asked" for key, before, now in differing_values(stored, asked)]
+
+
+def differing_values(stored: dict[str, Any], asked: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each dotted key whose value differs with both values, shortened; recipe keys go without their prefix."""
     there, here = dict(_dotted_values(stored)), dict(_dotted_values(asked))
-    lines = []
-    for key in sorted(there.keys() | here.keys()):
-        before, now = there.get(key, _ABSENT), here.get(key, _ABSENT)
-        if before != now:
-            lines.append(f"{key.removeprefix('recipe.')}: {_short(before)} there, {_short(now)} asked")
-    return lines
+    values = ((key, there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted(there.keys() | here.keys()))
+    return [(key.removeprefix("recipe."), _short(before), _short(now)) for key, before, now in values if before != now]
 
 
 _ABSENT = object()  # None is a value of its own

@@ -26,14 +26,12 @@ from ensemble.core.dataset import DatasetDescription, described_in
 from ensemble.core.labels import Labels
 from ensemble.core.locks import folder_lock
 from ensemble.core.metrics import (
-    METRICS,
-    SET_METRICS,
     decide,
     decide_sets,
     is_greater_better,
-    metric_problem,
     metrics_for,
     per_class,
+    ranking_metric,
     shared_scorers,
 )
 from ensemble.core.notebook import check_arguments
@@ -103,7 +101,7 @@ def score(
     outputs, folder = Path(outputs), Path(folder)
     files = _load(_paths(given, outputs))
     sets = files[0].test.activation == "sigmoid"
-    name, remarks = _ranking_metric(files, metric, sets=sets)
+    name, remarks = ranking_metric([file.test.sidecar.get("metric") for file in files], metric, sets=sets)
     dataset = _Dataset.of(files, data, folder, outputs)
     answers = _answers(files, dataset, labels, outputs, folder, sets=sets)
     joined = [_Joined(file, answers) for file in files]
@@ -248,24 +246,6 @@ def _load(paths: Sequence[Path]) -> list[_File]:
     if problems:
         raise InputError(*problems)
     return files
-
-
-def _ranking_metric(files: Sequence[_File], wanted: str | None, *, sets: bool) -> tuple[str, list[str]]:
-    """The metric that was asked for, else the one that all files share, else accuracy; and what to say about it."""
-    known = METRICS | SET_METRICS
-    if wanted is not None:
-        if wanted not in known:
-            near = closest(wanted, list(known))
-            hint = f"did you mean {near}?" if near else f"there are {any_of(list(metrics_for(sets=sets)))}"
-            raise InputError(f"--metric {wanted}: no such metric; {hint}")
-        if problem := metric_problem(wanted, sets=sets):
-            raise InputError(f"--metric {problem}")
-        return wanted, []
-    shared = {str(file.test.sidecar.get("metric") or "accuracy") for file in files}
-    name = shared.pop() if len(shared) == 1 else "accuracy"
-    if name in metrics_for(sets=sets):
-        return name, []
-    return "accuracy", [f"metric {name} is code of a recipe, which is not run here; ranked by accuracy"]
 
 
 @dataclass(frozen=True)
