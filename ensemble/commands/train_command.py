@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         recipes=recipes,
         several=is_many,
         name=arguments.name,
+        seeds=arguments.seeds,
         folds=arguments.folds,
         sets=arguments.sets,
         data=arguments.data,
