@@ -189,9 +189,7 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     execute_runs(works, options.workplace, gathered.errors, on_event)
     if len(works) == 1 and not options.several and works[0].error is not None:
         raise works[0].error
-    return [
-        TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error)) for work in works
-    ]
+    return [TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error)) for work in works]
 
 
 class _Runs:
