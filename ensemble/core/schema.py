@@ -231,7 +231,7 @@ def _phrase(annotation: Any, bare: Any) -> str:
     elif least is not None and most is not None and least < most:
         count = f"{least} to {most:,} "
     each = "" if item is Any else f", each {allowed_text(item)}"
-    return f"a list of {count}{'value' if least == 1 else 'values'}{each}"
+    return f"a list of {count}{'value' if (most or least) == 1 else 'values'}{each}"
 
 
 def _constraint(annotation: Any, name: str) -> Any:
