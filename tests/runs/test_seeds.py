@@ -85,7 +85,9 @@ def test_a_run_that_is_there_is_one_of_the_seeds_and_the_machine_is_looked_at_on
     queues: list[list[str]] = []
     run_tasks = work.run_tasks
     monkeypatch.setattr(
-        work, "run_tasks", lambda tasks, *words: queues.append([task.name for task in tasks]) or run_tasks(tasks, *words)
+        work,
+        "run_tasks",
+        lambda tasks, *words: queues.append([task.name for task in tasks]) or run_tasks(tasks, *words),
     )
     answer = ens(*TINY, "--seeds", "3")
     assert answer.code == 0, answer.err
@@ -211,7 +213,11 @@ def test_all_seeds_whose_folder_holds_something_else_are_told_together(three: Pa
     (three / "tiny-s2" / "notes.txt").write_text("mine")
     answer = ens(*TINY, "--set", "train.lr=1e-2", "--seeds", "3")
     assert answer.code == 2
-    for start in ("outputs/tiny: holds a run", "outputs/tiny-s1: holds a run", "outputs/tiny-s2: has files (notes.txt)"):
+    for start in (
+        "outputs/tiny: holds a run",
+        "outputs/tiny-s1: holds a run",
+        "outputs/tiny-s2: has files (notes.txt)",
+    ):
         assert start in answer.err
 
 
@@ -279,7 +285,7 @@ def test_in_python_train_many_takes_seeds_and_train_gives_back_one_run(workspace
     words["sets"] = {"train.epochs": 2}
     assert [run.path.name for run in ensemble.train_many(["tiny"], **words)] == ["tiny", "tiny-s2"]
     assert [run.path.name for run in ensemble.train_many("tiny", seeds=[0], **words)] == ["tiny-s0"]
-    with pytest.raises(ensemble.InputError, match="seeds is 1.5, but must be"):
+    with pytest.raises(ensemble.InputError, match=r"seeds is 1\.5, but must be"):
         ensemble.train_many(["tiny"], seeds=1.5)  # type: ignore[arg-type]
 
 
