@@ -95,7 +95,7 @@ def fold_keys(k: int, repeats: int) -> list[FoldKey]:
 
 
 class RecipeErrors:
-    """Collects `InputError`s where there are `several` recipes; with one, the first is raised as it is."""
+    """Collects `InputError`s where there are `several` recipes or seeds; with one, the first is raised as it is."""
 
     def __init__(self, *, several: bool = False) -> None:
         self.several = several
@@ -352,12 +352,12 @@ def seed_request(request: RunRequest, seed: int, home: Path) -> RunRequest:
 def newest_run(outputs: Path) -> RunFolder | None:
     """The run whose record was written last; of runs that differ in the seed, the one that it is named after."""
     newest = max(find_runs(outputs), key=lambda run: run.record_path.stat().st_mtime, default=None)
-    record = newest.load_record() if newest is not None else None
+    record = _readable(newest) if newest is not None else None
     if newest is None or record is None:
         return newest
-    ending = seed_run_name("", record["recipe"]["seed"])
-    base = RunFolder(newest.path.with_name(newest.name.removesuffix(ending) or newest.name))
-    return base if base != newest and record["recipe"]["seed"] in (seeds_beside(base) or ()) else newest
+    seed = record["recipe"]["seed"]
+    base = RunFolder(newest.path.with_name(newest.name.removesuffix(seed_run_name("", seed)) or newest.name))
+    return base if base != newest and seed in (seeds_beside(base) or ()) else newest
 
 
 def seeds_beside(run: RunFolder) -> list[int] | None:

@@ -97,12 +97,11 @@ def seed_groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     alike: dict[str, dict[int, Mapping[str, Any]]] = {}
     for item in sorted(runs, key=lambda item: (len(item["run"]), item["run"])):
-        if item["state"] == "unreadable":
-            continue
-        identity, seed = item["identity_of"], item["recipe"]["seed"]
-        recipe = {**identity.get("recipe", {}), "seed": None}
-        key = canonical_json([{**identity, "recipe": recipe}, item["dataset"], item["metric"]])
-        alike.setdefault(key, {}).setdefault(seed, item)  # a second run of one seed stays by itself
+        recipe = item["identity_of"].get("recipe") if item["state"] != "unreadable" else None
+        if isinstance(recipe, dict):
+            about = {**item["identity_of"], "recipe": {**recipe, "seed": None}}
+            key = canonical_json([about, item["dataset"], item["metric"]])
+            alike.setdefault(key, {}).setdefault(item["recipe"]["seed"], item)  # a second run of one seed: by itself
     return [_seed_group(by_seed) for by_seed in alike.values() if len(by_seed) > 1]
 
 

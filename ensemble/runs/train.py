@@ -268,6 +268,7 @@ class _Runs:
             findings=checked_request(request, self._listen, self._audited),
             watch=options.log,
             decoded=decoded,
+            # Runs are told apart in events where there are several, as in messages.
             on_event=_labelled(self._on_event, run.name) if self.errors.several else self._on_event,
         )
 
