@@ -20,8 +20,8 @@ from ensemble.core.schema import LARGEST_SEED, MOST_SEEDS
 from ensemble.engine.worker import start_server
 from ensemble.errors import InputError
 from ensemble.recipe.find import expand_recipes
-from ensemble.recipe.layers import GIVEN, SET_PLACE, RecipeSource, Sets
-from ensemble.recipe.load import ResolvedRecipe
+from ensemble.recipe.layers import GIVEN, RecipeSource, Sets, set_words
+from ensemble.recipe.recipe import Recipe
 from ensemble.recipe.yaml import plain_value
 from ensemble.runs.checks import checked_request
 from ensemble.runs.describe import undescribed_folder
@@ -235,7 +235,7 @@ class _Runs:
         request = self._requests.request(source, outputs / home)
         own, base = request.resolved.recipe.seed, self._own_name or request.resolved.name
         goes_on = options.seeds is None and self._beside is not None and own in self._beside
-        seeds = _seeds_of(request.resolved, self._beside if goes_on else options.seeds)
+        seeds = _seeds_of(request.resolved.recipe, self._beside if goes_on else options.seeds, options.sets)
         if options.is_single and len(seeds) > 1:
             raise InputError(
                 f"{request.resolved.path}: has {counted(len(seeds), 'seed')}, and train gives back one run; take "
@@ -287,9 +287,8 @@ def _check_seeds(seeds: int | Sequence[int]) -> None:
         raise InputError(f"--seeds {shown}: has a seed twice; each is a run, so give it once")
 
 
-def _seeds_of(resolved: ResolvedRecipe, wanted: int | Sequence[int] | None) -> list[int]:
+def _seeds_of(recipe: Recipe, wanted: int | Sequence[int] | None, sets: Sets) -> list[int]:
     """The seeds to train: those of the command, which may be a count from the recipe's own seed, else the recipe's."""
-    recipe = resolved.recipe
     if wanted is None:
         return list(recipe.seeds or [recipe.seed])
     if isinstance(wanted, int):
@@ -297,7 +296,8 @@ def _seeds_of(resolved: ResolvedRecipe, wanted: int | Sequence[int] | None) -> l
         if last > LARGEST_SEED:
             raise InputError(f"--seeds {wanted}: from seed {recipe.seed} on they end at {last}, above {LARGEST_SEED}")
         return list(range(recipe.seed, last + 1))
-    if resolved.origins["seed"] == str(SET_PLACE) and recipe.seed not in wanted:
+    is_set = "seed" in [word.partition("=")[0].strip() for word in set_words(sets)]
+    if is_set and recipe.seed not in wanted:
         raise InputError(
             f"--set seed={recipe.seed}: is none of --seeds {','.join(map(str, wanted))}; leave one of the two out"
         )

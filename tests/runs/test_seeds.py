@@ -154,6 +154,7 @@ def test_without_a_recipe_all_seeds_of_the_newest_run_go_on(three: Path, ens: En
         ("seeds: [3, 1]\n", (), {"tiny": 3, "tiny-s1": 1}),
         ("seeds: [3, 1]\n", ("--seeds", "2"), {"tiny": 3, "tiny-s4": 4}),
         ("seeds: [3, 1]\n", ("--seeds", "9,8"), {"tiny-s8": 8, "tiny-s9": 9}),
+        ("seeds: [3, 1]\n", ("--set", "seeds=[5, 6]", "--seeds", "7,8"), {"tiny-s7": 7, "tiny-s8": 8}),
         ("seeds: [3, 1]\n", ("--set", "seed=4"), {"tiny": 4}),
         ("seeds: [3, 1]\n", ("--set", "seeds=[6, 3]"), {"tiny": 6, "tiny-s3": 3}),
     ],
