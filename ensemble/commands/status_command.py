@@ -103,7 +103,7 @@ def _line(line: RunLine, metric: str, others: Sequence[str], letters: Mapping[st
         line.state,
         f"{[state['state'] for state in states].count('complete')}/{len(states)}",
         *([letters[plan_of(line.runs[0])]] if letters else []),
-        line.runs[0]["recipe"]["model"]["name"],
+        str(line.runs[0]["recipe"]["model"].get("name", "-")),
         f"{shown_seeds([values.get(metric) for values in scores])}{mark}",
         shown_spread([(state["scores"] or {}).get(metric) for state in states]),
         *(shown_seeds([values.get(name) for values in scores]) for name in others),

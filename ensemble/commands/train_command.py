@@ -82,14 +82,14 @@ def _table(record: dict[str, Any]) -> ShownTable:
 def _runs_table(trained: Sequence[TrainedRun]) -> ShownTable:
     """A row a run: how far it is, its deciding metric over folds and out of fold, the seconds of all its folds. Below
     the seeds of one recipe a row of all of them."""
-    by_name = {item.record["run"]: item for item in trained}
+    by_path = {str(item.path): item for item in trained}
     groups = _seed_groups(trained)
-    last = {max(group["runs"], key=list(by_name).index): group for group in groups}  # of each group the one listed last
+    last = {max(group["paths"], key=list(by_path).index): group for group in groups}  # of each group the last listed
     rows = []
-    for name, item in by_name.items():
-        rows.append(_runs_row(name, item.state, [item.record]))
-        if (group := last.get(name)) is not None:
-            records = [by_name[run].record for run in group["runs"]]
+    for path, item in by_path.items():
+        rows.append(_runs_row(item.record["run"], item.state, [item.record]))
+        if (group := last.get(path)) is not None:
+            records = [by_path[other].record for other in group["paths"]]
             rows.append(_runs_row(f"{group['run']} ({len(records)} seeds)", group["state"], records))
     return ShownTable(["run", "state", "folds", "dataset", "metric", "mean", "out of fold", "seconds"], rows)
 
@@ -111,7 +111,7 @@ def _runs_row(name: str, state: str, records: Sequence[dict[str, Any]]) -> list[
 
 def _seed_groups(trained: Sequence[TrainedRun]) -> list[dict[str, Any]]:
     """Which of the runs differ in the seed alone, as `ens status` groups them."""
-    return seed_groups([{**item.record, "state": item.state} for item in trained])
+    return seed_groups([{**item.record, "state": item.state, "path": str(item.path)} for item in trained])
 
 
 def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> list[str]:

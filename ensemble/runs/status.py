@@ -92,9 +92,8 @@ def status(outputs: Path | str = "outputs") -> Status:
 
 
 def seed_groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that differ in nothing but the seed, by what their records say: `runs` and their `seeds`, the worst `state`,
-    the `folds` of all, `scores` of those that have one (None for others), `mean` and `sd`. `run` has the shortest name.
-    """
+    """Runs that differ in nothing but the seed, by what their records say: `runs`, their `paths` and `seeds`, the worst
+    `state`, the `folds` of all, `scores` (None before one is known), `mean` and `sd`. `run` has the shortest name."""
     alike: dict[str, dict[int, Mapping[str, Any]]] = {}
     for item in sorted(runs, key=lambda item: (len(item["run"]), item["run"])):
         recipe = item["identity_of"].get("recipe") if item["state"] != "unreadable" else None
@@ -115,6 +114,7 @@ def _seed_group(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "run": base["run"],
         "runs": [run["run"] for run in runs],
+        "paths": [run["path"] for run in runs],
         "seeds": seeds,
         "state": min((run["state"] for run in runs), key=_WORST_FIRST.index),
         "folds": {"complete": states.count("complete"), "all": len(states)},
@@ -153,10 +153,10 @@ class RunLine:
 
 def run_lines(runs: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> list[RunLine]:
     """The lines of `runs`, the best first; each of `groups`, which `seed_groups` made, is one."""
-    group_of = {name: group for group in groups for name in group["runs"]}
-    by_name = {item["run"]: item for item in runs}
-    lines = [RunLine([item]) for item in runs if item["run"] not in group_of]
-    lines += [RunLine([by_name[name] for name in group["runs"]], group) for group in groups]
+    grouped = {path for group in groups for path in group["paths"]}
+    by_path = {item["path"]: item for item in runs}  # not by name: a copied folder has the record of the first
+    lines = [RunLine([item]) for item in runs if item["path"] not in grouped]
+    lines += [RunLine([by_path[path] for path in group["paths"]], group) for group in groups]
     return sorted(lines, key=lambda line: _rank(line.runs[0], line))
 
 
@@ -439,11 +439,10 @@ def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
 
 def _continuing(item: Mapping[str, Any], report: Mapping[str, Any], elsewhere: str) -> str:
     """The command that continues a run, and with it those of other seeds that were begun by one command."""
-    group = next((group for group in report["seeds"] if item["run"] in group["runs"]), None)
-    if group is not None:
-        by_name = {run["run"]: run for run in report["runs"]}
-        base, runs = by_name[group["run"]], [by_name[name] for name in group["runs"]]
-        runs = [run for run in runs if (run is base or is_seed_of(run, base)) and not _is_hopeless(run)]
+    line = next((line for line in run_lines(report["runs"], report["seeds"]) if item in line.runs), None)
+    if line is not None and line.group is not None:
+        base = next(run for run in line.runs if run["run"] == line.group["run"])
+        runs = [run for run in line.runs if (run is base or is_seed_of(run, base)) and not _is_hopeless(run)]
         names = [run["run"] for run in runs if run["state"] in _TO_CONTINUE]
         if item["run"] in names and len(names) > 1:
             seeds = ",".join(str(run["recipe"]["seed"]) for run in runs)

@@ -252,6 +252,15 @@ def test_status_shows_runs_that_differ_in_the_seed_alone_as_a_line_by_what_they_
     assert table["sd"][1] == pytest.approx(0.1)
 
 
+def test_a_copied_folder_with_the_record_of_the_first_is_still_shown(three: Path, ens: Ens) -> None:
+    shutil.copytree(three / "tiny-s1", three / "copy")
+    assert [line.split("  ")[0] for line in ens("status").out.splitlines() if line.startswith("tiny")] in (
+        ["tiny-s1", "tiny (3 seeds)"],
+        ["tiny (3 seeds)", "tiny-s1"],
+    )
+    assert len(status().table()) == 2
+
+
 def test_a_line_of_seeds_has_the_worst_state_and_says_how_many_have_a_score(three: Path, ens: Ens) -> None:
     states = record_of(three / "tiny-s1")["fold_states"]
     states[1].update(state="missing", scores=None)
