@@ -19,6 +19,7 @@ _MOST_MEANT = 3  # suggestions of keys for a word: of more, none is likelier tha
 
 
 _MOST_NUMBERS = 1000  # in a list; a plan has at most 100 folds
+_LONGEST_SEED = 10  # digits: seeds end at 2^31 - 1
 
 
 def fold_list(text: str) -> list[int]:
@@ -29,6 +30,16 @@ def fold_list(text: str) -> list[int]:
     if not all(_is_number(part.strip()) for part in parts):
         raise argparse.ArgumentTypeError(f"{show_value(text)} is not a list of fold numbers such as 0,2")
     return [int(part) for part in parts]
+
+
+def seed_words(text: str) -> int | list[int]:
+    """`3` as a count of seeds, `0,1,7` as the seeds themselves."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > _MOST_NUMBERS or not all(part.isdecimal() and len(part) <= _LONGEST_SEED for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{show_value(text)} is neither a number of seeds such as 3 nor a list of them such as 0,1,7"
+        )
+    return [int(part) for part in parts] if len(parts) > 1 else int(text)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -211,6 +222,13 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     _workplace_options(command)
     option = command.add_argument
     option("--folds", type=fold_list, metavar="0,2", help="train these folds only")
+    option(
+        "--seeds",
+        type=seed_words,
+        metavar="N",
+        help="train N seeds from the recipe's own on, or those of a list such as 0,1,7, as runs R, R-s1, R-s2 "
+        "(default: the recipe's)",
+    )
     option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(

@@ -54,6 +54,13 @@ def shown_spread(values: Sequence[float | None]) -> str:
     return f"{statistics.fmean(present):.4f} ± {statistics.stdev(present):.4f}"
 
 
+def shown_seeds(scores: Sequence[float | None]) -> str:
+    """The score of one run; of several that differ in the seed mean ± deviation, and of how many if not of all."""
+    present = [score for score in scores if score is not None]
+    text = shown_spread(present) if len(present) > 1 else shown_score(present[0] if present else None)
+    return f"{text} of {len(present)}" if 0 < len(present) < len(scores) else text
+
+
 def here(arguments: argparse.Namespace) -> str:
     """The `--outputs` that the next command needs to find what this one left; empty where it is the usual place."""
     usual = os.environ.get("ENS_OUTPUTS") or "outputs"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score, shown_spread
+from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score, shown_seeds, shown_spread
 from ensemble.core.complaints import counted
 from ensemble.core.records import EARLIER, doubt_lines
 from ensemble.core.run import FoldKey
-from ensemble.runs.status import KINDS, next_step, plan_of, status
+from ensemble.runs.status import KINDS, RunLine, next_step, plan_of, run_lines, status
 
 _TRIALS = ("all", "complete", "stopped", "failed")
 _MISSING_SHOWN = 20  # lines of runs with something missing: a screen; --json has all
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.outputs = Path(arguments.where)
     report = status(arguments.outputs)
     shown: list[str | ShownTable] = []
-    for table in _leaderboards(report["runs"]):
+    for table in _leaderboards(report):
         shown += [table, ""]
     if report["studies"]:
         shown += [_studies(report["studies"]), ""]
@@ -53,42 +54,25 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome(report, [*shown, *now, f"next: {next_step(report, here(arguments))}"])
 
 
-def _leaderboards(runs: list[dict[str, Any]]) -> list[ShownTable]:
+def _leaderboards(report: Mapping[str, Any]) -> list[ShownTable]:
     """A table for each dataset and deciding metric, since only such runs can be compared; the best run first."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    unreadable = [[item["run"], item["state"], _few(item["missing"])] for item in runs if item["state"] == "unreadable"]
-    for item in runs:
-        if item["state"] != "unreadable":
-            groups.setdefault((item["dataset"], item["metric"]), []).append(item)
-    tables = [_leaderboard(dataset, metric, items) for (dataset, metric), items in groups.items()]
+    groups: dict[tuple[str, str], list[RunLine]] = {}
+    unreadable = []
+    for line in run_lines(report["runs"], report["seeds"]):
+        item = line.runs[0]
+        if item["state"] == "unreadable":
+            unreadable.append([item["run"], item["state"], _few(item["missing"])])
+        else:
+            groups.setdefault((item["dataset"], item["metric"]), []).append(line)
+    tables = [_leaderboard(dataset, metric, lines) for (dataset, metric), lines in groups.items()]
     return tables + ([ShownTable(["run", "state", "why"], unreadable)] if unreadable else [])
 
 
-def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> ShownTable:
+def _leaderboard(dataset: str, metric: str, lines: list[RunLine]) -> ShownTable:
     others = [name for name in ("log_loss",) if name != metric]
-    rows = []
-    plans = list(dict.fromkeys(plan_of(item) for item in runs))
+    plans = list(dict.fromkeys(plan_of(line.runs[0]) for line in lines))
     # Rows of one plan are the same rows: only their scores compare. A letter a plan, the best run's first.
     letters = {plan: _letter(number) for number, plan in enumerate(plans)} if len(plans) > 1 else {}
-    for item in runs:
-        states = [state["state"] for state in item["fold_states"]]
-        scores, cost = item["scores"]["oof"] or {}, item["cost"] or {}
-        marks = [" (optimistic)"] * bool(item["optimistic"]) + [" (unverified)"] * (not item["verified"])
-        mark = "".join(marks) if metric in scores else ""
-        rows.append(
-            [
-                item["run"],
-                item["state"],
-                f"{states.count('complete')}/{len(states)}",
-                *([letters[plan_of(item)]] if letters else []),
-                item["recipe"]["model"]["name"],
-                f"{shown_score(scores.get(metric))}{mark}",
-                shown_spread([(state["scores"] or {}).get(metric) for state in item["fold_states"]]),
-                *(shown_score(scores.get(name)) for name in others),
-                f"{cost['seconds_per_1000_images']:.2f}" if cost else "-",
-                f"{cost['parameters']:,}" if cost else "-",
-            ]
-        )
     headers = [
         "run",
         "state",
@@ -102,7 +86,30 @@ def _leaderboard(dataset: str, metric: str, runs: list[dict[str, Any]]) -> Shown
         "parameters",
     ]
     warning = f"; {len(plans)} fold plans: only scores on the same one compare" if letters else ""
+    rows = [_line(line, metric, others, letters) for line in lines]
     return ShownTable(headers, rows, f"{dataset}, by {metric} out of fold{warning}")
+
+
+def _line(line: RunLine, metric: str, others: Sequence[str], letters: Mapping[str | None, str]) -> list[str]:
+    """One run, or the seeds of one recipe: folds of all, scores as mean and spread, the cost of one run."""
+    states = [state for item in line.runs for state in item["fold_states"]]
+    scores = [item["scores"]["oof"] or {} for item in line.runs]
+    costs = [item["cost"] for item in line.runs if item["cost"]]
+    marks = [" (optimistic)"] * any(item["optimistic"] for item in line.runs)
+    marks += [" (unverified)"] * (not all(item["verified"] for item in line.runs))
+    mark = "" if line.value is None else "".join(marks)
+    return [
+        line.name,
+        line.state,
+        f"{[state['state'] for state in states].count('complete')}/{len(states)}",
+        *([letters[plan_of(line.runs[0])]] if letters else []),
+        str(line.runs[0]["recipe"]["model"].get("name", "-")),
+        f"{shown_seeds([values.get(metric) for values in scores])}{mark}",
+        shown_spread([(state["scores"] or {}).get(metric) for state in states]),
+        *(shown_seeds([values.get(name) for values in scores]) for name in others),
+        f"{fmean(cost['seconds_per_1000_images'] for cost in costs):.2f}" if costs else "-",
+        f"{fmean(cost['parameters'] for cost in costs):,.0f}" if costs else "-",
+    ]
 
 
 def _marked(value: float | None, item: Mapping[str, Any]) -> str:

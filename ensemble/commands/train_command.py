@@ -10,13 +10,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_spread
+from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_seeds, shown_spread
 from ensemble.commands.progress import progress
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.recipe.find import is_pattern
 from ensemble.runs.devices import Workplace
+from ensemble.runs.status import seed_groups
 from ensemble.runs.train import TrainedRun, TrainOptions, train_runs
 
 
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         recipes=recipes,
         several=is_many,
         name=arguments.name,
+        seeds=arguments.seeds,
         folds=arguments.folds,
         sets=arguments.sets,
         data=arguments.data,
@@ -52,7 +54,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Not 1: finished folds are kept, and the same command continues.
     exit_code = PartialFailure.exit_code if any(item.state == "failed" for item in trained) else 0
     table = _table(trained[0].record) if len(trained) == 1 else _runs_table(trained)
-    document = {"runs": records} if is_many else records[0]  # by what was asked, however many recipes matched
+    # By what was asked, however many recipes matched; how many seeds there are a recipe may say.
+    is_listed = is_many or arguments.seeds is not None or len(trained) > 1
+    document = {"runs": records, "seeds": _seed_groups(trained)} if is_listed else records[0]
     return Outcome(document, [table, *_closing(trained, arguments)], exit_code)
 
 
@@ -67,7 +71,7 @@ def _table(record: dict[str, Any]) -> ShownTable:
         seconds = f"{state['seconds']:.1f}" if state["seconds"] is not None else "-"
         rows.append([label, state["state"], *cells, seconds])
     means = [shown_spread([(state["scores"] or {}).get(name) for state in record["fold_states"]]) for name in names]
-    rows.append(["mean", "", *means, _seconds(record)])  # of folds; the next row scores all rows at once
+    rows.append(["mean", "", *means, _seconds(record["fold_states"])])  # of folds; the next row scores all rows at once
     oof = record["scores"]["oof"]
     if oof is not None:
         rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
@@ -76,24 +80,38 @@ def _table(record: dict[str, Any]) -> ShownTable:
 
 
 def _runs_table(trained: Sequence[TrainedRun]) -> ShownTable:
-    """A row a run: how far it is, its deciding metric over folds and out of fold, the seconds of all its folds."""
+    """A row a run: how far it is, its deciding metric over folds and out of fold, the seconds of all its folds. Below
+    the seeds of one recipe a row of all of them."""
+    by_path = {str(item.path): item for item in trained}
+    groups = _seed_groups(trained)
+    last = {max(group["paths"], key=list(by_path).index): group for group in groups}  # of each group the last listed
     rows = []
-    for item in trained:
-        record = item.record
-        states, metric = record["fold_states"], record["metric"]
-        rows.append(
-            [
-                record["run"],
-                item.state,
-                f"{sum(state['state'] == 'complete' for state in states)}/{len(states)}",
-                record["dataset"],
-                f"{metric}{_mark(record)}",
-                shown_spread([(state["scores"] or {}).get(metric) for state in states]),
-                shown_score((record["scores"]["oof"] or {}).get(metric)),
-                _seconds(record),
-            ]
-        )
+    for path, item in by_path.items():
+        rows.append(_runs_row(item.record["run"], item.state, [item.record]))
+        if (group := last.get(path)) is not None:
+            records = [by_path[other].record for other in group["paths"]]
+            rows.append(_runs_row(f"{group['run']} ({len(records)} seeds)", group["state"], records))
     return ShownTable(["run", "state", "folds", "dataset", "metric", "mean", "out of fold", "seconds"], rows)
+
+
+def _runs_row(name: str, state: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    """One run, or all seeds of a recipe, whose scores out of fold are shown as mean ± deviation."""
+    states, metric = [state for record in records for state in record["fold_states"]], records[0]["metric"]
+    return [
+        name,
+        state,
+        f"{sum(state['state'] == 'complete' for state in states)}/{len(states)}",
+        records[0]["dataset"],
+        f"{metric}{_mark(records[0])}",
+        shown_spread([(state["scores"] or {}).get(metric) for state in states]),
+        shown_seeds([(record["scores"]["oof"] or {}).get(metric) for record in records]),
+        _seconds(states),
+    ]
+
+
+def _seed_groups(trained: Sequence[TrainedRun]) -> list[dict[str, Any]]:
+    """Which of the runs differ in the seed alone, as `ens status` groups them."""
+    return seed_groups([{**item.record, "state": item.state, "path": str(item.path)} for item in trained])
 
 
 def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> list[str]:
@@ -155,7 +173,7 @@ def _mark(record: dict[str, Any]) -> str:
     return " (optimistic)" if record["optimistic"] else ""
 
 
-def _seconds(record: dict[str, Any]) -> str:
+def _seconds(fold_states: Sequence[dict[str, Any]]) -> str:
     """The seconds of all finished folds, as if they had been trained one after the other."""
-    seconds = [state["seconds"] for state in record["fold_states"] if state["seconds"] is not None]
+    seconds = [state["seconds"] for state in fold_states if state["seconds"] is not None]
     return f"{sum(seconds):.1f}" if seconds else "-"

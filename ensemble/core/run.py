@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -282,6 +282,11 @@ class Asked:
         sets = [word for value in self.sets for word in ("--set", value)]
         return ["--recipe", self.recipe, *sets, *(["--data", self.data] if self.data else [])]
 
+    def with_seed(self, seed: int) -> Asked:
+        """The words for the same recipe with another seed."""
+        others = [word for word in self.sets if word.partition("=")[0].strip() not in ("seed", "seeds")]
+        return replace(self, sets=(*others, f"seed={seed}"))
+
 
 _LOG = "log.txt"  # kept beside checkpoints: it says why the attempt before ended
 
@@ -441,6 +446,20 @@ def check_run_name(name: str, option: str = "--name") -> None:
         )
     if name.casefold() in RESERVED_NAMES:  # casefold: some file systems know no case
         raise InputError(f"{option} {name}: taken by the tool itself (so are {', '.join(sorted(RESERVED_NAMES))})")
+
+
+def seed_run_name(run: str, seed: int) -> str:
+    """What the run of another seed is called beside the run of the recipe's own."""
+    return f"{run}-s{seed}"
+
+
+def is_seed_of(record: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether a run is one of the seeds trained beside the run `base`, by its name and by what was asked."""
+    seed = record["recipe"]["seed"]
+    if record["run"] != seed_run_name(base["run"], seed):
+        return False
+    wanted = Asked(**base["asked"]).with_seed(seed)
+    return bool(record["asked"] == {**base["asked"], "sets": list(wanted.sets)})
 
 
 def find_runs(folder: Path) -> list[RunFolder]:

@@ -62,7 +62,10 @@ class Frozen(BaseModel):
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # our YAML has no infinity, but Python has
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what every library takes as a seed
+LARGEST_SEED = 2**31 - 1  # what every library takes as a seed
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+MOST_SEEDS = 100
+"""Of one recipe, each a run of its own; the spread of a score is known from far fewer."""
 CODE_NAME = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"  # identifiers, non-ASCII ones too
 """How one's own function is named: `module:function`."""
 CodeName = Annotated[str, Field(pattern=CODE_NAME)]
@@ -225,8 +228,10 @@ def _phrase(annotation: Any, bare: Any) -> str:
     count = "" if least is None else f"{least} " if least == most else f"at least {least} "
     if least is None and most is not None:
         count = f"at most {most:,} "
+    elif least is not None and most is not None and least < most:
+        count = f"{least} to {most:,} "
     each = "" if item is Any else f", each {allowed_text(item)}"
-    return f"a list of {count}{'value' if least == 1 else 'values'}{each}"
+    return f"a list of {count}{'value' if (most or least) == 1 else 'values'}{each}"
 
 
 def _constraint(annotation: Any, name: str) -> Any:

@@ -139,13 +139,18 @@ def merge_layers(layers: Iterable[Layer]) -> Layer:
     """Each layer over those before it: mappings merge key by key, everything else replaces what is below.
 
     A dimension of the search is replaced whole: `low` and `high` of one file never mix with `choices` of another. Null
-    removes it, or the whole search.
+    removes it, or the whole search. `seed` replaces `seeds` of a layer below, and `seeds` its `seed`.
     """
     values: dict[str, Any] = {}
     places: dict[KeyPath, Place] = {}
     for layer in layers:
         replaced: set[KeyPath] = set()
         values = _merge_values(values, layer.values, (), replaced)
+        for key, other in (("seed", "seeds"), ("seeds", "seed")):
+            # both say what the seeds are, so that `--set seed=4` trains seed 4, whatever list the file has
+            if layer.values.get(key) is not None and other not in layer.values:
+                values.pop(other, None)
+                replaced.add((other,))
         for path in list(places):
             # a value's place goes with it: else a fault in what replaced it would be reported on another file's line
             if any(path[:end] in replaced for end in range(1, len(path) + 1)):

@@ -45,11 +45,12 @@ from ensemble.recipe.layers import (
     set_words,
 )
 from ensemble.recipe.recipe import BUDGET, MOST_CONDITIONS, Recipe, SearchBudget
-from ensemble.recipe.yaml import YamlError, format_yaml, read_yaml
+from ensemble.recipe.yaml import YamlError, format_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_OF_MAPPING = "Given as a mapping, in Python."  # the first line of its file
 _DEFAULT_SIZE = 224  # the usual size of weights trained on ImageNet
 _LOSS_OF_SETS = "bce"  # each class a yes or no by itself
 # Of ImageNet, as all timm weights expect unless their configuration says otherwise.
@@ -202,7 +203,7 @@ def load_recipe(
     if values is None:
         return ResolvedRecipe(path.stem, path, folder, resolved, origins, name, dataset, dataset_path, files, given)
     document = document_of(values, folder, complaints)
-    text = format_yaml(document.values if document else {}, comment="Given as a mapping, in Python.")
+    text = format_yaml(document.values if document else {}, comment=_OF_MAPPING)
     own_name, files = GIVEN if home is None else Path(home).name, files[1:]
     return ResolvedRecipe(own_name, path, folder, resolved, origins, name, dataset, dataset_path, files, given, text)
 
@@ -229,6 +230,16 @@ def with_values(source: ResolvedRecipe, values: Mapping[str, Any], *, origin: st
     assert recipe is not None
     resolved, decided = _resolve(merged, recipe, source.dataset, source.dataset_source)
     return replace(source, recipe=resolved, origins=source.origins | dict.fromkeys(values, origin) | decided)
+
+
+def with_seed(source: ResolvedRecipe, seed: int, home: Path) -> ResolvedRecipe:
+    """The recipe of one run, with one seed. `home`: its folder, which keeps a recipe given as a mapping."""
+    resolved = replace(source, recipe=source.recipe.model_copy(update={"seed": seed, "seeds": None}))
+    if source.text is None or seed == source.recipe.seed:
+        return resolved
+    values = {key: value for key, value in parse_yaml(source.text, GIVEN).values.items() if key != "seeds"}
+    text = format_yaml(values | {"seed": seed}, comment=_OF_MAPPING)
+    return replace(resolved, name=home.name, path=home / f"{GIVEN}.yaml", text=text)
 
 
 def _check_recipe(
@@ -291,6 +302,9 @@ def _resolve(
         "image": recipe.image.model_copy(update=image),
         "metric": decide("metric", recipe.metric, dataset.metric, "accuracy"),
     }
+    if recipe.seeds and not merged.holds(("seed",)):
+        changed["seed"] = recipe.seeds[0]
+        origins["seed"] = str(merged.place_of(("seeds",)))
     if dataset.label.is_set and not merged.holds(("loss", "name")):  # who writes cross-entropy there is refused later
         changed["loss"] = recipe.loss.model_copy(update={"name": _LOSS_OF_SETS})
         origins["loss.name"] = description
@@ -322,7 +336,7 @@ def load_dataset(name: str, folder: Path) -> DatasetDescription:
     return description
 
 
-_NEVER_SEARCHED = ("description", "search", "metric", "data.", "folds.")
+_NEVER_SEARCHED = ("description", "seeds", "search", "metric", "data.", "folds.")
 """Trials with another of these have scores that can't be compared with the others'."""
 MOST_CHOICES = 1_000  # of all keys together: each is tried by checking the whole recipe with it, 0.2 ms
 _ALL_THE_SAME = ("folds.k",)

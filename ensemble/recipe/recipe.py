@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from ensemble.core.complaints import KeyPath, show_value
 from ensemble.core.files import canonical_json, sha256_text
-from ensemble.core.schema import CodeName, Frozen, MetricName, Seed
+from ensemble.core.schema import MOST_SEEDS, CodeName, Frozen, MetricName, Seed
 from ensemble.recipe.parts import (
     DataPart,
     FoldsPart,
@@ -139,6 +139,12 @@ SHORT_FORMS: dict[KeyPath, str] = {
 """Where a plain value may stand for a mapping: the key that the value then goes to. Read by the merging of files."""
 
 
+def _checked_seeds(seeds: list[int]) -> list[int]:
+    if doubled := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+        raise ValueError(f"{doubled[0]} stands there twice; each seed is a run, so give it once")
+    return seeds
+
+
 class Recipe(Frozen):
     """What to train: a file in `recipes/`, resolved. Holds no machine settings: no devices, workers or paths."""
 
@@ -148,6 +154,16 @@ class Recipe(Frozen):
     """The dataset: a name, or a mapping."""
     seed: Seed = 0
     """Seed of everything random in training: first weights, order of rows, augmentation, dropout."""
+    seeds: (
+        Annotated[
+            list[Seed],
+            Field(min_length=1, max_length=MOST_SEEDS, json_schema_extra={"uniqueItems": True}),
+            AfterValidator(_checked_seeds),
+        ]
+        | None
+    ) = None
+    """Seeds to train, each a run of its own on the same folds: `[0, 1, 2]`; the first stands in for `seed`, and is what
+    `ens tune` takes."""
     folds: FoldsPart = FoldsPart()
     """The fold plan."""
     image: ImagePart = ImagePart()
@@ -207,6 +223,8 @@ class Recipe(Frozen):
         if self.model.heads == "parts" and "bce" in self.loss.terms:
             key = "loss.name" if self.loss.name == "bce" else "loss.plus"
             raise ValueError(f"{key} is bce, which wants a score for each class; model.heads: parts gives none")
+        if self.seeds and "seed" in self.model_fields_set and self.seed != self.seeds[0]:
+            raise ValueError(f"seed is {self.seed}, but seeds begins with {self.seeds[0]}; leave one of the two out")
         off, frozen, epochs = self.mix.last_epochs_off, self.model.freeze_epochs, self.train.epochs
         if self.mix.kind != "none" and off >= epochs:
             raise ValueError(f"mix.last_epochs_off is {off}, but must be less than train.epochs, {epochs}")
@@ -226,6 +244,7 @@ are not mixed with new ones. A new key whose default changes nothing needs no ne
 _WITHOUT_EFFECT: Any = {
     "description": True,
     "search": True,
+    "seeds": True,  # each is a run, whose identity has its own `seed`
     "data": {"cache": True},
     "train": {"checkpoint_steps": True},
 }

@@ -6,6 +6,7 @@ Owns the way from a recipe's name to a `RunRequest`. The audit of the images and
 from __future__ import annotations
 
 import dataclasses
+import glob
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from ensemble.core.files import canonical_json
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
 from ensemble.core.records import Record
-from ensemble.core.run import Asked, FoldKey, RunFolder, find_runs
+from ensemble.core.run import Asked, FoldKey, RunFolder, find_runs, is_seed_of, seed_run_name
 from ensemble.data.folds import plan_path, shared_plan
 from ensemble.data.table import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
@@ -32,7 +33,7 @@ from ensemble.images.cache import look_and_keep
 from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
 from ensemble.recipe.layers import RecipeSource, Sets, set_words
-from ensemble.recipe.load import GivenDataset, RecordedWords, ResolvedRecipe, load_recipe
+from ensemble.recipe.load import GivenDataset, RecordedWords, ResolvedRecipe, load_recipe, with_seed
 from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.parts import LOSSES
@@ -94,10 +95,10 @@ def fold_keys(k: int, repeats: int) -> list[FoldKey]:
 
 
 class RecipeErrors:
-    """Collects `InputError`s where there are `several` recipes; with one, the first is raised as it is."""
+    """Collects `InputError`s where there are `several` recipes or seeds; with one, the first is raised as it is."""
 
     def __init__(self, *, several: bool = False) -> None:
-        self._several = several
+        self.several = several
         self.collected: dict[tuple[str, ...], list[str]] = {}  # recipes by messages, so that shared ones are shown once
 
     @contextmanager
@@ -106,7 +107,7 @@ class RecipeErrors:
         try:
             yield
         except InputError as error:
-            if not self._several:
+            if not self.several:
                 raise
             self.collected.setdefault(error.messages, []).append(recipe)
 
@@ -338,9 +339,43 @@ def stored_shape_of(resolved: ResolvedRecipe) -> StoredShape:
     return StoredShape(stored_size(image.size, image.cache_size, augment), is_square=not image.keep_aspect)
 
 
+def seed_request(request: RunRequest, seed: int, home: Path) -> RunRequest:
+    """The request of the run of one seed, on the same rows and plan. `home`: the run's folder."""
+    resolved = with_seed(request.resolved, seed, home)
+    asked = request.asked
+    if seed != request.resolved.recipe.seed:
+        asked = dataclasses.replace(asked.with_seed(seed), recipe=str(resolved.path.absolute()))
+    identity = dataclasses.replace(request.identity, recipe=resolved.recipe)
+    return dataclasses.replace(request, asked=asked, resolved=resolved, identity=identity)
+
+
 def newest_run(outputs: Path) -> RunFolder | None:
-    """The run whose record was written last."""
-    return max(find_runs(outputs), key=lambda run: run.record_path.stat().st_mtime, default=None)
+    """The run whose record was written last; of runs that differ in the seed, the one that it is named after."""
+    newest = max(find_runs(outputs), key=lambda run: run.record_path.stat().st_mtime, default=None)
+    record = _readable(newest) if newest is not None else None
+    if newest is None or record is None:
+        return newest
+    seed = record["recipe"]["seed"]
+    base = RunFolder(newest.path.with_name(newest.name.removesuffix(seed_run_name("", seed)) or newest.name))
+    return base if base != newest and seed in (seeds_beside(base) or ()) else newest
+
+
+def seeds_beside(run: RunFolder) -> list[int] | None:
+    """The seed of a run, and those of the runs that were asked for with other seeds beside it; None without any."""
+    record = _readable(run)
+    if record is None:
+        return None
+    places = run.path.parent.glob(f"{glob.escape(run.name)}-s*/run.json")
+    others = (_readable(RunFolder(place.parent)) for place in places)
+    seeds = [other["recipe"]["seed"] for other in others if other is not None and is_seed_of(other, record)]
+    return [record["recipe"]["seed"], *sorted(seeds)] if seeds else None
+
+
+def _readable(run: RunFolder) -> Mapping[str, Any] | None:
+    try:
+        return run.load_record()
+    except InputError:  # the command that goes on with it says what is wrong
+        return None
 
 
 def _newest_asked(record: Mapping[str, Any]) -> Asked:

@@ -9,16 +9,29 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble.blending.blend import load_blend
 from ensemble.core.complaints import counted
+from ensemble.core.files import canonical_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.notebook import NotebookValue, check_arguments
-from ensemble.core.run import SETTINGS, Asked, FoldKey, RunFolder, find_runs, load_fold, load_looks, verify_files
+from ensemble.core.run import (
+    SETTINGS,
+    Asked,
+    FoldKey,
+    RunFolder,
+    find_runs,
+    is_seed_of,
+    load_fold,
+    load_looks,
+    verify_files,
+)
 from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import shown_path
@@ -28,7 +41,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
-_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "verified", "plan", "missing", "path")
+_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "sd", "verified", "plan", "missing", "path")
+_TO_CONTINUE = ("failed", "interrupted", "partial")
+_WORST_FIRST = (*_TO_CONTINUE, "running", "complete")
 _SMALL = 1 << 20  # bytes that are hashed in a millisecond
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
 _CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # module:function anywhere in a word; its schema would cost 60 ms
@@ -45,10 +60,12 @@ class Status(NotebookValue, dict[str, Any]):
         return f"{self['outputs']}: {', '.join(counts)}"
 
     def table(self) -> pd.DataFrame:
-        """A row a run, study and blend: its state, deciding metric and score; only scores of one `plan` compare."""
+        """A row a run, study and blend: its state, deciding metric and score; only scores of one `plan` compare. Runs
+        that differ in the seed alone are one row, with the mean and deviation of their scores."""
         import pandas as pd
 
-        rows = [_row(kind, item) for kind, plural in KINDS.items() for item in self[plural]]
+        rows = [_row_of_runs(line) for line in run_lines(self["runs"], self["seeds"])]
+        rows += [_row(kind, item) for kind, plural in KINDS.items() for item in self[plural] if kind != "run"]
         return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -57,24 +74,119 @@ def status(outputs: Path | str = "outputs") -> Status:
     """`runs`, `studies`, `blends`, best first, each with what its JSON file says, its `state`, what is `missing`, and
     whether it is `verified`: its own hash shows that nothing in it was altered.
 
-    `scored`: how often test labels were looked at.
+    `seeds`: which runs differ in the seed alone, and what they have together. `scored`: how often test labels were
+    looked at.
     """
     outputs = Path(outputs)
     if not outputs.is_dir():
         raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
+    runs = sorted((_run(folder) for folder in find_runs(outputs)), key=_rank)
     return Status(
         outputs=str(outputs),
-        runs=_ranked([_run(folder) for folder in find_runs(outputs)]),
+        runs=runs,
+        seeds=seed_groups(runs),
         studies=[_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
         blends=[_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
         scored=_looks(outputs),
     )
 
 
+def seed_groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs that differ in nothing but the seed, by what their records say: `runs`, their `paths` and `seeds`, the worst
+    `state`, the `folds` of all, `scores` (None before one is known), `mean` and `sd`. `run` has the shortest name."""
+    alike: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for item in sorted(runs, key=lambda item: (len(item["run"]), item["run"])):
+        recipe = item["identity_of"].get("recipe") if item["state"] != "unreadable" else None
+        if isinstance(recipe, dict):
+            about = {**item["identity_of"], "recipe": {**recipe, "seed": None}}
+            key = canonical_json([about, item["dataset"], item["metric"]])
+            alike.setdefault(key, {}).setdefault(item["recipe"]["seed"], item)  # a second run of one seed: by itself
+    return [_seed_group(by_seed) for by_seed in alike.values() if len(by_seed) > 1]
+
+
+def _seed_group(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    base = next(iter(by_seed.values()))
+    seeds = sorted(by_seed)
+    runs = [by_seed[seed] for seed in seeds]
+    states = [state["state"] for run in runs for state in run["fold_states"]]
+    scores = [score_of(run) for run in runs]
+    known = [score for score in scores if score is not None]
+    return {
+        "run": base["run"],
+        "runs": [run["run"] for run in runs],
+        "paths": [run["path"] for run in runs],
+        "seeds": seeds,
+        "state": min((run["state"] for run in runs), key=_WORST_FIRST.index),
+        "folds": {"complete": states.count("complete"), "all": len(states)},
+        "dataset": base["dataset"],
+        "metric": base["metric"],
+        "scores": scores,
+        "mean": statistics.fmean(known) if known else None,
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+    }
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A line of a table of runs: one run, or all seeds of one recipe, of which `group` says what they have together."""
+
+    runs: Sequence[Mapping[str, Any]]
+    group: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """`r50`, or `r50 (3 seeds)`."""
+        if self.group is None:
+            return str(self.runs[0]["run"])
+        return f"{self.group['run']} ({counted(len(self.runs), 'seed')})"
+
+    @property
+    def state(self) -> str:
+        """The worst of the runs' states."""
+        return str((self.group or self.runs[0])["state"])
+
+    @property
+    def value(self) -> float | None:
+        """The deciding score out of fold; of several seeds the mean of their scores."""
+        return score_of(self.runs[0]) if self.group is None else self.group["mean"]
+
+
+def run_lines(runs: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> list[RunLine]:
+    """The lines of `runs`, the best first; each of `groups`, which `seed_groups` made, is one."""
+    grouped = {path for group in groups for path in group["paths"]}
+    by_path = {item["path"]: item for item in runs}  # not by name: a copied folder has the record of the first
+    lines = [RunLine([item]) for item in runs if item["path"] not in grouped]
+    lines += [RunLine([by_path[path] for path in group["paths"]], group) for group in groups]
+    return sorted(lines, key=lambda line: _rank(line.runs[0], line))
+
+
+def score_of(run: Mapping[str, Any]) -> float | None:
+    """A run's deciding score out of fold; None before it is merged."""
+    scores = (run.get("scores") or {}).get("oof") or {}
+    value: float | None = scores.get(run.get("metric"))
+    return value
+
+
+def _row_of_runs(line: RunLine) -> dict[str, Any]:
+    """One line of runs of the table."""
+    if line.group is None:
+        return _row("run", line.runs[0])
+    missing = [f"{item['run']}: {lost}" for item in line.runs for lost in item["missing"]]
+    return {
+        **_row("run", next(item for item in line.runs if item["run"] == line.group["run"])),
+        "name": line.name,
+        "state": line.state,
+        "value": line.value,
+        "sd": line.group["sd"],
+        "verified": all(item["verified"] for item in line.runs),
+        "missing": "; ".join(missing),
+    }
+
+
 def _row(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
     """One run, study or blend of the table; an unreadable one has no more than its name and state."""
     value = {
-        "run": ((item.get("scores") or {}).get("oof") or {}).get(item.get("metric")),
+        "run": score_of(item),
         "study": (item.get("best") or {}).get("value"),
         "blend": (item.get("honest") or {}).get("value"),
     }[kind]
@@ -278,18 +390,14 @@ def _blend(path: Path) -> dict[str, Any]:
     return {**record, "blend": path.parent.name, **about}
 
 
-def _ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs with a score first, best first within a dataset and metric; then the others by name."""
-
-    def rank(run: dict[str, Any]) -> tuple[Any, ...]:
-        scores = (run.get("scores") or {}).get("oof") or {}
-        value = scores.get(run.get("metric"))
-        if value is None:
-            return (1, "", "", 0.0, run["run"])
-        sign = -1 if is_greater_better(run["metric"], run) else 1
-        return (0, run["dataset"], run["metric"], sign * value, run["run"])
-
-    return sorted(runs, key=rank)
+def _rank(item: Mapping[str, Any], line: RunLine | None = None) -> tuple[Any, ...]:
+    """The place of a run, or of a line of several: with a score first, best first within a dataset and metric; then the
+    others by name."""
+    value, name = (score_of(item), item["run"]) if line is None else (line.value, line.name)
+    if value is None:
+        return (1, "", "", 0.0, name)
+    sign = -1 if is_greater_better(item["metric"], item) else 1
+    return (0, item["dataset"], item["metric"], sign * value, name)
 
 
 def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
@@ -299,9 +407,8 @@ def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
     """
     runs = report["runs"]
     for item in runs:
-        if item["state"] in ("interrupted", "partial", "failed") and not _is_hopeless(item):
-            words = _again(Asked(**item["asked"]), ["--name", item["run"]])
-            return f"{_caution(item)}ens train {words}{elsewhere} continues {item['run']}"
+        if item["state"] in _TO_CONTINUE and not _is_hopeless(item):
+            return _continuing(item, report, elsewhere)
     studies = report["studies"]
     for item in studies:
         if item["state"] == "interrupted" and item.get("wanted"):
@@ -328,6 +435,21 @@ def next_step(report: Mapping[str, Any], elsewhere: str = "") -> str:
             return f"ens predict {shlex.quote(report['blends'][0]['path'])} --images DIR{elsewhere}"
         return f"ens blend {' '.join(shlex.quote(item['path']) for item in complete)}{elsewhere}"
     return f"submit {report['outputs']}/blends/*/submission.csv, or train another recipe"
+
+
+def _continuing(item: Mapping[str, Any], report: Mapping[str, Any], elsewhere: str) -> str:
+    """The command that continues a run, and with it those of other seeds that were begun by one command."""
+    line = next((line for line in run_lines(report["runs"], report["seeds"]) if item in line.runs), None)
+    if line is not None and line.group is not None:
+        base = next(run for run in line.runs if run["run"] == line.group["run"])
+        runs = [run for run in line.runs if (run is base or is_seed_of(run, base)) and not _is_hopeless(run)]
+        names = [run["run"] for run in runs if run["state"] in _TO_CONTINUE]
+        if item["run"] in names and len(names) > 1:
+            seeds = ",".join(str(run["recipe"]["seed"]) for run in runs)
+            words = _again(Asked(**base["asked"]), ["--seeds", seeds, "--name", base["run"]])
+            return f"{_caution(base)}ens train {words}{elsewhere} continues {', '.join(names)}"
+    words = _again(Asked(**item["asked"]), ["--name", item["run"]])
+    return f"{_caution(item)}ens train {words}{elsewhere} continues {item['run']}"
 
 
 def _is_hopeless(run: Mapping[str, Any]) -> bool:

@@ -48,12 +48,12 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeE
         undecided = {work.name: work for work in works if work.name not in decided}
         alone = len(works) == 1
         for name, outcome in try_runs(list(undecided.values()), workplace, on_event, alone=alone).items():
-            with errors.collect(undecided[name].request.resolved.name):
+            with errors.collect(name):
                 if isinstance(outcome, EnsError):
                     raise outcome
                 decided[name] = outcome
         for work in works:
-            with errors.collect(work.request.resolved.name):
+            with errors.collect(work.name):
                 if work.name in decided:
                     workplace.slots(1, decided[work.name])  # refuses devices that can't be
         notes = workplace.notes()
@@ -62,7 +62,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeE
         for line in notes:
             on_event({"event": "finding", "line": line})
         for work in works:
-            with errors.collect(work.request.resolved.name):
+            with errors.collect(work.name):
                 work.open(decided[work.name])
         if errors.collected:
             raise errors.as_one()
@@ -81,8 +81,14 @@ def try_runs(
     with scratch_folder() as place:
         measure = workplace.per_gpu == "auto"
         tasks = [work.prepare_task(place / str(number), measure_memory=measure) for number, work in enumerate(works)]
-        last = run_tasks(tasks, workplace.engine, lambda event: None, workplace.slots(1), workplace.limits)
-        ends = [last[task.name] for task in tasks]
+        # Runs that differ in the seed alone are decided by one task, since the seed changes no decision.
+        keys = [canonical_json({**task.arguments, "recipe": {**task.arguments["recipe"], "seed": 0}}) for task in tasks]
+        by_key: dict[str, Task] = {}
+        for key, task in zip(keys, tasks, strict=True):
+            by_key.setdefault(key, task)
+        queue = list(by_key.values())
+        last = run_tasks(queue, workplace.engine, lambda event: None, workplace.slots(1), workplace.limits)
+        ends = [last[by_key[key].name] for key in keys]
         return {work.name: work.decide(end, workplace, alone=alone) for end, work in zip(ends, works, strict=True)}
 
 

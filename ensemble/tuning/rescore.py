@@ -13,6 +13,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from ensemble.core.run import RunFolder
+from ensemble.core.schema import LARGEST_SEED
 from ensemble.errors import InputError, stop_on_full_disk
 from ensemble.recipe.load import with_values
 from ensemble.runs.checks import checked_request
@@ -91,9 +92,8 @@ def confirm(facts: StudyFacts, best: Trial) -> dict[str, Any]:
 def rescore(facts: StudyFacts, best: Trial) -> dict[str, Any]:
     """Train the winner again with another seed, on other folds of the same rows: a score that it was not picked by."""
     recipe = facts.request.resolved.recipe
-    largest = 2**31 - 1  # that a recipe allows
     before = {"seed": recipe.seed, "folds.seed": recipe.folds.seed}
-    seeds = {key: seed + 1 if seed < largest else 0 for key, seed in before.items()}
+    seeds = {key: seed + 1 if seed < LARGEST_SEED else 0 for key, seed in before.items()}
     request = _full_request(facts, {**best.values, **seeds})
     is_other = request.plan.sha256 != facts.request.plan.sha256
     how = "on other folds, with another seed" if is_other else "with another seed; the folds are given"

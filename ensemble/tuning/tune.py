@@ -153,6 +153,9 @@ def run_study(options: TuneOptions) -> Study:
             "`search: {train.lr: {low: 1e-4, high: 1e-2, log: true}}`"
         )
     require_sampler(options.sampler, space)
+    if (seeds := resolved.recipe.seeds) and len(seeds) > 1 and "seed" not in space:
+        line = f"seeds: trials are trained with the first, {seeds[0]}; ens train trains all {len(seeds)}"
+        options.on_event({"event": "finding", "line": line})
     if options.storage is not None:
         check_storage(options.storage)
     require_allowed(find_code(resolved), options.allow_code)

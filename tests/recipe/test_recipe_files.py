@@ -411,3 +411,54 @@ def _fits(value: Any, keyword: str, rule: Any, schema: dict[str, Any]) -> bool:
         "exclusiveMaximum": lambda: not is_number or value < rule,
     }
     return checks[keyword]()
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "sets", "seed", "seeds"),
+    [
+        ("", "", (), 0, None),
+        ("seed: 3\n", "seeds: [1, 2]\n", (), 1, [1, 2]),
+        ("seeds: [1, 2]\n", "seed: 3\n", (), 3, None),
+        ("seeds: [1, 2]\n", "", ("seed=2",), 2, None),
+        ("seeds: [1, 2]\n", "", ("seed=2", "seeds=[7, 8]"), 7, [7, 8]),
+        ("seeds: [1, 2]\n", "seeds: null\n", (), 0, None),
+        ("seed: 3\n", "seeds: null\n", (), 3, None),
+        ("", "seed: 1\nseeds: [1, 2]\n", (), 1, [1, 2]),
+    ],
+)
+def test_the_nearest_of_seed_and_seeds_decides(
+    tmp_path: Path, write: Write, base: str, text: str, sets: tuple[str, ...], seed: int, seeds: list[int] | None
+) -> None:
+    write("base", f"data: digits\nmodel: {{name: a}}\nsearch: {{train.lr: [1e-3, 1e-2]}}\n{base}")
+    write("r", f"extends: base\n{text}")
+    source = load_recipe("r", folder=tmp_path, sets=sets)
+    assert (source.recipe.seed, source.recipe.seeds) == (seed, seeds)
+    # A trial's recipe, and the best one written, say the same; one of another seed has that seed alone.
+    assert with_values(source, {"train.lr": 1e-2}).recipe.seeds == seeds
+    save_recipe_with(source, {"train.lr": 1e-2}, tmp_path / "best.yaml", description="best")
+    best = load_recipe("./best.yaml", folder=tmp_path).recipe
+    assert (best.seed, best.seeds) == (seed, seeds)
+    other = with_values(source, {"seed": 9})
+    assert (other.recipe.seed, other.recipe.seeds) == (9, None)
+    save_recipe_with(source, {"seed": 9}, tmp_path / "best.yaml", description="best")
+    best = load_recipe("./best.yaml", folder=tmp_path).recipe
+    assert (best.seed, best.seeds) == (9, None)
+
+
+def test_the_first_of_the_seeds_is_where_the_seed_comes_from(tmp_path: Path, write: Write) -> None:
+    write("r", "data: digits\nmodel: {name: a}\nseeds: [4, 5]\n")
+    origins = load_recipe("r", folder=tmp_path).origins
+    assert origins["seed"] == origins["seeds"] == "recipes/r.yaml:3"
+
+
+def test_seeds_are_in_the_schema_and_cannot_be_searched(tmp_path: Path, write: Write) -> None:
+    schema = recipe_schema()
+    assert (
+        schema["properties"]["seeds"]["anyOf"][0] | {"minItems": 1, "uniqueItems": True}
+        == (schema["properties"]["seeds"]["anyOf"][0])
+    )
+    assert "seed" in schema["properties"]["search"]["propertyNames"]["enum"]
+    assert "seeds" not in schema["properties"]["search"]["propertyNames"]["enum"]
+    write("r", "data: digits\nmodel: {name: a}\nsearch: {seeds: [[0], [1]]}\n")
+    with pytest.raises(InputError, match=r"search\.seeds: can't be searched"):
+        load_recipe("r", folder=tmp_path)

@@ -399,6 +399,13 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are(
     assert str(caught.value).startswith(expected)
 
 
+def test_a_seed_that_is_not_the_first_of_the_seeds_beside_it_is_told(folder: Path, write: Write) -> None:
+    write("r", "data: digits\nmodel: {name: a}\nseeds: [4, 5]\nseed: 5\n")
+    with pytest.raises(InputError) as raised:
+        load_recipe("r", folder=folder)
+    assert raised.value.messages == ("recipes/r.yaml:4: seed is 5, but seeds begins with 4; leave one of the two out",)
+
+
 @pytest.mark.parametrize(("loss", "key"), [("bce", "loss.name"), ("{plus: {bce: 0.5}}", "loss.plus")])
 def test_bce_is_refused_for_heads_that_give_log_probabilities(folder: Path, write: Write, loss: str, key: str) -> None:
     write("r", f"data: digits\nmodel: {{name: x, heads: parts}}\nloss: {loss}\n")

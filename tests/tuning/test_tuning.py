@@ -97,6 +97,18 @@ def test_a_study_ends_with_trials_a_table_and_a_recipe_that_trains(workspace: Pa
     assert (workspace / "outputs" / "best" / "probs.npy").read_bytes() == there.read_bytes()
 
 
+def test_trials_take_the_first_of_the_seeds_and_the_best_recipe_keeps_all(workspace: Path, ens: Ens) -> None:
+    with (workspace / "recipes" / "tiny.yaml").open("a") as stream:
+        stream.write("seeds: [4, 2]\n")
+    words = ("--sampler", "random", "--policy", "none", "--engine", "inline", "--set", "train.epochs=1")
+    answer = ens("tune", "--recipe", "tiny", "--trials", "1", "--no-rescore", *words)
+    assert answer.code == 0, answer.err
+    assert "seeds: trials are trained with the first, 4; ens train trains all 2" in answer.err
+    study = workspace / "outputs" / "studies" / "tiny"
+    assert json.loads((study / "trial-0" / "run.json").read_text())["recipe"]["seed"] == 4
+    assert load_recipe(study / "best.yaml", folder=workspace).recipe.seeds == [4, 2]
+
+
 def test_finished_trials_can_be_blended(workspace: Path, ens: Ens) -> None:
     tune(ens, 2, "--policy", "none")
     members = sorted(map(str, (workspace / "outputs").glob("studies/tiny/trial-*/probs.npy")))
