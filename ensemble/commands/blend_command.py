@@ -16,7 +16,7 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
-from ensemble.core.records import doubt_lines
+from ensemble.core.records import doubt_lines, optimism_lines
 from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
@@ -222,6 +222,7 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
+    shown += optimism_lines({member["run"]: member.get("why_optimistic", ()) for member in members})
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and (gain := round(honest["gain_over_best_single"]["value"], 4)) < 0:

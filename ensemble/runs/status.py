@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
-_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "verified", "plan", "missing", "path")
+_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "optimistic", "verified", "plan", "missing", "path")
 _SMALL = 1 << 20  # bytes that are hashed in a millisecond
 _TAIL = 8192  # bytes: the last line of a log, with room for a long one
 _CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # module:function anywhere in a word; its schema would cost 60 ms
@@ -85,6 +85,7 @@ def _row(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": item.get("dataset"),
         "metric": item.get("metric"),
         "value": value,
+        "optimistic": value is not None and (kind == "study" or bool(item.get("optimistic"))),
         "verified": item["verified"],
         "plan": plan_of(item),
         "missing": "; ".join(item["missing"]),
