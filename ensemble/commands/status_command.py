@@ -15,7 +15,7 @@ from ensemble.runs.status import KINDS, next_step, plan_of, status
 from ensemble.runs.study_record import study_numbers
 
 _TRIALS = ("all", "complete", "stopped", "failed")
-_NUMBERS = {"best": "best trial", "weights": "its weights (95 %)", "again": "its recipe (95 %)"}
+_NUMBERS = {"best": "best trial (95 %)", "weights": "its weights (95 %)", "again": "its recipe (95 %)"}
 _MISSING_SHOWN = 20  # lines of runs with something missing: a screen; --json has all
 _FEW = 3  # missing things of one run in its line
 
