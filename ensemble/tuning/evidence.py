@@ -105,11 +105,7 @@ class RowEvidence:
         So trials on different fold plans have their rows in the same order.
         """
         rows = [self._load(part.folder) for part in parts]
-        ids, first, place = np.unique(
-            np.array([row_id for each in rows for row_id in each[0]], dtype=object),
-            return_index=True,
-            return_inverse=True,
-        )
+        ids, first, place = _in_order(tuple(row_id for each in rows for row_id in each[0]))
         probs = np.zeros((len(ids), rows[0][2].shape[1]))
         np.add.at(probs, place, np.concatenate([each[2] for each in rows]))
         return ids, np.concatenate([each[1] for each in rows])[first], probs / np.bincount(place)[:, None]
@@ -162,6 +158,12 @@ class RowEvidence:
             return np.asarray(decide(probs) == labels, dtype=np.float64)
         logs = np.log(np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0))
         return np.asarray(logs.mean(axis=1), dtype=np.float64)
+
+
+@lru_cache(2)  # trials on one plan have the same rows, and a million take a second to sort
+def _in_order(ids: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.intp]]:
+    """The different ids sorted, where each stands first, and the place of each row among them."""
+    return np.unique(np.array(ids, dtype=object), return_index=True, return_inverse=True)
 
 
 def blocks_of(rows: int, groups: NDArray[Any] | None = None) -> NDArray[np.int64]:

@@ -36,9 +36,15 @@ def test_defaults_are_what_they_were() -> None:
             assert found[part] == values
 
 
-@pytest.mark.parametrize("key", ["description", "search"])
-def test_what_changes_no_result_is_not_in_the_identity(key: str) -> None:
-    other: Any = {"train.lr": {"low": 0.1, "high": 0.2}} if key == "search" else "another text"
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("description", "another text"),
+        ("search", {"train.lr": {"low": 0.1, "high": 0.2}}),
+        ("chosen_by", {"study": "0" * 64}),
+    ],
+)
+def test_what_changes_no_result_is_not_in_the_identity(key: str, other: Any) -> None:
     assert identity().sha256 == identity(**{key: other}).sha256
 
 
