@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from ensemble.blending.honest import Interval, with_intervals
+from ensemble.core.labels import Labels
 from ensemble.core.metrics import Scorer
 from ensemble.core.run import RunFolder
 from ensemble.errors import InputError, stop_on_full_disk
@@ -69,7 +70,10 @@ def nested_score(facts: StudyFacts, trials: Sequence[Trial]) -> dict[str, Any] |
     places = elsewhere.argmax(axis=0).tolist()  # of equals the first
     answers = [parts[place][fold] for fold, place in enumerate(places)]
     picked = [candidates[place].number for place in places]
-    worth = {"value": rows.score(answers), "ci95": _interval(rows.weighted(answers), rows.units(rows.ids(answers)))}
+    worth = {
+        "value": rows.score(answers),
+        "ci95": _interval(facts, rows.weighted(answers), rows.units(rows.ids(answers))),
+    }
     return {"number": best.number, **worth, "picked": picked, "error": None}
 
 
@@ -94,7 +98,8 @@ def add_intervals(facts: StudyFacts, record: dict[str, Any], trials: Sequence[Tr
     for key, name in (("full", "full"), ("honest", "again")):
         if record[key] is not None and record[key]["value"] is not None:
             folder = facts.path / f"{name}-{best.number}"
-            record[key]["ci95"] = _interval_of(facts, facts.parts_of(best, folder))
+            parts = facts.parts_of(best, folder)
+            record[key]["ci95"] = _interval_of(facts, parts, retrained=key == "honest")
 
 
 def confirm(facts: StudyFacts, best: Trial) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def _train(facts: StudyFacts, request: RunRequest, name: str, label: str) -> dic
     return {"value": scores[facts.metric] if scores is not None else None, "error": failure}
 
 
-def _interval_of(facts: StudyFacts, parts: Sequence[FoldPart]) -> Interval:
+def _interval_of(facts: StudyFacts, parts: Sequence[FoldPart], *, retrained: bool = False) -> Interval:
     """The 95 % interval of the score on the rows of all folds of a run; None where they are gone."""
     metric = facts.request.metrics[facts.metric]
     rows = RowEvidence(facts.metric, metric, facts.request.plan)
@@ -155,11 +160,19 @@ def _interval_of(facts: StudyFacts, parts: Sequence[FoldPart]) -> Interval:
         ids, labels, probs = rows.mean_rows(parts)
     except InputError:  # deleted since
         return None
-    return _interval(metric.scorer(labels, probs), rows.units(ids))
+    return _interval(facts, metric.scorer(labels, probs), rows.units(ids), labels, retrained=retrained)
 
 
-def _interval(scorer: Scorer, units: NDArray[np.int64]) -> Interval:
-    return with_intervals([scorer], units)[0][1]
+def _interval(
+    facts: StudyFacts,
+    scorer: Scorer,
+    units: NDArray[np.int64],
+    labels: Labels | None = None,
+    *,
+    retrained: bool = False,
+) -> Interval:
+    """`retrained`: of a recipe, whose next models come out otherwise; not of models that are there."""
+    return with_intervals([scorer], units, metrics=[facts.metric], labels=labels, retrained=retrained)[0][1]
 
 
 def _weights_score(facts: StudyFacts, trials: Sequence[Trial], best: Trial, ci95: Interval) -> dict[str, Any]:

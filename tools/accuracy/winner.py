@@ -82,7 +82,8 @@ def _judge(table: Table, metric: str, policy: str, trials: int, draw: int, swapp
     cost = cost_of_choice((gains @ masks.T) / masks.sum(axis=1), complete.index(choice))
     sign = -1.0 if metric == "log_loss" else 1.0
     rows = [sign * half.rows[choice, repeat], sign * _nested(half, complete, repeat), sign * half.rows[choice, other]]
-    best, nested, again = with_intervals([_mean_of(each) for each in rows], units)
+    best, nested = with_intervals([_mean_of(each) for each in rows[:2]], units, metrics=[metric] * 2)
+    [again] = with_intervals([_mean_of(rows[2])], units, metrics=[metric], retrained=True)
     weights = (best[0] - sign * cost, [end - sign * cost for end in best[1] or ()])
     truth, recipe = (sign * float(table.rows[choice, place, fresh].mean()) for place in (repeat, third))
     spread = float(np.std(half.fold_scores(choice, repeat, table.k), ddof=1))
