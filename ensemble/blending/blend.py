@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from ensemble.blending.combine import Combined
 from ensemble.blending.formula import Formula
 from ensemble.blending.honest import EVIDENCE, Honest
-from ensemble.blending.inputs import FindDataset, Ingredients, gather
+from ensemble.blending.inputs import FindDataset, Ingredients, gather, optimism_of
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
 from ensemble.blending.submission import Difference, Submission, make_submission, read_old, write_submission
@@ -80,6 +80,7 @@ class _BlendMember(Schema):
     npy_sha256: Sha256
     identity: str | None
     optimistic: bool = False
+    why_optimistic: list[str] = Field(default_factory=list)
 
 
 class _Score(Schema):
@@ -459,7 +460,7 @@ def _members(ingredients: Ingredients, verdict: Verdict) -> list[dict[str, Any]]
             "cost": member.main.sidecar.get("cost"),
             "npy_sha256": member.main.npy_sha256,
             "identity": member.main.sidecar.get("identity"),
-            **({"optimistic": True} if member.main.sidecar.get("optimistic") else {}),
+            **optimism_of(member, ingredients.members),
         }
         for index, (member, name) in enumerate(zip(ingredients.members, ingredients.names, strict=True))
     ]

@@ -7,12 +7,14 @@ Whether members fit one another is decided in `align`.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from ensemble.core.files import newest, sha256_file
 from ensemble.core.metrics import METRICS, SET_METRICS, metric_problem, metrics_for
 from ensemble.core.parallel import map_in_threads
 from ensemble.core.predictions import Predictions, ProbabilityPaths, Seen, load_predictions
-from ensemble.core.records import EARLIER, Record, is_inner_path
+from ensemble.core.records import EARLIER, Count, Record, RecordSchema, Schema, is_inner_path, load_record
 from ensemble.core.run import RunFolder, records_of, unfinished_text
 from ensemble.core.schema import MOST_FOLDS
 from ensemble.errors import InputError
@@ -38,6 +40,7 @@ MOST_MEMBERS = 1_000  # files of one blend
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _SAME_IN_BOTH = ("run", "identity", "dataset", "dataset_sha256", "folds_sha256")
 _SECONDS = "seconds_per_1000_images"
+_TRIAL = re.compile(r"trial-\d+")  # as tuning/trials.py names the folder of a run
 _IN_MEMORY = 1 << 30  # bytes of out-of-fold rows are brought into order once, more each time they are looked at
 _MOST_NUMBERS = 1 << 28  # of 32 bits a gibibyte: so much is looked at as it is
 _SAMPLE_NUMBERS = 100_000_000  # of more than that a sample, which leaves twice as much for what is learned from it
@@ -55,6 +58,8 @@ class Member:
     """Its out-of-fold rows; None where there are none beside the test rows."""
     run: str
     """What it is called: its run, else its folder for a `probs.npy`, else its file."""
+    study: Path | None = None
+    """The folder of the study whose best trial it is; None for any other member."""
     doubt: str = ""
     """Why nothing shows that its labels, folds and scores are as they were written; empty where its hashes do."""
 
@@ -222,7 +227,29 @@ def _load_now(given: Path, *, renormalize: bool, seen: Seen) -> tuple[Member | N
     if not is_inner_path(run):  # blend.json names its members so, and their runs are looked for by it
         problems.append(f"{ProbabilityPaths.of(path).json}: run: {run!r:.60} is no name of a run; rename it")
     doubt, strangers = _vouched_for(path.parent, [*loaded.values()])
-    return Member(path, test, oof, run, doubt), problems + strangers
+    return Member(path, test, oof, run, _study_won_by(path.parent), doubt), problems + strangers
+
+
+class _StudyBest(Schema):
+    number: Count
+
+
+class _ChoosingStudy(RecordSchema):
+    """Of `study.json`, which trial it chose."""
+
+    newest: ClassVar[int] = 2
+    sealed_from: ClassVar[int] = 2
+    best: _StudyBest | None = None
+
+
+def _study_won_by(run: Path) -> Path | None:
+    """The folder of the study that chose this run among its trials."""
+    run = Path(os.path.abspath(run))
+    try:
+        best = load_record(run.parent / "study.json", _ChoosingStudy)["best"] if _TRIAL.fullmatch(run.name) else None
+    except (InputError, FileNotFoundError, KeyError):  # no study, or one whose record says nothing that holds
+        return None
+    return run.parent if best is not None and run.name == f"trial-{best['number']}" else None
 
 
 def _vouched_for(folder: Path, loaded: Sequence[Predictions]) -> tuple[str, list[str]]:
@@ -246,6 +273,20 @@ def _vouched_for(folder: Path, loaded: Sequence[Predictions]) -> tuple[str, list
 def doubts_of(members: Sequence[Member], names: Sequence[str]) -> dict[str, str]:
     """Why some members are unverified, by their names."""
     return {name: member.doubt for member, name in zip(members, names, strict=True) if member.doubt}
+
+
+def optimism_of(member: Member, members: Sequence[Member]) -> dict[str, Any]:
+    """What is noted of a member whose score flatters it: by its own files, or as the one trial taken of a study."""
+    reasons = list(member.main.sidecar.get("why_optimistic") or ())
+    others = [other.path for other in members if other is not member]
+    if member.study is not None and member.study not in [Path(os.path.abspath(path)).parents[1] for path in others]:
+        reasons.append(
+            f"the best trial of study {member.study.name}, chosen on these very folds; `weights` in its study.json is "
+            "its honest score"
+        )
+    if not reasons and not member.main.sidecar.get("optimistic"):
+        return {}
+    return {"optimistic": True, "why_optimistic": reasons}
 
 
 def _is_absent(path: Path) -> bool:

@@ -17,7 +17,7 @@ from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
-from ensemble.core.records import doubt_lines
+from ensemble.core.records import doubt_lines, optimism_lines
 from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
@@ -231,6 +231,7 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
             f"the plain mean {_score(mean)}, best single {_score(single)}"
         )
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
+    shown += optimism_lines({member["run"]: member.get("why_optimistic", ()) for member in members})
     dropped = {member["run"] for member in members if member["dropped"] is not None}
     suspects = [each for each in document["suspicious"] if each["run"] not in dropped]
     shown += [f"suspicious, yet kept: {each['run']}: {each['message']}" for each in suspects]

@@ -46,6 +46,11 @@ def shown_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def shown_interval(ci95: Sequence[float] | None) -> str:
+    """Both ends of a 95 % interval for a table."""
+    return "-" if ci95 is None else f"{ci95[0]:.4f} to {ci95[1]:.4f}"
+
+
 def shown_spread(values: Sequence[float | None]) -> str:
     """Mean ± deviation over the folds that have a value."""
     present = [value for value in values if value is not None]

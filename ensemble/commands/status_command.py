@@ -8,13 +8,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score, shown_seeds, shown_spread
+from ensemble.commands.outcome import (
+    Outcome,
+    ShownTable,
+    here,
+    shown_interval,
+    shown_score,
+    shown_seeds,
+    shown_spread,
+)
 from ensemble.core.complaints import counted
-from ensemble.core.records import EARLIER, doubt_lines
+from ensemble.core.records import EARLIER, doubt_lines, optimism_lines
 from ensemble.core.run import FoldKey
 from ensemble.runs.status import KINDS, RunLine, next_step, plan_of, run_lines, status
+from ensemble.runs.study_record import study_numbers
 
 _TRIALS = ("all", "complete", "stopped", "failed")
+_NUMBERS = {"best": "best trial (95 %)", "weights": "its weights (95 %)", "again": "its recipe (95 %)"}
 _MISSING_SHOWN = 20  # lines of runs with something missing: a screen; --json has all
 _FEW = 3  # missing things of one run in its line
 
@@ -42,6 +52,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if len(missing) > _MISSING_SHOWN:
         more = f"missing: something in {len(missing) - _MISSING_SHOWN} more; ens status --json has all"
         missing = [*missing[:_MISSING_SHOWN], more]
+    flattered = {f"run {item['run']}": item.get("why_optimistic") or () for item in report["runs"]}
     looks = [_looks(item) for item in report["scored"]]
     doubts = {
         f"{kind} {item[kind]}": EARLIER
@@ -49,7 +60,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         for item in report[plural]
         if not item["verified"] and item["state"] != "unreadable"
     }
-    now = [*running, *missing, *doubt_lines(doubts), *looks]
+    now = [*running, *missing, *optimism_lines(flattered), *doubt_lines(doubts), *looks]
     now += [""] * bool(now)
     return Outcome(report, [*shown, *now, f"next: {next_step(report, here(arguments))}"])
 
@@ -160,11 +171,21 @@ def _studies(studies: list[dict[str, Any]]) -> ShownTable:
             item["state"],
             *(str(item["trials"][state]) for state in _TRIALS),
             str(item.get("metric", "-")),
-            _marked((item.get("best") or {}).get("value"), item),
+            *(_number(item, name) for name in _NUMBERS),
         ]
         for item in studies
     ]
-    return ShownTable(["study", "state", "trials", *_TRIALS[1:], "metric", "best"], rows)
+    headers = ["study", "state", "trials", *_TRIALS[1:], "metric", *_NUMBERS.values()]
+    return ShownTable(headers, rows)
+
+
+def _number(study: Mapping[str, Any], name: str) -> str:
+    """One of a study's numbers with its interval."""
+    each = next((each for each in study_numbers(study) if each.name == name), None) if study.get("best") else None
+    if each is None or each.value is None:
+        return "-"
+    interval = "" if each.ci95 is None else f" ({shown_interval(each.ci95)})"
+    return f"{_marked(each.value, study)}{interval}{' (optimistic)' * each.optimistic}"
 
 
 def _blends(blends: list[dict[str, Any]]) -> ShownTable:

@@ -12,11 +12,13 @@ from typing import Any
 
 from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_seeds, shown_spread
 from ensemble.commands.progress import progress
+from ensemble.core.records import optimism_lines
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
 from ensemble.errors import InputError, PartialFailure
 from ensemble.recipe.find import is_pattern
 from ensemble.runs.devices import Workplace
+from ensemble.runs.record import why_optimistic
 from ensemble.runs.status import seed_groups
 from ensemble.runs.train import TrainedRun, TrainOptions, train_runs
 
@@ -122,6 +124,7 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
         names = _missing(item.record)
         if names:
             lines.append(f"{item.state}: {item.record['run']}: {names}; what is finished is kept")
+    lines += optimism_lines({item.record["run"]: why_optimistic(item.record) for item in trained})
     if any(item.state != "complete" for item in trained):
         # Without a failure a run is partial because of --folds; without that option the same command trains the rest.
         is_failed = any(item.state == "failed" for item in trained)
@@ -169,7 +172,7 @@ def _score_names(record: dict[str, Any]) -> list[str]:
 
 
 def _mark(record: dict[str, Any]) -> str:
-    """A warning where epochs were picked on the very rows that they are scored on."""
+    """A warning where the rows that it is scored on had a say in what was trained."""
     return " (optimistic)" if record["optimistic"] else ""
 
 

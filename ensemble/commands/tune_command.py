@@ -7,10 +7,11 @@ import shlex
 from dataclasses import asdict, fields
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here
+from ensemble.commands.outcome import Outcome, ShownTable, here, shown_interval, shown_score
 from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import Interrupted, PartialFailure
+from ensemble.runs.study_record import study_numbers
 from ensemble.tuning.study import Study, StudyInterrupted
 from ensemble.tuning.trials import Trial
 from ensemble.tuning.tune import TuneOptions, run_study
@@ -31,11 +32,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     except StudyInterrupted as stop:
         line = "interrupted; the same command continues"
         document = {**_document(stop.study), "error": [line], "exit_code": Interrupted.exit_code}
-        return Outcome(document, [_table(stop.study), *_lines(stop.study, arguments), line], Interrupted.exit_code)
+        return Outcome(document, [_table(stop.study), *_closing(stop.study, arguments), line], Interrupted.exit_code)
     if study.record["best"] is None:
         line = "no trial finished: see the errors in the table"
         return Outcome(_document(study), [_table(study), line], PartialFailure.exit_code)
-    return Outcome(_document(study), [_table(study), *_lines(study, arguments)])
+    return Outcome(_document(study), [_table(study), *_closing(study, arguments)])
 
 
 def _document(study: Study) -> dict[str, Any]:
@@ -74,10 +75,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _lines(study: Study, arguments: argparse.Namespace) -> list[str]:
+def _closing(study: Study, arguments: argparse.Namespace) -> list[str | ShownTable]:
     """What came of the trials, and, where one is complete, the best and what to do with it."""
     record, best, folds = study.record, study.record["best"], study.record["folds"]
-    lines = []
+    lines: list[str | ShownTable] = []
     if folds["without_stopping"]:
         share = folds["trained"] / folds["without_stopping"]
         lines.append(
@@ -94,38 +95,17 @@ def _lines(study: Study, arguments: argparse.Namespace) -> list[str]:
     train += ["--data", data] if data else []
     return [
         *lines,
-        f"best: trial {best['number']}, {record['metric']} {best['value']:.4f}{_at_budget(record)}, "
-        f"the best of {len(study.trials)} on these very folds, so a little optimistic",
-        *_other_scores(record),
+        *_numbers(study),
         f"recipe: {study.best_recipe}",
         f"next: {shlex.join(train)}{here(arguments)}",
     ]
 
 
-def _other_scores(record: dict[str, Any]) -> list[str]:
-    """The winner at full cost, on folds that it was not picked on, and the score of picking it; as far as there are."""
-    full, honest, nested = record["full"], record["honest"], record["nested"]
-    metric, lines = record["metric"], []
-    if full is not None and full["value"] is None:
-        lines.append(f"full: trial {full['number']} failed: {full['error']}")
-    elif full is not None:
-        lines.append(f"full: trial {full['number']}, {metric} {full['value']:.4f} at full cost, on the same folds")
-    if honest is not None and honest["value"] is None:
-        lines.append(f"again: trial {honest['number']} failed: {honest['error']}")
-    elif honest is not None:
-        where = "on other folds, with another seed" if honest["other_folds"] else "with another seed"
-        lines.append(f"again: trial {honest['number']}, {metric} {honest['value']:.4f} {where}: the honest number")
-    if nested is not None and nested["value"] is None:
-        lines.append(f"nested: no score: {nested['error']}")
-    elif nested is not None:
-        lines.append(
-            f"nested: {metric} {nested['value']:.4f}{_at_budget(record)}, each fold by the trial that was best "
-            f"on the others ({', '.join(map(str, nested['picked']))}): the honest number"
-        )
-    return lines
-
-
-def _at_budget(record: dict[str, Any]) -> str:
-    """What made trials cheap."""
-    budget = ", ".join(f"{key} {value}" for key, value in record["budget"].items())
-    return f" at {budget}" if budget else ""
+def _numbers(study: Study) -> list[str | ShownTable]:
+    """The best trial's own number, the recipe's and that of its weights, each with its interval."""
+    numbers = study_numbers(study.record)
+    if not numbers:
+        return []
+    rows = [[each.name, shown_score(each.value), shown_interval(each.ci95), each.meaning] for each in numbers]
+    title = f"best: trial {study.record['best']['number']} of {len(study.trials)}"
+    return ["", ShownTable(["number", study.record["metric"], "95 %", "what it is"], rows, title), ""]

@@ -224,6 +224,9 @@ def document_problems(document: dict[str, Any], rows: int, columns: int) -> list
     members = document.get("blend_of")
     if members is not None and not (isinstance(members, list) and all(isinstance(name, str) for name in members)):
         problems.append(f"blend_of is {_show(members)}; a list of runs is needed")
+    reasons = document.get("why_optimistic")
+    if reasons is not None and not (isinstance(reasons, list) and all(isinstance(each, str) for each in reasons)):
+        problems.append(f"why_optimistic is {_show(reasons)}; a list of sentences is needed")
     if kind == "oof":
         problems += _oof_problems(document, rows, columns)
     elif kind == "test":

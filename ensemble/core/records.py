@@ -144,6 +144,13 @@ def doubt_lines(doubts: Mapping[str, str]) -> list[str]:
     return [f"unverified: {names}: {reason}" for reason, names in named.items()]
 
 
+def optimism_lines(reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """What to say of scores that flatter: a line a reason. `reasons`: those of each thing, by its name."""
+    every = dict.fromkeys(reason for each in reasons.values() for reason in each)
+    named = {reason: ", ".join(name for name in reasons if reason in reasons[name]) for reason in every}
+    return [f"optimistic: {names}: {reason}" for reason, names in named.items()]
+
+
 def is_inner_path(text: str) -> bool:
     """Whether a text may stand where a record has an `InnerPath`."""
     return re.fullmatch(_INNER, text) is not None

@@ -125,6 +125,7 @@ class PredictingRun(RecordSchema):
     tta: _Views | None = None
     metric: str
     optimistic: bool
+    why_optimistic: list[str] = Field(default_factory=list)
     box: dict[str, Any] | None = None
     files: dict[FileName, Sha256]
     cost: dict[str, float] | None

@@ -336,8 +336,8 @@ def load_dataset(name: str, folder: Path) -> DatasetDescription:
     return description
 
 
-_NEVER_SEARCHED = ("description", "seeds", "search", "metric", "data.", "folds.")
-"""Trials with another of these have scores that can't be compared with the others'."""
+_NEVER_SEARCHED = ("description", "seeds", "search", "chosen_by", "metric", "data.", "folds.")
+"""Trials with another of these have scores that can't be compared with the others', or none that differ."""
 MOST_CHOICES = 1_000  # of all keys together: each is tried by checking the whole recipe with it, 0.2 ms
 _ALL_THE_SAME = ("folds.k",)
 """Every row is still predicted once by a model that did not see it, so scores can be compared row by row."""

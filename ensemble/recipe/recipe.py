@@ -33,6 +33,7 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 
 
+PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MOST_CONDITIONS = 10  # of one key of a search
 _MOST_STEPS = 1_000_000  # of one range: what counts them must not run over
 _LARGEST_WHOLE = 2**53  # samplers take whole numbers through 64-bit floats
@@ -199,6 +200,9 @@ class Recipe(Frozen):
     ] = Field(default_factory=dict)
     """What `ens tune` may change: a dotted key of this recipe to its values; and `budget`, what makes its trials cheap.
     Changes no result of `ens train`."""
+    chosen_by: dict[str, PlanHash] = Field(default_factory=dict)
+    """Written into `best.yaml`: each study that chose values here, and the hash of the fold plan that it chose them on.
+    A run on that plan is marked `optimistic`. Changes no result."""
 
     @property
     def space(self) -> dict[str, SearchDimension]:
@@ -245,6 +249,7 @@ _WITHOUT_EFFECT: Any = {
     "description": True,
     "search": True,
     "seeds": True,  # each is a run, whose identity has its own `seed`
+    "chosen_by": True,
     "data": {"cache": True},
     "train": {"checkpoint_steps": True},
 }

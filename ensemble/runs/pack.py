@@ -43,7 +43,7 @@ _PIECE = 1 << 20  # bytes copied and hashed at a time
 _SHOWN = 10  # faults of a pack that a message names
 # Of run.json, what prediction reads, and what tells a person which run it was: no paths, rows or findings.
 _KEPT = ["run", "identity", "recipe_name", "recipe", "dataset", "classes", "box", "tta", "metric", "greater_is_better"]
-_KEPT += ["optimistic", "scores", "cost", "versions", "files"]
+_KEPT += ["optimistic", "why_optimistic", "scores", "cost", "versions", "files"]
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same content gives the same bytes
 
 

@@ -51,6 +51,7 @@ def new_record(
     versions = _versions()
     facts, is_validated = request.plan.facts(), request.plan.is_validated
     identity, plan, table, resolved = request.identity, request.plan, request.table, request.resolved
+    reasons = optimistic_reasons(request)
     dropped, prior = table.train.bad, table.test.bad if table.test is not None else {}
     validated = [row for row, ever in zip(plan.ids, is_validated, strict=True) if ever and row not in dropped]
     boxed = resolved.dataset.test or resolved.dataset.train  # new images must come with the columns of test rows
@@ -89,11 +90,36 @@ def new_record(
         "per_class": None,
         "cost": None,
         "files": {},
-        "optimistic": resolved.recipe.train.select == "best",
+        "optimistic": bool(reasons),
+        "why_optimistic": reasons,
         "versions": {"python": platform.python_version(), **versions},
         "started": now(),
         "finished": None,
     }
+
+
+def optimistic_reasons(request: RunRequest) -> list[str]:
+    """Why the out-of-fold score will flatter the run, and what to do about it, a sentence each; empty where it won't.
+
+    Rows that chose something can't say what it is worth: the epoch of each fold, or the values of the recipe.
+    """
+    recipe, plan = request.resolved.recipe, request.plan
+    reasons = []
+    if recipe.train.select == "best":
+        reasons.append(
+            "each fold's epoch was picked by the rows that it is scored on; train.select: last or inner is honest"
+        )
+    studies = [study for study, sha256 in recipe.chosen_by.items() if sha256 == plan.sha256]
+    if studies:
+        named = f"{'study' if len(studies) == 1 else 'studies'} {', '.join(studies)}"
+        # Folds that stand in a column of the table are the same under every seed.
+        advice = (
+            "its folds are given, so only other rows can tell"
+            if plan.scheme == "column"
+            else f"for an honest score train on other folds: --set folds.seed={(recipe.folds.seed + 1) % 2**31}"
+        )
+        reasons.append(f"its values were chosen by {named} on these very folds; {advice}")
+    return reasons
 
 
 @cache
@@ -160,9 +186,14 @@ def fold_state(record: Mapping[str, Any], key: FoldKey) -> dict[str, Any]:
     raise KeyError(key)
 
 
+def why_optimistic(record: Mapping[str, Any]) -> list[str]:
+    """The sentences of `optimistic_reasons`, as a run's record has them; one that an earlier version wrote has none."""
+    return list(record.get("why_optimistic") or ())
+
+
 def sidecar_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What every probability file that leaves a run says of where it comes from."""
-    optimistic = {"optimistic": True} if record["optimistic"] else {}
+    optimistic = {"optimistic": True, "why_optimistic": why_optimistic(record)} if record["optimistic"] else {}
     return {
         "run": record["run"],
         "identity": record["identity"],

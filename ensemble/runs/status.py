@@ -41,7 +41,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = {"run": "runs", "study": "studies", "blend": "blends"}
-_COLUMNS = ("kind", "name", "state", "dataset", "metric", "value", "sd", "verified", "plan", "missing", "path")
+_COLUMNS = (
+    "kind",
+    "name",
+    "state",
+    "dataset",
+    "metric",
+    "value",
+    "sd",
+    "optimistic",
+    "verified",
+    "plan",
+    "missing",
+    "path",
+)
 _TO_CONTINUE = ("failed", "interrupted", "partial")
 _WORST_FIRST = (*_TO_CONTINUE, "running", "complete")
 _SMALL = 1 << 20  # bytes that are hashed in a millisecond
@@ -197,6 +210,7 @@ def _row(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": item.get("dataset"),
         "metric": item.get("metric"),
         "value": value,
+        "optimistic": value is not None and (kind == "study" or bool(item.get("optimistic"))),
         "verified": item["verified"],
         "plan": plan_of(item),
         "missing": "; ".join(item["missing"]),

@@ -5,6 +5,8 @@ What a study does with them is `tuning/study.py`'s and `tuning/trials.py`'s.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -33,10 +35,14 @@ class _Course(Schema):
     identity: str | None = None
 
 
+_Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+
 class _Best(Schema):
     number: Count
     value: float
     values: _Values
+    ci95: _Interval = None
 
 
 class _Warm(Schema):
@@ -50,10 +56,15 @@ class _Worth(Schema):
     number: Count
     value: float | None
     error: str | None
+    ci95: _Interval = None
 
 
 class _Honest(_Worth):
     other_folds: bool = False
+
+
+class _Weights(_Worth):
+    candidates: Count
 
 
 class _Nested(_Worth):
@@ -64,6 +75,18 @@ class _FoldTotals(Schema):
     trained: float
     without_stopping: Count
     seconds: float
+
+
+@dataclass(frozen=True)
+class StudyNumber:
+    """One of the numbers that a study has of its best trial."""
+
+    name: str
+    value: float | None
+    ci95: list[float] | None
+    optimistic: bool
+    """Whether the rows that it is the score of had a say in the choice."""
+    meaning: str
 
 
 class StudyRecord(RecordSchema):
@@ -86,6 +109,7 @@ class StudyRecord(RecordSchema):
     budget: dict[str, Any] = Field(default_factory=dict)
     full: _Worth | None = None
     honest: _Honest | None
+    weights: _Weights | None = None
     nested: _Nested | None = None
     importance: dict[str, float] | None
     folds: _FoldTotals | None
@@ -146,3 +170,41 @@ def load_trial_record(path: Path) -> Record:
     if problem:
         raise InputError(f"{path}: {problem}; {TrialRecord.remedy}")
     return record
+
+
+def study_numbers(record: Mapping[str, Any]) -> list[StudyNumber]:
+    """What a study knows of its best trial: first what flatters it, then the recipe's worth and that of its weights.
+
+    The recipe's worth is that of models that will be trained by it; a run's own models are better or worse by luck.
+    """
+    best = record["best"]
+    if best is None:
+        return []
+    again, weights, nested, trial = record["honest"], record["weights"], record["nested"], f"trial {best['number']}"
+    budget = ", ".join(f"{key} {value}" for key, value in record["budget"].items())
+    cost = f" at {budget}" if budget else ""
+    numbers = [_number("best", best, f"{trial}{cost}, on the rows and folds that chose it", optimistic=True)]
+    if record["full"] is not None:
+        numbers.append(
+            _number("full", record["full"], "its values at full cost, on the folds that chose them", optimistic=True)
+        )
+    if again is not None:
+        where = "on other folds, with another seed" if again["other_folds"] else "with another seed, on the same folds"
+        is_flattered = not again["other_folds"]
+        numbers.append(_number("again", again, f"of the recipe: trained again {where}", optimistic=is_flattered))
+    if weights is not None:
+        what = f"of these weights: the models of {trial}{cost}, less the luck of the choice"
+        numbers.append(_number("weights", weights, what, optimistic=False))
+    if nested is not None:
+        picked = ", ".join(map(str, nested["picked"]))
+        what = f"of the search{cost}: each fold by the trial that was best on the others ({picked})"
+        numbers.append(_number("nested", nested, what, optimistic=False))
+    return numbers
+
+
+def _number(name: str, part: Mapping[str, Any], what: str, *, optimistic: bool) -> StudyNumber:
+    """A part of the record; `what` it is the score of."""
+    if part["value"] is None:
+        return StudyNumber(name, None, None, optimistic, f"no score: {part.get('error')}")
+    kind = "optimistic" if optimistic else "honest"
+    return StudyNumber(name, part["value"], part.get("ci95"), optimistic, f"{kind}, {what}")

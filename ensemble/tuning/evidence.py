@@ -10,7 +10,7 @@ share one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ Probs = NDArray[np.floating[Any]]
 
 _BLOCKS = 64  # a metric is scored once a block: more take time, fewer make the variance itself uncertain
 _OPEN = 64  # folds' predictions kept in memory: two trials of a dozen folds, and the incumbent's for the next ones
+_DEALS = 20  # of rows into halves: the cost of choice is then known to a few hundredths of the spread between folds
 _MEANS = ("accuracy", "log_loss")  # each row adds its own part, so the jackknife is a sum and needs no scoring again
 
 
@@ -98,6 +99,34 @@ class RowEvidence:
             np.concatenate([labels for _, labels, _ in rows]), np.concatenate([probs for _, _, probs in rows])
         )
 
+    def mean_rows(self, parts: Sequence[FoldPart]) -> tuple[NDArray[Any], Labels, Probs]:
+        """Ids in order, labels and the mean over repeats of the probabilities: the rows that a run's score is taken of.
+
+        So trials on different fold plans have their rows in the same order.
+        """
+        rows = [self._load(part.folder) for part in parts]
+        ids, first, place = _in_order(tuple(row_id for each in rows for row_id in each[0]))
+        probs = np.zeros((len(ids), rows[0][2].shape[1]))
+        np.add.at(probs, place, np.concatenate([each[2] for each in rows]))
+        return ids, np.concatenate([each[1] for each in rows])[first], probs / np.bincount(place)[:, None]
+
+    def units(self, ids: Iterable[str]) -> NDArray[np.int64]:
+        """A number for what each row is drawn with: its group, else itself, which repeats have more than once."""
+        group_of = self._group_of
+        names = [row if group_of is None else group_of[row] for row in ids]
+        return np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
+
+    def scores_on(self, labels: Labels, probs: Probs, chosen: NDArray[np.bool_]) -> Floats:
+        """The score on each choice of rows, `chosen` being (choices, rows); more is better, NaN where there is none."""
+        if self.metric in _MEANS:
+            return np.asarray(chosen @ self._row_scores(labels, probs) / chosen.sum(axis=1), dtype=np.float64)
+        scorer, sign = self.scorer.scorer(labels, probs), 1 if self.scorer.greater_is_better else -1
+        return np.array([sign * scorer(rows.astype(np.float64)) for rows in chosen])
+
+    def ids(self, parts: Sequence[FoldPart]) -> list[str]:
+        """The rows of some folds, one after the other."""
+        return [row_id for part in parts for row_id in self._load(part.folder)[0]]
+
     def counts(self, parts: Sequence[FoldPart]) -> list[int]:
         """How many rows each fold has."""
         return [len(self._load(part.folder)[0]) for part in parts]
@@ -129,6 +158,12 @@ class RowEvidence:
             return np.asarray(decide(probs) == labels, dtype=np.float64)
         logs = np.log(np.clip(likelihoods(probs, labels), SMALLEST_PROBABILITY, 1.0))
         return np.asarray(logs.mean(axis=1), dtype=np.float64)
+
+
+@lru_cache(2)  # trials on one plan have the same rows, and a million take a second to sort
+def _in_order(ids: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.intp]]:
+    """The different ids sorted, where each stands first, and the place of each row among them."""
+    return np.unique(np.array(ids, dtype=object), return_index=True, return_inverse=True)
 
 
 def blocks_of(rows: int, groups: NDArray[Any] | None = None) -> NDArray[np.int64]:
@@ -165,6 +200,30 @@ def compare_scores(
         weights[blocks == block] = 1.0
     known = np.array(without)[~np.isnan(without)]  # a class may lie in one block alone, and have no score without it
     return Comparison(whole, _jackknife(known) if len(known) > 1 else 0.0)
+
+
+def halves_of(units: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows dealt into two halves, and that 20 times: (40, rows), the halves of a deal one after the other.
+
+    `units` has each row's group, or its own number: a group is in one half.
+    """
+    random, count = np.random.default_rng(0), int(units.max()) + 1
+    firsts = [(random.permutation(count) % 2 == 0)[units] for _ in range(_DEALS)]
+    return np.array([half for first in firsts for half in (first, ~first)])
+
+
+def cost_of_choice(scores: Floats, best: int) -> float:
+    """How much of the score of `best`, chosen by all rows, is luck; `scores` is (candidates, halves), more is better.
+
+    Who is best on half of the rows is scored on the other half, where the choice has brought no luck: what is missing
+    there against `best`, on average. The paired difference is taken, so a score that depends on the number of rows is
+    fine. NaN where no half has a score; never below 0, since the choice can't have made the score worse.
+    """
+    picked = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # of equals the first
+    other = np.arange(scores.shape[1]) ^ 1
+    missing = scores[best, other] - scores[picked, other]
+    known = missing[~np.isnan(missing)]
+    return max(0.0, float(known.mean())) if known.size else float("nan")
 
 
 def _jackknife(without: Floats) -> float:

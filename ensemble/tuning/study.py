@@ -19,9 +19,9 @@ from ensemble.recipe.recipe import differing_keys
 from ensemble.recipe.save import save_recipe_with
 from ensemble.runs.record import recorded_dataset
 from ensemble.runs.request import RunRequest
-from ensemble.runs.study_record import StudyRecord, load_study_record
+from ensemble.runs.study_record import StudyRecord, load_study_record, study_numbers
 from ensemble.tuning.space import Space, outside_of, params_of, values_in_recipe, values_of
-from ensemble.tuning.trials import Trial, best_trial, load_trials, save_trials_table, trial_folder
+from ensemble.tuning.trials import Trial, best_trial, load_trials, plan_of, save_trials_table, trial_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,10 @@ class Study(NotebookValue):
     def headline(self) -> str:
         """How many trials there are, and the best one."""
         best = self.record["best"]
-        shown = f"; the best is trial {best['number']}, {self.record['metric']} {best['value']:.4f}" if best else ""
+        shown = ""
+        if best:
+            score = f"{self.record['metric']} {best['value']:.4f} (optimistic)"
+            shown = f"; the best is trial {best['number']}, {score}"
         return f"{self.path.name}: {counted(len(self.trials), 'trial')}{shown} ({self.path})"
 
     def table(self) -> pd.DataFrame:
@@ -63,6 +66,19 @@ class Study(NotebookValue):
             for trial in self.trials
         ]
         return pd.DataFrame(rows)
+
+    def numbers(self) -> pd.DataFrame:
+        """What the best trial is worth: a row a number, with its interval, whether it is optimistic, what it is."""
+        import pandas as pd
+
+        numbers = study_numbers(self.record)
+        ends = [each.ci95 or (None, None) for each in numbers]
+        rows = [
+            {"number": each.name, "value": each.value, "low": low, "high": high}
+            | {"optimistic": each.optimistic, "meaning": each.meaning}
+            for each, (low, high) in zip(numbers, ends, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["number", "value", "low", "high", "optimistic", "meaning"])
 
 
 class StudyInterrupted(KeyboardInterrupt):
@@ -97,7 +113,7 @@ def open_study(path: Path, request: RunRequest, *, sampler: str, seed: int, poli
             "warm": [],
             "best": None,
             "budget": recipe.cheap_values | folds,
-            **dict.fromkeys(("full", "honest", "nested", "importance", "folds", "ended")),
+            **dict.fromkeys(("full", "honest", "weights", "nested", "importance", "folds", "ended")),
             "started": now(),
             "finished": None,
         }
@@ -150,12 +166,16 @@ def close_study(path: Path, record: dict[str, Any], resolved: ResolvedRecipe, tr
     if best is not None:
         known = record["best"] or {}
         changed = (known.get("number"), known.get("value")) != (best.number, best.value)
-        record["best"] = {"number": best.number, "value": best.value, "values": dict(best.values)}
+        ci95 = None if changed else known.get("ci95")
+        record["best"] = {"number": best.number, "value": best.value, "values": dict(best.values), "ci95": ci95}
         if changed or not (path / "best.yaml").exists():  # else it is left as it is, edited or not
             description = f"{resolved.name}, tuned: trial {best.number} of study {path.name}."
             values = values_in_recipe(resolved.recipe, best.values)
+            # so that a run of it knows which rows chose its values, wherever the file is copied to
+            plan = plan_of(path, best, record["identity_of"]["folds_sha256"])
+            values["chosen_by"] = {**resolved.recipe.chosen_by, path.name: plan}
             save_recipe_with(resolved, values, path / "best.yaml", description=description)
-        for score in ("full", "honest"):
+        for score in ("full", "honest", "weights"):
             if record[score] is not None and record[score]["number"] != best.number:
                 record[score] = None  # of an earlier winner
     record["folds"] = {

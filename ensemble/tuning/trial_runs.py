@@ -59,11 +59,15 @@ class StudyFacts:
         every = fold_keys(k, recipe.folds.repeats)
         return [key for key in every if recipe.budget.folds is None or key.fold < recipe.budget.folds]
 
-    def parts_of(self, trial: Trial) -> list[FoldPart]:
-        """Where the rows of each fold of a complete trial lie; its plan may be one of its own."""
-        plan = self.request.plan
-        run = RunFolder(trial_folder(self.path, trial.number))
-        keys = self.keys(trial.values.get("folds.k", plan.k))
+    def parts_of(self, trial: Trial, full: Path | None = None) -> list[FoldPart]:
+        """Where the rows of each fold of a complete trial lie; its plan may be one of its own.
+
+        `full`: those of a run of its values with all folds, in that folder.
+        """
+        plan, recipe = self.request.plan, self.request.resolved.recipe
+        run = RunFolder(full or trial_folder(self.path, trial.number))
+        k = trial.values.get("folds.k", plan.k)
+        keys = self.keys(k) if full is None else fold_keys(k, recipe.folds.repeats)
         return [FoldPart(run.fold_path(key, plan.repeats), key) for key in keys]
 
 

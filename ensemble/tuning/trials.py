@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ensemble.core.files import save_text
 from ensemble.core.records import save_record
+from ensemble.core.run import RunFolder
 from ensemble.core.text import natural_key
 from ensemble.runs.study_record import TrialRecord, load_trial_record
 
@@ -107,6 +108,12 @@ def best_trial(trials: Sequence[Trial], *, greater_is_better: bool) -> Trial | N
     sign = 1 if greater_is_better else -1
     complete = [trial for trial in trials if trial.value is not None]
     return max(complete, key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
+
+
+def plan_of(study: Path, trial: Trial, usual: str) -> str:
+    """The hash of the fold plan that a trial was scored on: `usual`, unless `folds.k` was searched."""
+    record = RunFolder(trial_folder(study, trial.number)).load_record() if "folds.k" in trial.values else None
+    return usual if record is None else str(record["folds"]["sha256"])
 
 
 def save_trials_table(path: Path, trials: Sequence[Trial]) -> None:

@@ -29,7 +29,7 @@ from ensemble.runs.devices import Auto, Workplace
 from ensemble.runs.request import OnEvent, RecipeWords, load_rows, read_recipe, request_for
 from ensemble.tuning.choices import POLICIES, SAMPLERS
 from ensemble.tuning.queue import FoldQueue
-from ensemble.tuning.rescore import confirm, importance_of, nested_score, rescore
+from ensemble.tuning.rescore import add_intervals, confirm, importance_of, nested_score, rescore
 from ensemble.tuning.samplers import Mirror, Proposer, check_storage, require_sampler
 from ensemble.tuning.space import check_space, own_values, params_of, parse_points, values_in_recipe, values_of
 from ensemble.tuning.study import (
@@ -283,19 +283,24 @@ class _StudyWork:
             record["nested"] = nested_score(self.facts, trials)
             self._close(trials)
         best = best_trial(trials, greater_is_better=self.facts.greater_is_better)
-        if is_late or best is None:
+        if best is None:
+            return
+        if is_late:
+            self._close(trials, with_intervals=True)
             return
         if record["budget"] and record["full"] is None:
             record["full"] = confirm(self.facts, best)
             self._close(trials)
         if options.with_rescore and not options.nested and record["honest"] is None:
             record["honest"] = rescore(self.facts, best)
-            self._close(trials)
+        self._close(trials, with_intervals=True)
 
-    def _close(self, trials: Sequence[Trial]) -> None:
+    def _close(self, trials: Sequence[Trial], *, with_intervals: bool = False) -> None:
         """Write what is known."""
         greater = self.facts.greater_is_better
         self.record["importance"] = importance_of(self.space, trials, greater_is_better=greater)
+        if with_intervals:
+            add_intervals(self.facts, self.record, trials)
         close_study(self.facts.path, self.record, self.resolved, trials)
         if self.mirror is not None:
             self.mirror.copy(trials)

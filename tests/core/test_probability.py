@@ -330,6 +330,7 @@ def test_broken_ids_are_refused(trio: Path, content: bytes, words: str) -> None:
         ({"scores": {"accuracy": "high"}}, "scores"),
         ({"cost": [1]}, "cost"),
         ({"blend_of": "r1"}, "blend_of"),
+        ({"why_optimistic": "luck"}, "why_optimistic"),
     ],
 )
 def test_a_wrong_sidecar_is_refused(trio: Path, changes: dict[str, Any], words: str) -> None:

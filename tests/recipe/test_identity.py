@@ -38,7 +38,12 @@ def test_defaults_are_what_they_were() -> None:
 
 @pytest.mark.parametrize(
     ("key", "other"),
-    [("description", "another text"), ("search", {"train.lr": {"low": 0.1, "high": 0.2}}), ("seeds", [0, 1])],
+    [
+        ("description", "another text"),
+        ("search", {"train.lr": {"low": 0.1, "high": 0.2}}),
+        ("seeds", [0, 1]),
+        ("chosen_by", {"study": "0" * 64}),
+    ],
 )
 def test_what_changes_no_result_is_not_in_the_identity(key: str, other: Any) -> None:
     assert identity().sha256 == identity(**{key: other}).sha256

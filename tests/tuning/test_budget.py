@@ -71,8 +71,8 @@ def test_a_recipe_that_works_at_one_cost_alone_is_refused_before_the_first_trial
 def test_the_score_at_the_budget_and_that_at_full_cost_are_both_printed(workspace: Path, ens: Ens) -> None:
     words = ("tune", "--recipe", "tiny", "--trials", "1", "--no-rescore", "--set", "search.budget.epochs=1")
     out = ens(*words).out
-    assert "at train.epochs 1, the best of 1" in out
-    assert "at full cost, on the same folds" in out
+    assert "optimistic, trial 0 at train.epochs 1, on the rows and folds that chose it" in out
+    assert "at full cost, on the folds that chose them" in out
 
 
 @pytest.mark.parametrize(
