@@ -226,7 +226,7 @@ are not mixed with new ones. A new key whose default changes nothing needs no ne
 _WITHOUT_EFFECT: Any = {
     "description": True,
     "search": True,
-    "data": {"cache": True},
+    "data": {"cache": True, "corrections": True},  # what they change is in the hash of the dataset, under any name
     "train": {"checkpoint_steps": True},
 }
 
