@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
+    from ensemble.runs.rescored_labels import RescoredLabels as RescoredLabels
+    from ensemble.runs.rescored_labels import rescore_labels as rescore_labels
     from ensemble.runs.score import Scored as Scored
     from ensemble.runs.score import score as score
     from ensemble.runs.status import Status as Status
     from ensemble.runs.status import status as status
+    from ensemble.runs.suspicious_labels import SuspiciousLabels as SuspiciousLabels
+    from ensemble.runs.suspicious_labels import labels as labels
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
     from ensemble.runs.train import train_many as train_many
@@ -49,9 +53,11 @@ _HOMES = {
     "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Predictions": "ensemble.core.predictions",
+    "RescoredLabels": "ensemble.runs.rescored_labels",
     "ResolvedRecipe": "ensemble.recipe.load",
     "Scored": "ensemble.runs.score",
     "Status": "ensemble.runs.status",
+    "SuspiciousLabels": "ensemble.runs.suspicious_labels",
     "Study": "ensemble.tuning.study",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
@@ -59,10 +65,12 @@ _HOMES = {
     "eda": "ensemble.runs.eda",
     "fold_plan": "ensemble.runs.eda",
     "init": "ensemble.runs.describe",
+    "labels": "ensemble.runs.suspicious_labels",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.load",
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
+    "rescore_labels": "ensemble.runs.rescored_labels",
     "save_predictions": "ensemble.core.predictions",
     "score": "ensemble.runs.score",
     "status": "ensemble.runs.status",
@@ -73,7 +81,7 @@ _HOMES = {
 }
 """Where each public name lives."""
 
-_WITH_PROGRESS = ("eda", "fold_plan", "predict", "study_tta", "train", "train_many", "tune")
+_WITH_PROGRESS = ("eda", "fold_plan", "labels", "predict", "study_tta", "train", "train_many", "tune")
 """What takes long: where no `on_event` is given, a terminal or a notebook shows how far it is."""
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -371,6 +371,18 @@ def _score_options(command: argparse.ArgumentParser) -> None:
     option("--metric", metavar="M", help="the score that ranks (default: the files' own)")
 
 
+def _labels_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("reviewed", nargs="+", metavar="RUN", help="runs or blends (names or folders), or oof.npy files; the mean")
+    option("--out", metavar="F", help="write what is listed to this new .csv, from which you make corrections")
+    option(
+        "--rescore",
+        metavar="F",
+        help="instead: score by the labels that this .csv corrects, and say whether the order survives",
+    )
+    option("--metric", metavar="M", help="with --rescore: the score (default: the runs' own)")
+
+
 def _adopt_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
@@ -458,6 +470,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "ens score quickstart",
         _score_options,
     ),
+    "labels": (
+        "training labels that are probably wrong, ranked for a person to judge; scores by corrected labels",
+        "ens labels quickstart --out corrections.csv",
+        _labels_options,
+    ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
         "ens folds --recipe quickstart --set folds.k=10",
@@ -502,6 +519,7 @@ COMPLETIONS = {
     "blend name": "blend_name",
     "probs": "member",
     "scored": "scored",
+    "reviewed": "reviewed",
     "tta": "view_policy",
     "method": "method",
     "metric": "metric",
