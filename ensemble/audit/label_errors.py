@@ -54,7 +54,7 @@ class LabelErrors:
 
 
 def find_label_errors(read: ReadRows, labels: Labels, classes: int, groups: Integers | None = None) -> LabelErrors:
-    """Every row's label judged; of sets only the flagged items, as there may be a hundred million others.
+    """Every row's label judged; of sets only the suspicious items, as there may be a hundred million others.
 
     With `groups`, a number for each row, a threshold is the mean over groups of a group's own mean: a patient of a
     hundred images says no more about a class than one of two.
@@ -124,53 +124,62 @@ def _suggestions(read: ReadRows, labels: Labels, thresholds: Floats) -> tuple[In
 
 def _of_sets(read: ReadRows, labels: Labels, classes: int, groups: Integers | None) -> LabelErrors:
     """Each class by itself: a row has it, or not."""
-    rows = len(labels)
-    weights = np.ones(rows)
+    counts, thresholds = _set_thresholds(read, labels, classes, groups)
+    is_rare = (counts < FEWEST_ROWS).any(axis=0)
+    thresholds[:, is_rare] = 2  # never reached
+    counted, wrong = np.zeros((2, classes)), np.zeros((2, classes))
+    parts: list[tuple[Any, ...]] = []
+    for block in _blocks(len(labels), classes):
+        probs, has = read(block).astype(np.float64), labels[block] != 0
+        absent, present = 1 - probs >= thresholds[0], probs >= thresholds[1]
+        is_present = np.where(absent & present, probs >= 0.5, present)
+        is_confident = absent | present
+        flagged = is_confident & (is_present != has)
+        for side, mask in enumerate((~has, has)):
+            counted[side] += (is_confident & mask).sum(axis=0)
+            wrong[side] += (flagged & mask).sum(axis=0)
+        shares = _share(probs, thresholds[1], 1 - probs, thresholds[0])  # of having the class
+        row, label = np.nonzero((flagged | (np.where(has, 1 - shares, shares) > 0.5)) & ~is_rare)
+        with_class, prob, share = has[row, label], probs[row, label], shares[row, label]
+        parts.append(
+            (
+                row + block.start,
+                label,
+                with_class,
+                np.where(with_class, 1 - share, share),
+                np.where(with_class, prob, 1 - prob),
+                flagged[row, label],
+            )
+        )
+    row, label, with_class, scores, of_given, is_flagged = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = _order(scores, of_given)
+    return LabelErrors(
+        row[order],
+        np.where(with_class, label, -1)[order],
+        np.where(with_class, -1, label)[order],
+        scores[order],
+        of_given[order],
+        1 - of_given[order],
+        is_flagged[order],
+        float((counts * wrong / np.maximum(counted, 1)).sum()),
+        np.flatnonzero(is_rare),
+    )
+
+
+def _set_thresholds(read: ReadRows, labels: Labels, classes: int, groups: Integers | None) -> tuple[Integers, Floats]:
+    """(2, classes) rows without and with each class, and the mean probability that they give to being so."""
+    weights = np.ones(len(labels))
     if groups is not None:
         weights = 1 / np.bincount(groups)[groups]
-    totals, sums = np.zeros((2, classes)), np.zeros((2, classes))  # of rows without the class, and of those with it
+    totals, sums = np.zeros((2, classes)), np.zeros((2, classes))
     counts = np.zeros((2, classes), dtype=np.int64)
-    for block in _blocks(rows, classes):
+    for block in _blocks(len(labels), classes):
         probs, has, weight = read(block).astype(np.float64), labels[block] != 0, weights[block]
         for side, mask in enumerate((~has, has)):
             totals[side] += weight @ mask
             sums[side] += weight @ np.where(mask, probs if side else 1 - probs, 0)
             counts[side] += mask.sum(axis=0)
-    is_rare = (counts < FEWEST_ROWS).any(axis=0)
-    thresholds = np.where(is_rare, np.inf, sums / np.maximum(totals, 1e-300))
-    counted, wrong = np.zeros((2, classes)), np.zeros((2, classes))
-    parts: list[tuple[Any, ...]] = []
-    for block in _blocks(rows, classes):
-        probs, has = read(block).astype(np.float64), labels[block] != 0
-        absent, present = 1 - probs >= thresholds[0], probs >= thresholds[1]
-        both = absent & present
-        is_present = np.where(both, probs >= 0.5, present)
-        is_confident = absent | present
-        flagged = is_confident & (is_present != has) & ~is_rare
-        for side, mask in enumerate((~has, has)):
-            counted[side] += (is_confident & mask).sum(axis=0)
-            wrong[side] += (flagged & mask).sum(axis=0)
-        row, label = np.nonzero(flagged)
-        with_class, prob = has[row, label], probs[row, label]
-        of_given, of_other = np.where(with_class, prob, 1 - prob), np.where(with_class, 1 - prob, prob)
-        side = with_class.astype(np.int64)
-        share = _share(of_other, thresholds[1 - side, label], of_given, thresholds[side, label])
-        parts.append((row + block.start, label, with_class, share, of_given, of_other))
-    row, label, with_class, scores, of_given, of_other = (np.concatenate(each) for each in zip(*parts, strict=True))
-    order = _order(scores, of_given)
-    given, suggested = np.where(with_class, label, -1), np.where(with_class, -1, label)
-    expected = float((counts * wrong / np.maximum(counted, 1))[:, ~is_rare].sum())
-    return LabelErrors(
-        row[order],
-        given[order],
-        suggested[order],
-        scores[order],
-        of_given[order],
-        of_other[order],
-        np.ones(len(order), dtype=np.bool_),
-        expected,
-        np.flatnonzero(is_rare),
-    )
+    return counts, sums / np.maximum(totals, 1e-300)
 
 
 def _share(other: Floats, other_threshold: Floats, own: Floats, own_threshold: Floats) -> Floats:

@@ -27,7 +27,7 @@ Read = Callable[[Predictions], Labels | None]
 _MOST_BYTES = 1 << 28  # of mapped files in memory: a quarter of a gibibyte, which even a laptop has to spare
 _ORIGINS = {  # what differs, and what to do; of several the first is the cause of the others, so it alone is said
     "dataset": ("datasets", "blend members of one dataset"),
-    "dataset_sha256": ("contents of the dataset", "train again what saw the old files"),
+    "dataset_sha256": ("contents of the dataset", "train again what saw the old files or labels"),
     "folds_sha256": ("fold plans", "train both on one plan; out-of-fold rows of two plans can't be compared"),
 }
 

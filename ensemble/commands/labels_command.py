@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def _ranking(document: Mapping[str, Any]) -> list[str | ShownTable]:
     """How many, and the most suspicious."""
-    rows = counted(document["rows"], "row") + (f" in {counted(document['groups'], 'group')}" * bool(document["groups"]))
+    groups = "" if document["groups"] is None else f" in {counted(document['groups'], 'group')}"
+    rows = counted(document["rows"], "row") + groups
     names = ", ".join(document["names"])
     title = f"{names}: {counted(document['found'], 'label')} of {rows} flagged, about {document['expected']:,.0f} "
     title += "expected to be wrong"
@@ -57,12 +58,13 @@ def _ranking(document: Mapping[str, Any]) -> list[str | ShownTable]:
         return [f"{title}; nothing to look at"]
     has_groups = any(item["group"] is not None for item in document["labels"])
     has_files = any(item["file"] for item in document["labels"])
-    headers = ["", "id", "given", "p", "suggested", "p", "score"]
+    headers = ["", "id", "given", "p", "suggested", "p", "score", "flagged"]
     headers += ["group"] * has_groups + ["file"] * has_files
     shown = []
     for item in document["labels"][:_SHOWN]:
         cells = [str(item["rank"]), item["id"], item["given"] or "-", f"{item['p_given']:.3f}"]
         cells += [item["suggested"] or "-", f"{item['p_suggested']:.3f}", f"{item['score']:.3f}"]
+        cells.append("yes" if item["flagged"] else "")
         shown.append(cells + [item["group"] or ""] * has_groups + [item["file"]] * has_files)
     lines: list[str | ShownTable] = [ShownTable(headers, shown, title)]
     pairs = [

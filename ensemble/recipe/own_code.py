@@ -415,8 +415,10 @@ def _named_file(resolved: ResolvedRecipe, key: str, name: str) -> Path:
     paths = [Path(os.path.abspath(folder / os.path.expanduser(name))) for folder in folders]
     file = next((path for path in paths if path.is_file()), None)
     if file is None:
-        near = closest(paths[0].name, sorted(path.name for path in paths[0].parent.glob("*.*")))
-        text = f"{key}: there is no file {shown_path(paths[0], resolved.folder)}"
+        # What is typed is meant from the working directory, what a recipe says from beside it.
+        wanted = paths[-1] if resolved.origins[key].startswith("--set") else paths[0]
+        near = closest(wanted.name, sorted(path.name for path in wanted.parent.glob("*.*")))
+        text = f"{key}: there is no file {shown_path(wanted, resolved.folder)}"
         text += f"; did you mean {near}?" if near else ""
         raise FaultyInput([Complaint(Place(resolved.origins[key]), text)])
     return file

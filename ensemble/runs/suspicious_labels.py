@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Integers = NDArray[np.int64]
 
 MOST_LISTED = 100_000  # items of a document and lines of a table: more than a person can look at
+_FEWEST_LISTED = 20  # a screen: with few mistakes, confident learning may flag none
 _MOST_IN_A_SET = 20  # rows of one set of contradicting labels that are named
 _PURE = 0.9  # share of groups of one class from which on a group of two is a contradiction: else groups mix classes
 _COLUMNS = ("id", "label", "given", "score", "p_label", "p_given", "file", "group")
@@ -262,10 +263,12 @@ def _document(sources: Sequence[Source], joined: JoinedRows, errors: LabelErrors
 
 
 def _listed(errors: LabelErrors) -> list[int]:
-    """Places in the ranking that are listed: those flagged, and as many of the first as are expected to be wrong."""
+    """Places in the ranking that are listed: those flagged; and of those whose suggestion is likelier as many of the
+    first as are expected to be wrong, and some in any case."""
     # Of labels flipped in a trial, 55 to 90 % are flagged; ranked down to the expected number, more are there.
-    is_first = np.arange(len(errors.rows)) < math.ceil(errors.expected)
-    places: list[int] = np.flatnonzero(errors.is_flagged | is_first)[:MOST_LISTED].tolist()
+    is_first = np.arange(len(errors.rows)) < max(_FEWEST_LISTED, math.ceil(errors.expected))
+    chosen = errors.is_flagged | (is_first & (errors.scores > 0.5))
+    places: list[int] = np.flatnonzero(chosen)[:MOST_LISTED].tolist()
     return places
 
 
