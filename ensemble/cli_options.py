@@ -341,13 +341,19 @@ def _blend_options(command: argparse.ArgumentParser) -> None:
         "--select",
         choices=[*get_args(Select)],
         default="useful",
-        help="useful: leave out near copies and members that do harm; all: keep them (default: useful)",
+        help="useful: leave out near copies, leaks, blends in disguise and members that do harm; all: keep them "
+        "(default: useful)",
     )
     option(
         "--max-cost", metavar="2x", help="twice the time of the best single member; a bare number: s per 1000 images"
     )
     option(
         "--force", action="store_true", help="use what was learned even where no gain over the plain mean is evident"
+    )
+    option(
+        "--other-folds",
+        action="store_true",
+        help="blend members of different fold plans, though the score is then slightly optimistic",
     )
     option("--name", metavar="B", help="name of the blend's folder (default: from the method and the members)")
     option("--template", metavar="F", help="a sample submission, whose rows, order and columns are followed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,11 @@ Order = Integers | None  # None: as it is
 Read = Callable[[Predictions], Labels | None]
 
 _MOST_BYTES = 1 << 28  # of mapped files in memory: a quarter of a gibibyte, which even a laptop has to spare
+_OTHER_FOLDS = "blend them with --other-folds: the score is then slightly optimistic"
 _ORIGINS = {  # what differs, and what to do; of several the first is the cause of the others, so it alone is said
     "dataset": ("datasets", "blend members of one dataset"),
     "dataset_sha256": ("contents of the dataset", "train again what saw the old files or labels"),
-    "folds_sha256": ("fold plans", "train both on one plan; out-of-fold rows of two plans can't be compared"),
+    "folds_sha256": ("fold plans", f"train both on one plan, or {_OTHER_FOLDS}"),
 }
 
 
@@ -45,6 +46,7 @@ class Aligned:
     labels: Labels | None = None
     groups: Integers | None = None
     folds: Integers | None = None  # (rows,), or (repeats, rows)
+    plans: tuple[int, ...] = ()  # each member's fold plan, the one of `folds` being 0; a member without folds has that
 
 
 def align(
@@ -55,11 +57,13 @@ def align(
     classes: Sequence[str] | None = None,
     sort_rows: bool = False,
     keep_order: bool = False,
+    other_folds: bool = False,
 ) -> Aligned:
     """Join members by id and class name, and put them in order by run and hash, unless `keep_order`.
 
     Rows keep the order all members share, else (or with `sort_rows`) they are sorted by id. Classes take the order of
-    `classes` when it names the same ones, else the one all members share, else the natural one.
+    `classes` when it names the same ones, else the one all members share, else the natural one. With `other_folds`
+    members of several fold plans are let in, and `folds` is the plan of most of them.
     """
     if not members:
         raise InputError("no probability files given; name at least one, such as outputs/*/probs.npy")
@@ -69,7 +73,7 @@ def align(
         members, names = [members[index] for index in canonical], [names[index] for index in canonical]
     # One kind of fault at a time: members of another dataset would also have other classes, and hide why.
     _refuse(_kind_problems(members, names, kind))
-    _refuse(_origin_problems(members, names))
+    _refuse(_origin_problems(members, names, () if not other_folds else ("folds_sha256",)))
     _refuse(_name_problems(members, names))
     ids, rows = _row_orders(members, sort_rows)
     first, agreed = members[0].classes, all(member.classes == members[0].classes for member in members)
@@ -79,8 +83,8 @@ def align(
         common = first if agreed else tuple(sorted(first, key=natural_key))
     columns = [_class_order(member.classes, common) for member in members]
     stack = Stack([member.probs for member in members], rows, columns)
-    labels, groups, folds = _truth(members, names, ids, rows, common) if kind == "oof" else (None, None, None)
-    return Aligned(ids, common, tuple(names), tuple(members), stack, agreed, labels, groups, folds)
+    truth = RowTruth() if kind == "test" else _truth(members, names, ids, rows, common, other_folds)
+    return Aligned(ids, common, tuple(names), tuple(members), stack, agreed, *truth)
 
 
 def _refuse(problems: list[str]) -> None:
@@ -105,7 +109,7 @@ def _kind_problems(members: Sequence[Predictions], names: Sequence[str], kind: s
     return problems + twins
 
 
-def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> list[str]:
+def _origin_problems(members: Sequence[Predictions], names: Sequence[str], free: Sequence[str] = ()) -> list[str]:
     """Members of another activation than the first, of another dataset or fold plan than the first that names one."""
     held = {"softmax": "holds one class a row (softmax)", "sigmoid": "holds a set of classes a row (sigmoid)"}
     own = members[0].activation
@@ -114,6 +118,8 @@ def _origin_problems(members: Sequence[Predictions], names: Sequence[str]) -> li
             what = f"{names[0]} {held[own]}, {name} {held[member.activation]}"
             return [f"{what}; they can't be blended: adopt or train both alike"]
     for key, (what, remedy) in _ORIGINS.items():
+        if key in free:
+            continue
         known = [
             (member.sidecar[key], name)
             for member, name in zip(members, names, strict=True)
@@ -182,8 +188,9 @@ def _truth(
     ids: Sequence[str],
     rows: Sequence[Order],
     common: Sequence[str],
-) -> tuple[Labels | None, Integers | None, Integers | None]:
-    """Labels, groups and folds in the common order; members must not contradict one another."""
+    other_folds: bool,
+) -> RowTruth:
+    """What the rows are, in the common order; members must not contradict one another."""
     index = {name: column for column, name in enumerate(common)}
     sets = members[0].activation == "sigmoid"
 
@@ -211,13 +218,60 @@ def _truth(
     labels = _agreed(
         "labels", in_order(labels_of, lambda member: (id(member.labels), member.classes)), names, ids, show_label
     )
-    folds = _agreed(
-        "folds", in_order(folds_of, lambda member: id(member.folds)), names, ids, lambda row: ", ".join(map(str, row))
-    )
     # The first one's groups alone: how a file numbers its groups means nothing beside another's numbers.
     grouped = ((member.groups, order) for member, order in zip(members, rows, strict=True) if member.groups is not None)
     groups = next((own if order is None else own[order] for own, order in grouped), None)
-    return labels if labels is None or not sets else np.ascontiguousarray(labels.T), groups, folds
+    labels = labels if labels is None or not sets else np.ascontiguousarray(labels.T)
+    each = in_order(folds_of, lambda member: id(member.folds))
+    if other_folds:
+        return RowTruth(labels, groups, *_plan_of_most(each, groups))
+    return RowTruth(labels, groups, _agreed("folds", each, names, ids, lambda row: ", ".join(map(str, row))))
+
+
+def _plan_of_most(each: Iterable[Labels | None], groups: Integers | None) -> tuple[Integers | None, tuple[int, ...]]:
+    """The fold plan of most members, and the number of each member's plan, this one being 0.
+
+    A plan that keeps groups on one side goes before any that does not; of equally many the first member's.
+    """
+    # Any plan would do: whoever predicts a row has not trained on it. What is learned must not see a group twice.
+    plans: dict[tuple[Any, bytes], list[int]] = {}
+    folds_of: dict[tuple[Any, bytes], Integers] = {}
+    count = 0
+    for member, folds in enumerate(each):
+        count += 1
+        if folds is not None:
+            names = np.stack([_by_appearance(part) for part in np.atleast_2d(folds)])
+            key = (folds.shape, names.tobytes())
+            plans.setdefault(key, []).append(member)
+            folds_of.setdefault(key, np.asarray(folds, dtype=np.int64))
+    if not plans:
+        return None, ()
+    ranked = sorted(plans, key=lambda key: (not _keeps_groups(folds_of[key], groups), -len(plans[key]), plans[key][0]))
+    numbers = {member: number for number, key in enumerate(ranked) for member in plans[key]}
+    return folds_of[ranked[0]], tuple(numbers.get(member, 0) for member in range(count))
+
+
+def _by_appearance(folds: Labels) -> Integers:
+    """The same folds, numbered as they first appear: plans that differ in the numbers alone are one plan."""
+    _, first, inverse = np.unique(folds, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse], dtype=np.int64)
+
+
+def _keeps_groups(folds: Integers, groups: Integers | None) -> bool:
+    """Whether each group is in one fold of each repeat."""
+    if groups is None:
+        return True
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return all(bool((part == part[first][inverse]).all()) for part in np.atleast_2d(folds))
+
+
+class RowTruth(NamedTuple):
+    """What out-of-fold files say of their rows."""
+
+    labels: Labels | None = None
+    groups: Integers | None = None
+    folds: Integers | None = None
+    plans: tuple[int, ...] = ()
 
 
 def _named_labels(labels: Labels, own: Sequence[str], index: Mapping[str, int]) -> Labels:
@@ -242,12 +296,14 @@ def _agreed(
     here, first_name = next(known, (None, ""))
     if here is None:
         return None
-    problems = []
+    problems, advice = [], f"; {_OTHER_FOLDS}" if what == "folds" else ""
     for value, name in known:
         if value is here:
             continue
         if value.shape != here.shape:
-            problems.append(f"{first_name} and {name}: different {what}; one is of a repeated plan, the other is not")
+            problems.append(
+                f"{first_name} and {name}: different {what}; one is of a repeated plan, the other is not{advice}"
+            )
         elif not np.array_equal(here, value):
             different = np.flatnonzero((here != value).reshape(-1, len(ids)).any(axis=0))
             row = int(different[0])
@@ -255,7 +311,7 @@ def _agreed(
             rows = counted(different.size, "row")
             problems.append(
                 f"{first_name} and {name}: different {what} for {rows}; the first is id {ids[row]!r} "
-                f"({shown[0]} and {shown[1]})"
+                f"({shown[0]} and {shown[1]}){advice}"
             )
     _refuse(problems)
     return here

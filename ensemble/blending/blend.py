@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from ensemble.blending.combine import Combined
 from ensemble.blending.formula import Formula
-from ensemble.blending.honest import EVIDENCE, RESAMPLES, Honest
+from ensemble.blending.honest import EVIDENCE, Honest
 from ensemble.blending.inputs import FindDataset, Ingredients, gather
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
@@ -101,6 +101,10 @@ class _HonestScore(_Score):
     optimistic: _Score | None = None
     gain_over_best_single: _Gain | None = None
     gain_over_uniform: _Gain | None = None
+    units: Count | None = None
+    independent: Literal["rows", "groups"] | None = None
+    trusted: bool | None = None
+    doubt: str | None = None
 
 
 class _Learned(Schema):
@@ -108,6 +112,19 @@ class _Learned(Schema):
 
     class_multipliers: list[float] | None = None
     class_thresholds: list[float] | None = None
+
+
+class _Suspicion(Schema):
+    run: InnerPath
+    kind: Literal["leak", "mix"]
+    score: float
+    of: list[InnerPath]
+    message: str
+
+
+class _OtherFolds(Schema):
+    plans: Count
+    runs: list[InnerPath]
 
 
 class BlendRecord(RecordSchema):
@@ -122,6 +139,8 @@ class BlendRecord(RecordSchema):
     used: str = ""
     members: Annotated[list[_BlendMember], Field(min_length=1)]
     unverified: list[InnerPath] = Field(default_factory=list)
+    suspicious: list[_Suspicion] = Field(default_factory=list)
+    other_folds: _OtherFolds | None = None
     metric: str
     honest: _HonestScore | None
     honest_reason: str | None
@@ -151,6 +170,8 @@ def load_blend(path: Path) -> Record:
     record = load_record(newest(path, RUN_SWAP), BlendRecord, shown=path)  # perhaps on its way to its place
     record.setdefault("used", record["method"])
     record.setdefault("unverified", [])
+    record.setdefault("suspicious", [])
+    record.setdefault("other_folds", None)
     return record
 
 
@@ -211,6 +232,7 @@ def blend(
     select: Literal["useful", "all"] = "useful",
     max_cost: str | None = None,
     force: bool = False,
+    other_folds: bool = False,
     template: Path | str | None = None,
     out: Path | str | None = None,
     labels: LabelForm | None = None,
@@ -236,6 +258,7 @@ def blend(
         select=select,
         max_cost=max_cost,
         force=force,
+        other_folds=other_folds,
         outputs=outputs,
         template=template,
         out=out,
@@ -372,6 +395,8 @@ def describe(ingredients: Ingredients, options: BlendOptions, verdict: Verdict, 
         "used": verdict.used,
         "members": _members(ingredients, verdict),
         "unverified": [*ingredients.doubts],
+        "suspicious": _suspicious(ingredients, verdict),
+        "other_folds": _other_folds(ingredients),
         "metric": ingredients.metric,
         "honest": _honest(ingredients, verdict, verdict.honest),
         "honest_reason": verdict.honest_reason,
@@ -415,8 +440,31 @@ def _members(ingredients: Ingredients, verdict: Verdict) -> list[dict[str, Any]]
     ]
 
 
+def _suspicious(ingredients: Ingredients, verdict: Verdict) -> list[dict[str, Any]]:
+    """Members that leak or are blends in disguise, and of whom."""
+    names = ingredients.names
+    return [
+        {
+            "run": names[member],
+            "kind": suspicion.kind,
+            "score": suspicion.score,
+            "of": [names[other] for other in suspicion.of] if suspicion.kind == "mix" else [],
+            "message": suspicion.message(names),
+        }
+        for member, suspicion in verdict.suspicious.items()
+    ]
+
+
+def _other_folds(ingredients: Ingredients) -> dict[str, Any] | None:
+    """How many fold plans there are, and the members of others than the one that was learned and scored on."""
+    if not ingredients.other_folds:
+        return None
+    runs = [ingredients.names[member] for member in ingredients.other_folds]
+    return {"plans": ingredients.plans, "runs": runs}
+
+
 def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -> dict[str, Any] | None:
-    """The honest scores, and what was resampled."""
+    """The honest scores, and how many units are independent."""
     if honest is None or ingredients.labelled is None:
         return None
     best = honest.best_single
@@ -428,8 +476,10 @@ def _honest(ingredients: Ingredients, verdict: Verdict, honest: Honest | None) -
         "optimistic": None if honest.optimistic is None else {"value": honest.optimistic},
         "gain_over_best_single": asdict(honest.gain_over_best_single),
         "gain_over_uniform": asdict(honest.gain_over_uniform),
-        "resamples": RESAMPLES,
-        "resampled": "rows" if ingredients.labelled.groups is None else "groups",
+        "units": honest.units,
+        "independent": "rows" if ingredients.labelled.groups is None else "groups",
+        "trusted": honest.doubt is None,
+        "doubt": honest.doubt,
         "evidence": EVIDENCE,
     }
 
@@ -443,11 +493,12 @@ def _total_cost(ingredients: Ingredients, verdict: Verdict) -> dict[str, float] 
 
 
 def _carried(ingredients: Ingredients) -> dict[str, Any]:
-    """Dataset and fold plan, as far as any member names them; `align` has refused members that disagree."""
-    named = {
-        key: [member.main.sidecar[key] for member in ingredients.members if member.main.sidecar.get(key) is not None]
-        for key in CARRIED
-    }
+    """Dataset and fold plan, as far as any member names them; of several plans the one that was learned on."""
+    others = ingredients.other_folds
+    members = [member.main.sidecar for index, member in enumerate(ingredients.members) if index not in others]
+    named = {key: [sidecar[key] for sidecar in members if sidecar.get(key) is not None] for key in CARRIED}
+    if ingredients.labelled is None and len(set(named["folds_sha256"])) > 1:
+        named["folds_sha256"] = []  # nothing was learned, so no plan is that of the blend
     return {key: values[0] for key, values in named.items() if values}
 
 

@@ -96,7 +96,8 @@ def blend_command(document: Mapping[str, Any]) -> str:
     names = [str(member["run"]) for member in document["members"]]
     # A trial is called study/trial-3.
     runs = " ".join(f"outputs/{'studies/' * ('/' in name)}{name}" for name in names)
-    return f"ens blend {runs} --method {document['method']} --name {document['name']}"
+    plans = " --other-folds" if document.get("other_folds") else ""
+    return f"ens blend {runs} --method {document['method']} --name {document['name']}{plans}"
 
 
 def make_combiner(step: Step, *, sets: bool) -> Combiner:

@@ -1,8 +1,7 @@
-"""What an answer is worth on rows its models did not train on, and whether a gain is more than luck: the one bootstrap.
+"""What an answer is worth on rows its models did not train on, and whether a gain is more than luck.
 
-Rows are resampled, whole groups where rows have groups. Differences are paired: both sides are scored on the same
-resamples. Blends are assessed here from cross-fitted answers, and a study of views compares its choices. Knows no
-files, and not how the answers came about.
+Blends are assessed here from cross-fitted answers, beside their members and the plain mean, all on the same rows. How
+sure the numbers are is the arithmetic of `intervals`. Knows no files, and not how the answers came about.
 """
 
 from __future__ import annotations
@@ -10,26 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Floats, Integers, soft, soft_of_sets
+from ensemble.blending.combine import Combined, Floats, decided, soft, soft_of_sets
 from ensemble.blending.crossfit import Labelled
+from ensemble.blending.intervals import (
+    FEWEST,
+    NO_GAIN,
+    Gain,
+    Interval,
+    Support,
+    compare,
+    doubt_about,
+    gain_of,
+    score_interval,
+    unseen_difference,
+    with_intervals,
+    without_blocks,
+)
 from ensemble.core.metrics import Scorer
 
-RESAMPLES = 1000  # a share of 95 % is then known to 0.7 points; the ends of an interval lie on 25 resamples each
-EVIDENCE = 0.95  # a gain is taken for real when it is there in this share of the resamples: a one-sided test at 5 %
-FEWEST = 10  # rows (or groups) that evidence needs: of two that are both better, every resample is, and proves nothing
-Interval = list[float] | None  # both ends, as JSON holds them
+__all__ = ["ADVICE", "EVIDENCE", "FEWEST", "Gain", "Honest", "Interval", "assess", "compare", "with_intervals"]
 
-
-@dataclass(frozen=True)
-class Gain:
-    """By how much the blend is better than something else; positive is better, whatever the metric."""
-
-    value: float
-    ci95: Interval
-    p_better: float  # share of the resamples in which it is better; ties count half
+EVIDENCE = 0.95  # a gain is taken for real from this probability on: a one-sided test at 5 %
+ADVICE = 0.25  # below this probability of being better than the best member, that member alone is advised
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,12 @@ class Honest:
     best_single: int  # which member scores best
     uniform: float
     gain_over_best_single: Gain
+    """For each fold over the member that is best on the others: who is best on all rows is so by luck on them too."""
     gain_over_uniform: Gain
     optimistic: float | None = None
     """The score of the blend on the very rows that it learned from; None where it learned nothing."""
-    units: int = FEWEST  # how many rows, or groups, were resampled
+    units: int = FEWEST  # how many rows, or groups, are independent
+    doubt: str | None = None  # why no interval can be trusted; None where they can
 
     @property
     def is_evident(self) -> bool:
@@ -59,68 +66,86 @@ def assess(
     *,
     mean: Sequence[Combined] | None = None,
     optimistic: Combined | None = None,
-    resamples: int = RESAMPLES,
 ) -> Honest | None:
     """Score cross-fitted `answers`, one a repeat of the fold plan, beside the members and their plain mean.
 
     `mean` stands in for the plain mean of all members; `optimistic` is the answer of the blend that learned from all
     rows. None where there are no answers, or the metric has no meaning on these rows.
     """
-    measure, labels, stack, sign = labelled.measure, labelled.labels, labelled.stack, labelled.sign
-    members = tuple(measure(labels, matrix) for matrix in stack)
-    # The best single member was picked on these very rows, which flatters it: a gain over it is rather too small.
-    best = int(np.argmax([sign * value for value in members]))
-    blend, plain = (
-        _mean_scorer([measure.scorer(labels, combined.probs, combined.decisions) for combined in repeats])
-        for repeats in (answers, mean or [(soft_of_sets if labelled.sets else soft)(stack)])
+    measure, labels, stack, sign, metric = (
+        labelled.measure,
+        labelled.labels,
+        labelled.stack,
+        labelled.sign,
+        labelled.metric,
     )
-    scorers = (blend, measure.scorer(labels, stack[best]), plain)
-    value, best_value, uniform = (scorer(np.ones(len(labels))) for scorer in scorers)
+    members = tuple(measure(labels, matrix) for matrix in stack)
+    best = int(np.argmax([sign * value for value in members]))
+    means = list(mean or [(soft_of_sets if labelled.sets else soft)(stack)])
+    singles = best_members(labelled)
+    blend, single, plain = (
+        _mean_scorer([measure.scorer(labels, combined.probs, combined.decisions) for combined in repeats])
+        for repeats in (answers, singles, means)
+    )
+    everything = np.ones(len(labels))
+    value, uniform = blend(everything), plain(everything)
     if any(map(math.isnan, (value, uniform, *members))):
         return None
-    blends, singles, means = resample(scorers, labelled.units, seed=labelled.seed, resamples=resamples)
+    support = Support(labelled.units, labels, is_retrained(labelled))
+    scores = without_blocks((blend, single, plain), labelled.units, seed=labelled.seed)
+
+    def gain(others: Sequence[Combined], theirs: Floats) -> Gain:
+        if len(others) == len(answers) and all(map(_same, answers, others)):
+            return NO_GAIN
+        is_loss = metric == "log_loss"
+        unseen = np.mean([unseen_difference(answers[0].probs, other.probs) for other in others]) if is_loss else 0.0
+        return gain_of(scores[0], theirs, support, metric, sign, unseen=float(unseen))
+
     return Honest(
         value=value,
-        ci95=_interval(blends),
+        ci95=score_interval(scores[0], support, metric),
         members=members,
         best_single=best,
         uniform=uniform,
-        gain_over_best_single=_gain(sign * (value - best_value), sign * (blends - singles)),
-        gain_over_uniform=_gain(sign * (value - uniform), sign * (blends - means)),
+        gain_over_best_single=gain(singles, scores[1]),
+        gain_over_uniform=gain(means, scores[2]),
         optimistic=None if optimistic is None else measure(labels, optimistic.probs, decisions=optimistic.decisions),
         units=int(labelled.units.max()) + 1,
+        doubt=doubt_about(metric, support),
     )
 
 
-def compare(scorer: Scorer, other: Scorer, units: Integers, *, greater_is_better: bool) -> Gain:
-    """By how much `scorer` is better than `other`, both scored on the same resamples; `units` as in `resample`."""
-    sign, everything = 1.0 if greater_is_better else -1.0, np.ones(len(units))
-    scores, others = resample((scorer, other), units)
-    return _gain(sign * (scorer(everything) - other(everything)), sign * (scores - others))
+def is_retrained(labelled: Labelled) -> bool:
+    """Whether the rows were held out from several models; of a hold-out there is one, which saw none of them."""
+    return bool(any(np.ptp(folds) for folds in labelled.folds))
 
 
-def with_intervals(scorers: Sequence[Scorer], units: Integers) -> list[tuple[float, Interval]]:
-    """Each score with its 95 % interval, all of the same resamples; `units` as in `resample`."""
-    everything = np.ones(len(units))
-    return [
-        (scorer(everything), _interval(scores))
-        for scorer, scores in zip(scorers, resample(scorers, units), strict=True)
-    ]
+def best_members(labelled: Labelled) -> list[Combined]:
+    """Answers for all rows, one a repeat of the fold plan: each fold's by the member that is best on the other rows."""
+    measure, labels, stack, splits = labelled.measure, labelled.labels, labelled.stack, labelled.splits
+    # One member at a time, as a scorer may hold as much as its probabilities.
+    values = np.empty((len(stack), 1 + sum(map(len, splits))))
+    for member, matrix in enumerate(stack):
+        scorer = measure.scorer(labels, matrix)
+        values[member, 0] = scorer(np.ones(len(labels)))
+        for number, (_, rows) in enumerate(chain(*splits), start=1):
+            rest = np.ones(len(labels))
+            rest[rows] = 0
+            values[member, number] = scorer(rest)
+    values = np.where(np.isnan(values), -np.inf, labelled.sign * values)
+    picks = iter(np.argmax(values, axis=0)[1:].tolist())
+    chosen = []
+    for parts in splits:
+        probs = np.empty(stack[0].shape)
+        for _, rows in parts:
+            probs[rows] = stack[next(picks)][rows]
+        chosen.append(decided(probs, sets=labelled.sets))
+    return chosen or [decided(np.asarray(stack[int(np.argmax(values[:, 0]))], dtype=np.float64), sets=labelled.sets)]
 
 
-def resample(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
-    """Scores (scorers, resamples); each resample draws as many groups as there are, `units` being each row's number."""
-    # Whole groups, since rows of one group are alike: drawn one by one they would promise too much (cluster bootstrap).
-    count = int(units.max()) + 1
-    is_row_by_row = np.array_equal(units, np.arange(count))  # then a draw is the rows' weights as it stands
-    random = np.random.default_rng(seed)
-    scores = np.empty((len(scorers), resamples))
-    for number in range(resamples):
-        # A group that is drawn twice weighs 2: rows are never copied, and a scorer prepares its sorting only once.
-        drawn = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
-        weights = drawn if is_row_by_row else drawn[units]
-        scores[:, number] = [scorer(weights) for scorer in scorers]
-    return scores
+def _same(one: Combined, other: Combined) -> bool:
+    """Whether both answer every row alike."""
+    return one is other or (np.array_equal(one.decisions, other.decisions) and np.array_equal(one.probs, other.probs))
 
 
 def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
@@ -128,17 +153,3 @@ def _mean_scorer(scorers: Sequence[Scorer]) -> Scorer:
     if len(scorers) == 1:
         return scorers[0]
     return lambda weights: float(np.mean([scorer(weights) for scorer in scorers])) if scorers else math.nan
-
-
-def _gain(value: float, differences: Floats) -> Gain:
-    known = differences[~np.isnan(differences)]  # a resample without one of the classes can have no score
-    better = float(np.mean((known > 0) + 0.5 * (known == 0))) if known.size else 0.5
-    return Gain(value + 0.0, _interval(differences + 0.0), better)  # + 0.0: never a gain of -0.0
-
-
-def _interval(values: Floats) -> Interval:
-    """The middle 95 %; None where no resample could be scored."""
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return None
-    return [float(end) for end in np.quantile(known, (0.025, 0.975))]

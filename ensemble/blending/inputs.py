@@ -85,6 +85,10 @@ class Ingredients:
     """The out-of-fold rows."""
     unlabelled_because: str | None
     """Why there are none."""
+    other_folds: tuple[int, ...]
+    """Members of other fold plans than the one of `labelled`."""
+    plans: int
+    """How many fold plans there are."""
     oof_rows: int
     """How many of them there are; `labelled` may hold a sample."""
     renormalized_rows: int
@@ -126,6 +130,7 @@ def gather(
         kind="test" if has_test else "oof",
         classes=class_names,
         sort_rows=not has_test,
+        other_folds=options.other_folds,
     )
     by_main = {id(member.main): member for member in members}
     members = [by_main[id(predictions)] for predictions in test.members]  # in the order of the aligned stack
@@ -134,7 +139,7 @@ def gather(
     metric = options.metric or _common_metric(members, sets=sets)
     if problem := metric_problem(metric, sets=sets):
         raise InputError(f"--metric {problem}")
-    labelled, reason = _labelled(members, test, metric)
+    labelled, reason, plans = _labelled(members, test, metric, options.other_folds)
     costs = [(member.main.sidecar.get("cost") or {}).get(_SECONDS) for member in members]
     oofs = [member.oof for member in members if member.oof is not None]
     spec = submission or (dataset.submission_format if dataset is not None else SubmissionSpec())
@@ -147,6 +152,8 @@ def gather(
         sets=sets,
         labelled=labelled,
         unlabelled_because=reason,
+        other_folds=tuple(member for member, plan in enumerate(plans) if plan),
+        plans=max(plans, default=0) + 1,
         oof_rows=max((len(oof.ids) for oof in oofs), default=0),
         renormalized_rows=sum(part.renormalized for part in [*(test.members if has_test else ()), *oofs]),
         metric=metric,
@@ -356,22 +363,26 @@ def _common_metric(members: Sequence[Member], *, sets: bool) -> str:
     return metric
 
 
-def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[Labelled | None, str | None]:
-    """The out-of-fold rows side by side; None and why where they can't be had."""
+def _labelled(
+    members: Sequence[Member], test: Aligned, metric: str, other_folds: bool
+) -> tuple[Labelled | None, str | None, tuple[int, ...]]:
+    """The out-of-fold rows side by side, None and why where they can't be had; and the number of each one's plan."""
     without = [member for member in members if member.oof is None]
     if without:
         more = f" (nor beside {counted(len(without) - 1, 'other')})" if len(without) > 1 else ""
-        return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}"
+        return None, f"no out-of-fold rows beside {without[0].run}'s test rows{more}", ()
     oofs = [member.oof for member in members if member.oof is not None]
     names = [str(oof.path) for oof in oofs]
     apart = _of_other_folds(oofs)
     if apart is not None:
-        return None, f"{names[0]} and {names[apart]} hold out-of-fold rows of different folds"
-    aligned = align(oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True)
+        return None, f"{names[0]} and {names[apart]} hold out-of-fold rows of different folds", ()
+    aligned = align(
+        oofs, names, kind="oof", classes=test.classes, sort_rows=True, keep_order=True, other_folds=other_folds
+    )
     if aligned.labels is None or aligned.folds is None:  # the format demands them; this keeps a later format honest
-        return None, "the out-of-fold rows have no labels or folds"
+        return None, "the out-of-fold rows have no labels or folds", ()
     if (k := max(len(np.unique(part)) for part in np.atleast_2d(aligned.folds))) > MOST_FOLDS:
-        return None, f"the out-of-fold rows have {k:,} folds, at most {MOST_FOLDS} are possible"
+        return None, f"the out-of-fold rows have {k:,} folds, at most {MOST_FOLDS} are possible", ()
     chosen = sampled_rows(len(aligned.ids), len(oofs), len(aligned.classes), aligned.groups)
     labels, folds, groups, stack = aligned.labels, np.atleast_2d(aligned.folds), aligned.groups, aligned.stack
     if chosen is not None:
@@ -379,7 +390,7 @@ def _labelled(members: Sequence[Member], test: Aligned, metric: str) -> tuple[La
         groups = None if groups is None else groups[chosen]
     size = len(oofs) * len(labels) * len(aligned.classes) * max(oof.probs.itemsize for oof in oofs)
     ordered = stack if size > _IN_MEMORY else [np.ascontiguousarray(matrix) for matrix in stack]
-    return Labelled(ordered, labels, folds, groups, metric), None
+    return Labelled(ordered, labels, folds, groups, metric), None, aligned.plans
 
 
 def _of_other_folds(oofs: Sequence[Predictions]) -> int | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from ensemble.blending import combine
@@ -17,6 +17,7 @@ from ensemble.blending.simplex import least_log_loss
 from ensemble.blending.stacking import fit_stack
 from ensemble.errors import InputError
 
+Stage = Callable[[Method], Method]
 COMBINERS: dict[str, Combiner] = {
     name: getattr(combine, name) for name, kind in METHODS.items() if kind.combiner == name
 }
@@ -36,20 +37,24 @@ class Goal:
 
 
 def method_of(options: BlendOptions, names: Sequence[str], metric: str, *, sets: bool) -> Method:
-    """The method that the options name, with calibration and tuned decisions around it; `names` are the members'."""
-    if options.weights is not None:
-        mean = combiner("soft", sets=sets)
-        method = fixed("weighted", mean, _shares(options.weights, names), step={"do": "soft"})
-    else:
-        method = make_method(options.method, metric, sets=sets)
+    """The method that the options name, without what is done to its answer; `names` are the members'."""
+    if options.weights is None:
+        return make_method(options.method, metric, sets=sets)
+    mean = combiner("soft", sets=sets)
+    return fixed("weighted", mean, _shares(options.weights, names), step={"do": "soft"})
+
+
+def stages_of(options: BlendOptions, metric: str, *, sets: bool) -> list[Stage]:
+    """What the options do to a method's answer, in this order; each makes a method of a method."""
+    stages: list[Stage] = []
     if options.calibrate != "none":
         around = calibrated_before if options.calibrate_when == "before" else calibrated_after
-        method = around(method, options.calibrate)
+        stages.append(partial(around, kind=options.calibrate))
     if options.tune_classes:
         if problem := tune_problem(metric, sets=sets):
             raise InputError(f"--tune-classes: {problem}")
-        method = class_tuned(method)
-    return method
+        stages.append(class_tuned)
+    return stages
 
 
 @cache  # the same object each time, as what a method learned is remembered under it

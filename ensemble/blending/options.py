@@ -79,7 +79,11 @@ class BlendOptions:
     max_cost: str | None = None
     """`2x`: twice what the best single member takes; `3.5`: seconds per 1000 images."""
     force: bool = False
-    """Use what was learned even where no gain over the plain mean is evident."""
+    """Use what was learned even where it is no better than the plain mean."""
+    cautious: bool = False
+    """Use what was learned only where it is better than the plain mean in 95 % of the resamples."""
+    other_folds: bool = False
+    """Blend members of different fold plans, though the score is then slightly optimistic."""
     outputs: Path | str = "outputs"
     template: Path | str | None = None
     """A sample submission to follow."""

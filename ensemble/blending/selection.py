@@ -6,7 +6,7 @@ from, so cross-fitting includes them. Arithmetic only; which of these apply is d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
@@ -65,9 +65,11 @@ def diversity(labelled: Labelled) -> Diversity:
     )
 
 
-def copies(alike: Diversity, costs: Sequence[float | None]) -> dict[int, int]:
-    """Members that are near copies of another, and of which: of two the dearer goes, else the later."""
-    order = sorted(range(len(costs)), key=lambda index: (np.inf if costs[index] is None else costs[index], index))
+def copies(alike: Diversity, costs: Sequence[float | None], out: Collection[int] = ()) -> dict[int, int]:
+    """Members that are near copies of another, and of which: of two the dearer goes, else the later; those that are
+    `out` already are nobody's twins."""
+    rest = [index for index in range(len(costs)) if index not in out]
+    order = sorted(rest, key=lambda index: (np.inf if costs[index] is None else costs[index], index))
     # The cheapest first: of two copies the one that is met first stays.
     same = (alike.correlation >= COPY_CORRELATION) & (alike.disagreement <= COPY_DISAGREEMENT)
     dropped: dict[int, int] = {}

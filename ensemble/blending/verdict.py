@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ensemble.blending.combine import Combined, Matrix
 from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn, optimistic
 from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.inputs import Ingredients
-from ensemble.blending.methods import COMBINERS, make_method, method_of
+from ensemble.blending.methods import COMBINERS, make_method, method_of, stages_of
 from ensemble.blending.options import BlendOptions, parse_cost
 from ensemble.blending.selection import (
     Diversity,
@@ -28,8 +29,10 @@ from ensemble.blending.selection import (
     leave_one_out,
     within_budget,
 )
+from ensemble.blending.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
+LIKELY = 0.5  # what is better in half of the resamples is the better guess
 _ROUNDING = 1 + 1e-9  # `1x` must allow the best member itself, whatever the last bit of the product
 
 
@@ -50,6 +53,7 @@ class Verdict:
     dropped: dict[int, str] = field(default_factory=dict)  # members that have no say, and why
     worth: dict[int, float] = field(default_factory=dict)  # by how much the honest score falls without a member
     diversity: Diversity | None = None
+    suspicious: dict[int, Suspicion] = field(default_factory=dict)  # members that leak, or are blends in disguise
     frontier: tuple[Point, ...] = ()
 
     def answer(self, stack: Sequence[Matrix]) -> Combined:
@@ -61,7 +65,11 @@ def judge(ingredients: Ingredients, options: BlendOptions) -> Verdict:
     """Learn the method from the out-of-fold rows, find out what it is worth, and decide what is used."""
     if ingredients.labelled is not None:
         return judge_rows(ingredients.labelled, ingredients.names, ingredients.costs, options)
+    if options.method == "auto":  # no row speaks against equal weights
+        options = replace(options, method="soft")
     method = method_of(options, ingredients.names, ingredients.metric, sets=ingredients.sets)
+    for stage in stages_of(options, ingredients.metric, sets=ingredients.sets):
+        method = stage(method)
     if method.ready is None or options.max_cost is not None:
         what = "--max-cost" if options.max_cost is not None else f"method {method.name}"
         raise InputError(
@@ -84,8 +92,10 @@ def judge_rows(
     everyone = range(len(labelled.stack))
     alike = diversity(labelled) if len(everyone) > 1 else None
     selects = options.select == "useful" and options.weights is None  # weights of one's own are meant for all
-    twins = copies(alike, costs) if selects and alike is not None else {}
-    kept = [member for member in everyone if member not in twins]
+    suspects = suspicious(labelled, costs)
+    out = suspects if selects else {}
+    twins = copies(alike, costs, out) if selects and alike is not None else {}
+    kept = [member for member in everyone if member not in twins and member not in out]
     rows = labelled.with_members(kept)
     scores = tuple(labelled.measure(labelled.labels, matrix) for matrix in labelled.stack)
     priced = [cost for member in kept if (cost := costs[member]) is not None]
@@ -93,25 +103,13 @@ def judge_rows(
     if options.max_cost is not None:
         unpriced = [names[member] for member in kept if costs[member] is None]
         budget = _find_budget(options.max_cost, unpriced, priced, [labelled.sign * scores[member] for member in kept])
-    metric, sets = labelled.metric, labelled.sets
-    named, mean = method_of(options, names, metric, sets=sets), make_method("soft", metric, sets=sets)
-    learns, method = named.ready is None, named
-    if selects and (learns or len(harmless(rows)) < len(kept)):
-        method = chosen_first(method, harmless)
-    if budget is not None:  # outermost, so that harm is looked for among the members that the budget allows
-        named, mean, method = (within_budget(each, priced, budget) for each in (named, mean, method))
-    otherwise = mean if learns else named
-    plain = cross_fit(mean, rows)
     case = _Case(rows, [names[member] for member in kept], options, selects, priced, budget)
-    asked = assess(rows, cross_fit(method, rows), mean=plain, optimistic=optimistic(method, rows))
-    name = case.name_of(method)
-    fallback = case.fallback(method, otherwise, asked, name)
-    used, honest = otherwise if fallback else method, asked
-    if fallback:
-        honest = assess(rows, cross_fit(used, rows), mean=plain, optimistic=optimistic(used, rows))
+    settled = case.staged(case.settle(method_of(options, case.names, rows.metric, sets=rows.sets)))
+    used, honest = settled.method, settled.honest
     fitted = learn(used, rows)
     weights = _full_weights(fitted, kept, len(everyone))
     dropped = {member: f"a near copy of {names[twin]}" for member, twin in twins.items()}
+    dropped |= {member: suspicion.message(names) for member, suspicion in out.items()}
     dropped |= {kept[index]: why for index, why in case.silent(fitted).items()}
     has_scores = not np.isnan(scores).any()
     worth = leave_one_out(used, rows) if details else None
@@ -124,14 +122,28 @@ def judge_rows(
         scores=scores if has_scores else None,
         honest=honest,
         honest_reason=None if honest is not None else case.meaningless(),
-        asked=asked if fallback else None,
-        asked_name=name,
-        fallback=fallback,
+        asked=settled.asked,
+        asked_name=settled.asked_name,
+        fallback=settled.fallback,
         dropped=dict(sorted(dropped.items())),
         worth={} if worth is None else dict(zip(kept, worth, strict=True)),
         diversity=alike,
+        suspicious=suspects,
         frontier=tuple(replace(point, members=tuple(kept[index] for index in point.members)) for point in points),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A method that is used, judged, and what was asked for where that is something else."""
+
+    bare: Method  # as it is named, before members are chosen for it
+    selects: bool  # whether members that do harm are left out for it
+    method: Method  # both together, within the budget: what learns and answers
+    honest: Honest | None
+    asked: Honest | None = None
+    asked_name: str = ""
+    fallback: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +157,64 @@ class _Case:
     costs: Sequence[float]
     budget: float | None
 
+    def settle(self, named: Method) -> Settled:
+        """The method that was named, judged; the plain mean in its place where it is no better."""
+        learns = named.ready is None
+        selects = self.selects and (learns or len(harmless(self.rows)) < len(self.names))
+        method = self.prepared(named, selects)
+        asked, name = self.assess(method), self.name_of(method)
+        # A mean that leaves members out is judged against the mean of all, strictly: `soft` means all that do no harm.
+        bare = self.plain_mean if learns else named
+        fallback = self.objection(method, self.prepared(bare, False), asked, name, strict=not learns)
+        if fallback is None:
+            return Settled(named, selects, method, asked, asked_name=name)
+        used = self.prepared(bare, False)
+        return Settled(bare, False, used, self.assess(used), asked, name, fallback)
+
+    def staged(self, settled: Settled) -> Settled:
+        """The same with what is done to its answer: calibration and tuned decisions, each where it does no harm."""
+        for stage in stages_of(self.options, self.rows.metric, sets=self.rows.sets):
+            bare = stage(settled.bare)
+            method = self.prepared(bare, settled.selects)
+            honest, name = self.assess(method), self.name_of(method)
+            fallback = self.objection(method, settled.method, honest, name)
+            if fallback is None:
+                settled = replace(settled, bare=bare, method=method, honest=honest, asked_name=name)
+            else:
+                settled = replace(settled, asked=honest, asked_name=name, fallback=fallback)
+        return settled
+
+    def prepared(self, method: Method, selects: bool) -> Method:
+        """The method on the members that do no harm and that the budget allows; remembered."""
+
+        def make() -> Method:
+            chosen = chosen_first(method, harmless) if selects else method
+            # Outermost, so that harm is looked for among the members that the budget allows.
+            return chosen if self.budget is None else within_budget(chosen, self.costs, self.budget)
+
+        return self.rows.remembered(("prepared", method, selects, self.budget), make)
+
+    @cached_property
+    def plain_mean(self) -> Method:
+        """The plain mean, before members are chosen for it."""
+        return make_method("soft", self.rows.metric, sets=self.rows.sets)
+
+    def assess(self, method: Method, than: Method | None = None) -> Honest | None:
+        """What a method is worth, beside `than`: without it, the plain mean of what the budget allows."""
+        mean = cross_fit(than or self.prepared(self.plain_mean, False), self.rows)
+        optimum = optimistic(method, self.rows)
+        return assess(self.rows, cross_fit(method, self.rows), mean=mean, optimistic=optimum)
+
     def name_of(self, method: Method) -> str:
         """The method, and which members it leaves out for the good of the mean."""
         weights = learn(method, self.rows).weights or ()
         out = [name for name, weight in zip(self.names, weights, strict=False) if not weight]
         return f"{method.name} without {', '.join(out)}" if out and method.name in COMBINERS else method.name
 
-    def fallback(self, method: Method, otherwise: Method, honest: Honest | None, name: str) -> str | None:
-        """Why something simpler is used; None where the named method is."""
+    def objection(
+        self, method: Method, otherwise: Method, honest: Honest | None, name: str, *, strict: bool = False
+    ) -> str | None:
+        """Why something simpler is used; None where the method is."""
         if self.options.force or method is otherwise or method.ready is not None:
             return None
         here, there = (learn(either, self.rows).answer(self.rows.stack) for either in (method, otherwise))
@@ -160,15 +222,19 @@ class _Case:
             return None  # what was learned changes no answer, so there is nothing to be judged
         if honest is None:
             return f"what {name} learned can't be judged: {self.meaningless()}"
-        if honest.is_evident:
-            return None
-        gain = honest.gain_over_uniform
-        if honest.units < FEWEST:
+        strict = strict or self.options.cautious
+        if strict and honest.units < FEWEST:
             what = "rows" if self.rows.groups is None else "groups"
             return f"no evidence for {name}: {honest.units} {what} are too few, {FEWEST} are needed"
+        is_mean = otherwise is self.prepared(self.plain_mean, False)
+        than = honest if is_mean else self.assess(method, otherwise)
+        needed = EVIDENCE if strict else LIKELY
+        if than is None or than.gain_over_uniform.p_better >= needed:
+            return None
+        gain, over = than.gain_over_uniform, "the plain mean" if is_mean else self.name_of(otherwise)
         return (
-            f"no evident gain of {name} over the plain mean: {gain.value:+.4f} {self.rows.metric}, better in "
-            f"{gain.p_better:.1%} of the resamples, {EVIDENCE:.0%} are needed"
+            f"no {'evident ' if strict else ''}gain of {name} over {over}: {gain.value:+.4f} {self.rows.metric}, better "
+            f"with a probability of {gain.p_better:.1%}, {needed:.0%} are needed"
         )
 
     def meaningless(self) -> str:

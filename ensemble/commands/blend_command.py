@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.blending.blend import Blend, run_blend
+from ensemble.blending.honest import ADVICE
 from ensemble.blending.options import BlendOptions, parse_weights
 from ensemble.blending.selection import Point
 from ensemble.blending.submission import Difference
@@ -41,6 +42,7 @@ def run(arguments: Namespace) -> Outcome:
         select=arguments.select,
         max_cost=arguments.max_cost,
         force=arguments.force,
+        other_folds=arguments.other_folds,
         outputs=arguments.outputs,
         template=arguments.template,
         out=arguments.out,
@@ -186,8 +188,8 @@ def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
     best, uniform = honest["best_single"], honest["uniform"]
     single, mean = honest["gain_over_best_single"], honest["gain_over_uniform"]
     rows = [
-        [f"best single ({best['run']})", _score(best["value"]), "", _gain(single), f"{single['p_better']:.1%}"],
-        ["plain mean", _score(uniform["value"]), "", _gain(mean), f"{mean['p_better']:.1%}"],
+        [f"best single ({best['run']})", _score(best["value"]), "", _gain(single), _probability(single)],
+        ["plain mean", _score(uniform["value"]), "", _gain(mean), _probability(mean)],
     ]
     learned = unused or honest
     if learned["optimistic"] is not None:
@@ -201,12 +203,12 @@ def _honest(document: Mapping[str, Any]) -> list[str | ShownTable]:
                 _score(unused["value"]),
                 _interval(unused["ci95"]),
                 f"{_gain(gain)} over the mean",
-                f"{gain['p_better']:.1%}",
+                _probability(gain),
             ]
         )
     rows.append([f"this blend ({document['name']})", _score(honest["value"]), _interval(honest["ci95"]), "", ""])
-    headers = ["out-of-fold", document["metric"], "95 %", "gain of the blend (95 %)", "better in"]
-    return [ShownTable(headers, rows, f"honest score ({honest['resamples']} resamples of {honest['resampled']})")]
+    headers = ["out-of-fold", document["metric"], "95 %", "gain of the blend (95 %)", "is better"]
+    return [ShownTable(headers, rows, f"honest score ({honest['units']:,} {honest['independent']})")]
 
 
 def _remarks(blend: Blend) -> list[str | ShownTable]:
@@ -222,11 +224,22 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     if document["fallback"] is not None:
         shown.append(f"{document['fallback']}; {document['used']} is used, --force overrides")
     shown += [f"left out: {member['run']}: {member['dropped']}" for member in members if member["dropped"] is not None]
+    dropped = {member["run"] for member in members if member["dropped"] is not None}
+    suspects = [each for each in document["suspicious"] if each["run"] not in dropped]
+    shown += [f"suspicious, yet kept: {each['run']}: {each['message']}" for each in suspects]
+    if (other := document["other_folds"]) is not None:
+        shown.append(
+            f"members of {other['plans']} fold plans: learned and scored on that of the others, not of "
+            f"{', '.join(other['runs'])}; the score is slightly optimistic"
+        )
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
-    elif honest is not None and (gain := round(honest["gain_over_best_single"]["value"], 4)) < 0:
-        run = honest["best_single"]["run"]
-        shown.append(f"this blend is worse than its best member by {-gain:.4f}; consider submitting {run} alone")
+    elif honest is not None and honest["gain_over_best_single"]["p_better"] <= ADVICE:
+        run, worse = honest["best_single"]["run"], 1 - honest["gain_over_best_single"]["p_better"]
+        if run not in {each["run"] for each in document["suspicious"]}:
+            shown.append(f"the best member alone is better with a probability of {worse:.0%}; consider submitting {run}")
+    if honest is not None and honest["doubt"] is not None:
+        shown.append(f"no interval or probability here can be trusted: {honest['doubt']}")
     if document["frontier"]:
         shown.append(f"what each second buys: {folder / 'frontier.csv'}")
     return [*shown, *doubt_lines(blend.doubts)]
@@ -242,6 +255,12 @@ def _number(value: float | None) -> str:
 
 def _interval(ci95: list[float] | None) -> str:
     return "-" if ci95 is None else f"{ci95[0]:.4f} to {ci95[1]:.4f}"
+
+
+def _probability(gain: Mapping[str, Any]) -> str:
+    """A whole per cent; never certainty."""
+    share = gain["p_better"]
+    return f"{min(max(round(100 * share), 1), 99)} %"
 
 
 def _gain(gain: Mapping[str, Any]) -> str:

@@ -54,8 +54,9 @@ def _ranking(document: Mapping[str, Any]) -> ShownTable:
             ]
         )
     headers = ["", "file", "rows", metric, "95 %", "out of fold", "95 %", "better by (95 %)", "promise", *beside]
-    resampled = f"{document['resamples']} resamples of {document['resampled']}"
-    title = f"{document['dataset'] or 'test rows'}: test labels of {document['labels']['from']}; {resampled}"
+    title = f"{document['dataset'] or 'test rows'}: test labels of {document['labels']['from']}"
+    if document["independent"] == "groups":
+        title += "; intervals of whole groups"
     return ShownTable(headers, rows, title)
 
 
@@ -121,6 +122,8 @@ def _about(item: Mapping[str, Any]) -> list[str]:
         meant = "".join(f"; does {row_id} mean {name}?" for row_id, name in list(missing["meant"].items())[:1])
         ids = counted(missing["count"], "labelled id has", "labelled ids have")
         lines.append(f"{ids} no prediction{_examples(missing)}{meant}")
+    if item["doubt"] is not None:
+        lines.append(f"no interval can be trusted: {item['doubt']}")
     if item["promise"] is None:
         lines.append(f"no promise: {item['promise_reason']}")
     elif item["promise"]["held"] is False:

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.blend import load_blend
-from ensemble.blending.honest import RESAMPLES, with_intervals
+from ensemble.blending.honest import with_intervals
 from ensemble.blending.inputs import load_members, unique_names
+from ensemble.blending.intervals import Support, doubt_about
 from ensemble.core.complaints import Complaint, any_of, closest, counted, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
 from ensemble.core.labels import Labels
@@ -130,8 +131,7 @@ def score(
                 "sha256": answers.sha256,
             },
             "looks": {key: looks[key] for key in ("looks", "first", "last")},
-            "resamples": RESAMPLES,
-            "resampled": "rows" if answers.groups is None else "groups",
+            "independent": "rows" if answers.groups is None else "groups",
             "scored": items,
             "unverified": list(doubts),
             "remarks": remarks,
@@ -448,7 +448,8 @@ def _describe(rows: _Joined, metric: str) -> dict[str, Any]:
     test = rows.file.test
     sets, probs, decisions = rows.labels.ndim == 2, rows.probs, rows.decisions
     scorers = shared_scorers(metrics_for(sets=sets), rows.labels, probs, decisions)
-    scored = with_intervals(list(scorers.values()), rows.units)
+    units = rows.units
+    scored = with_intervals(list(scorers.values()), units, metrics=list(scorers), labels=rows.labels)
     scores = {
         key: {"value": _plain(value), "ci95": None if math.isnan(value) else _list(interval)}
         for key, (value, interval) in zip(scorers, scored, strict=True)
@@ -466,6 +467,7 @@ def _describe(rows: _Joined, metric: str) -> dict[str, Any]:
         "without_label": _told(unlabelled),
         "without_prediction": _told(unpredicted) | {"meant": meant_ids(unpredicted[:_EXAMPLES], unlabelled)},
         "scores": scores,
+        "doubt": doubt_about(metric, Support(units, rows.labels)),
         "promise": promise,
         "promise_reason": reason,
         "out_of_fold": (rows.file.oof.sidecar.get("scores") if rows.file.oof is not None else None) or {},
@@ -487,7 +489,10 @@ def _promise(file: _File, metric: str) -> tuple[dict[str, Any] | None, str | Non
         return None, "there are no out-of-fold rows beside it"
     known = metrics_for(sets=oof.labels.ndim == 2)
     scorer = shared_scorers({metric: known[metric]}, oof.labels, oof.probs)[metric]
-    ((value, interval),) = with_intervals([scorer], _units(oof.groups, len(oof.ids)))
+    units = _units(oof.groups, len(oof.ids))
+    ((value, interval),) = with_intervals(
+        [scorer], units, metrics=[metric], labels=oof.labels, retrained=_is_retrained(oof.folds)
+    )
     if math.isnan(value):
         return None, f"{metric} has no meaning on the out-of-fold rows"
     source = oof.path.name if oof.path is not None else ""
@@ -495,12 +500,17 @@ def _promise(file: _File, metric: str) -> tuple[dict[str, Any] | None, str | Non
     return {"from": source, "value": value, "ci95": _list(interval), "optimistic": is_optimistic}, None
 
 
+def _is_retrained(folds: Sequence[Any] | None) -> bool:
+    """Whether the rows were held out from several models; unknown folds may be."""
+    return folds is None or any(fold != folds[0] for fold in folds)
+
+
 def _difference(score: Mapping[str, Any], promise: Mapping[str, Any], *, greater_is_better: bool) -> dict[str, Any]:
     """By how much the test rows are better than promised, its interval, and whether the promise held.
 
     It is broken where the test rows are worse by more than chance: the whole interval of the difference is below 0.
     Both intervals are of rows that have nothing to do with each other, so they are put together as in "MOVER" (Zou and
-    Donner, Statistics in Medicine 27, 2008), which needs no resamples of a blend's promise.
+    Donner, Statistics in Medicine 27, 2008), which needs no rows of a blend's promise.
     """
     test, promised = score["value"], promise["value"]
     if test is None:

@@ -47,7 +47,7 @@ class HeldOut:
     labels: Labels
     fold: NDArray[np.int64]  # which of `folders` each row was held out from
     units: NDArray[np.int64]
-    """A number for what is resampled as one: each row's group, else the row itself, the same in all repeats."""
+    """A number for what is independent as one: each row's group, else the row itself, the same in all repeats."""
     metric: str
     measure: Metric
 
@@ -70,8 +70,18 @@ class HeldOut:
         return bool(self.loss_scorer(ours)(everything) < self.loss_scorer(base)(everything))
 
     def gain(self, ours: Scorer, base: Scorer) -> dict[str, Any]:
-        """By how much `ours` is better, with an interval from resampled rows, both scored on the same ones."""
-        return asdict(compare(ours, base, self.units, greater_is_better=self.measure.greater_is_better))
+        """By how much `ours` is better, with its interval, both scored on the same rows."""
+        return asdict(
+            compare(
+                ours,
+                base,
+                self.units,
+                greater_is_better=self.measure.greater_is_better,
+                metric=self.metric,
+                labels=self.labels,
+                retrained=len(self.folders) > 1,
+            )
+        )
 
 
 @dataclass(frozen=True)

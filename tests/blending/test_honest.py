@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.blending.combine import Combined, hard, soft
 from ensemble.blending.crossfit import Labelled
-from ensemble.blending.honest import Honest, assess
+from ensemble.blending.honest import Honest, assess, best_members, is_retrained
 from ensemble.core.metrics import METRICS
 
 Stack = list[np.ndarray]
@@ -22,9 +22,7 @@ def _stack(members: int = 4, rows: int = 400, classes: int = 3, skill: float = 0
 
 
 def _assess(stack: Stack, labels: np.ndarray, combined: Combined | None = None, **options: object) -> Honest:
-    resamples = options.pop("resamples", 200)
-    rows = _labelled(stack, labels, **options)
-    honest = assess(rows, [combined or soft(stack)], resamples=resamples)  # type: ignore[arg-type]
+    honest = assess(_labelled(stack, labels, **options), [combined or soft(stack)])
     assert honest is not None
     return honest
 
@@ -41,7 +39,7 @@ def test_values_are_the_metric_and_gains_are_positive_when_the_blend_is_better(m
     assert honest.members == tuple(METRICS[metric](labels, one) for one in stack)
     best = max(honest.members) if METRICS[metric].greater_is_better else min(honest.members)
     assert honest.members[honest.best_single] == best
-    assert honest.gain_over_best_single.value == pytest.approx(abs(honest.value - best))
+    assert honest.gain_over_best_single.value >= abs(honest.value - best) - 1e-12  # another member for some folds
     assert honest.gain_over_best_single.p_better > 0.95
     assert honest.ci95 is not None
     assert honest.ci95[0] < honest.value < honest.ci95[1]
@@ -62,7 +60,7 @@ def test_a_hard_blend_is_scored_on_its_own_decisions() -> None:
 
 def test_the_interval_of_accuracy_is_the_binomials() -> None:
     stack, labels = _stack(rows=2000)
-    honest = _assess(stack, labels, resamples=1000)
+    honest = _assess(stack, labels)
     deviation = np.sqrt(honest.value * (1 - honest.value) / 2000)
     assert honest.ci95 == pytest.approx((honest.value - 1.96 * deviation, honest.value + 1.96 * deviation), abs=0.003)
 
@@ -92,21 +90,46 @@ def test_differences_are_paired() -> None:
     assert gain.ci95[1] - gain.ci95[0] < 0.5 * (honest.ci95[1] - honest.ci95[0])
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_gives_others() -> None:
-    stack, labels = _stack()
-    assert _assess(stack, labels) == _assess(stack, labels)
-    assert _assess(stack, labels).ci95 != _assess(stack, labels, metric="log_loss", seed=1).ci95
-
-
 def test_a_metric_without_meaning_gives_no_numbers() -> None:
     stack = [np.full((4, 2), 0.5)] * 2
     labelled = _labelled(stack, np.zeros(4, dtype=int), metric="roc_auc")
-    assert assess(labelled, [soft(stack)], resamples=10) is None
+    assert assess(labelled, [soft(stack)]) is None
 
 
-def test_resamples_that_miss_a_class_are_left_out() -> None:
+def test_rows_without_which_a_class_has_no_score_are_left_out() -> None:
     random = np.random.default_rng(0)
     stack = [np.column_stack([one, 1 - one]) for one in random.random((2, 6))]
     honest = _assess(stack, np.array([1, 0, 0, 0, 0, 0]), metric="roc_auc")
     assert honest.ci95 is not None
     assert not np.isnan(honest.ci95).any()
+
+
+def test_the_best_member_is_chosen_without_the_fold_that_it_is_compared_on() -> None:
+    """The first looks best on all rows, by the luck of one fold; without that fold the second is."""
+    labels = np.zeros(40, dtype=np.int64)
+    right, wrong = np.array([0.9, 0.1]), np.array([0.1, 0.9])
+    folds = np.repeat(np.arange(4), 10)
+    first = np.where((folds == 0)[:, None], right, np.where((np.arange(40) % 10 < 6)[:, None], right, wrong))
+    second = np.where((np.arange(40) % 10 < 7)[:, None], right, wrong)
+    labelled = Labelled([second, first], labels, folds[None, :])
+    honest = assess(labelled, [soft([second, second])])
+    assert honest is not None
+    assert honest.best_single == 0 or honest.members[1] == honest.members[0]
+    assert [int(row[0] > 0.5) for row in best_members(labelled)[0].probs[:10]] == [1] * 7 + [0] * 3
+    assert honest.gain_over_best_single.value > min(0.0, honest.value - max(honest.members))
+
+
+def test_a_hold_out_is_not_taken_for_rows_of_several_models() -> None:
+    stack, labels = _stack(rows=100)
+    kept_out = _assess(stack, labels)
+    folds = (np.arange(100) % 5)[None, :]
+    honest = assess(Labelled(stack, labels, folds), [soft(stack)])
+    assert honest is not None and honest.ci95 is not None and kept_out.ci95 is not None
+    assert honest.ci95[1] - honest.ci95[0] > kept_out.ci95[1] - kept_out.ci95[0]
+    assert not is_retrained(_labelled(stack, labels)) and is_retrained(Labelled(stack, labels, folds))
+
+
+@pytest.mark.parametrize(("rows", "metric", "is_doubted"), [(9, "accuracy", True), (200, "macro_f1", False)])
+def test_few_rows_are_doubted(rows: int, metric: str, is_doubted: bool) -> None:
+    stack, labels = _stack(rows=rows)
+    assert (_assess(stack, labels, metric=metric).doubt is not None) == is_doubted

@@ -36,9 +36,9 @@ def _judged(labelled: Labelled, method: str = "soft", costs: list[float] | None 
 
 
 @pytest.mark.parametrize("method", ["optimize", "greedy", "stack"])
-def test_without_an_evident_gain_the_plain_mean_is_used_and_force_overrides(method: str) -> None:
+def test_cautiously_without_an_evident_gain_the_plain_mean_is_used_and_force_overrides(method: str) -> None:
     labelled = _rows([1.5] * 12, rows=150, seed=1)
-    verdict, forced = _judged(labelled, method), _judged(labelled, method, force=True)
+    verdict, forced = _judged(labelled, method, cautious=True), _judged(labelled, method, force=True)
     assert verdict.used == "soft"
     assert np.ptp(verdict.weights) == 0
     assert verdict.fallback is not None and "no evident gain" in verdict.fallback
@@ -144,7 +144,7 @@ def test_a_handful_of_rows_is_no_evidence() -> None:
     """Of three rows, which all are better, every resample is."""
     labelled = _rows([0.3, 4.0, 4.0], rows=3, metric="log_loss")
     assert harmless(labelled) == [0, 1, 2]
-    verdict = _judged(labelled, "optimize")
+    verdict = _judged(labelled, "optimize", cautious=True)
     assert verdict.used == "soft"
     assert verdict.fallback == "no evidence for optimize: 3 rows are too few, 10 are needed"
 

@@ -103,7 +103,7 @@ def test_every_score_is_that_of_the_metric_and_lies_in_its_interval(model: Model
         if score["value"] is not None:  # top5 of three classes has no meaning
             assert score["ci95"][0] <= score["value"] <= score["ci95"][1], name
     assert item["per_class"]["rows"] == np.bincount(truth()).tolist()
-    assert (scored["resampled"], item["rows"], item["rank"]) == ("rows", ROWS, 1)
+    assert (scored["independent"], item["rows"], item["rank"]) == ("rows", ROWS, 1)
 
 
 def test_rows_and_columns_in_another_order_make_the_same_scores(model: Model, tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_sets_of_classes_are_scored_by_the_metrics_of_sets(model: Model, tmp_pat
     assert item["promise"]["held"] is True
 
 
-def test_resamples_take_whole_groups_where_a_table_of_labels_names_them(model: Model, tmp_path: Path) -> None:
+def test_whole_groups_are_independent_where_a_table_of_labels_names_them(model: Model, tmp_path: Path) -> None:
     run = model("a", skill=0.3)
     names = spelled(truth(), CLASSES)
     path = tmp_path / "y.csv"
     lines = [f"t{row},{names[row]},g{row // 20}\n" for row in range(ROWS)]
     path.write_text("id,label,group\n" + "".join(lines), encoding="utf-8")
     grouped = ensemble.score(run, labels=path).document
-    assert (grouped["resampled"], grouped["labels"]["groups"]) == ("groups", 3)
+    assert (grouped["independent"], grouped["labels"]["groups"]) == ("groups", 3)
     single = ensemble.score(run, labels=write_labels(tmp_path / "z.csv")).document
     assert grouped["scored"][0]["scores"]["accuracy"]["ci95"] != single["scored"][0]["scores"]["accuracy"]["ci95"]
 
