@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import ResolvedRecipe as ResolvedRecipe
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.review.rescored_labels import RescoredLabels as RescoredLabels
+    from ensemble.review.rescored_labels import rescore_labels as rescore_labels
+    from ensemble.review.suspicious_labels import SuspiciousLabels as SuspiciousLabels
+    from ensemble.review.suspicious_labels import labels as labels
     from ensemble.runs.describe import Initialised as Initialised
     from ensemble.runs.describe import init as init
     from ensemble.runs.eda import Look as Look
@@ -27,14 +31,10 @@ if TYPE_CHECKING:
     from ensemble.runs.predict import Predicted as Predicted
     from ensemble.runs.predict import predict as predict
     from ensemble.runs.predict import study_tta as study_tta
-    from ensemble.runs.rescored_labels import RescoredLabels as RescoredLabels
-    from ensemble.runs.rescored_labels import rescore_labels as rescore_labels
     from ensemble.runs.score import Scored as Scored
     from ensemble.runs.score import score as score
     from ensemble.runs.status import Status as Status
     from ensemble.runs.status import status as status
-    from ensemble.runs.suspicious_labels import SuspiciousLabels as SuspiciousLabels
-    from ensemble.runs.suspicious_labels import labels as labels
     from ensemble.runs.train import TrainedRun as TrainedRun
     from ensemble.runs.train import train as train
     from ensemble.runs.train import train_many as train_many
@@ -53,11 +53,11 @@ _HOMES = {
     "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Predictions": "ensemble.core.predictions",
-    "RescoredLabels": "ensemble.runs.rescored_labels",
+    "RescoredLabels": "ensemble.review.rescored_labels",
     "ResolvedRecipe": "ensemble.recipe.load",
     "Scored": "ensemble.runs.score",
     "Status": "ensemble.runs.status",
-    "SuspiciousLabels": "ensemble.runs.suspicious_labels",
+    "SuspiciousLabels": "ensemble.review.suspicious_labels",
     "Study": "ensemble.tuning.study",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
@@ -65,12 +65,12 @@ _HOMES = {
     "eda": "ensemble.runs.eda",
     "fold_plan": "ensemble.runs.eda",
     "init": "ensemble.runs.describe",
-    "labels": "ensemble.runs.suspicious_labels",
+    "labels": "ensemble.review.suspicious_labels",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.load",
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
-    "rescore_labels": "ensemble.runs.rescored_labels",
+    "rescore_labels": "ensemble.review.rescored_labels",
     "save_predictions": "ensemble.core.predictions",
     "score": "ensemble.runs.score",
     "status": "ensemble.runs.status",

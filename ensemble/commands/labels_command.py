@@ -1,6 +1,6 @@
 """`ens labels`: training labels that are probably wrong, and scores by labels that a person has corrected.
 
-`runs/suspicious_labels.py` ranks, `runs/rescored_labels.py` scores; this shows the result.
+`review/suspicious_labels.py` ranks, `review/rescored_labels.py` scores; this shows the result.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score
 from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import InputError
-from ensemble.runs.rescored_labels import rescore_labels
-from ensemble.runs.suspicious_labels import labels
+from ensemble.review.rescored_labels import rescore_labels
+from ensemble.review.suspicious_labels import labels
 
 _SHOWN = 20  # labels on the screen: what a person looks through at a sitting
 _FEW = 5  # sets of contradicting labels, and pairs of classes

@@ -13,7 +13,7 @@ import pytest
 
 import ensemble
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
-from ensemble.runs.out_of_fold import JoinedRows, find_sources
+from ensemble.review.out_of_fold import JoinedRows, find_sources
 from tests.support import Ens, read_table
 
 CLASSES = ("cat", "dog", "eel")

@@ -31,7 +31,7 @@ _NEED = "name a run, a blend, or an oof.npy"
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class LabelSource:
     """What one word named: a run or file by itself, or the members of a blend with their weights."""
 
     name: str
@@ -58,11 +58,11 @@ class Source:
         return str(named or "accuracy")
 
 
-def find_sources(words: Sequence[Path | str], outputs: Path) -> list[Source]:
+def find_sources(words: Sequence[Path | str], outputs: Path) -> list[LabelSource]:
     """The out-of-fold rows that words name, of one kind of labels and the same classes; all faults are one error."""
     if not words:
         raise InputError(f"no out-of-fold rows given; {_NEED}")
-    sources: dict[str, Source] = {}
+    sources: dict[str, LabelSource] = {}
     problems: list[str] = []
     for word in words:
         try:
@@ -105,10 +105,10 @@ def _place(word: str, outputs: Path) -> Path:
     raise InputError(f"{word}: no such run, blend or file" + (f"; did you mean {near}?" if near else f"; {_NEED}"))
 
 
-def _single(place: Path) -> Source:
+def _single(place: Path) -> LabelSource:
     (member,) = load_members([place])
     oof = _oof(member)
-    return Source(member.run, (oof,), (1.0,), (member,))
+    return LabelSource(member.run, (oof,), (1.0,), (member,))
 
 
 def _oof(member: Member) -> Predictions:
@@ -120,7 +120,7 @@ def _oof(member: Member) -> Predictions:
     return oof
 
 
-def _blend(place: Path, outputs: Path) -> Source:
+def _blend(place: Path, outputs: Path) -> LabelSource:
     """The members of a blend that have a say, each with its weight."""
     where = place / "blend.json"
     document = load_blend(where)
@@ -140,7 +140,7 @@ def _blend(place: Path, outputs: Path) -> Source:
     weights = tuple(max(0.0, float(listed[number]["weight"])) for number in needed)
     weights = weights if any(weights) else tuple(float(number in voting) for number in needed)
     oofs = tuple(_oof(members[number]) for number in needed)
-    return Source(place.name, oofs, weights, tuple(members.values()), document, formula, tuple(needed))
+    return LabelSource(place.name, oofs, weights, tuple(members.values()), document, formula, tuple(needed))
 
 
 def _member(listed: dict[str, Any], blend: Path, outputs: Path) -> Member:
@@ -164,7 +164,7 @@ def _member(listed: dict[str, Any], blend: Path, outputs: Path) -> Member:
 class JoinedRows:
     """The rows of several sources, joined by id: a row's probabilities are the mean of the sources that have it."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[LabelSource]) -> None:
         self.classes = sources[0].oofs[0].classes
         self.sets = sources[0].oofs[0].activation == "sigmoid"
         self._oofs = [oof for source in sources for oof in source.oofs]

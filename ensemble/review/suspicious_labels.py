@@ -29,7 +29,7 @@ from ensemble.core.text import JOINER
 from ensemble.data.table import Table
 from ensemble.errors import InputError
 from ensemble.images.scan import scan_images
-from ensemble.runs.out_of_fold import JoinedRows, Source, find_sources
+from ensemble.review.out_of_fold import JoinedRows, LabelSource, find_sources
 from ensemble.runs.request import OnEvent, RecipeWords, load_rows, read_recipe
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class RowFacts:
 
     @classmethod
     def of(
-        cls, sources: Sequence[Source], joined: JoinedRows, outputs: Path, folder: Path, on_event: OnEvent
+        cls, sources: Sequence[LabelSource], joined: JoinedRows, outputs: Path, folder: Path, on_event: OnEvent
     ) -> RowFacts:
         """Read the dataset again as the runs' records name it; without it, little is known."""
         count = len(joined.ids)
@@ -149,7 +149,7 @@ class RowFacts:
 
 
 def find_table(
-    sources: Sequence[Source], outputs: Path, folder: Path, on_event: OnEvent
+    sources: Sequence[LabelSource], outputs: Path, folder: Path, on_event: OnEvent
 ) -> tuple[Table | None, int, str]:
     """The rows that the first readable run was trained on, its `folds.near_distance`, and why there are none."""
     why = "no run.json beside these files names a dataset"
@@ -236,7 +236,9 @@ def _sets_of(numbers: Integers, chosen: NDArray[np.bool_]) -> Iterator[list[int]
 # The document
 
 
-def _document(sources: Sequence[Source], joined: JoinedRows, errors: LabelErrors, facts: RowFacts) -> dict[str, Any]:
+def _document(
+    sources: Sequence[LabelSource], joined: JoinedRows, errors: LabelErrors, facts: RowFacts
+) -> dict[str, Any]:
     items = [_item(rank, place, joined, errors, facts) for rank, place in enumerate(_listed(errors), start=1)]
     is_flagged = errors.is_flagged
     rank_of = {item["id"]: item["rank"] for item in reversed(items)}

@@ -23,8 +23,8 @@ from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.records import doubt_lines
 from ensemble.data.corrections import Corrections, KnownRows, load_corrections
 from ensemble.errors import InputError
-from ensemble.runs.out_of_fold import Source, find_sources
-from ensemble.runs.suspicious_labels import find_table
+from ensemble.review.out_of_fold import LabelSource, find_sources
+from ensemble.review.suspicious_labels import find_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ def rescore_labels(
     )
 
 
-def _metric(sources: Sequence[Source], wanted: str | None, *, sets: bool) -> tuple[str, list[str]]:
+def _metric(sources: Sequence[LabelSource], wanted: str | None, *, sets: bool) -> tuple[str, list[str]]:
     """The metric that was asked for, else the one that all share, else accuracy."""
     known = metrics_for(sets=sets)
     if wanted is not None:
@@ -108,7 +108,7 @@ def _metric(sources: Sequence[Source], wanted: str | None, *, sets: bool) -> tup
     return "accuracy", [f"metric {name} is code of a recipe, which is not run here; scored by accuracy"]
 
 
-def _corrections(path: Path, sources: Sequence[Source], outputs: Path, folder: Path) -> Corrections:
+def _corrections(path: Path, sources: Sequence[LabelSource], outputs: Path, folder: Path) -> Corrections:
     """The verdicts; an id that no file has may still be a training row that is never validated."""
     first = sources[0].oofs[0]
     test_ids = {row_id for source in sources for member in source.members for row_id in _test_ids(member)}
@@ -128,7 +128,7 @@ def _test_ids(member: Any) -> tuple[str, ...]:
     return member.test.ids if member.test is not None and member.test.kind == "test" else ()
 
 
-def _answers(source: Source, classes: Sequence[str]) -> tuple[Sequence[str], Combined, Labels]:
+def _answers(source: LabelSource, classes: Sequence[str]) -> tuple[Sequence[str], Combined, Labels]:
     """Ids, probabilities with decisions, and labels, columns in the order of `classes`."""
     document, formula = source.document, source.formula
     own = tuple(classes) if document is None else tuple(document["classes"])
@@ -153,7 +153,7 @@ def _decided(probs: NDArray[Any], *, sets: bool) -> Combined:
     return Combined(np.asarray(probs), np.asarray(decisions, dtype=np.int64))
 
 
-def _scored(source: Source, verdicts: Corrections, metric: str, classes: tuple[str, ...]) -> dict[str, Any]:
+def _scored(source: LabelSource, verdicts: Corrections, metric: str, classes: tuple[str, ...]) -> dict[str, Any]:
     """One run's or blend's scores; `classes`: in whose order the verdicts name theirs."""
     own = classes if source.document is None else tuple(source.document["classes"])
     ids, combined, labels = _answers(source, classes)
