@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import ensemble
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions
 from ensemble.review.out_of_fold import JoinedRows, find_sources
+from tests.conftest import draw_squares, make_workspace
 from tests.support import Ens, read_table
 
 CLASSES = ("cat", "dog", "eel")
@@ -262,3 +264,26 @@ def test_labels_of_a_run_and_a_blend_know_the_files(place: Path, ens: Ens) -> No
     (place / "c.csv").write_text(f"id,label\n{ids[0]},drop\n")
     scored = ens("labels", "b", "first", "second", "--rescore", "c.csv", "--json").document["scored"]
     assert {item["name"]: item["dropped"] for item in scored} == {"b": 1, "first": 1, "second": 1}
+
+
+def test_copies_with_other_labels_are_named_and_copies_in_training_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ens: Ens
+) -> None:
+    draw_squares(tmp_path / "data" / "squares")
+    place = make_workspace(tmp_path, tmp_path / "data" / "squares", monkeypatch)
+    _, rows = read_table(place / "data" / "squares" / "train.csv")
+    (red, _), (green, _) = rows[:2]
+    images = place / "data" / "squares" / "images"
+    shutil.copy(images / f"{red}.png", images / f"{green}.png")
+    assert ens(*TRAIN, "--name", "a").code == 0
+    oof = load_predictions(place / "outputs" / "a" / "oof")
+    fold_of = dict(zip(oof.ids, oof.folds, strict=True))
+    document = ens("labels", "a", "--json").document
+    (copies,) = document["contradictions"]
+    assert {(row["id"], row["given"]) for row in copies["rows"]} == {(red, "red"), (green, "green")}
+    assert document["copies_in_training"] == (2 if fold_of[red] != fold_of[green] else 0)
+    (place / "c.csv").write_text(f"id,label\n{green},drop\n")
+    assert ens(*TRAIN, "--set", "data.corrections=c.csv", "--name", "b").code == 0
+    assert ens("labels", "b", "--json").document["contradictions"] == []
+    findings = json.loads((place / "outputs" / "b" / "run.json").read_text())["findings"]
+    assert not [finding for finding in findings if finding["code"] == "label-conflict"]
