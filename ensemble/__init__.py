@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import ResolvedRecipe as ResolvedRecipe
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.review.rescored_labels import RescoredLabels as RescoredLabels
+    from ensemble.review.rescored_labels import rescore_labels as rescore_labels
+    from ensemble.review.suspicious_labels import SuspiciousLabels as SuspiciousLabels
+    from ensemble.review.suspicious_labels import labels as labels
     from ensemble.runs.describe import Initialised as Initialised
     from ensemble.runs.describe import init as init
     from ensemble.runs.eda import Look as Look
@@ -52,9 +56,11 @@ _HOMES = {
     "Packed": "ensemble.runs.pack",
     "Predicted": "ensemble.runs.predict",
     "Predictions": "ensemble.core.predictions",
+    "RescoredLabels": "ensemble.review.rescored_labels",
     "ResolvedRecipe": "ensemble.recipe.load",
     "Scored": "ensemble.runs.score",
     "Status": "ensemble.runs.status",
+    "SuspiciousLabels": "ensemble.review.suspicious_labels",
     "Study": "ensemble.tuning.study",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
@@ -63,10 +69,12 @@ _HOMES = {
     "eda": "ensemble.runs.eda",
     "fold_plan": "ensemble.runs.eda",
     "init": "ensemble.runs.describe",
+    "labels": "ensemble.review.suspicious_labels",
     "load_predictions": "ensemble.core.predictions",
     "load_recipe": "ensemble.recipe.load",
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
+    "rescore_labels": "ensemble.review.rescored_labels",
     "save_predictions": "ensemble.core.predictions",
     "score": "ensemble.runs.score",
     "status": "ensemble.runs.status",
@@ -77,7 +85,7 @@ _HOMES = {
 }
 """Where each public name lives."""
 
-_WITH_PROGRESS = ("eda", "fold_plan", "predict", "study_tta", "train", "train_many", "tune")
+_WITH_PROGRESS = ("eda", "fold_plan", "labels", "predict", "study_tta", "train", "train_many", "tune")
 """What takes long: where no `on_event` is given, a terminal or a notebook shows how far it is."""
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_OPTIONS = 4_000  # argparse looks through all of them for each
 _MOST_MESSAGES = 300  # lines that an error prints; each kind of fault has a limit of its own below it
 
-_READ_MATRICES = ("adopt", "blend", "compare", "score")  # commands that map other people's files
+_READ_MATRICES = ("adopt", "blend", "compare", "labels", "score")  # commands that map other people's files
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -411,6 +411,18 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
     option("--out", metavar="F", help="write the rows that became right or wrong to this .csv")
 
 
+def _labels_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("reviewed", nargs="+", metavar="RUN", help="runs or blends (names or folders), or oof.npy files; the mean")
+    option("--out", metavar="F", help="write what is listed to this new .csv, from which you make corrections")
+    option(
+        "--rescore",
+        metavar="F",
+        help="instead: score by the labels that this .csv corrects, and say whether the order survives",
+    )
+    option("--metric", metavar="M", help="with --rescore: the score (default: the runs' own)")
+
+
 def _adopt_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("files", nargs="+", metavar="FILE", help="bare .npy files, CSV tables of probabilities, or folders of them")
@@ -503,6 +515,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "ens compare quickstart r50_kfold5",
         _compare_options,
     ),
+    "labels": (
+        "training labels that are probably wrong, ranked for a person to judge; scores by corrected labels",
+        "ens labels quickstart --out corrections.csv",
+        _labels_options,
+    ),
     "folds": (
         "make or show the fold plan that all recipes of a dataset share, and audit it for leaks",
         "ens folds --recipe quickstart --set folds.k=10",
@@ -548,6 +565,7 @@ COMPLETIONS = {
     "probs": "member",
     "scored": "scored",
     "compared": "scored",
+    "reviewed": "reviewed",
     "tta": "view_policy",
     "method": "method",
     "metric": "metric",

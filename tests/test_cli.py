@@ -74,6 +74,7 @@ def test_every_command_has_the_global_options_before_and_after_the_verb(verb: st
         "pack": ["r", "--out", "p"],
         "score": ["r"],
         "compare": ["a", "b"],
+        "labels": ["r"],
     }.get(verb, [])
     before = build_parser().parse_args(["--outputs", "o", "--json", verb, *needed])
     after = build_parser().parse_args([verb, *needed, "--outputs", "o", "--json"])

@@ -20,7 +20,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("commands",),
-    ("tuning", "report"),
+    ("tuning", "report", "review"),
     ("runs",),
     ("comparison",),
     ("engine",),

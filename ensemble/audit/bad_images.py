@@ -72,6 +72,10 @@ def duplicate_images(
     images = _Measurements(*both)  # test rows behind training rows: they are compared once
     # Training rows by themselves: two that only a test image links are not kept together either.
     exact, near, both_exact, both_near = images.clusters(near_distance, count)
+    if table.train.dropped:  # a row that is left out is nobody's copy any more
+        dropped = np.array([row_id in table.train.dropped for row_id in table.train.ids], dtype=np.bool_)
+        alone = count + np.arange(count)
+        exact, near = np.where(dropped, alone, exact), np.where(dropped, alone, near)
     yield from _across_folds(table, folds, exact, near, scheme, images)
     yield from _conflicts(table, exact, near, images)
     yield from _train_test(table, count, both_exact, both_near, images)

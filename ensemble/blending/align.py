@@ -28,7 +28,7 @@ _MOST_BYTES = 1 << 28  # of mapped files in memory: a quarter of a gibibyte, whi
 _OTHER_FOLDS = "blend them with --other-folds: the score is then slightly optimistic"
 _ORIGINS = {  # what differs, and what to do; of several the first is the cause of the others, so it alone is said
     "dataset": ("datasets", "blend members of one dataset"),
-    "dataset_sha256": ("contents of the dataset", "train again what saw the old files"),
+    "dataset_sha256": ("contents of the dataset", "train again what saw the old files or labels"),
     "folds_sha256": ("fold plans", f"train both on one plan, or {_OTHER_FOLDS}"),
 }
 

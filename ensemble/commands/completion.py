@@ -92,6 +92,11 @@ def complete_scored(arguments: argparse.Namespace, prefix: str) -> Iterable[str]
     return [*names, *_files(prefix)]
 
 
+def complete_reviewed(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of runs and blends, and whatever files begin with what was typed."""
+    return [*complete_run(arguments, ""), *complete_blend_name(arguments, ""), *_files(prefix)]
+
+
 def complete_setting(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     """Keys that `--set` takes, with their `=`, and after it the values of a closed list."""
     from ensemble.core.schema import choices_of, leaf_keys

@@ -6,8 +6,8 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -98,6 +98,11 @@ class FoldPlan:
     def sha256(self) -> str:
         """Hash of the plan's file: two runs with the same one can be blended."""
         return sha256_text(self.csv_text)
+
+    def with_labels(self, labels: Mapping[str, str]) -> FoldPlan:
+        """The same folds with other labels of some rows: those that a person has corrected."""
+        pairs = zip(self.ids, self.labels, strict=True)
+        return replace(self, labels=tuple(labels.get(row_id, label) for row_id, label in pairs))
 
     def labels_as(self, classes: Sequence[str]) -> Labels:
         """Each row's class as its position in `classes`, or which of them each row has."""

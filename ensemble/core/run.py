@@ -140,10 +140,20 @@ class _RunScores(Schema):
     oof: Scores | None
 
 
+class CorrectionsRecord(Schema):
+    """A person's verdict on labels, as the run was trained with it."""
+
+    file: str
+    sha256: Sha256
+    changed: Count
+    dropped: Count
+
+
 class RunRecord(PredictingRun):
     """`run.json`."""
 
     asked: AskedRecord
+    corrections: CorrectionsRecord | None = None
     rows: _RowCounts
     findings: list[dict[str, Any]]
     fold_states: list[_FoldState]

@@ -72,10 +72,17 @@ CodeName = Annotated[str, Field(pattern=CODE_NAME)]
 WEIGHTS_FILE = r"^.+\.(safetensors|pth|pt|bin)$"
 """How a file of weights is named."""
 WeightsFile = Annotated[str, Field(pattern=WEIGHTS_FILE)]
+CSV_FILE = r"^.+\.csv$"
+"""How a table is named."""
+CsvFile = Annotated[str, Field(pattern=CSV_FILE)]
 
 
 _MOST_LISTED = 14  # choices in a message; of more, near ones are named
-_PATTERNS = {CODE_NAME: "module:function", WEIGHTS_FILE: "a path that ends in .safetensors, .pth, .pt or .bin"}
+_PATTERNS = {
+    CODE_NAME: "module:function",
+    WEIGHTS_FILE: "a path that ends in .safetensors, .pth, .pt or .bin",
+    CSV_FILE: "a path that ends in .csv",
+}
 _KINDS = {int: "a whole number", float: "a number"}  # how messages call a type
 
 

@@ -159,7 +159,7 @@ def make_plan(table: Table, folds: FoldsPart, clusters: Clusters | None = None) 
     scheme = _scheme(table, folds)
     # Sorted by id: the table's order must not matter. As objects: one long id does not widen all of them.
     order = np.argsort(np.array(table.train.ids, dtype=object), kind="stable")
-    labels = table.labels[order]
+    labels = table.plan_labels[order]
     groups = _groups(table, folds, clusters, order)
     if scheme == "column":
         assigned, k = given_folds([(table.given_folds or ())[row] for row in order])

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,6 +89,8 @@ class Rows:
     """Each file's sha256, from the scan; None: not scanned yet."""
     faults: tuple[str, ...] | None = None
     """Why each row's image can't be used, from the scan; empty where it can."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Ids of rows that a person's corrections leave out, each with why."""
 
     @cached_property
     def content_sha256(self) -> str:
@@ -105,23 +108,29 @@ class Rows:
 
     @cached_property
     def bad(self) -> dict[str, str]:
-        """Ids of the rows whose image can't be used, each with its file and the reason; only known after the scan."""
+        """Ids of the rows whose image can't be used, each with its file and the reason; only known after the scan.
+        Those that a person leaves out anyway are not among them."""
         rows = zip(self.ids, self.paths, self.faults or (), strict=False)
-        return {row_id: f"{path}: {fault}" for row_id, path, fault in rows if fault}
+        return {row_id: f"{path}: {fault}" for row_id, path, fault in rows if fault and row_id not in self.dropped}
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Ids of the rows of `bad` and `dropped`, each with why."""
+        return {**self.bad, **self.dropped}
 
     @property
     def usable(self) -> Rows:
-        """The rows without those of `bad`."""
-        if self.faults is None or not any(self.faults):
+        """The rows without those that are left out."""
+        if not self.left_out:
             return self
-        kept = [row for row, fault in enumerate(self.faults) if not fault]
+        kept = [row for row, row_id in enumerate(self.ids) if row_id not in self.left_out]
         return Rows(
             ids=tuple(self.ids[row] for row in kept),
             paths=tuple(self.paths[row] for row in kept),
             folder=self.folder,
             boxes=None if self.boxes is None else self.boxes[kept],
             hashes=None if self.hashes is None else tuple(self.hashes[row] for row in kept),
-            faults=("",) * len(kept),
+            faults=None if self.faults is None else ("",) * len(kept),
         )
 
 
@@ -152,6 +161,15 @@ class Table:
     """Whether the description names validation rows."""
     trimmed_labels: tuple[int, ...] = ()
     """Training rows whose label had blanks around it in the table, which are no part of the class."""
+    given_labels: Values | None = None
+    """The labels before a person's corrections, for the fold plan alone; None: there are none."""
+    corrections: Mapping[str, Any] | None = None
+    """What `run.json` says of them: file, its hash, how many rows they change and leave out."""
+
+    @property
+    def plan_labels(self) -> Values:
+        """The labels that the fold plan is made from: corrections must not deal all rows anew."""
+        return self.labels if self.given_labels is None else self.given_labels
 
     @property
     def has_sets(self) -> bool:
@@ -161,7 +179,7 @@ class Table:
     @cached_property
     def rows_sha256(self) -> str:
         """Hash of ids, labels, groups, and which rows are for training only: what a fold plan depends on."""
-        columns: list[Sequence[str]] = [self.train.ids, spelled(self.labels, self.classes)]
+        columns: list[Sequence[str]] = [self.train.ids, spelled(self.plan_labels, self.classes)]
         columns.append(self.groups or ("",) * len(self.labels))
         if self.has_sets:  # a set of one class is not the same as a class
             columns.append(["set"] * len(self.labels))
@@ -179,7 +197,17 @@ class Table:
         if self.train_labels is not None:
             # Only where they differ: hashes of datasets without them stay as they were.
             parts += sorted(map("\t".join, zip(self.train.ids, map(str, self.train_labels), strict=True)))
+        if self.given_labels is not None:  # the verdicts themselves: a file without effect makes no other dataset
+            parts += sorted(f"{self.train.ids[row]}\tcorrected\t{text}" for row, text in self.corrected_rows())
+            parts += sorted(f"{row_id}\tdropped" for row_id in self.train.dropped)
         return _hash_lines([*parts, self.test.content_sha256 if self.test else "no test rows"])
+
+    def corrected_rows(self) -> list[tuple[int, str]]:
+        """The rows whose label is another than was given, each with its label as a fold plan spells it."""
+        if self.given_labels is None:
+            return []
+        rows = np.flatnonzero((self.labels != self.given_labels).reshape(len(self.labels), -1).any(axis=1))
+        return list(zip(rows.tolist(), spelled(self.labels[rows], self.classes), strict=True))
 
 
 def dataset_folder(

@@ -36,6 +36,8 @@ class FoldJob:
     test_pixels: str | None = None
     parts: Sequence[int] = ()
     """Classes of each part of a composed label."""
+    corrections: str | None = None
+    """A file with the rows whose label a person has corrected, in place of the plan's."""
     train_labels: str | None = None
     """A file with the rows to train on by another label than the plan's."""
     views: Mapping[str, Any] | None = None

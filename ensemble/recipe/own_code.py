@@ -18,7 +18,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from ensemble.core.complaints import Complaint, Place, closest, raise_together
+from ensemble.core.complaints import Complaint, FaultyInput, Place, closest, raise_together
 from ensemble.core.files import canonical_json, save_bytes, sha256_file, sha256_text
 from ensemble.core.schema import CODE_NAME
 from ensemble.errors import InputError
@@ -401,15 +401,27 @@ def find_weights(resolved: ResolvedRecipe) -> Path | None:
     pretrained = resolved.recipe.model.pretrained
     if not isinstance(pretrained, str) or pretrained == "auto":
         return None
+    return _named_file(resolved, "model.pretrained", pretrained)
+
+
+def find_corrections(resolved: ResolvedRecipe) -> Path | None:
+    """The file that `data.corrections` names, looked for like one of weights; None if none."""
+    corrections = resolved.recipe.data.corrections
+    return None if corrections is None else _named_file(resolved, "data.corrections", corrections)
+
+
+def _named_file(resolved: ResolvedRecipe, key: str, name: str) -> Path:
     folders = list(dict.fromkeys([*(path.parent for path in resolved.files), resolved.folder]))
-    paths = [Path(os.path.abspath(folder / os.path.expanduser(pretrained))) for folder in folders]
-    weights = next((path for path in paths if path.is_file()), None)
-    if weights is None:
-        near = closest(paths[0].name, sorted(path.name for path in paths[0].parent.glob("*.*")))
-        text = f"model.pretrained: there is no file {shown_path(paths[0], resolved.folder)}"
+    paths = [Path(os.path.abspath(folder / os.path.expanduser(name))) for folder in folders]
+    file = next((path for path in paths if path.is_file()), None)
+    if file is None:
+        # What is typed is meant from the working directory, what a recipe says from beside it.
+        wanted = paths[-1] if resolved.origins[key].startswith("--set") else paths[0]
+        near = closest(wanted.name, sorted(path.name for path in wanted.parent.glob("*.*")))
+        text = f"{key}: there is no file {shown_path(wanted, resolved.folder)}"
         text += f"; did you mean {near}?" if near else ""
-        raise_together([Complaint(Place(resolved.origins["model.pretrained"]), text)])
-    return weights
+        raise FaultyInput([Complaint(Place(resolved.origins[key]), text)])
+    return file
 
 
 def check_same_weights(decided: Mapping[str, Any], weights: Path | None, where: Path) -> None:

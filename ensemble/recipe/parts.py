@@ -13,7 +13,17 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ensemble.core.complaints import any_of, closest
 from ensemble.core.dataset import Bounds, Channel
-from ensemble.core.schema import CODE_NAME, MOST_FOLDS, CodeName, Fraction, Frozen, PositiveFloat, Seed, WeightsFile
+from ensemble.core.schema import (
+    CODE_NAME,
+    MOST_FOLDS,
+    CodeName,
+    CsvFile,
+    Fraction,
+    Frozen,
+    PositiveFloat,
+    Seed,
+    WeightsFile,
+)
 from ensemble.recipe.transforms import POLICIES, checked_views, view_count
 
 FoldScheme = Literal["auto", "stratified", "group", "stratified-group", "multilabel-stratified", "column", "holdout"]
@@ -32,6 +42,9 @@ class DataPart(Frozen):
     takes the first of these that leaves half of the free disk. Changes no result."""
     bins: dict[str, Bounds] = Field(default_factory=dict)
     """Other bounds for parts of composed labels, for training rows alone: `{age: [30, 58]}`."""
+    corrections: CsvFile | None = None
+    """A person's verdict on labels of training rows, beside the recipe or in the working directory: a table with `id`
+    and `label`, a class or `drop`: docs/labels.md. The fold plan stays."""
 
 
 class FoldsPart(Frozen):

@@ -250,7 +250,7 @@ _WITHOUT_EFFECT: Any = {
     "search": True,
     "seeds": True,  # each is a run, whose identity has its own `seed`
     "chosen_by": True,
-    "data": {"cache": True},
+    "data": {"cache": True, "corrections": True},  # what they change is in the hash of the dataset, under any name
     "train": {"checkpoint_steps": True},
 }
 

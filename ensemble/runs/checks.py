@@ -77,18 +77,20 @@ def audit_table(
 
 
 def left_out(request: RunRequest) -> dict[str, dict[str, str]]:
-    """Ids of bad images with file and reason: `train`, which are dropped, and `test`, which get class shares."""
+    """Ids of rows that are left out with the reason: `train`, which are dropped, and `test`, which get class shares."""
     test = request.table.test
-    return {"train": request.table.train.bad, "test": test.bad if test is not None else {}}
+    return {"train": request.table.train.left_out, "test": test.bad if test is not None else {}}
 
 
 def check_trainable(request: RunRequest) -> None:
     """Refuse folds without rows to train on or to validate, with one class only, or with less than one batch."""
     plan, train = request.plan, request.resolved.recipe.train
-    dropped = request.table.train.bad.keys()
+    dropped = request.table.train.left_out.keys()
     used = np.array([row_id not in dropped for row_id in plan.ids], dtype=np.bool_)
-    labels = np.unique(np.array(plan.labels, dtype=object), return_inverse=True)[1]  # numbers: fast to compare
-    names = sorted(set(plan.labels))
+    by_id = {request.table.train.ids[row]: text for row, text in request.table.corrected_rows()}
+    texts = plan.with_labels(by_id).labels
+    labels = np.unique(np.array(texts, dtype=object), return_inverse=True)[1]  # numbers: fast to compare
+    names = sorted(set(texts))
     problems = []
     smallest, where = len(plan.ids) + 1, ""
     for key in request.keys:
@@ -117,7 +119,8 @@ def check_trainable(request: RunRequest) -> None:
 
 def _refuse_bad_images(request: RunRequest) -> None:
     """Raise for bad images unless the recipe drops them; the full list goes to a file where it is long."""
-    bad = left_out(request)
+    test = request.table.test
+    bad = {"train": request.table.train.bad, "test": test.bad if test is not None else {}}
     if not bad["train"] and not bad["test"]:
         return
     if request.resolved.recipe.data.bad_images == "drop":

@@ -161,6 +161,7 @@ class FoldRunner:
             "classes": list(self._request.table.classes),
             "plan_path": str(self._request.plan_path),
             **self._pixels,
+            "corrections": self._corrections(),
             "train_labels": self._train_labels(),
             "left_out": {part: sorted(rows) for part, rows in left_out(self._request).items()},
             "watch": self._watch,
@@ -173,8 +174,18 @@ class FoldRunner:
         if table.train_labels is None:
             return None
         different = np.flatnonzero(table.train_labels != table.labels).tolist()
-        by_id = {table.train.ids[row]: int(table.train_labels[row]) for row in different}
-        path = self._request.cache / f"train-labels-{sha256_text(canonical_json(by_id))[:16]}.json"
+        return self._label_file(
+            "train-labels", {table.train.ids[row]: int(table.train_labels[row]) for row in different}
+        )
+
+    def _corrections(self) -> str | None:
+        """A file with the rows whose label a person has corrected, as a plan spells them; None where there are none."""
+        table = self._request.table
+        by_id = {table.train.ids[row]: text for row, text in table.corrected_rows()}
+        return self._label_file("corrections", by_id) if by_id else None
+
+    def _label_file(self, name: str, by_id: dict[str, Any]) -> str:
+        path = self._request.cache / f"{name}-{sha256_text(canonical_json(by_id))[:16]}.json"
         if not _holds(path, by_id):
             save_json(path, by_id)
         return str(path)

@@ -55,7 +55,7 @@ def _merge_oof(
     run: RunFolder, table: Table, plan: FoldPlan, sidecar: Mapping[str, Any], own: Mapping[str, Metric]
 ) -> Predictions:
     """Validated rows in the table's order, each fold's part checked against the plan, averaged over repeats."""
-    dropped = table.train.bad.keys()
+    dropped = table.train.left_out.keys()
     validated = {row_id for row_id, is_validated in zip(plan.ids, plan.is_validated, strict=True) if is_validated}
     kept = np.flatnonzero([row_id in validated and row_id not in dropped for row_id in table.train.ids])
     ids = tuple(table.train.ids[row] for row in kept)

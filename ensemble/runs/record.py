@@ -52,7 +52,7 @@ def new_record(
     facts, is_validated = request.plan.facts(), request.plan.is_validated
     identity, plan, table, resolved = request.identity, request.plan, request.table, request.resolved
     reasons = optimistic_reasons(request)
-    dropped, prior = table.train.bad, table.test.bad if table.test is not None else {}
+    dropped, prior = table.train.left_out, table.test.bad if table.test is not None else {}
     validated = [row for row, ever in zip(plan.ids, is_validated, strict=True) if ever and row not in dropped]
     boxed = resolved.dataset.test or resolved.dataset.train  # new images must come with the columns of test rows
     return {
@@ -75,6 +75,7 @@ def new_record(
         },
         "findings": [finding.plain() for finding in findings],
         "dropped_rows": [{"id": row_id, "why": why} for row_id, why in dropped.items()],
+        **({} if table.corrections is None else {"corrections": dict(table.corrections)}),
         "prior_rows": [{"id": row_id, "why": why} for row_id, why in prior.items()],
         "decided": dict(decided),
         "fold_states": [
@@ -138,7 +139,7 @@ def check_same_identity(record: Mapping[str, Any], request: RunRequest, where: P
     """Refuse a folder whose run has another identity; the message lists the keys that differ."""
     if record["identity"] != request.identity.sha256:
         keys = differing_keys(record["identity_of"], request.identity.plain())
-        rows = _changed_rows(record, request)
+        rows = [*_changed_rows(record, request), *_changed_corrections(record, request)]
         if rows:  # in place of two hashes; the plan follows from the rows, if its recipe is the same
             follows = ("dataset_sha256", "folds_sha256") if record["recipe"]["folds"] == _folds_of(request) else ()
             keys = [*rows, *(key for key in keys if key.partition(":")[0] not in (follows or ("dataset_sha256",)))]
@@ -147,6 +148,22 @@ def check_same_identity(record: Mapping[str, Any], request: RunRequest, where: P
             "give this one another --name, or pass --fresh to move the old one aside",
             *(f"  {key}" for key in keys),
         )
+
+
+def _changed_corrections(record: Mapping[str, Any], request: RunRequest) -> list[str]:
+    """What became of a person's verdicts on labels since a run was made; empty where their effect is the same."""
+    there, here = record.get("corrections"), request.table.corrections
+    same = (there or {}).get("sha256") == (here or {}).get("sha256")
+    if same or record["identity_of"].get("dataset_sha256") == request.identity.dataset_sha256:
+        return []
+    return [f"data.corrections: {_shown_corrections(there)} there, {_shown_corrections(here)} asked"]
+
+
+def _shown_corrections(corrections: Mapping[str, Any] | None) -> str:
+    if corrections is None:
+        return "none"
+    counts = f"{corrections['changed']} changed, {corrections['dropped']} left out"
+    return f"{Path(corrections['file']).name} ({counts}, sha256 {corrections['sha256'][:12]}…)"
 
 
 def _folds_of(request: RunRequest) -> dict[str, Any]:

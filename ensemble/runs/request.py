@@ -26,6 +26,7 @@ from ensemble.core.foldplan import FoldPlan
 from ensemble.core.metrics import Metric, metric_problem, metrics_for
 from ensemble.core.records import Record
 from ensemble.core.run import Asked, FoldKey, RunFolder, find_runs, is_seed_of, seed_run_name
+from ensemble.data.corrections import corrected
 from ensemble.data.folds import plan_path, shared_plan
 from ensemble.data.table import Rows, Table, dataset_folder, load_table
 from ensemble.errors import InputError
@@ -34,7 +35,7 @@ from ensemble.images.decode import StoredShape
 from ensemble.images.scan import scan_images, with_scan
 from ensemble.recipe.layers import RecipeSource, Sets, set_words
 from ensemble.recipe.load import GivenDataset, RecordedWords, ResolvedRecipe, load_recipe, with_seed
-from ensemble.recipe.own_code import OwnCode, find_code, find_weights, require_allowed
+from ensemble.recipe.own_code import OwnCode, find_code, find_corrections, find_weights, require_allowed
 from ensemble.recipe.own_import import own_metrics
 from ensemble.recipe.parts import LOSSES
 from ensemble.recipe.recipe import Identity, Recipe
@@ -150,7 +151,8 @@ class SharedRequests:
         find_weights(resolved)  # refuses a missing file before the images are looked at, which may take minutes
         place = str(resolved.dataset_path) if resolved.dataset_path is not None else None
         bins = resolved.recipe.plain()["data"].get("bins")  # part of the key: bins turn numbers into labels
-        key = canonical_json([resolved.dataset_name, resolved.dataset.plain(), place, bins])
+        corrections = find_corrections(resolved)
+        key = canonical_json([resolved.dataset_name, resolved.dataset.plain(), place, bins, str(corrections)])
         if key not in self._tables:
             self._tables[key] = load_rows(resolved, self.outputs, self.on_event, keep_pixels=True)
         return request_for(asked, resolved, self._tables[key], self.outputs)
@@ -316,6 +318,8 @@ def load_rows(
     cache = outputs / "cache"
     where = dataset_folder(resolved.dataset_name, resolved.dataset, resolved.dataset_path, cache, resolved.folder)
     table = load_table(resolved.dataset_name, resolved.dataset, where, resolved.recipe.data.bins)
+    if (corrections := find_corrections(resolved)) is not None:
+        table = corrected(table, corrections)
     scanned: dict[str, Rows] = {}
     for part, rows in (("train", table.train), ("test", table.test)):
         if rows is not None:

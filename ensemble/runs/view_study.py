@@ -279,7 +279,7 @@ def _held_out(request: RunRequest, run: RunFolder, labels: Sequence[Sequence[Any
     """The held-out rows of all folds with these labels, fold after fold, in the order in which tasks predict."""
     plan, metric = request.plan, request.resolved.recipe.metric or "accuracy"
     names = np.array(plan.groups if plan.groups is not None else plan.ids, dtype=object)
-    kept = np.array([row_id not in request.table.train.bad for row_id in plan.ids])
+    kept = np.array([row_id not in request.table.train.left_out for row_id in plan.ids])
     rows = [np.flatnonzero(kept & (plan.folds[:, key.repeat] == key.fold)) for key in request.keys]
     return HeldOut(
         folders=tuple(run.fold_path(key, plan.repeats).name for key in request.keys),

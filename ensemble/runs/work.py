@@ -24,7 +24,7 @@ from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError, stop_on_full_disk
 from ensemble.recipe.own_code import check_same_weights, save_code
 from ensemble.recipe.save import save_given_recipe
-from ensemble.runs.checks import check_trainable, left_out
+from ensemble.runs.checks import check_trainable
 from ensemble.runs.devices import Workplace
 from ensemble.runs.fold_runner import FoldRunner
 from ensemble.runs.merge import merge_run
@@ -202,9 +202,10 @@ class RunWork:
         if kept is not None:
             check_same_identity(kept, self.request, self.run.path)
         self.record = kept or new_record(self.request, self.name, decided, self._findings)
-        bad = left_out(self.request)
-        if bad["train"] or bad["test"]:
-            self._tell({"event": "bad-images", "dropped": len(bad["train"]), "prior": len(bad["test"])})
+        table = self.request.table
+        dropped, prior = len(table.train.bad), len(table.test.bad) if table.test is not None else 0
+        if dropped or prior:
+            self._tell({"event": "bad-images", "dropped": dropped, "prior": prior})
         self._folds = FoldRunner(self.request, self.run, self.record, self._tell, self._watch, self._decoded)
         if not self._fresh:
             self._folds.keep_finished()

@@ -89,6 +89,8 @@ class FoldWork:
         self.size = image_size(self.recipe)
         self.parts = SeedParts(self.recipe.seed, job.repeat, job.fold)
         self.plan = load_plan(Path(job.plan_path))
+        if job.corrections is not None:
+            self.plan = self.plan.with_labels(load_json(Path(job.corrections)))
         sets = self.plan.multilabel
         self.activation: Activation = "sigmoid" if sets else "softmax"
         self.plain_views = PLAIN_SET_VIEWS if sets else PLAIN_VIEWS
