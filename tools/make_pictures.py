@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.blending.crossfit import Labelled
 from ensemble.blending.selection import frontier
+from ensemble.combining.crossfit import Labelled
 from ensemble.commands.blend_command import draw_frontier
 from ensemble.data.folds import make_plan
 from ensemble.data.table import Rows, Table

@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ensemble.blending.combine import Floats, Integers, Matrix
 from ensemble.blending.id_files import (
     Truth,
     check_ids,
@@ -29,6 +28,7 @@ from ensemble.blending.id_files import (
     read_ids,
     read_truth,
 )
+from ensemble.combining.combine import Floats, Integers, Matrix
 from ensemble.core.complaints import any_of, counted
 from ensemble.core.files import replaced_together, settle
 from ensemble.core.labels import Activation, row_numbers

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ensemble.blending.combine import Integers, Matrix
+from ensemble.combining.combine import Integers, Matrix
 from ensemble.core.complaints import counted
 from ensemble.core.labels import Labels
 from ensemble.core.npy import release_pages

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ensemble.blending.combine import Combined
 from ensemble.blending.formula import Formula
-from ensemble.blending.honest import EVIDENCE, Honest
 from ensemble.blending.inputs import FindDataset, Ingredients, gather, optimism_of
 from ensemble.blending.options import BlendOptions, Calibration, LabelForm
 from ensemble.blending.selection import Diversity, Point
 from ensemble.blending.submission import Difference, Submission, make_submission, read_old, write_submission
 from ensemble.blending.verdict import Verdict, judge
+from ensemble.combining.combine import Combined
+from ensemble.combining.honest import EVIDENCE, Honest
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import (

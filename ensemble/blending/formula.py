@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blending.calibration import calibrator_of, combine_calibrated, combine_then_calibrate
-from ensemble.blending.combine import Combined, Combiner, Matrix, Weights, in_blocks
-from ensemble.blending.crossfit import Part
 from ensemble.blending.methods import COMBINERS, combiner, power_combiner
-from ensemble.blending.pools import Pool
 from ensemble.blending.selection import combine_chosen
-from ensemble.blending.stacking import Regression
-from ensemble.blending.thresholds import combine_then_cut, combine_then_tune
+from ensemble.combining.calibration import calibrator_of, combine_calibrated, combine_then_calibrate
+from ensemble.combining.combine import Combined, Combiner, Matrix, Weights, in_blocks
+from ensemble.combining.crossfit import Part
+from ensemble.combining.pools import Pool
+from ensemble.combining.stacking import Regression
+from ensemble.combining.thresholds import combine_then_cut, combine_then_tune
 from ensemble.errors import InputError
 
 Step = Mapping[str, Any]

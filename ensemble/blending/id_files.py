@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blending.combine import Integers
+from ensemble.combining.combine import Integers
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import load_plan
 from ensemble.core.labels import Labels, labels_of_plain

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ensemble.blending.align import Aligned, align
-from ensemble.blending.combine import Integers
-from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
+from ensemble.combining.combine import Integers
+from ensemble.combining.crossfit import Labelled
 from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.dataset import DatasetDescription, SubmissionSpec, described_in
 from ensemble.core.files import newest, sha256_file

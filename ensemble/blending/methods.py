@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blending import combine
-from ensemble.blending.calibration import calibrated_after, calibrated_before
-from ensemble.blending.combine import Combiner, class_by_class
-from ensemble.blending.crossfit import Fitted, Labelled, Method, choice, learn
-from ensemble.blending.greedy import greedy_weights
 from ensemble.blending.options import METHODS, BlendOptions
-from ensemble.blending.pools import fitted_pool
-from ensemble.blending.simplex import least_brier, least_log_loss
-from ensemble.blending.stacking import fit_stack
-from ensemble.blending.thresholds import ORDERED_METRIC, class_tuned, tune_problem
+from ensemble.combining import combine
+from ensemble.combining.calibration import calibrated_after, calibrated_before
+from ensemble.combining.combine import Combiner, class_by_class
+from ensemble.combining.crossfit import Fitted, Labelled, Method, choice, learn
+from ensemble.combining.greedy import greedy_weights
+from ensemble.combining.pools import fitted_pool
+from ensemble.combining.simplex import least_brier, least_log_loss
+from ensemble.combining.stacking import fit_stack
+from ensemble.combining.thresholds import ORDERED_METRIC, class_tuned, tune_problem
 from ensemble.errors import InputError
 
 _STACK_ROWS = 20  # for each number that stacking learns; with fewer it never won, and it takes longest

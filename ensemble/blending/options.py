@@ -102,7 +102,7 @@ class BlendOptions:
 
     def check(self) -> None:
         """Refuse unknown words and combinations without meaning, all together."""
-        from ensemble.blending.thresholds import tune_problem  # these bring numpy, for which help does not wait
+        from ensemble.combining.thresholds import tune_problem  # these bring numpy, for which help does not wait
         from ensemble.core.metrics import METRICS, SET_METRICS
 
         problems = []

@@ -13,11 +13,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Combiner, Floats, Matrix, Weights, soft, soft_of_sets
-from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn
-from ensemble.blending.greedy import LogLossCandidates
-from ensemble.blending.honest import FEWEST
 from ensemble.blending.methods import make_method
+from ensemble.combining.combine import Combined, Combiner, Floats, Matrix, Weights, soft, soft_of_sets
+from ensemble.combining.crossfit import Fitted, Labelled, Method, Part, cross_fit, learn
+from ensemble.combining.greedy import LogLossCandidates
+from ensemble.combining.honest import FEWEST
 from ensemble.core.metrics import decide_sets
 
 Choose = Callable[[Labelled], Sequence[int]]

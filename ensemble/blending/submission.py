@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Integers
 from ensemble.blending.id_files import check_ids, examples
 from ensemble.blending.options import LabelForm
+from ensemble.combining.combine import Combined, Integers
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.files import atomic_path

@@ -11,13 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Matrix
-from ensemble.blending.crossfit import Fitted, Labelled, Method, Part, cross_fit, expected_error, learn, optimistic
-from ensemble.blending.honest import EVIDENCE, FEWEST, Honest, assess
 from ensemble.blending.inputs import Ingredients
 from ensemble.blending.methods import COMBINERS, make_method, method_of, stages_of
 from ensemble.blending.options import METHODS, BlendOptions, parse_cost
-from ensemble.blending.reliability import Calibrating, calibration_error, mean_log_loss
 from ensemble.blending.selection import (
     Diversity,
     Point,
@@ -30,7 +26,11 @@ from ensemble.blending.selection import (
     leave_one_out,
     within_budget,
 )
-from ensemble.blending.suspicion import Suspicion, suspicious
+from ensemble.combining.combine import Combined, Matrix
+from ensemble.combining.crossfit import Fitted, Labelled, Method, Part, cross_fit, expected_error, learn, optimistic
+from ensemble.combining.honest import EVIDENCE, FEWEST, Honest, assess
+from ensemble.combining.reliability import Calibrating, calibration_error, mean_log_loss
+from ensemble.combining.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
 UNLIKELY = 1 - EVIDENCE  # to be better: then something is known to be worse
@@ -187,7 +187,7 @@ class _Case:
         mean = self.prepared(self.plain_mean, False)
         single = make_method("single", self.rows.metric, sets=self.rows.sets)
         alone = self.prepared(single, False)
-        is_mean = np.array_equal(*(self.answer_of(each).probs for each in (chosen.method, mean)))
+        is_mean = np.array_equal(self.answer_of(chosen.method).probs, self.answer_of(mean).probs)
         if self.options.force or (is_mean and (honest is None or honest.units < FEWEST)):
             why = None
         elif honest is None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.blending.blend import Blend, run_blend
-from ensemble.blending.honest import ADVICE
 from ensemble.blending.options import BlendOptions, parse_weights
 from ensemble.blending.selection import Point
 from ensemble.blending.submission import Difference
+from ensemble.combining.honest import ADVICE
 from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription

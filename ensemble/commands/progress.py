@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from ensemble.commands.board import Board
-from ensemble.commands.progress_lines import LiveArea, event_line
+from ensemble.commands.board import Board, LiveArea, event_line
 from ensemble.core.text import visible
 
 _USUAL = (80, 24)  # of a terminal that does not say, as everywhere since the VT100

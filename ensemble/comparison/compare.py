@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemble.blending.combine import Floats, Integers, Matrix
 from ensemble.blending.inputs import sampled_rows
-from ensemble.blending.intervals import Support, doubt_about, least_error
+from ensemble.combining.combine import Floats, Integers, Matrix
+from ensemble.combining.intervals import Support, doubt_about, least_error
 from ensemble.comparison.sides import RETRAINED, Side, Trained, changed_keys, load_sides, record_in
 from ensemble.comparison.training_noise import (
     MeanSquare,

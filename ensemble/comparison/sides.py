@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from ensemble.blending.blend import load_blend
-from ensemble.blending.combine import Combined, Integers
-from ensemble.blending.crossfit import Labelled, Method, cross_fit
 from ensemble.blending.formula import Formula
 from ensemble.blending.inputs import Ingredients, Member, doubts_of, gather, load_members, sampled_rows
 from ensemble.blending.methods import method_of, stages_of
 from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.selection import chosen_first, harmless
+from ensemble.combining.combine import Combined, Integers
+from ensemble.combining.crossfit import Labelled, Method, cross_fit
 from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.predictions import Predictions, load_predictions
 from ensemble.core.records import Record
@@ -342,7 +342,7 @@ def _methods_of(document: Mapping[str, Any], formula: Formula, where: str) -> li
     try:
         method = method_of(options, [str(number) for number in range(len(formula.kept))], metric, sets=sets)
         for stage in stages_of(options, metric, sets=sets):
-            method = stage(method)
+            method = stage.around(method)
     except (KeyError, ValueError, InputError) as error:
         reason = f"{where}: what it learned can't be learned again without a fold ({error}); compare its members"
         raise InputError(reason) from error

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ensemble.blending.combine import Floats, Integers
-from ensemble.blending.intervals import without_blocks
+from ensemble.combining.combine import Floats, Integers
+from ensemble.combining.intervals import without_blocks
 from ensemble.core.metrics import Scorer
 
 # The noise of training as a multiple of the variance by rows, before anything is known of it: most likely this times

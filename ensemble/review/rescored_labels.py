@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.align import align
-from ensemble.blending.combine import Combined
+from ensemble.combining.combine import Combined
 from ensemble.core.complaints import any_of, counted
 from ensemble.core.labels import Labels, labels_of_plain
 from ensemble.core.metrics import decide, decide_sets, is_greater_better, metric_problem, metrics_for, shared_scorers

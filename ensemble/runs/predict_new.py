@@ -18,8 +18,8 @@ import numpy as np
 
 from ensemble.blending.align import Stack
 from ensemble.blending.blend import CARRIED, load_blend
-from ensemble.blending.combine import Combined, Matrix
 from ensemble.blending.formula import Formula, blend_command
+from ensemble.combining.combine import Combined, Matrix
 from ensemble.core.dataset import BoxSpec
 from ensemble.core.files import RUN_SWAP, replaced_together, scratch_folder, sha256_text
 from ensemble.core.labels import Activation

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.blending.blend import load_blend
-from ensemble.blending.honest import with_intervals
 from ensemble.blending.inputs import load_members, unique_names
-from ensemble.blending.intervals import Support, doubt_about
-from ensemble.blending.thresholds import decide_by_cuts
+from ensemble.combining.honest import with_intervals
+from ensemble.combining.intervals import Support, doubt_about
+from ensemble.combining.thresholds import decide_by_cuts
 from ensemble.core.complaints import Complaint, any_of, closest, counted, raise_together
 from ensemble.core.dataset import DatasetDescription, described_in
 from ensemble.core.labels import Labels

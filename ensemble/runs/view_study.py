@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.honest import compare
-from ensemble.blending.simplex import learn_weights
+from ensemble.combining.honest import compare
+from ensemble.combining.simplex import learn_weights
 from ensemble.core.files import RUN_SWAP, save_json, scratch_folder, settle
 from ensemble.core.labels import Labels, are_sets, labels_of_plain, likelihoods
 from ensemble.core.locks import folder_lock

@@ -13,7 +13,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from ensemble.blending.honest import Interval, with_intervals
+from ensemble.combining.honest import Interval, with_intervals
 from ensemble.core.labels import Labels
 from ensemble.core.metrics import Scorer
 from ensemble.core.run import RunFolder

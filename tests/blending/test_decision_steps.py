@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending import greedy as candidates
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.greedy import compiled_steps, numpy_steps, pick_greedily
+from ensemble.combining import greedy as candidates
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.greedy import compiled_steps, numpy_steps, pick_greedily
 
 
 def _stack(
@@ -78,8 +78,8 @@ def test_a_preference_is_measured_in_64_bits() -> None:
 def test_small_problems_do_not_load_the_compiler() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from ensemble.blending.greedy import pick_greedily\n"
-        "from ensemble.blending.crossfit import Labelled\n"
+        "from ensemble.combining.greedy import pick_greedily\n"
+        "from ensemble.combining.crossfit import Labelled\n"
         "stack = [np.full((4, 2), 0.5), np.tile([0.2, 0.8], (4, 1))]\n"
         "pick_greedily(Labelled(stack, np.array([0, 1, 1, 1]), np.zeros((1, 4), dtype=int)))\n"
         "sys.exit('numba' in sys.modules)\n"

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize, minimize_scalar
 
-from ensemble.blending.calibration import fit_temperature
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.greedy import greedy_weights, make_candidates, pick_greedily
-from ensemble.blending.pools import Pool, fit_pool
-from ensemble.blending.simplex import least_brier, least_log_loss
-from ensemble.blending.stacking import fit_regression
-from ensemble.blending.thresholds import TUNABLE, best_multipliers
+from ensemble.combining.calibration import fit_temperature
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.greedy import greedy_weights, make_candidates, pick_greedily
+from ensemble.combining.pools import Pool, fit_pool
+from ensemble.combining.simplex import least_brier, least_log_loss
+from ensemble.combining.stacking import fit_regression
+from ensemble.combining.thresholds import TUNABLE, best_multipliers
 from ensemble.core.metrics import METRICS, decide
 
 Problem = tuple[list[np.ndarray], np.ndarray]

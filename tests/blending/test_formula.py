@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ensemble.blending.blend import blend
-from ensemble.blending.crossfit import Labelled
 from ensemble.blending.formula import Formula
 from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.verdict import judge_rows
+from ensemble.combining.crossfit import Labelled
 from ensemble.errors import InputError
 from tests.support import MakeRun
 

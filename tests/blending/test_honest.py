@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ensemble.blending.combine import Combined, hard, soft
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.honest import Honest, assess, best_members, is_retrained
+from ensemble.combining.combine import Combined, hard, soft
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.honest import Honest, assess, best_members, is_retrained
 from ensemble.core.metrics import METRICS
 
 Stack = list[np.ndarray]

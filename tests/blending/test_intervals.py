@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.intervals import (
+from ensemble.combining.intervals import (
     FEWEST,
     FEWEST_OF_A_CLASS,
     Support,

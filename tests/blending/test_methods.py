@@ -8,14 +8,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from ensemble.blending.calibration import CALIBRATIONS, calibrated_after, calibrated_before
-from ensemble.blending.combine import soft
-from ensemble.blending.crossfit import Labelled, Method, choice, cross_fit, learn
 from ensemble.blending.methods import fixed, make_method
 from ensemble.blending.options import METHOD_WORDS, METHODS, Calibration, method_problem
 from ensemble.blending.selection import chosen_first, harmless
-from ensemble.blending.thresholds import class_tuned
 from ensemble.cli import build_parser
+from ensemble.combining.calibration import CALIBRATIONS, calibrated_after, calibrated_before
+from ensemble.combining.combine import soft
+from ensemble.combining.crossfit import Labelled, Method, choice, cross_fit, learn
+from ensemble.combining.thresholds import class_tuned
 
 SPECS = ["power:2" if name == "power" else name for name in METHODS]
 WRAPPED = {

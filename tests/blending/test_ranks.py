@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ensemble.blending import combine as ranks
-from ensemble.blending import combine as vote
-from ensemble.blending.combine import in_order, rank, ranked
+from ensemble.combining import combine as ranks
+from ensemble.combining import combine as vote
+from ensemble.combining.combine import in_order, rank, ranked
 
 _SHARES = st.one_of(st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, 1e-45, 1e-38]), st.floats(0, 1, width=32))
 

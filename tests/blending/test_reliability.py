@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.combine import decided
-from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
-from ensemble.blending.reliability import calibration_error
 from ensemble.blending.verdict import Verdict, judge_rows
+from ensemble.combining.combine import decided
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.reliability import calibration_error
 
 
 def _rows(count: int, sharpness: float, seed: int = 0, metric: str = "accuracy", classes: int = 4) -> Labelled:

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from ensemble.blending import align as stack
-from ensemble.blending import combine as vote
 from ensemble.blending import inputs as ingredients
 from ensemble.blending import inputs as sampled
 from ensemble.blending.align import Stack
 from ensemble.blending.blend import blend
-from ensemble.blending.crossfit import Part
 from ensemble.blending.inputs import load_members, sampled_rows
 from ensemble.blending.methods import COMBINERS, SET_COMBINERS
+from ensemble.combining import combine as vote
+from ensemble.combining.crossfit import Part
 from ensemble.core.predictions import Seen, load_predictions
 from tests.support import MakeRun
 

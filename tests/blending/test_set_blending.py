@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from ensemble import adopt, blend
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.greedy import make_candidates
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import METHODS
-from ensemble.blending.thresholds import best_thresholds
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.greedy import make_candidates
+from ensemble.combining.thresholds import best_thresholds
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.metrics import SET_METRICS
 from ensemble.core.predictions import Predictions, load_predictions, save_predictions

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.combine import Combined
 from ensemble.blending.submission import make_submission, save_submission
+from ensemble.combining.combine import Combined
 from ensemble.core.dataset import SubmissionSpec
 from ensemble.core.metrics import decide
 from ensemble.errors import InputError

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.blending.blend import Blend, blend, load_blend
-from ensemble.blending.crossfit import Labelled
 from ensemble.blending.options import BlendOptions
 from ensemble.blending.selection import copies, diversity
-from ensemble.blending.suspicion import LEAK, find_leaks, find_mixes, leak_scores, suspicious
 from ensemble.blending.verdict import Verdict, judge_rows
 from ensemble.cli import build_parser
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.suspicion import LEAK, find_leaks, find_mixes, leak_scores, suspicious
 from ensemble.commands.blend_command import _remarks
 from ensemble.core.predictions import save_predictions
 from tests.support import MakeMember, MakeRun
@@ -91,7 +91,7 @@ def test_a_leak_among_rows_with_sets_of_classes() -> None:
 
 
 def test_of_very_many_numbers_a_part_is_looked_at_and_the_leak_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble.blending.suspicion._MOST_NUMBERS", 6 * 4 * 200)
+    monkeypatch.setattr("ensemble.combining.suspicion._MOST_NUMBERS", 6 * 4 * 200)
     assert set(find_leaks(_rows([0.5] * 5, leaks=1, rows=5000))) == {5}
 
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.crossfit import Labelled, learn
 from ensemble.blending.formula import Formula
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import BlendOptions
-from ensemble.blending.thresholds import (
+from ensemble.blending.verdict import Verdict, judge_rows
+from ensemble.combining.crossfit import Labelled, learn
+from ensemble.combining.thresholds import (
     best_cuts,
     best_multipliers,
     class_tuned,
@@ -22,7 +23,6 @@ from ensemble.blending.thresholds import (
     expected_class,
     tune_problem,
 )
-from ensemble.blending.verdict import Verdict, judge_rows
 from ensemble.core.metrics import METRICS, decide
 from ensemble.errors import InputError
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ensemble.blending.blend import blend
-from ensemble.blending.combine import soft
-from ensemble.blending.crossfit import Labelled, Method
 from ensemble.blending.methods import fixed
 from ensemble.blending.options import METHODS, BlendOptions, parse_cost, parse_weights
 from ensemble.blending.selection import affordable, copies, diversity, frontier, harmless
 from ensemble.blending.verdict import Verdict, judge_rows
+from ensemble.combining.combine import soft
+from ensemble.combining.crossfit import Labelled, Method
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import save_predictions
 from ensemble.errors import InputError

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.combine import hard, power, soft
 from ensemble.blending.methods import COMBINERS
+from ensemble.combining.combine import hard, power, soft
 
 Stack = list[np.ndarray]
 

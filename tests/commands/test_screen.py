@@ -20,8 +20,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.commands.board import Board, FoldFacts, fold_remaining, total_remaining
-from ensemble.commands.progress_lines import Line, LiveArea, clip, display_width, event_line, shown_duration
+from ensemble.commands.board import (
+    Board,
+    FoldFacts,
+    Line,
+    LiveArea,
+    clip,
+    display_width,
+    event_line,
+    fold_remaining,
+    shown_duration,
+    total_remaining,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "screen"
 

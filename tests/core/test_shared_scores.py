@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ensemble.blending.honest import with_intervals
+from ensemble.combining.honest import with_intervals
 from ensemble.core import metrics
 from ensemble.core.metrics import METRICS, SET_METRICS, Metric, linear_roc_auc, shared_scorers
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.blending.simplex import learn_weights
+from ensemble.combining.simplex import learn_weights
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import load_predictions
 from ensemble.recipe.chosen_views import RunViews, ViewChoice

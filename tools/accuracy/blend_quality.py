@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from peers.environments import python_of
 
-from ensemble.blending.combine import Combined, soft
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.greedy import pick_greedily
 from ensemble.blending.options import BlendOptions
 from ensemble.blending.verdict import judge_rows
+from ensemble.combining.combine import Combined, soft
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.greedy import pick_greedily
 from ensemble.core.metrics import METRICS
 
 Array = npt.NDArray[np.float64]

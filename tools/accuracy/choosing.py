@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, geometric, soft
-from ensemble.blending.crossfit import Labelled, cross_fit, learn
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.verdict import judge_rows
+from ensemble.combining.combine import Combined, geometric, soft
+from ensemble.combining.crossfit import Labelled, cross_fit, learn
 from ensemble.core.metrics import METRICS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

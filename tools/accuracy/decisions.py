@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from designs import Array, Design, Sample, Table, drawn, patients, three
 
-from ensemble.blending.combine import Combined
-from ensemble.blending.crossfit import Labelled, learn
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import BlendOptions
-from ensemble.blending.reliability import _gaps
-from ensemble.blending.thresholds import best_cuts, decide_by_cuts
 from ensemble.blending.verdict import Verdict, judge_rows
+from ensemble.combining.combine import Combined
+from ensemble.combining.crossfit import Labelled, learn
+from ensemble.combining.reliability import _gaps
+from ensemble.combining.thresholds import best_cuts, decide_by_cuts
 from ensemble.core.metrics import METRICS
 
 _POPULATION = 20_000

@@ -7,7 +7,7 @@ better, as it is an ensemble).
 
     .venv/bin/python tools/accuracy/intervals.py --keep FOLDER --draws 200 --first 100
 
-The constants of `ensemble/blending/intervals.py` were chosen on draws 0 to 99, which the default leaves out. It asks
+The constants of `ensemble/combining/intervals.py` were chosen on draws 0 to 99, which the default leaves out. It asks
 nothing of the package but `judge_rows`, so it measures other versions too: PYTHONPATH=OTHER_CHECKOUT.
 """
 
@@ -25,17 +25,17 @@ import numpy as np
 import numpy.typing as npt
 from designs import INTERVALS, Array, Design, Sample
 
-from ensemble.blending.combine import soft
-from ensemble.blending.crossfit import Labelled, learn
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import BlendOptions
 from ensemble.blending.verdict import judge_rows
+from ensemble.combining.combine import soft
+from ensemble.combining.crossfit import Labelled, learn
 from ensemble.core.metrics import METRICS
 
 _METRICS = ("accuracy", "log_loss", "macro_f1", "balanced_accuracy", "roc_auc")
 _METHODS = ("soft", "optimize", "greedy")
 _TRUTHS = ("truth", "again", "submitted")
-_ADVICE = 0.25  # as in `ensemble/blending/honest.py`
+_ADVICE = 0.25  # as in `ensemble/combining/honest.py`
 
 
 @dataclass

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from designs import FOLDS, Table, _deal, _probs, drawn, patients
 
-from ensemble.blending.crossfit import Labelled, cross_fit, learn
 from ensemble.blending.methods import make_method
+from ensemble.combining.crossfit import Labelled, cross_fit, learn
 from ensemble.core.metrics import METRICS
 
 Array = npt.NDArray[np.float64]

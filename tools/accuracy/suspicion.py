@@ -44,8 +44,8 @@ import numpy as np
 import numpy.typing as npt
 from designs import CHOOSING, FOLDS, Design, _by_groups, _by_rows, _deal, _probs, drawn, twelve
 
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.suspicion import LEAK, find_leaks, find_mixes, leak_scores
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.suspicion import LEAK, find_leaks, find_mixes, leak_scores
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -213,8 +213,8 @@ def mix_table(draws: Mapping[str, list[tuple[Array, Integers]]]) -> Iterator[str
                     line[3] += len(stack) - len(made)
     yield "\n| files | mix | recognised | others called a mix |"
     yield "|---|---|---|---|"
-    for (bits, kind), (right, made, wrong, others) in counts.items():
-        yield f"| {bits} | {kind} | {right} of {made} | {wrong} of {others} |"
+    for (bits, kind), (right, of_mixes, wrong, others) in counts.items():
+        yield f"| {bits} | {kind} | {right} of {of_mixes} | {wrong} of {others} |"
 
 
 def _with_mixes(members: list[Array], kind: str, bits: str, random: np.random.Generator) -> tuple[list[Any], set[int]]:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from tune import TABLES, Table, draw_order, replay
 
-from ensemble.blending.honest import with_intervals
+from ensemble.combining.honest import with_intervals
 from ensemble.core.metrics import Scorer
 from ensemble.tuning.evidence import cost_of_choice, halves_of
 from ensemble.tuning.stopping import POLICIES

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from side_by_side import Contest
 
 from ensemble.blending.align import align
-from ensemble.blending.combine import block_by_block, block_of, soft, weighted_mean
 from ensemble.blending.inputs import load_members
+from ensemble.combining.combine import block_by_block, block_of, soft, weighted_mean
 from ensemble.core.predictions import Predictions, save_predictions
 
 Array = npt.NDArray[np.float32]

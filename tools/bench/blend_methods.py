@@ -23,12 +23,12 @@ import numpy.typing as npt
 from peers.environments import Unavailable, python_of
 from side_by_side import row
 
-from ensemble.blending.crossfit import Labelled, cross_fit, learn
-from ensemble.blending.greedy import Picks, pick_greedily
-from ensemble.blending.honest import assess
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import METHODS
-from ensemble.blending.simplex import least_log_loss
+from ensemble.combining.crossfit import Labelled, cross_fit, learn
+from ensemble.combining.greedy import Picks, pick_greedily
+from ensemble.combining.honest import assess
+from ensemble.combining.simplex import least_log_loss
 from ensemble.core.metrics import SMALLEST_PROBABILITY
 
 Array = npt.NDArray[np.float64]

@@ -22,7 +22,7 @@ from ensemble.core.parallel import for_each_row, map_in_threads, usable_cores
 from ensemble.images.decode import decode_image, read_content
 
 _FILES, _FILE_BYTES = 200, 2**20
-_MEMBERS, _ROWS, _CLASSES, _BLOCK = 50, 200_000, 10, 6_553  # the block is that of ensemble/blending/combine.py
+_MEMBERS, _ROWS, _CLASSES, _BLOCK = 50, 200_000, 10, 6_553  # the block is that of ensemble/combining/combine.py
 _TINY = 1_000
 
 Work = Callable[[Any], Any]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, Floats, Matrix, Weights, decided, in_blocks, logs, softmax
-from ensemble.blending.crossfit import Fitted, Labelled, Part
+from ensemble.combining.combine import Combined, Floats, Matrix, Weights, decided, in_blocks, logs, softmax
+from ensemble.combining.crossfit import Fitted, Labelled, Part
 from ensemble.core.labels import Labels, are_sets, likelihoods
 from ensemble.core.metrics import SMALLEST_PROBABILITY
 

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Floats, Integers, Matrix
-from ensemble.blending.crossfit import Labelled
+from ensemble.combining.combine import Floats, Integers, Matrix
+from ensemble.combining.crossfit import Labelled
 
 # Leaks. The constants are measured by tools/accuracy/suspicion.py: 19 settings, and companies of 3 to 11 others.
 LEAK = 0.92  # a leak's score is above it, that of one good member among nine poor ones below

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Floats, Matrix
+from ensemble.combining.combine import Floats, Matrix
 from ensemble.core.labels import Labels, are_sets
 
 _VIEW_STEPS = 1000  # expectation maximisation is slow near the optimum, but a step over a dozen views is cheap

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blending.combine import (
+from ensemble.combining.combine import (
     Combined,
     Combiner,
     Floats,
@@ -24,8 +24,8 @@ from ensemble.blending.combine import (
     softmax,
     unpaired,
 )
-from ensemble.blending.crossfit import Fitted, Labelled, Method, learn
-from ensemble.blending.stacking import Regression, class_features, fit_regression
+from ensemble.combining.crossfit import Fitted, Labelled, Method, learn
+from ensemble.combining.stacking import Regression, class_features, fit_regression
 from ensemble.core.labels import Labels, are_sets
 
 Calibrator = Callable[[Matrix], Floats]

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Floats, Integers, Matrix
-from ensemble.blending.crossfit import Labelled
+from ensemble.combining.combine import Floats, Integers, Matrix
+from ensemble.combining.crossfit import Labelled
 from ensemble.core.labels import Labels, are_sets, has_class
 from ensemble.core.machine import compiled
 from ensemble.core.metrics import TIE_TOLERANCE

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Floats, Matrix, Weights, decided, in_blocks, softmax
-from ensemble.blending.crossfit import Fitted, Labelled
-from ensemble.blending.simplex import least_above_zero
-from ensemble.blending.stacking import Narrow
+from ensemble.combining.combine import Combined, Floats, Matrix, Weights, decided, in_blocks, softmax
+from ensemble.combining.crossfit import Fitted, Labelled
+from ensemble.combining.simplex import least_above_zero
+from ensemble.combining.stacking import Narrow
 from ensemble.core.labels import Labels, are_sets
 
 # What a probability below it counts as. A tree or a near neighbour says zero and means "none of my five": in trials
@@ -80,7 +80,7 @@ def _fit_slopes(features: Narrow, labels: Labels, classes: int) -> Floats:
     """Slopes (members,) for `features` (members, rows x classes), by projected steps of Newton's."""
     members, rows = len(features), len(labels)
     equal, pull = np.full(members, 1 / members), _PULL * members
-    problem = _Problem(features, labels, classes)
+    problem = _Slopes(features, labels, classes)
     slopes = equal
     loss, gradient = problem.value(slopes)
     for _ in range(_STEPS):
@@ -103,7 +103,7 @@ def _fit_slopes(features: Narrow, labels: Labels, classes: int) -> Floats:
     return np.where(slopes < _SMALL, 0.0, slopes)
 
 
-class _Problem:
+class _Slopes:
     """Log-loss, added up over rows, as a function of the slopes; of sets of classes the mean over classes."""
 
     def __init__(self, features: Narrow, labels: Labels, classes: int) -> None:

@@ -13,9 +13,9 @@ from itertools import chain
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Floats, decided, soft, soft_of_sets
-from ensemble.blending.crossfit import Labelled
-from ensemble.blending.intervals import (
+from ensemble.combining.combine import Combined, Floats, decided, soft, soft_of_sets
+from ensemble.combining.crossfit import Labelled
+from ensemble.combining.intervals import (
     FEWEST,
     NO_GAIN,
     Gain,

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ensemble.blending.combine import Floats, Integers, Matrix
+from ensemble.combining.combine import Floats, Integers, Matrix
 from ensemble.core.labels import Labels, are_sets
 from ensemble.core.metrics import METRICS, SET_METRICS, SMALLEST_PROBABILITY, Scorer
 

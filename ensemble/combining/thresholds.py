@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.blending.combine import Combined, Combiner, Floats, Integers, Matrix, Weights
-from ensemble.blending.crossfit import Fitted, Labelled, Method, choice, learn
+from ensemble.combining.combine import Combined, Combiner, Floats, Integers, Matrix, Weights
+from ensemble.combining.crossfit import Fitted, Labelled, Method, choice, learn
 from ensemble.core.complaints import any_of
 from ensemble.core.labels import Labels
 from ensemble.core.metrics import METRICS, SET_METRICS, THRESHOLD, TIE_TOLERANCE, decide
@@ -59,7 +59,7 @@ def tune_problem(metric: str, *, sets: bool = False, ordered: bool = True) -> st
 def class_tuned(method: Method) -> Method:
     """The method, and then decisions that score best: by multipliers, by cuts, or of sets by thresholds."""
     multiplied, cut = _with_multipliers(method), _with_cuts(method)
-    either = choice(f"{method.name}+classes", [multiplied, cut], simplest=False)
+    either = choice(f"{method.name}+classes", [multiplied, cut])
 
     def fit(labelled: Labelled) -> Fitted:
         if labelled.sets:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Floats, Integers
-from ensemble.blending.crossfit import Labelled
+from ensemble.combining.combine import Combined, Floats, Integers
+from ensemble.combining.crossfit import Labelled
 from ensemble.core.labels import likelihoods
 from ensemble.core.metrics import SMALLEST_PROBABILITY
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ensemble.blending.combine import Combined, Combiner, Floats, Integers, Matrix, block_of
+from ensemble.combining.combine import Combined, Combiner, Floats, Integers, Matrix, block_of
 from ensemble.core.labels import Labels, likelihoods
 from ensemble.core.metrics import SMALLEST_PROBABILITY, Metric, metrics_for
 
