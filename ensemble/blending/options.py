@@ -86,7 +86,7 @@ class BlendOptions:
     force: bool = False
     """Use what was learned even where it is no better than the plain mean."""
     cautious: bool = False
-    """Use what was learned only where it is better than the plain mean in 95 % of the resamples."""
+    """Use what was learned only where it is better than the plain mean with a probability of 95 %."""
     other_folds: bool = False
     """Blend members of different fold plans, though the score is then slightly optimistic."""
     outputs: Path | str = "outputs"

@@ -34,7 +34,7 @@ from ensemble.combining.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
 UNLIKELY = 1 - EVIDENCE  # to be better: then something is known to be worse
-LIKELY = 0.5  # what is better in half of the resamples is the better guess
+LIKELY = 0.5  # what is as likely better as worse is the better guess
 _ROUNDING = 1 + 1e-9  # `1x` must allow the best member itself, whatever the last bit of the product
 
 

@@ -160,9 +160,10 @@ def best_cuts(probs: Matrix, labels: Labels, metric: str, pseudo_rows: float = _
             high = int(ends[place + 1]) if place + 2 < classes else len(values)
             here = int(ends[place])
             scores = np.where(room[low : high + 1], score(truth, ends, place, low, high, classes), -np.inf)
-            best = low + int(np.argmax(scores))
-            if scores[best - low] > scores[here - low] + _NO_GAIN:
-                cuts[place] = _between(values, best, cuts, place)
+            # Of places that score alike the first: all rows in either class is a kappa of 0 up to rounding.
+            best = int(np.argmax(scores >= scores.max() - _NO_GAIN))
+            if scores[best] > scores[here - low] + _NO_GAIN:
+                cuts[place] = _between(values, low + best, cuts, place)
         if np.array_equal(before, cuts):
             break
     return cuts

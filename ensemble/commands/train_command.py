@@ -77,7 +77,7 @@ def _table(record: dict[str, Any]) -> ShownTable:
     oof = record["scores"]["oof"]
     if oof is not None:
         rows.append(["all", f"out of fold{_mark(record)}", *(shown_score(oof.get(name)) for name in names), ""])
-    title = f"{record['run']}: {record['recipe']['model']['name']} on {record['dataset']}"
+    title = f"{record['run']}: {record['recipe']['model'].get('name', '-')} on {record['dataset']}"
     return ShownTable(["fold", "state", *names, "seconds"], rows, title)
 
 

@@ -231,7 +231,7 @@ def test_files_of_an_earlier_version_are_read_and_marked(place: Path, ens: Ens) 
         "outputs/blends/b": True,
     }
     out = ens("status").out
-    assert out.count("(unverified)") == 2
+    assert out.count("(unverified)") == 3  # the run, and both numbers of the study
     assert "unverified: run first, study s: written by an earlier version of ens" in out
     blended = ens(*BLEND)
     assert blended.code == 0, blended.err

@@ -95,7 +95,7 @@ def test_a_changed_source_is_another_run_and_the_old_one_is_not_mixed_into(own: 
         (["model.drop_rate=0.3"], "model.drop_rate: is for timm's models"),
         (["model.heads=parts"], "model.heads is parts, but the labels of dataset squares have no parts"),
         (["model.pretrained=true"], "name a file of weights"),
-        (["model.pretrained=x.safetensors"], "model.pretrained: there is no file recipes/x.safetensors"),
+        (["model.pretrained=x.safetensors"], "model.pretrained: there is no file x.safetensors"),
         (["model.freeze=backbone", "model.freeze_epochs=1"], "model.freeze_epochs is 1, but train.epochs is 1"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -2,7 +2,7 @@
 
 Printed are, in thousandths over the plain mean, the gain, the mean rank and the regret: by how much the best way of a
 design is better, each by its mean over draws; then the mean over designs. "Decisions" are accuracy, macro F1 and
-balanced accuracy. An older version of this project can be measured with PYTHONPATH set to its checkout.
+balanced accuracy.
 
     .venv/bin/python tools/accuracy/choosing.py --draws 200 --keep FOLDER --results FILE
 """

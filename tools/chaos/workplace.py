@@ -61,7 +61,18 @@ def make_template(folder: Path, run: Run, *, with_study: bool = True) -> None:
     commands: list[tuple[str, ...]] = [
         ("train", "--recipe", "tiny", "--name", "a", *QUICK),
         ("train", "--recipe", "tiny", "--name", "b", "--set", "seed=1", *QUICK),
-        ("blend", "outputs/a/probs.npy", "outputs/b/probs.npy", "--name", "ab", "--method", "optimize"),
+        # Both members have a say, as what a method learns might leave one of them out.
+        (
+            "blend",
+            "outputs/a/probs.npy",
+            "outputs/b/probs.npy",
+            "--name",
+            "ab",
+            "--method",
+            "geometric",
+            "--select",
+            "all",
+        ),
         ("pack", "outputs/blends/ab", "--out", "pack"),
         ("pack", "a", "--out", "pack.zip"),
     ]
