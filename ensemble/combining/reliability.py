@@ -111,6 +111,8 @@ def _without_luck(shares: Floats, gaps: Floats, errors: Floats) -> CalibrationEr
         return float(shares @ means) + sign * _SURE * float(np.sqrt(np.sum(np.square(shares) * variance)))
 
     value, low, high = (_root(expected, sign, plain) * scale for sign in (0.0, 1.0, -1.0))
+    # Bins may fit too well by luck; then no error at all explains them. One standard error of the whole can't be seen.
+    high = max(high, float(np.sqrt(np.sum(np.square(shares * errors)))))
     return CalibrationError(min(value, 1.0), (min(low, value, 1.0), min(max(high, value), 1.0)))
 
 

@@ -108,3 +108,12 @@ def test_rows_of_one_group_prove_less_than_as_many_rows_of_their_own() -> None:
     answer = [decided(alone.stack[0], sets=False)]
     wide, narrow = (calibration_error(answer, each).ci95 for each in (grouped, alone))
     assert wide[1] - wide[0] > narrow[1] - narrow[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), rows=st.integers(10, 400), sharpness=st.sampled_from([0.5, 1.0, 3.0]))
+def test_the_interval_of_the_calibration_error_never_has_zero_width(seed: int, rows: int, sharpness: float) -> None:
+    labelled = _rows(rows, sharpness, seed=seed)
+    error = calibration_error([decided(np.asarray(labelled.stack[0]))], labelled)
+    low, high = error.ci95
+    assert 0 <= low <= error.value <= high and low < high
