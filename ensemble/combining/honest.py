@@ -55,11 +55,6 @@ class Honest:
     units: int = FEWEST  # how many rows, or groups, are independent
     doubt: str | None = None  # why no interval can be trusted; None where they can
 
-    @property
-    def is_evident(self) -> bool:
-        """Whether the gain over the plain mean is more than luck."""
-        return self.units >= FEWEST and self.gain_over_uniform.p_better >= EVIDENCE
-
 
 def assess(
     labelled: Labelled,
