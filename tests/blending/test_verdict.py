@@ -15,6 +15,7 @@ from ensemble.blending.selection import affordable, copies, diversity, frontier,
 from ensemble.blending.verdict import Verdict, judge_rows
 from ensemble.combining.combine import soft
 from ensemble.combining.crossfit import Labelled, Method
+from ensemble.combining.honest import EVIDENCE
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import save_predictions
 from ensemble.errors import InputError
@@ -45,7 +46,7 @@ def test_cautiously_without_an_evident_gain_the_plain_mean_is_used_and_force_ove
     assert np.ptp(verdict.weights) == 0
     assert verdict.fallback is not None and "no evident gain" in verdict.fallback
     assert verdict.honest is not None and verdict.honest.gain_over_uniform.value == 0
-    assert verdict.asked is not None and not verdict.asked.is_evident
+    assert verdict.asked is not None and verdict.asked.gain_over_uniform.p_better < EVIDENCE
     assert (forced.used, forced.fallback) == (method, None)
 
 
@@ -98,7 +99,7 @@ def test_where_members_differ_what_was_learned_is_used(method: str) -> None:
     verdict = _judged(_rows([0.3, 4, 4, 4, 4], rows=800), method, select="all")
     assert (verdict.fallback, verdict.asked) == (None, None)
     assert verdict.used in ({"pool", "single", "optimize", "brier", "greedy"} if method == "auto" else {method})
-    assert verdict.honest is not None and verdict.honest.is_evident
+    assert verdict.honest is not None and verdict.honest.gain_over_uniform.p_better >= EVIDENCE
     assert verdict.honest.optimistic is not None
     assert verdict.weights[0] == max(verdict.weights)
 
