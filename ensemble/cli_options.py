@@ -471,6 +471,7 @@ def _report_options(command: argparse.ArgumentParser) -> None:
     option("--out", metavar="F", help="the page's file (default: outputs/reports/NAME.html)")
     option("--thumbnails", type=int, default=200, metavar="N", help="at most N pictures on the page (default: 200)")
     option("--open", action="store_true", help="show the page in a browser")
+    option("--live", action="store_true", help="write the page anew as epochs arrive, until training ends")
 
 
 def _status_options(command: argparse.ArgumentParser) -> None:

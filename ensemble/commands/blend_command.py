@@ -95,7 +95,9 @@ def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) ->
         for point in points
     ]
     title = f"What each second buys: {metric} out of fold"
-    return figures.frontier(title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric))
+    return figures.frontier(
+        title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric)
+    ).standalone()
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:

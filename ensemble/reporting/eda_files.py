@@ -79,10 +79,12 @@ def _figures(look: Look) -> dict[str, str]:
     heights = look.train.heights[usable].astype(np.float64)
     dataset = look.facts["dataset"]
     return {
-        "classes.svg": bars(f"{dataset}: training rows per class{more}", names, [counts[name] for name in names]),
-        "widths.svg": histogram(f"{dataset}: widths", widths, "pixels"),
-        "heights.svg": histogram(f"{dataset}: heights", heights, "pixels"),
-        "aspects.svg": histogram(f"{dataset}: width to height", widths / np.maximum(heights, 1), "ratio"),
+        "classes.svg": bars(
+            f"{dataset}: training rows per class{more}", names, [counts[name] for name in names]
+        ).standalone(),
+        "widths.svg": histogram(f"{dataset}: widths", widths, "pixels").standalone(),
+        "heights.svg": histogram(f"{dataset}: heights", heights, "pixels").standalone(),
+        "aspects.svg": histogram(f"{dataset}: width to height", widths / np.maximum(heights, 1), "ratio").standalone(),
     }
 
 

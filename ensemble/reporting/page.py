@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,10 @@ class Cell:
     """`good`, `bad` or nothing."""
 
 
+Row = Sequence[Cell | str | int | float | None]
+"""A line of a table."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table that can be sorted by a click and, where it is long, filtered by words."""
@@ -54,7 +58,7 @@ class Grid:
     kind: ClassVar[str] = "grid"
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell | str | int | float | None]]
+    rows: Sequence[Row]
     left_out: int = 0
     """Rows that were not put on the page."""
 
@@ -303,7 +307,7 @@ def render(page: Page, *, made: str, version: str) -> str:
     return text
 
 
-def as_cells(row: Iterable[Cell | str | int | float | None]) -> list[Cell]:
+def as_cells(row: Row) -> list[Cell]:
     """Plain values as cells: numbers sort as numbers."""
     cells = []
     for value in row:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ensemble import __version__
 from ensemble.core.complaints import any_of, closest
 from ensemble.core.files import save_text
+from ensemble.core.locks import lock_holder
 from ensemble.core.notebook import NotebookValue, check_arguments, listed
+from ensemble.core.run import find_runs
 from ensemble.errors import InputError
 from ensemble.recipe.find import datasets_by_name
 from ensemble.reporting.page import BUDGET, Page, Pictures, ReportJob, render
+from ensemble.reporting.run_page import run_page
 from ensemble.runs.request import OnEvent
 
 if TYPE_CHECKING:
@@ -25,7 +28,14 @@ REPORTS = "reports"
 """The folder of `outputs/` that pages go to."""
 THUMBNAILS = 200
 _RECORDS = {"run.json": "run", "blend.json": "blend", "study.json": "study"}
-_LIVE_S = 5  # between two states of a live page: an epoch of a small net takes about as long
+_LIVE_S = 5  # between two looks at a live page: an epoch of a small net takes about as long
+_POLL_S = 1.0
+_WATCHED = {
+    "run": ("run.json", "*/history.csv"),
+    "study": ("study.json", "trial-*/trial.json", "*/*/history.csv"),
+    "index": ("*/run.json", "*/*/history.csv", "studies/*/study.json", "studies/*/trials.csv", "blends/*/blend.json"),
+}
+"""The files that a live page of each kind follows; other kinds do not change by themselves."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +67,7 @@ def report(
     *,
     out: Path | str | None = None,
     thumbnails: int = THUMBNAILS,
+    live: bool = False,
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -64,14 +75,67 @@ def report(
     """Write one HTML page that needs nothing else: about a run, a study, a blend, a dataset, or several runs compared.
 
     `names`: nothing for an index of `outputs`; one run, trial, blend, study or dataset; or two and more runs, trials
-    or blends. `out`: the file; `thumbnails`: how many pictures there may be.
+    or blends. `out`: the file; `thumbnails`: how many pictures there may be. `live`: write the page again and again
+    while what it is about is being trained; the page reloads itself.
     """
     outputs, words = Path(outputs), [str(name) for name in listed(names)]
     if not 0 <= thumbnails <= 5_000:
         raise InputError(f"--thumbnails {thumbnails}: 0 to 5000")
     target = None if out is None else _new_page(Path(out))
     kind, places = find_subjects(words, outputs, Path(folder))
-    return write_page(kind, places, ReportJob(outputs, Path(folder), Pictures(thumbnails), on_event), target)
+    if live and kind not in _WATCHED:
+        raise InputError(f"--live: a {kind} page does not change by itself; a run, a study or the index does")
+
+    def write(reload_s: int | None) -> WrittenReport:
+        job = ReportJob(outputs, Path(folder), Pictures(thumbnails), on_event)
+        return write_page(kind, places, job, target, reload_s=reload_s)
+
+    return _follow(write, kind, Path(places[0]), on_event) if live else write(None)
+
+
+def _follow(write: Callable[[int | None], WrittenReport], kind: str, place: Path, on_event: OnEvent) -> WrittenReport:
+    """Write the page whenever something changed, until nothing works on it any more; a last time without reloading."""
+    seen: object = None
+    is_first = True
+    try:
+        while is_active(kind, place):
+            state = _stamps(kind, place)
+            if state != seen:
+                seen = state
+                written = write(_LIVE_S)
+                if is_first:
+                    on_event({"event": "live-page", "path": written.document["page"]})
+                is_first = False
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        if not is_first:
+            write(None)  # else the page would reload itself for ever
+        raise
+    return write(None)
+
+
+def is_active(kind: str, place: Path) -> bool:
+    """Whether a command works on a run or a study, or on any of an outputs folder."""
+    if kind == "index":
+        folders = [
+            *(run.path for run in find_runs(place)),
+            *(path.parent for path in place.glob("studies/*/study.json")),
+        ]
+        return any(lock_holder(folder) is not None for folder in folders)
+    return lock_holder(place) is not None or (kind == "run" and lock_holder(place.parent) is not None)
+
+
+def _stamps(kind: str, place: Path) -> list[tuple[str, int, int]]:
+    """What changes when an epoch, a fold or a trial is finished: names, sizes and times of records and histories."""
+    patterns = _WATCHED[kind]
+    stamps = []
+    for path in sorted(path for pattern in patterns for path in place.glob(pattern)):
+        try:
+            facts = path.stat()
+        except OSError:  # replaced at this moment
+            continue
+        stamps.append((str(path), facts.st_size, facts.st_mtime_ns))
+    return stamps
 
 
 def write_page(
@@ -183,5 +247,7 @@ def _file_name(place: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in kept)[:100] or "page"
 
 
-_MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {}
+_MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {
+    "run": run_page,
+}
 """What makes each kind of page, from the places that it is about."""
