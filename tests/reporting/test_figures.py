@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.report.figures import bars, frontier, histogram
+from ensemble.reporting.figures import bars, frontier, histogram
 
 NS = "{http://www.w3.org/2000/svg}"
 printable = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=40)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemble.core.files import replaced_together, save_text, settle, sweep_leftovers
 from ensemble.images.scan import ImageScan, readable
-from ensemble.report.figures import bars, histogram
+from ensemble.reporting.figures import bars, histogram
 from ensemble.runs.eda import Look, draw_augmentation
 
 FINDINGS_NAME = "findings.csv"
