@@ -1,6 +1,6 @@
 """Chromium, headless, for tests of pages: opens a file, and says what the page asked for, reported and shows.
 
-It speaks the DevTools protocol over two pipes: no port, no driver, no package. What a good page is, `page_faults` says.
+It speaks the DevTools protocol over two pipes: no port, no driver, no package. What a good page is, page_faults.py says.
 `axe/` beside this file is axe-core as its authors publish it (MPL-2.0), which looks for what keeps people out.
 """
 
@@ -27,18 +27,8 @@ import pytest
 ADVICE = "chromium is not installed (apt-get install chromium fonts-dejavu-core fonts-noto-color-emoji)"
 """Why a test of pages can't run, and what to do."""
 
-HOSTILE_TEXTS = (
-    "<script>document.title='harmed'</script>",
-    "</script><script>document.title='harmed'</script>",
-    '"><img src=harmed.png onerror="document.title=1">',
-    "'quotes' & \"quotes\" &lt;",
-    "{{ 7 * 7 }} {% raw %}",
-    "javascript:alert(1)",
-    "\N{DOG FACE} \N{WAVING HAND SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4} \N{SNOWMAN}\N{VARIATION SELECTOR-16}",
-    "\u05e9\u05dc\u05d5\u05dd (\u0645\u0631\u062d\u0628\u0627) left",
-    "a-long-name-without-any-blank-" * 6,
-)
-"""Names of classes and ids of rows as nobody should choose them; a page shows each as it is."""
+DESK = (1100, 800)
+"""Width and height of a page's view, where nothing else is asked for."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
@@ -66,7 +56,6 @@ _FLAGS = (
 )
 _ANSWER_S = 60.0  # a page of 1.5 MB takes axe some seconds on two busy cores; only a browser that hangs comes this far
 _START_S = 120.0
-_WIDTH, _HEIGHT = 1100, 800
 _PHONE_PX = 600  # narrower views are a phone's: there the page's own viewport line counts
 _KEYS = {  # name: key code, text
     "Tab": (9, ""),
@@ -120,7 +109,6 @@ _TOO_WIDE = """(width => {
 })""".replace("NAME", _NAME)
 
 
-_RULES_OF_COLOUR = ("color-contrast", "link-in-text-block")  # the others say the same in the dark
 _IMPACTS = ("critical", "serious", "moderate", "minor")
 
 
@@ -177,14 +165,15 @@ class Browser:
         self,
         file: Path,
         *,
-        width: int = _WIDTH,
-        height: int = _HEIGHT,
+        width: int = DESK[0],
+        height: int = DESK[1],
         dark: bool = False,
         javascript: bool = True,
         print: bool = False,
+        fragment: str = "",
     ) -> Page:
-        """Load a file in a new page and wait until it is drawn; `print` shows it as the printer gets it."""
-        page = Page(self, file)
+        """Load a file (at `#fragment`) in a new page and wait until it is drawn; `print`: as the printer gets it."""
+        page = Page(self, file, fragment)
         page.resize(width, height)
         page.emulate(dark=dark, print=print)
         page.load(javascript=javascript)
@@ -255,6 +244,7 @@ class Page:
 
     browser: Browser
     file: Path
+    fragment: str = ""
     errors: list[str] = field(default_factory=list)
     """Errors on the console, uncaught exceptions, dialogs."""
     requests: list[str] = field(default_factory=list)
@@ -291,9 +281,11 @@ class Page:
 
     def load(self, *, javascript: bool = True) -> None:
         """Load the file (anew) and wait until it is drawn."""
-        self._javascript, self._axe_world = javascript, 0
+        self._javascript = javascript
         self.call("Emulation.setScriptExecutionDisabled", value=not javascript)
-        went = self.call("Page.navigate", url=self.url)
+        if self.fragment and self._loaded:
+            self.call("Page.navigate", url="about:blank")  # to the same address with a fragment it would only scroll
+        went = self.call("Page.navigate", url=f"{self.url}#{self.fragment}" if self.fragment else self.url)
         if went.get("errorText"):
             raise BrowserError(f"{self.file}: {went['errorText']}")
         deadline = time.monotonic() + _ANSWER_S
@@ -323,6 +315,15 @@ class Page:
     def evaluate(self, javascript: str) -> Any:
         """The value of an expression in the page, after its promise where it is one; raise what it throws."""
         return self._evaluate(javascript)
+
+    def wait_for(self, javascript: str, *, timeout_s: float = 20) -> None:
+        """Wait until an expression in the page is true; raise when it does not become so."""
+        deadline = time.monotonic() + timeout_s
+        while not self._holds(javascript):
+            if time.monotonic() > deadline:
+                raise BrowserError(f"{self.file.name}: never came true: {javascript}")
+            time.sleep(0.02)
+        self.settle()
 
     def texts(self, *, without: str = "") -> list[str]:
         """The texts a reader sees, one a text node, blanks made single; `without`: a selector of what is left out."""
@@ -446,6 +447,8 @@ class Page:
         match method:
             case "Page.lifecycleEvent" if event["name"] == "load":
                 self._loaded.add(event["loaderId"])
+            case "Runtime.executionContextsCleared":  # it was loaded anew, by itself perhaps
+                self._axe_world = 0
             case "Network.requestWillBeSent":
                 self._note_request(event["request"]["url"])
             case "Page.frameRequestedNavigation":  # frames that the page's policy then refuses, forms, redirections
@@ -471,6 +474,14 @@ class Page:
     def _note_request(self, url: str) -> None:
         self.requests.append(url[:60] if url.startswith("data:") else url.partition("#")[0])
 
+    def _holds(self, javascript: str) -> bool:
+        try:
+            return bool(self.evaluate(f"Boolean({javascript})"))
+        except BrowserError as error:
+            if "navigated" in str(error) or "context" in str(error):  # it is being loaded anew
+                return False
+            raise
+
     def _evaluate(self, javascript: str, **where: Any) -> Any:
         answer = self.call(
             "Runtime.evaluate", expression=javascript, awaitPromise=True, returnByValue=True, userGesture=True, **where
@@ -478,62 +489,6 @@ class Page:
         if "exceptionDetails" in answer:
             raise BrowserError(f"{self.file.name}: {_exception_text(answer['exceptionDetails'])}")
         return answer["result"].get("value")
-
-
-def page_faults(browser: Browser, file: Path, *, texts: Sequence[str] = (), scripted: str = "button") -> list[str]:
-    """What is wrong with a page, empty where nothing is.
-
-    Looked at: errors on the console; requests that leave the page; what its own policy refuses; `texts` (hostile ones
-    too) shown as they are; axe-core's serious and critical findings, light and dark; width on a phone of 360 px; all
-    text there without JavaScript, but for what lies in `scripted` (a selector of what only a script can serve).
-    """
-    page = browser.open(file)
-    faults = [*_faults_of_loading(page), *_missing(page, texts, "not shown as text")]
-    shown = _open_details_and_read(page, scripted)
-    faults += _faults_for_people(page, "light", ())
-    page.emulate(dark=True)
-    page.settle()
-    faults += _faults_for_people(page, "dark", _RULES_OF_COLOUR)
-    page.resize(360, 740)
-    page.settle()
-    faults += [f"wider than 360 px: {name}" for name in page.overflow()]
-    faults += [fault for fault in _faults_of_loading(page) if fault not in faults]  # what came of all this
-    page.resize(_WIDTH, _HEIGHT)
-    page.emulate()
-    page.load(javascript=False)
-    faults += [fault for fault in _faults_of_loading(page) if fault not in faults]
-    faults += _missing(page, [*shown, *texts], "not there without JavaScript")
-    page.close()
-    return faults
-
-
-def check_page(browser: Browser, file: Path, *, texts: Sequence[str] = (), scripted: str = "button") -> None:
-    """Fail with all that `page_faults` finds."""
-    faults = page_faults(browser, file, texts=texts, scripted=scripted)
-    assert not faults, f"{file}:\n" + "\n".join(faults)
-
-
-def _faults_of_loading(page: Page) -> list[str]:
-    return [
-        *(f"error: {text}" for text in page.errors),
-        *(f"request: {url}" for url in page.foreign_requests),
-        *(f"refused by the page's policy: {text}" for text in page.csp_violations),
-    ]
-
-
-def _faults_for_people(page: Page, scheme: str, rules: Sequence[str]) -> list[str]:
-    return [f"{scheme}: {finding}" for finding in page.axe(rules) if finding.impact in ("critical", "serious")]
-
-
-def _open_details_and_read(page: Page, scripted: str) -> list[str]:
-    page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
-    page.settle()
-    return page.texts(without=scripted)
-
-
-def _missing(page: Page, texts: Sequence[str], fault: str) -> list[str]:
-    shown = "\n".join(_open_details_and_read(page, ""))
-    return [f"{fault}: {text}" for text in dict.fromkeys(texts) if " ".join(text.split()) not in shown]
 
 
 def _spawn(program: str, folder: Path) -> tuple[int, int, int]:

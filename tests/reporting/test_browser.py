@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import HOSTILE_TEXTS, Browser, BrowserError, check_page, find_chromium, page_faults
+from tests.browser import Browser, BrowserError, find_chromium
+from tests.page_faults import HOSTILE_TEXTS, check_page, page_faults
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 STYLE = """
@@ -105,6 +106,29 @@ def test_hostile_texts_are_texts_where_they_are_escaped(browser: Browser, tmp_pa
     faults = page_faults(browser, write_page(tmp_path, raw), texts=HOSTILE_TEXTS)
     assert f"not shown as text: {HOSTILE_TEXTS[0]}" in faults
     assert f"request: {(tmp_path / 'harmed.png').as_uri()}" in faults
+
+
+def test_what_a_fragment_opens_is_looked_at_there(browser: Browser, tmp_path: Path) -> None:
+    """A panel that a link opens: its texts, and its faults."""
+    style = ".panel { display: none; color: #999; background: #fff } .panel:target { display: block }"
+    path = write_page(
+        tmp_path, '<a href="#more">more</a><section class="panel" id="more">inside</section>', style=style
+    )
+    assert page_faults(browser, path, texts=["inside"])[0] == "not shown as text: inside"
+    faults = page_faults(browser, path, texts=["inside"], fragment="more")
+    assert [fault.partition(":")[0] for fault in faults] == ["light", "dark"]
+
+
+def test_a_page_may_load_itself_anew(browser: Browser, tmp_path: Path) -> None:
+    """As live pages do: no foreign request, and axe looks at what is there now."""
+    path = write_page(tmp_path, "<p>before</p>")
+    page = browser.open(path)
+    page.axe()
+    write_page(tmp_path, "<input>")
+    page.evaluate("setTimeout(() => location.reload(), 0), 0")
+    page.wait_for("document.querySelector('input')")
+    assert [finding.rule for finding in page.axe()] == ["label"]
+    assert page.requests.count(page.url) >= 2 and not page.foreign_requests
 
 
 def test_mouse_and_keys_do_what_a_persons_do(browser: Browser, tmp_path: Path) -> None:
