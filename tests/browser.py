@@ -1,6 +1,6 @@
 """Chromium, headless, for tests of pages: opens a file, and says what the page asked for, reported and shows.
 
-It speaks the DevTools protocol over two pipes: no port, no driver, no package. What a good page is, page_faults.py says.
+It speaks the DevTools protocol over two pipes: no port, no driver, no package. page_faults.py says what a good page is.
 `axe/` beside this file is axe-core as its authors publish it (MPL-2.0), which looks for what keeps people out.
 """
 
