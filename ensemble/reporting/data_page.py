@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.audit.findings import Finding, FindingRow, with_examples
+from ensemble.audit.findings import FindingRow, with_examples
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.labels import class_counts
@@ -59,7 +59,7 @@ _MOST_UNEVEN = 40  # lines of the heat map of folds: what it holds
 def data_page(places: Sequence[str], job: ReportJob) -> Page:
     """The page of what `--data` would take: a dataset's name, `NAME=PATH`, its description or a folder of images."""
     named = _NamedData.of(places[0], job)
-    look = eda(named.recipe, data=named.data, outputs=job.outputs, folder=named.folder, on_event=job.on_event)
+    look = eda(named.recipe, data=named.data, outputs=job.outputs, folder=job.folder, on_event=job.on_event)
     images = RowImages(look, job)
     # Pictures are taken in this order until there is no more room: what is wrong first, then what is usual.
     of_labels, of_bytes, bad = conflicts(images), copies(images), bad_images(images)
@@ -93,17 +93,15 @@ class _NamedData:
     data: str
     recipe: str | None
     """None: the newest run's, which is of this dataset, or one that fits a folder without a description."""
-    folder: Path
 
     @classmethod
     def of(cls, word: str, job: ReportJob) -> _NamedData:
-        data, folder = word, job.folder
-        if word.endswith((".yaml", ".yml")):
-            data, folder = _described_in(folder / os.path.expanduser(word), folder)
-        if undescribed_folder(data, folder) is not None or _newest_dataset(job.outputs) == data.partition("=")[0]:
-            return cls(data, None, folder)
+        is_file = word.endswith((".yaml", ".yml"))
+        data = _described_in(job.folder / os.path.expanduser(word), job.folder) if is_file else word
+        if undescribed_folder(data, job.folder) is not None or _newest_dataset(job.outputs) == data.partition("=")[0]:
+            return cls(data, None)
         # The newest run's recipe was made for other classes and sizes; folds of the usual one are at least usual.
-        return cls(data, "quickstart", folder)
+        return cls(data, "quickstart")
 
     def command(self, verb: str, outputs: Path) -> str:
         """A command on this dataset, to be copied."""
@@ -113,14 +111,15 @@ class _NamedData:
         return f"ens {verb}{recipe} --data {shlex.quote(self.data)}{where}"
 
 
-def _described_in(path: Path, folder: Path) -> tuple[str, Path]:
-    """The name of the dataset that a file describes, and the directory in which it goes by that name."""
+def _described_in(path: Path, folder: Path) -> str:
+    """The name of the dataset that a file describes: commands know datasets by their names alone."""
     for name, place in datasets_by_name(folder).items():
         if is_same_file(place, path):
-            return name, folder
-    if path.parent.name == "data" and path.parent.parent.name == "recipes" and path.is_file():
-        return path.stem, path.parents[2]
-    raise InputError(f"{path}: describes no dataset; that is done by files in recipes/data/ (docs/datasets.md)")
+            return name
+    raise InputError(
+        f"{path}: is no dataset's description here; they lie in recipes/data/ of the working directory, and ens init "
+        "writes them (docs/datasets.md)"
+    )
 
 
 def _newest_dataset(outputs: Path) -> str | None:
@@ -135,29 +134,31 @@ def _newest_dataset(outputs: Path) -> str | None:
     return str(record["dataset"])
 
 
-def _levels(look: Look, level: str) -> list[Finding]:
-    return [finding for finding in look.every_finding if finding.level == level]
+def _codes(look: Look, level: str) -> list[str]:
+    """The code of each finding of a level; training and test rows may have findings of one code."""
+    return [finding.code for finding in look.every_finding if finding.level == level]
 
 
 def _verdict(look: Look) -> str:
     facts = look.facts
     rows = counted(facts["rows"], "training image")
     start = f"{rows} in {counted(len(facts['classes']), 'class', 'classes')}"
-    if errors := len(_levels(look, "error")):
-        return f"{start}; {counted(errors, 'error stops', 'errors stop')} training"
-    warnings = len(_levels(look, "warning"))
-    return f"{start}; ready to train" + (f", with {counted(warnings, 'warning')}" if warnings else "")
+    errors, warnings = _codes(look, "error"), _codes(look, "warning")
+    if errors:
+        return f"{start}; {counted(len(errors), 'error stops', 'errors stop')} training: {', '.join(errors)}"
+    with_warnings = f", with {counted(len(warnings), 'warning')}: {', '.join(warnings)}" if warnings else ""
+    return f"{start}; ready to train{with_warnings}"
 
 
 def _next_command(look: Look, named: _NamedData, outputs: Path) -> str:
     """What to do next: train, with the remedy that a setting is, or look at what no setting mends."""
-    errors = {finding.code for finding in _levels(look, "error")}
+    errors = set(_codes(look, "error"))
     if errors - set(BAD_CODES):
         return f"{named.command('eda', outputs)} --all"
     command = named.command("train", outputs)
     if errors:
         command += " --set data.bad_images=drop"
-    split = {finding.code for finding in _levels(look, "warning")} & {"exact-duplicate", "near-duplicate"}
+    split = {"exact-duplicate", "near-duplicate"}.intersection(_codes(look, "warning"))
     if split and look.plan is not None and look.plan.scheme != "column":
         command += " --set folds.keep_together=duplicates"
     return command
@@ -246,7 +247,7 @@ def _sizes(look: Look) -> list[Part]:
         for part, images in (("training", train), ("test", test)):
             if images is not None and images[key] is not None:
                 lines.append([f"{key}, {part}", *(Cell(f"{value:g}", value) for value in images[key])])
-    columns = ["", "smallest", "5 %", "middle", "95 %", "largest"]
+    columns = ["of", "smallest", "5 %", "middle", "95 %", "largest"]
     if lines:
         parts.append(Grid("Pixels, and width to height, of training and test images", columns, lines))
     if test is not None:
@@ -346,8 +347,11 @@ def _fold_classes(look: Look, counts: npt.NDArray[np.int64]) -> list[Part]:
     names = [classes[number] for number in which.tolist()]
     if k > 1:
         columns = [f"fold {fold}" for fold in range(k)]
-        matrix = counts[:, which].T
-        parts.append(Drawing(heat_map(caption, names, columns, matrix, number=",.0f")))
+        own = counts[:, which].T
+        shares = own / np.maximum(1, own.sum(axis=1, keepdims=True))  # shades show unevenness, not the class's size
+        texts = [[f"{count:,}" for count in line] for line in own.tolist()]
+        figure = heat_map(caption, names, columns, shares, texts)
+        parts.append(Drawing(figure, "Shaded by the share of the class's rows: where folds are even, so are shades."))
     else:
         total = class_counts(look.rows.labels, len(classes))[which].tolist()
         rows = [

@@ -145,7 +145,7 @@ def samples(images: RowImages) -> Iterator[Part]:
                 for place in own
             ]
             if tiles:
-                yield Gallery(f"{label}: {counted(int(counts[number]), 'row')}", tiles)
+                yield Gallery(f"{counted(int(counts[number]), 'row')} of {label}", tiles)
         return
     tiles = [
         Tile(table.train.ids[place], names[place], [table.classes[number], counted(int(counts[number]), "row")])
