@@ -186,6 +186,17 @@ def test_the_contact_sheet_is_small_and_comes_from_the_recipe(workspace: Path) -
     assert "augment light" in sheet.caption
 
 
+def test_a_large_contact_sheet_is_made_small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noise(look: object, folder: Path) -> Path:
+        pixels = np.random.default_rng(0).integers(0, 255, (2_000, 2_000, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "augment.png"), pixels)
+        return folder / "augment.png"
+
+    monkeypatch.setattr("ensemble.reporting.data_pictures.draw_augmentation", noise)
+    (sheet,) = parts_of(make_page("squares"), "augmentation", Image)
+    assert len(sheet.data) <= 250_000 and sheet.width == sheet.height
+
+
 def test_a_recipe_without_augmentation_is_told(workspace: Path, ens: Ens) -> None:
     assert ens("train", "--recipe", "tiny", "--set", "augment=none", "--set", "train.epochs=1").code == 0
     page = make_page("squares")  # as the newest run, which is of this dataset
