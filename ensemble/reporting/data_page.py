@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.audit.findings import FindingRow, with_examples
+from ensemble.audit.findings import with_examples
 from ensemble.core.complaints import counted
 from ensemble.core.foldplan import FoldPlan
 from ensemble.core.labels import class_counts
 from ensemble.errors import InputError
+from ensemble.images.scan import readable
 from ensemble.recipe.find import datasets_by_name, is_same_file
 from ensemble.recipe.yaml import format_yaml
 from ensemble.reporting.data_pictures import (
@@ -52,6 +53,7 @@ from ensemble.runs.eda import Look, eda, fold_class_counts
 from ensemble.runs.request import newest_run
 
 _LISTED = 20  # rows of a finding in a table
+_COUNTS_ROWS = ("unlisted-file", "rare-class")  # codes whose count is of their rows; others count groups or classes
 _CLASSES_LISTED = 200  # lines of a table of classes: 30 KB of the page
 _MOST_UNEVEN = 40  # lines of the heat map of folds: what it holds
 
@@ -65,7 +67,7 @@ def data_page(places: Sequence[str], job: ReportJob) -> Page:
     of_labels, of_bytes, bad = conflicts(images), copies(images), bad_images(images)
     classes = _classes(images)
     sections = [
-        Section("findings", "Findings", _findings(look)),
+        Section("findings", "Findings", _findings(look, named.command("eda", job.outputs))),
         Section("conflicts", "Contradictions", of_labels),
         Section("copies", "Duplicates", of_bytes),
         Section("bad", "Bad images", bad),
@@ -153,7 +155,7 @@ def _verdict(look: Look) -> str:
 def _next_command(look: Look, named: _NamedData, outputs: Path) -> str:
     """What to do next: train, with the remedy that a setting is, or look at what no setting mends."""
     errors = set(_codes(look, "error"))
-    if errors - set(BAD_CODES):
+    if errors - set(BAD_CODES) or not readable(look.train).any():
         return f"{named.command('eda', outputs)} --all"
     command = named.command("train", outputs)
     if errors:
@@ -185,29 +187,24 @@ def _head(look: Look) -> Facts:
     return Facts(pairs)
 
 
-def _findings(look: Look) -> list[Part]:
-    """Every finding with its advice; the first rows of those that have no section of their own."""
+def _findings(look: Look, command: str) -> list[Part]:
+    """Every finding with its advice; the first rows of those that have no section of their own. `command` has all."""
     findings = look.every_finding
     if not findings:
         return [Text("Nothing suspicious was found: no bad image, no copies across folds, no contradiction.")]
-    colours = {"error": "bad", "warning": "bad"}
-    lines: list[Row] = []
+    parts: list[Part] = []
     for finding in findings:
         what = with_examples(without_advice(finding), finding.count, finding.examples)
-        level = Cell(finding.level, level=colours.get(finding.level, ""))
-        lines.append([level, finding.code, finding.count, what, finding.advice])
-    caption = "What the audit says; errors stop training, warnings are recorded with each run"
-    parts: list[Part] = [Grid(caption, ["level", "code", "count", "what", "advice"], lines)]
+        advice = f"\n{finding.advice[:1].upper()}{finding.advice[1:]}." if finding.advice else ""
+        parts.append(Text(f"{finding.level}: {finding.code}: {what}{advice}", finding.level))
     for finding in findings:
         if finding.code not in WITH_PICTURES and (rows := list(islice(finding.rows(), _LISTED))):
-            left_out = max(0, finding.count - len(rows)) if finding.code != "possible-group" else 0
-            grid = Grid(finding.code, ["image", "partner", "what"], [_row(row) for row in rows], left_out)
-            parts.append(More(f"{finding.code}: the first {counted(len(rows), 'row')}", [grid]))
-    return parts
-
-
-def _row(row: FindingRow) -> Row:
-    return [row.path, row.partner, row.what]
+            left_out = max(0, finding.count - len(rows)) if finding.code in _COUNTS_ROWS else 0
+            lines = [[row.path, row.partner, row.what] for row in rows]
+            first = "the first " if len(rows) == _LISTED else ""
+            grid = Grid(finding.code, ["image", "partner", "what"], lines, left_out)
+            parts.append(More(f"{finding.code}: {first}{counted(len(rows), 'row')}", [grid]))
+    return [*parts, Code(command, "writes every row of each finding to findings.csv")]
 
 
 def _classes(images: RowImages) -> list[Part]:

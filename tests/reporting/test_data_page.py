@@ -131,10 +131,10 @@ def test_errors_stop_training_and_the_command_has_the_remedy(faulty: Path) -> No
     assert page.next_command == (
         "ens train --recipe quickstart --data faulty --set data.bad_images=drop --set folds.keep_together=duplicates"
     )
-    (table,) = [grid for grid in parts_of(page, "findings", Grid) if "level" in grid.columns]
-    codes = [row[1] for row in table.rows]
-    assert codes[:2] == ["unreadable", "truncated"]
-    assert {"exact-duplicate", "train-test-duplicate", "label-conflict", "blank", "unlisted-file"} <= set(codes)
+    lines = [part.text.split(": ")[:2] for part in parts_of(page, "findings", Text)]
+    assert lines[:2] == [["error", "unreadable"], ["error", "truncated"]]
+    codes = {code for _, code in lines}
+    assert {"exact-duplicate", "train-test-duplicate", "label-conflict", "blank", "unlisted-file"} <= codes
     (strangers,) = [grid for grid in parts_of(page, "findings", Grid) if grid.caption == "unlisted-file"]
     assert [row[0] for row in strangers.rows] == ["images/stray.png"]
 
@@ -283,6 +283,55 @@ def test_a_folder_of_images_needs_no_description(empty_place: Path) -> None:
     assert page.verdict.startswith("24 training images in 2 classes")
     assert page.next_command == "ens train --data pets"
     assert facts_of(page, "description")["label"] == "{file.folder}"
+
+
+def test_images_that_are_all_bad_are_no_reason_to_train_without_them(empty_place: Path) -> None:
+    rows = [(f"r{number}", ("cat", "dog")[number % 2], "") for number in range(20)]
+    images = describe("broken", rows)
+    for row_id, _, _ in rows:
+        (images / f"{row_id}.png").write_bytes(b"no image")
+    page = make_page("broken")
+    assert page.verdict.endswith("1 error stops training: unreadable")
+    assert page.next_command == "ens eda --recipe quickstart --data broken --all"
+    assert [part.text for part in parts_of(page, "augmentation", Text)] == [
+        "No image can be read, so none is augmented."
+    ]
+    assert render(page, made="now", version="1")
+
+
+def test_rows_with_several_classes_have_all_of_them_on_the_page(empty_place: Path) -> None:
+    rows = [(f"r{number:02d}", ("cat dog", "dog", "", "yak")[number % 4], "") for number in range(60)]
+    images = describe("several", rows)
+    for number, (row_id, _, _) in enumerate(rows):
+        draw(images / f"{row_id}.png", number)
+    path = Path("recipes/data/several.yaml")
+    text = path.read_text().replace('{value: "{label}"}', '{value: "{label}", separator: " "}')
+    path.write_text(text.replace("classes: found", "classes: [cat, dog, yak]\nmetric: macro_f1"))
+    page = make_page("several")
+    galleries = {gallery.caption: gallery for gallery in parts_of(page, "classes", Gallery)}
+    assert set(galleries) == {"15 rows of cat", "30 rows of dog", "15 rows of yak"}
+    assert {tuple(tile.lines) for tile in galleries["15 rows of cat"].tiles} == {("cat|dog",)}
+    assert dict(next(part.pairs for part in page.head if isinstance(part, Facts)))["classes a row"] == (
+        "1.00; 15 rows have none"
+    )
+
+
+def test_boxes_of_one_image_are_shown_as_that_image(empty_place: Path) -> None:
+    images = describe("boxed", [])
+    lines = [f"r{number},{'ab'[number % 2]},o{number // 2},{number % 2 * 20},0,20,30" for number in range(40)]
+    Path("data/boxed/train.csv").write_text("\n".join(["id,label,owner,x,y,w,h", *lines]) + "\n")
+    for number in range(20):
+        draw(images / f"o{number}.png", number)
+    shutil.copy(images / "o3.png", images / "o4.png")
+    path = Path("recipes/data/boxed.yaml")
+    box = 'image: "images/{owner}.png", box: {columns: [x, y, w, h], format: xywh}'
+    path.write_text(path.read_text().replace('image: "images/{id}.png"', box))
+    page = make_page("boxed")
+    pairs = [pair for part in parts_of(page, "copies", Pairs) for pair in part.pairs]
+    assert pairs and all(tile.picture in page.pictures.content for pair in pairs for tile in pair)
+    _, width, height = page.pictures.content[str(pairs[0][0].picture)]
+    assert width < height  # 40 x 48 pixels, not 20 x 30
+    assert abs(width / height - 40 / 48) < 0.02
 
 
 def test_a_description_is_found_by_its_file(workspace: Path) -> None:
