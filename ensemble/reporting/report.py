@@ -17,6 +17,7 @@ from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.run import find_runs
 from ensemble.errors import InputError
 from ensemble.recipe.find import datasets_by_name
+from ensemble.reporting.data_page import data_page
 from ensemble.reporting.page import BUDGET, Page, Pictures, ReportJob, render
 from ensemble.reporting.run_page import run_page
 from ensemble.runs.request import OnEvent
@@ -248,6 +249,7 @@ def _file_name(place: str) -> str:
 
 
 _MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {
+    "data": data_page,
     "run": run_page,
 }
 """What makes each kind of page, from the places that it is about."""
