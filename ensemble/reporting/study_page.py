@@ -26,6 +26,7 @@ _DOTS = 3_000  # of all clouds together: 150 bytes each
 _STEPS = 600  # trials of the first figure
 _CLOUDS = 24  # parameters with a figure of their own
 _AXES = 10  # of parallel coordinates: more can't be read
+_TRACKS = 200  # lines of parallel coordinates
 _STOPPED = 200  # lines of trials that were stopped
 _LONGEST = 300  # characters of a reason
 _LONGEST_VALUE = 60
@@ -266,12 +267,13 @@ def _worth(study: _Study) -> Section:
 
 
 _NAMES = {
-    "best": "as it was chosen",
+    "best": "as chosen",
     "full": "at full cost",
-    "again": "its recipe, trained again",
+    "again": "trained again",
     "weights": "its own weights",
     "nested": "the search",
 }
+"""Short, as they stand beside a figure; the table says of what they are."""
 
 
 # How it went
@@ -319,7 +321,7 @@ def _stopped(study: _Study) -> Section:
     stopped = sum(trial.state == "stopped" for trial in ended)
     text = f"{counted(stopped, 'trial')} stopped early"
     text += f" by policy {policy}" if policy and stopped else ""
-    text += f", which saved {counted(saved, 'fold')}" if saved == int(saved) else f", which saved {saved:.1f} folds"
+    text += f", which saved {saved:.4g} {'fold' if saved == 1 else 'folds'}" if stopped else ""
     failed = len(ended) - stopped
     text += f"; {failed} failed." if failed else "."
     rows: list[Row] = []
@@ -377,12 +379,13 @@ def _effects(study: _Study, effects: Sequence[Effect]) -> Section:
     return Section("importance", title, parts)
 
 
-_READING = """\
-Explained: the share of the spread of the scores' ranks that a parameter alone accounts for (thirds of a range, or each \
-choice). By chance: what shuffled scores reach once in 20 times. Clear: p below 5 % divided by the number of \
-parameters. Effects of several parameters together are not in it, and a sampler tries good values more often, so read \
-it as a hint. Stopped trials count with their estimate. PED-ANOVA, as ens tune prints it: what set the best tenth apart.\
-"""
+_READING = (
+    "Explained: the share of the spread of the scores' ranks that a parameter alone accounts for (thirds of a range or "
+    "each choice). By chance: what shuffled scores reach once in 20 times. Clear: p below 5 % divided by the number of "
+    "parameters. Effects of several parameters together are not in it, and a sampler tries good values more often, so "
+    "read it as a hint. Stopped trials count with their estimate. PED-ANOVA, as ens tune prints it: what set the best "
+    "tenth apart."
+)
 
 
 def _is_clear(effect: Effect, effects: Sequence[Effect]) -> bool:
@@ -428,11 +431,10 @@ def _clouds(study: _Study, effects: Sequence[Effect]) -> Section:
     parts: list[Part] = []
     if len(keys) > 1:
         axes = keys[:_AXES]
+        words = [study.words(key) for key in axes]
         tracks = [
-            figures.Track(
-                [_axis_value(trial.values.get(key), study.words(key)) for key in axes], score, _label(trial, study)
-            )
-            for trial in order[:200]
+            figures.Track(_track_values(trial, axes, words), score, _label(trial, study))
+            for trial in order[:_TRACKS]
             if (score := trial.known_value) is not None
         ]
         drawing = figures.parallel(
@@ -474,10 +476,12 @@ def _cloud(study: _Study, key: str, trials: Sequence[Trial], most: int) -> Drawi
     return Drawing(figures.scatter(key, points, key, study.metric, x_log=study.is_log(key)), caption)
 
 
-def _axis_value(value: Any, words: Sequence[str] | None) -> float | str | None:
-    if value is None and words is None:
-        return None
-    return _shown(value) if words is not None else float(value)
+def _track_values(trial: Trial, keys: Sequence[str], words: Sequence[Sequence[str] | None]) -> list[float | str | None]:
+    """A place on each axis; None where the trial has no such parameter."""
+    return [
+        None if key not in trial.values else float(trial.values[key]) if among is None else _shown(trial.values[key])
+        for key, among in zip(keys, words, strict=True)
+    ]
 
 
 def _label(trial: Trial, study: _Study) -> str:
