@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -280,6 +282,14 @@ class ReportJob:
     folder: Path
     pictures: Pictures
     on_event: OnEvent = lambda event: None
+    page: Path | None = None
+    """The file that will be written, which links to other pages start from."""
+
+    @property
+    def here(self) -> str:
+        """The `--outputs` that a command needs, where that is not the usual place; ends a command line."""
+        usual = os.environ.get("ENS_OUTPUTS") or "outputs"
+        return "" if str(self.outputs) == usual else f" --outputs {shlex.quote(str(self.outputs))}"
 
 
 def thumbnail(path: Path, box: np.ndarray[Any, Any] | None = None) -> tuple[bytes, int, int] | None:
