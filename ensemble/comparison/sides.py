@@ -22,7 +22,7 @@ from ensemble.blending.methods import method_of, stages_of
 from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.selection import chosen_first, harmless
 from ensemble.combining.combine import Combined, Integers
-from ensemble.combining.crossfit import Labelled, Method, cross_fit
+from ensemble.combining.crossfit import Fitted, Labelled, Method, cross_fit, learn
 from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.predictions import Predictions, load_predictions
 from ensemble.core.records import Record
@@ -252,8 +252,35 @@ def _with_own_names(sides: Sequence[Side]) -> list[Side]:
 # Blends
 
 
-def _load_blend(folder: Path) -> Side:
-    """A blend's answers for its members' out-of-fold rows, learned anew for each fold without that fold."""
+@dataclass(frozen=True, eq=False)
+class BlendRows:
+    """A blend's out-of-fold rows, and its answers for them, learned anew for each fold without that fold."""
+
+    document: Mapping[str, Any]
+    formula: Formula
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    members: tuple[Member, ...]
+    """In the order of the document, as the stack of `labelled`."""
+    labelled: Labelled
+    """Seen through all members; those that the formula looks at are `kept`."""
+    answers: tuple[Combined, ...]
+    """One a repeat of the fold plan."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Says where the answers aren't those that the blend was judged by."""
+        return _honest_remark(self.document, self.kept, self.answers)
+
+    @property
+    def kept(self) -> Labelled:
+        """The same rows, seen through the members that the formula looks at."""
+        return self.labelled.with_members(self.formula.kept)
+
+
+def load_blend_rows(folder: Path, *, most_learned: int | None = None) -> BlendRows:
+    """A blend's rows with their honest answers; of more than `most_learned` rows without a fold, that many are learned
+    from, and all are answered."""
     document = load_blend(folder / "blend.json")
     formula = Formula.of(document, str(folder / "blend.json"))
     paths = _member_folders(folder, document)
@@ -262,18 +289,53 @@ def _load_blend(folder: Path) -> Side:
     if labelled is None:
         raise InputError(f"{folder}: can't be compared: {ingredients.unlabelled_because}")
     order = [ingredients.names.index(str(member["run"])) for member in document["members"]]
-    labelled = labelled.with_members(order).with_members(formula.kept)
-    tried = [cross_fit(method, labelled) for method in _methods_of(document, formula, str(folder))]
-    answers = min(tried, key=lambda each: _apart(document, labelled, each))
+    labelled = labelled.with_members(order)
+    kept = labelled.with_members(formula.kept)
+    methods = _methods_of(document, formula, str(folder))
+    if most_learned is not None:
+        methods = [_from_fewer_rows(method, most_learned) for method in methods]
+    tried = [cross_fit(method, kept) for method in methods]
+    answers = min(tried, key=lambda each: _apart(document, kept, each))
     if not answers:
         raise InputError(f"{folder}: can't be compared: its out-of-fold rows are a single group and can't be split")
-    ids = _labelled_ids(ingredients)
-    trained = [_blend_rows(document, labelled, each, ids, ingredients.test.classes) for each in answers[:1]]
+    members = tuple(ingredients.members[place] for place in order)
+    ids = tuple(_labelled_ids(ingredients))
+    return BlendRows(document, formula, ids, tuple(ingredients.test.classes), members, labelled, tuple(answers))
+
+
+def _from_fewer_rows(method: Method, most: int) -> Method:
+    """The method, learning from `most` rows at most, drawn in whole groups and always the same."""
+    if method.ready is not None:
+        return method
+
+    def fit(labelled: Labelled) -> Fitted:
+        units = labelled.units
+        sizes = np.bincount(units)
+        if len(units) <= most:
+            return learn(method, labelled)
+        order = np.random.default_rng(labelled.seed).permutation(len(sizes))
+        is_drawn = np.zeros(len(sizes), dtype=np.bool_)
+        is_drawn[order[: np.searchsorted(np.cumsum(sizes[order]), most) + 1]] = True
+        return method.fit(_part_of(labelled, np.flatnonzero(is_drawn[units])))
+
+    return Method(method.name, fit)
+
+
+def _part_of(labelled: Labelled, rows: Integers) -> Labelled:
+    groups = None if labelled.groups is None else labelled.groups[rows]
+    part = replace(labelled, labels=labelled.labels[rows], folds=labelled.folds[:, rows], groups=groups)
+    return part.with_stack([matrix[rows] for matrix in labelled.stack])
+
+
+def _load_blend(folder: Path) -> Side:
+    """A blend as a side: its honest answers."""
+    blend = load_blend_rows(folder)
+    document, labelled, answers = blend.document, blend.kept, blend.answers
+    trained = [_blend_rows(document, labelled, each, blend.ids, blend.classes) for each in answers[:1]]
     facts = {key: document[key] for key in ("method", "used")} | {
         "members": ", ".join(str(member["run"]) for member in document["members"] if member["weight"])
     }
-    remarks = _honest_remark(document, labelled, answers)
-    return Side(str(document["name"]), "blend", tuple(trained), facts, str(document["metric"]), {}, remarks)
+    return Side(str(document["name"]), "blend", tuple(trained), facts, str(document["metric"]), {}, blend.remarks)
 
 
 def _labelled_ids(ingredients: Ingredients) -> list[str]:
