@@ -32,8 +32,6 @@ from ensemble.reporting.submitted_rows import load_submitted, other_submissions,
 from ensemble.review.out_of_fold import LabelSource
 from ensemble.review.suspicious_labels import find_table
 
-_MOST_NUMBERS = 8_000_000  # rows x classes x members that each fold learns from: the page is there within 10 s
-_FEWEST_ROWS = 2_000
 _FIRST_PAIRS = 8  # whose pictures come before those of the matrix: there may be no room later
 _MOST_POINTS = 200
 
@@ -89,20 +87,12 @@ def _load_rows(folder: Path, document: Record, remarks: list[str]) -> BlendRows 
     if document["honest"] is None:
         remarks.append(f"its answers have no honest score and are not shown: {document['honest_reason']}")
         return None
-    width = max(1, len(document["members"]) * len(document["classes"]))
-    most = max(_FEWEST_ROWS, _MOST_NUMBERS // width)
     try:
-        blend = load_blend_rows(folder, most_learned=most)
+        blend = load_blend_rows(folder, is_quick=True)
     except InputError as error:
         remarks += [f"the record alone is shown: {message}" for message in error.messages]
         return None
-    if len(blend.ids) > most:
-        remarks.append(
-            f"answers row by row are of what is learned anew for each fold from {most:,} rows; the score, its interval "
-            "and the gains are from the record"
-        )
-    else:
-        remarks += blend.remarks
+    remarks += blend.remarks
     return blend
 
 
@@ -165,8 +155,7 @@ def _facts(document: Mapping[str, Any]) -> Facts:
     ]  # fmt: skip
     if scored is not None:
         pairs.append(("labelled rows", f"{scored['used']:,} of {scored['of']:,}"))
-    for key, value in (document["cost"] or {}).items():
-        pairs.append((f"cost: {key.replace('_', ' ')}", "unknown" if value is None else f"{value:,.4g}"))
+    pairs += [(key.replace("_", " "), _cost(value)) for key, value in (document["cost"] or {}).items()]
     return Facts(pairs)
 
 
@@ -297,8 +286,7 @@ def _members(document: Mapping[str, Any], blend: BlendRows | None) -> Section:
                 Cell(f"{member['weight']:.3f}", member["weight"]),
                 member["oof_score"],
                 _worth_cell(worth.get(place)),
-                *(None if cost is None else Cell(f"{cost:,.4g}" if isinstance(cost, float) else f"{cost:,}", cost)
-                  for cost in costs),
+                *(Cell(_cost(cost), cost) for cost in costs),
                 "; ".join(notes),
             ]
         )  # fmt: skip
@@ -441,6 +429,11 @@ def _next_command(folder: Path, document: Mapping[str, Any], job: ReportJob) -> 
 
 
 # Words for numbers
+
+
+def _cost(value: float | None) -> str:
+    """Seconds short, parameters whole."""
+    return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _between(ci95: Sequence[float] | None) -> str:
