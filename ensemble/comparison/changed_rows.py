@@ -21,7 +21,7 @@ _ENDS = ("first", "second")
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class SideAnswers:
     """What a side answers on the rows that are compared."""
 
     decisions: Integers
@@ -33,13 +33,13 @@ class Answers:
     """(rows,): the probability of what was decided; of sets, the mean over classes."""
 
     @classmethod
-    def of(cls, probs: Matrix, decisions: Integers, labels: Labels) -> Answers:
+    def of(cls, probs: Matrix, decisions: Integers, labels: Labels) -> SideAnswers:
         """Of a side's probabilities and decisions."""
         right = np.asarray((decisions == labels).reshape(len(labels), -1).all(axis=1))
         truth, sure = (likelihoods(probs, each).mean(axis=1) for each in (labels, decisions))
         return cls(decisions, right, truth, sure)
 
-    def are_same(self, others: Answers) -> bool:
+    def are_same(self, others: SideAnswers) -> bool:
         """Whether both answer every row alike."""
         return np.array_equal(self.truth, others.truth) and np.array_equal(self.decisions, others.decisions)
 
@@ -53,8 +53,8 @@ class ChangedRows:
     ids: Sequence[str]
     classes: Sequence[str]
     labels: Labels
-    here: Answers
-    there: Answers
+    here: SideAnswers
+    there: SideAnswers
 
     @cached_property
     def became_right(self) -> Integers:

@@ -19,7 +19,7 @@ import numpy as np
 from ensemble.blending.inputs import sampled_rows
 from ensemble.combining.combine import Integers, Matrix
 from ensemble.combining.intervals import Support, doubt_about, least_error
-from ensemble.comparison.changed_rows import Answers, ChangedRows, changed_csv
+from ensemble.comparison.changed_rows import ChangedRows, SideAnswers, changed_csv
 from ensemble.comparison.sides import RETRAINED, Side, Trained, changed_keys, load_sides, record_in
 from ensemble.comparison.training_noise import (
     MeanSquare,
@@ -219,7 +219,7 @@ class _View:
     """A side on the shared rows: its trainings' scores, and the answers of their mean."""
 
     trainings: tuple[Training, ...]
-    answers: Answers
+    answers: SideAnswers
     per_class: Mapping[str, Any]
 
     @classmethod
@@ -240,7 +240,7 @@ class _View:
             raise ValueError(f"{side.name}: a side without trainings")
         if decisions is None:
             decisions = np.asarray(decide_sets(total) if are_sets(labels) else decide(total), dtype=np.int64)
-        return cls(tuple(trainings), Answers.of(total, decisions, labels), per_class(labels, total, decisions))
+        return cls(tuple(trainings), SideAnswers.of(total, decisions, labels), per_class(labels, total, decisions))
 
 
 def _training(

@@ -277,7 +277,7 @@ class BlendRows:
         if self.learned_from is None:
             return _honest_remark(self.document, self.kept, self.answers)
         return (
-            f"{self.document['name']}: for speed, what answers a fold is learned from {self.learned_from:,} rows of the "
+            f"{self.document['name']}: for speed, a fold's answers are learned from {self.learned_from:,} rows of the "
             f"others, by the method that was settled on ({self.document['used']}); ens compare learns from all of them",
         )
 

@@ -198,7 +198,7 @@ def _honest(document: Mapping[str, Any]) -> Section:
     return Section("worth", "What it is worth", [*parts, *_stages(document), *_advice(document)])
 
 
-_RIVALS = (("the best member alone", "best_single"), ("the plain mean", "uniform"))
+_RIVALS = (("the best member", "best_single"), ("the plain mean", "uniform"))
 
 
 def _gain_cells(honest: Mapping[str, Any], rival: str) -> list[Cell]:
@@ -213,8 +213,7 @@ def _gain_cells(honest: Mapping[str, Any], rival: str) -> list[Cell]:
 def _stages(document: Mapping[str, Any]) -> list[Part]:
     """What was tried, in the order in which it is done to the members' rows, with its verdict."""
     learned, calibration = document.get("learned") or {}, document.get("calibration") or {}
-    lines = [("asked for", str(document["method"])), ("used", str(document["used"]))]
-    lines += [("chosen by auto", str(learned["chosen"]))] if learned.get("chosen") else []
+    lines = []
     if document["fallback"]:
         lines.append(("fallback", f"{document['fallback']}; {document['used']} is used, --force overrides"))
     if calibration.get("kind"):
@@ -225,7 +224,7 @@ def _stages(document: Mapping[str, Any]) -> list[Part]:
     for key, name in _LEARNED:
         if learned.get(key) is not None:
             lines.append((name, _numbers(learned[key], document["classes"] if key != "class_cuts" else None)))
-    return [Facts(lines)]
+    return [Facts(lines)] if lines else []
 
 
 _LEARNED = (

@@ -18,6 +18,7 @@ from ensemble.core.run import find_runs
 from ensemble.errors import InputError
 from ensemble.recipe.find import datasets_by_name
 from ensemble.reporting.blend_page import blend_page
+from ensemble.reporting.comparison_page import comparison_page
 from ensemble.reporting.page import BUDGET, Page, Pictures, ReportJob, render
 from ensemble.reporting.run_page import run_page
 from ensemble.runs.request import OnEvent
@@ -251,5 +252,6 @@ def _file_name(place: str) -> str:
 _MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {
     "run": run_page,
     "blend": blend_page,
+    "comparison": comparison_page,
 }
 """What makes each kind of page, from the places that it is about."""
