@@ -305,6 +305,7 @@ def load_blend_rows(folder: Path, *, is_quick: bool = False) -> BlendRows:
     most = max(_QUICK_ROWS, _QUICK_NUMBERS // (len(kept.stack) * len(ingredients.test.classes)))
     fewer = most if is_quick and len(kept.labels) > most else None
     methods = _methods_of(document, formula, str(folder), is_settled=fewer is not None)
+    fewer = None if all(method.ready is not None for method in methods) else fewer
     if fewer is not None:
         methods = [_from_fewer_rows(method, fewer) for method in methods]
     tried = [cross_fit(method, kept) for method in methods]

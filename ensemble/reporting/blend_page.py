@@ -220,6 +220,8 @@ def _stages(document: Mapping[str, Any]) -> list[Part]:
         verdict = "used" if calibration.get("used") else "not used"
         losses = [calibration.get(key) for key in ("log_loss_with", "log_loss_without")]
         shown = "" if None in losses else f": log-loss {losses[0]:.4f} with it, {losses[1]:.4f} without"
+        if (before := calibration.get("ece_without")) is not None:
+            shown += f"; ECE {calibration['ece']['value']:.4f}, {before['value']:.4f} without"
         lines.append((f"calibration ({calibration['kind']}, {calibration.get('when')})", verdict + shown))
     for key, name in _LEARNED:
         if learned.get(key) is not None:
@@ -237,7 +239,7 @@ _MOST_LEARNED = 12
 
 def _numbers(values: Sequence[float], names: Sequence[str] | None) -> str:
     shown = [
-        f"{value:.3f}" if names is None else f"{names[place]} {value:.3f}"
+        f"{value:.3f}" if names is None else f"{names[place]}: {value:.3f}"
         for place, value in enumerate(values[:_MOST_LEARNED])
     ]
     return ", ".join(shown) + (f" and {len(values) - _MOST_LEARNED:,} more" if len(values) > _MOST_LEARNED else "")
