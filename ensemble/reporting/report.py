@@ -17,6 +17,8 @@ from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.run import find_runs
 from ensemble.errors import InputError
 from ensemble.recipe.find import datasets_by_name
+from ensemble.reporting.blend_page import blend_page
+from ensemble.reporting.comparison_page import comparison_page
 from ensemble.reporting.data_page import data_page
 from ensemble.reporting.index_page import index_page
 from ensemble.reporting.page import BUDGET, Page, Pictures, ReportJob, render
@@ -238,5 +240,7 @@ _MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {
     "run": run_page,
     "study": study_page,
     "index": index_page,
+    "blend": blend_page,
+    "comparison": comparison_page,
 }
 """What makes each kind of page, from the places that it is about."""
