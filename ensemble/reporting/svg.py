@@ -125,8 +125,10 @@ class Figure:
         )
 
     def _opening(self) -> str:
+        # An image has no parts for a screen reader, so one with links is a group.
+        role = "group" if any("<a " in part for part in self.parts) else "img"
         return (
-            f'<svg class="figure" viewBox="0 0 {self.width} {_number(self.height)}" role="img" '
+            f'<svg class="figure" viewBox="0 0 {self.width} {_number(self.height)}" role="{role}" '
             f'aria-label="{clean(self.title)}"'
         )
 
