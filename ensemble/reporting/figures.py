@@ -86,9 +86,9 @@ class Track:
 # A line a name
 
 
-def bars(title: str, names: Sequence[str], counts: Sequence[int]) -> Figure:
-    """A bar a name, with its count and share."""
-    total, largest = max(1, sum(counts)), max(1, max(counts, default=1))
+def bars(title: str, names: Sequence[str], counts: Sequence[int], *, total: int | None = None) -> Figure:
+    """A bar a name, with its count and its share of `total`; None: of all counts together."""
+    total, largest = max(1, sum(counts) if total is None else total), max(1, max(counts, default=1))
     room = WIDTH - _NAMES - 130
     parts = []
     for number, (name, count) in enumerate(zip(names, counts, strict=True)):
