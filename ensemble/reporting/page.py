@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -94,6 +96,17 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Two tiles each that belong together, such as copies of an image."""
+
+    kind: ClassVar[str] = "pairs"
+    caption: str
+    pairs: Sequence[tuple[Tile, Tile]]
+    left_out: int = 0
+    """Images that were not put on the page."""
+
+
+@dataclass(frozen=True)
 class Panel:
     """What opens when a link to `anchor` is followed, such as the images of a cell of a matrix; else it is hidden."""
 
@@ -165,7 +178,7 @@ class More:
     parts: Sequence[Any]
 
 
-Part = Grid | Drawing | Gallery | Panels | Facts | Text | Code | Image | More
+Part = Grid | Drawing | Gallery | Pairs | Panels | Facts | Text | Code | Image | More
 
 
 @dataclass(frozen=True)
@@ -269,6 +282,14 @@ class ReportJob:
     folder: Path
     pictures: Pictures
     on_event: OnEvent = lambda event: None
+    page: Path | None = None
+    """The file that will be written, which links to other pages start from."""
+
+    @property
+    def here(self) -> str:
+        """The `--outputs` that a command needs, where that is not the usual place; ends a command line."""
+        usual = os.environ.get("ENS_OUTPUTS") or "outputs"
+        return "" if str(self.outputs) == usual else f" --outputs {shlex.quote(str(self.outputs))}"
 
 
 def thumbnail(path: Path, box: np.ndarray[Any, Any] | None = None) -> tuple[bytes, int, int] | None:

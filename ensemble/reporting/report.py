@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,17 @@ from ensemble.errors import InputError
 from ensemble.recipe.find import datasets_by_name
 from ensemble.reporting.blend_page import blend_page
 from ensemble.reporting.comparison_page import comparison_page
+from ensemble.reporting.data_page import data_page
+from ensemble.reporting.index_page import index_page
 from ensemble.reporting.page import BUDGET, Page, Pictures, ReportJob, render
+from ensemble.reporting.page_files import REPORTS, page_name
 from ensemble.reporting.run_page import run_page
+from ensemble.reporting.study_page import study_page
 from ensemble.runs.request import OnEvent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORTS = "reports"
-"""The folder of `outputs/` that pages go to."""
 THUMBNAILS = 200
 _RECORDS = {"run.json": "run", "blend.json": "blend", "study.json": "study"}
 _LIVE_S = 5  # between two looks at a live page: an epoch of a small net takes about as long
@@ -145,9 +147,9 @@ def write_page(
 ) -> WrittenReport:
     """Make a page and write it; `target`: None for its usual place below `outputs/reports`."""
     started = time.monotonic()
-    page = _MAKERS[kind](places, job)
-    page.reload_s = reload_s
     path = target or job.outputs / REPORTS / f"{page_name(kind, places)}.html"
+    page = _MAKERS[kind](places, replace(job, page=path))
+    page.reload_s = reload_s
     text = render(page, made=dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), version=__version__)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_text(path, text)
@@ -168,16 +170,6 @@ def write_page(
             "seconds": round(time.monotonic() - started, 2),
         }
     )
-
-
-def page_name(kind: str, places: Sequence[str]) -> str:
-    """The name of a page's file, without its ending: `index`, `run-NAME`, `study-NAME`, `data-NAME`, `A-vs-B`."""
-    if kind == "index":
-        return "index"
-    names = [_file_name(place) for place in places]
-    if kind == "comparison":
-        return "-vs-".join(names)[:150]
-    return f"{kind}-{names[0]}"
 
 
 def find_subjects(words: Sequence[str], outputs: Path, folder: Path) -> tuple[str, list[str]]:
@@ -243,14 +235,11 @@ def _new_page(path: Path) -> Path:
     return path
 
 
-def _file_name(place: str) -> str:
-    parts = Path(place).parts[-2:] if Path(place).name.startswith("trial-") else Path(place).parts[-1:]
-    kept = "-".join(parts).split("=")[0]
-    return "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in kept)[:100] or "page"
-
-
 _MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {
+    "data": data_page,
     "run": run_page,
+    "study": study_page,
+    "index": index_page,
     "blend": blend_page,
     "comparison": comparison_page,
 }
