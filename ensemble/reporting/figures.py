@@ -7,6 +7,7 @@ finite are left out. Figures stay small: curves and clouds are thinned to what a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,21 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.reporting.svg import (
-    CHARACTER,
     SERIES,
     WIDTH,
     Figure,
     Scale,
     axis,
+    bottom_ticks,
     dot,
+    legend,
     line,
     link,
     names_beside,
     rect,
+    series_kind,
     shortened,
     text,
     tick_text,
     titled,
+    width_of,
 )
 
 Floats = NDArray[np.float64]
@@ -41,7 +45,10 @@ _LEFT, _RIGHT, _BOTTOM = 62, 16, 40  # around a plot with axes
 _PLOT = 300  # its height
 _FRONTIER_TOP = 40  # room for a name above the best point
 _MOST_POINTS = 300  # of a curve: more than a point for each two pixels can't be told apart
+_MOST_CURVE_POINTS = 3_600  # of all curves of a figure, at 8 bytes each
+_MOST_MARKS = 120  # to point at, of a figure with many curves, at 130 bytes each
 _MOST_DOTS = 2_000  # of a cloud
+_MOST_READ_OUT = 500  # dots whose label the page's script reads too; it would add a third to the size of more
 _MOST_LINES = 200  # of parallel coordinates
 _MOST_CELLS = 40  # lines of a heat map
 
@@ -79,9 +86,9 @@ class Track:
 # A line a name
 
 
-def bars(title: str, names: Sequence[str], counts: Sequence[int]) -> Figure:
-    """A bar a name, with its count and share."""
-    total, largest = max(1, sum(counts)), max(1, max(counts, default=1))
+def bars(title: str, names: Sequence[str], counts: Sequence[int], *, total: int | None = None) -> Figure:
+    """A bar a name, with its count and its share of `total`; None: of all counts together."""
+    total, largest = max(1, sum(counts) if total is None else total), max(1, max(counts, default=1))
     room = WIDTH - _NAMES - 130
     parts = []
     for number, (name, count) in enumerate(zip(names, counts, strict=True)):
@@ -105,24 +112,25 @@ def interval_bars(
     reference: float | None = None,
 ) -> Figure:
     """A point a name with the ends of its interval; `reference`: a line to compare with, such as no gain."""
+    intervals = [each if each is not None and all(map(math.isfinite, each)) else None for each in intervals]
     ends = [end for interval in intervals if interval is not None for end in interval]
     known = [value for value in (*values, *ends, *([] if reference is None else [reference])) if math.isfinite(value)]
     scale = Scale.of(known, _NAMES, WIDTH - 90, margin=0.03)
     height = _TOP + len(names) * _ROW
-    parts = _bottom_ticks(scale, _TOP, height, unit)
-    if reference is not None:
+    parts = bottom_ticks(scale, _TOP, height, unit)
+    if reference is not None and math.isfinite(reference):
         parts.append(line([(scale(reference), _TOP), (scale(reference), height)], "s6 dash"))
     for number, (name, value, interval) in enumerate(zip(names, values, intervals, strict=True)):
         middle = _TOP + number * _ROW + _ROW / 2
         parts.append(text(_NAMES - 8, middle + 4, shortened(name, _NAMES - 16), "end"))
         if not math.isfinite(value):
             continue
-        shown = f"{name}: {value:.4f}"
+        shown = f"{name}: {_score(value)}"
         if interval is not None:
-            shown += f" ({interval[0]:.4f} to {interval[1]:.4f})"
+            shown += f" ({_score(interval[0])} to {_score(interval[1])})"
             parts.append(line([(scale(interval[0]), middle), (scale(interval[1]), middle)], "s0"))
             parts += [line([(scale(end), middle - 4), (scale(end), middle + 4)], "s0") for end in interval]
-        parts += [dot(scale(value), middle, 4, "s0", shown), text(WIDTH - 80, middle + 4, f"{value:.4f}", kind="soft")]
+        parts += [dot(scale(value), middle, 4, "s0", shown), text(WIDTH - 80, middle + 4, _score(value), kind="soft")]
     return titled(title, height + _BOTTOM, parts)
 
 
@@ -130,14 +138,14 @@ def spans(title: str, rows: Sequence[tuple[str, float, float, int]], unit: str =
     """A bar a row from its start to its end; rows are (name, start, end, number of the colour)."""
     scale = Scale.of([0.0, *(end for _, _, end, _ in rows)], _NAMES, WIDTH - 40)
     height = _TOP + len(rows) * _ROW
-    parts = _bottom_ticks(scale, _TOP, height, unit)
+    parts = bottom_ticks(scale, _TOP, height, unit)
     for number, (name, start, end, kind) in enumerate(rows):
         top = _TOP + number * _ROW
         tip = f"{name}: {start:,.1f} to {end:,.1f} {unit}"
         width = max(1.0, scale(end) - scale(start))
         parts += [
             text(_NAMES - 8, top + 15, shortened(name, _NAMES - 16), "end"),
-            rect(scale(start), top + 4, width, _ROW - 8, _series(kind), tip),
+            rect(scale(start), top + 4, width, _ROW - 8, series_kind(kind), tip),
         ]
     return titled(title, height + _BOTTOM, parts)
 
@@ -190,28 +198,43 @@ def reliability(title: str, bins: Sequence[tuple[float, float, int]], ece: str) 
         text(left - 44, _TOP + size / 2, "share right", "middle", turn=-90),
         text(left + size + 24, _TOP + 20, ece),
     ]
-    parts += _rows_beside(known, left + size + 24)
-    return titled(title, _TOP + size + 44, parts)
+    parts += _rows_below(known, across, _TOP + size + 40)
+    parts += _gaps_beside(known, left + size + 24)
+    return titled(title, max(_TOP + size + 92, _TOP + 70 + 18 * len(known)), parts)
 
 
-def _rows_beside(bins: Sequence[tuple[float, float, int]], left: float) -> list[str]:
-    """The gap of each bin as a bar, the rows of each in its tooltip."""
+def _rows_below(bins: Sequence[tuple[float, float, int]], across: Scale, top: float) -> list[str]:
+    """How many rows each bin has, under its point."""
+    largest, room = max((rows for *_, rows in bins), default=0) or 1, 36
+    parts = [
+        axis(f"M{across.start},{top + room} H{across.end}"),
+        text(across.start - 6, top + 16, "rows", "end", "soft"),
+    ]
+    for sure, _, rows in bins:
+        size = room * rows / largest
+        parts.append(
+            rect(across(sure) - 3, top + room - size, 6, size, "mute", f"probability {sure:.3f}: {rows:,} rows")
+        )
+    return parts
+
+
+def _gaps_beside(bins: Sequence[tuple[float, float, int]], left: float) -> list[str]:
+    """The gap of each bin as a bar: to the left answers are surer than right."""
     if not bins:
         return []
     largest = max(0.02, *(abs(right - sure) for sure, right, _ in bins))
-    middle, room = left + 120, 90
+    middle, room = left + 130, 90
     parts = [
-        text(left, _TOP + 52, "right less probability, by bin", kind="soft"),
+        text(left, _TOP + 52, "share right less probability, by bin", kind="soft"),
         axis(f"M{middle},{_TOP + 60} v{len(bins) * 18}"),
     ]
     for number, (sure, right, rows) in enumerate(bins):
-        gap = right - sure
+        gap, top = right - sure, _TOP + 62 + number * 18
         length = room * abs(gap) / largest
-        top = _TOP + 62 + number * 18
         tip = f"probability {sure:.3f}: {gap:+.3f}, {rows:,} rows"
-        parts.append(
-            rect(middle if gap >= 0 else middle - length, top, max(length, 0.5), 13, "s2" if gap >= 0 else "s1", tip)
-        )
+        start, kind = (middle, "s2") if gap >= 0 else (middle - length, "s1")
+        parts.append(rect(start, top, max(length, 0.5), 13, kind, tip))
+        parts.append(text(left, top + 11, f"{sure:.2f}", kind="soft"))
     return parts
 
 
@@ -222,27 +245,28 @@ def curves(
     title: str, series: Sequence[Curve], x_label: str, y_label: str, *, y_log: bool = False, best: float | None = None
 ) -> Figure:
     """Lines over a common axis; gaps where a value is not finite. `best`: a place to mark."""
-    thinned = [(curve, *_thinned(curve)) for curve in series]
+    most = max(20, min(_MOST_POINTS, _MOST_CURVE_POINTS // max(1, len(series))))
+    thinned = [(curve, *_thinned(curve, most)) for curve in series]
     across = Scale.of([x for _, xs, _ in thinned for x in xs.tolist()], _LEFT, WIDTH - _RIGHT)
     up = Scale.of([y for _, _, ys in thinned for y in ys.tolist()], _TOP + _PLOT, _TOP + 8, is_log=y_log)
     parts = _frame(across, up, x_label, y_label)
-    if best is not None:
+    if best is not None and math.isfinite(best):
         parts.append(line([(across(best), _TOP), (across(best), _TOP + _PLOT)], "s6 dash"))
     kinds = list(dict.fromkeys(curve.kind for curve in series))
     many = len(series) > SERIES
     names = kinds if many else [curve.name for curve in series]
-    dots = 0
     for number, (curve, xs, ys) in enumerate(thinned):
-        color = _series(kinds.index(curve.kind) if many else number)
+        color = series_kind(kinds.index(curve.kind) if many else number)
         for piece in _pieces(xs, ys):
             places = [(across(x), up(y)) for x, y in piece]
             parts.append(line(places, f"{color} thin" if many else color, curve.name))
-            # Marks to point at: of many curves fewer, since each takes a hundred bytes.
-            step = max(1, math.ceil(len(piece) * len(series) / 400))
+            # Marks to point at, unseen where there are many; the last point of a piece always has a mark.
+            step = max(1, math.ceil(sum(len(xs) for _, xs, _ in thinned) / (_MOST_MARKS if many else 400)))
             for x, y in piece[::-1][::step]:
-                parts.append(dot(across(x), up(y), 2, color, f"{curve.name}, {x_label} {x:g}: {y:.4g}"))
-                dots += 1
-    return titled(title, _TOP + _PLOT + _BOTTOM + _legend_height(names), parts + _legend(names, _TOP + _PLOT + 48))
+                tip = f"{shortened(curve.name, 400)}, {x_label} {x:g}: {y:.4g}"
+                parts.append(dot(across(x), up(y), 2, f"{color} spot" if many else color, tip, at=(x, y)))
+    names_below, height = legend(names, _LEFT, _TOP + _PLOT + 48)
+    return titled(title, _TOP + _PLOT + _BOTTOM + height, parts + names_below)
 
 
 def steps(
@@ -270,11 +294,10 @@ def steps(
     for number, score, was_stopped in trials[:: max(1, math.ceil(len(trials) / _MOST_DOTS))]:
         if score is not None and math.isfinite(score):
             label = f"trial {number}: {score:.4f}{', stopped early' if was_stopped else ''}"
-            parts.append(
-                dot(across(number), up(score), 3.5, "s1" if was_stopped else "s0", label, 0.45 if was_stopped else 1)
-            )
+            parts.append(dot(across(number), up(score), 3.5, "s1 hollow" if was_stopped else "s0", label))
     names = ["finished", "stopped early", "best so far"]
-    return titled(title, _TOP + _PLOT + _BOTTOM + _legend_height(names), parts + _legend(names, _TOP + _PLOT + 48))
+    names_below, height = legend(names, _LEFT, _TOP + _PLOT + 48)
+    return titled(title, _TOP + _PLOT + _BOTTOM + height, parts + names_below)
 
 
 def scatter(title: str, points: Sequence[CloudPoint], x_label: str, y_label: str, *, x_log: bool = False) -> Figure:
@@ -298,15 +321,22 @@ def scatter(title: str, points: Sequence[CloudPoint], x_label: str, y_label: str
         x_log = x_log and all(value > 0 for value in values)
         across = Scale.of(values, _LEFT + 8, WIDTH - _RIGHT - 8, is_log=x_log)
         parts = _frame(across, up, x_label, y_label)
-    for number, point in enumerate(shown):
+    parts.append('<g fill-opacity="0.75">')
+    strips, seen = {word: number for number, word in enumerate(words)}, Counter[str]()
+    for point in shown:
         if isinstance(point.x, str):
-            aside = ((number * 0.618034) % 1 - 0.5) * 0.5  # the golden ratio: neighbours never stand on each other
-            x = across(words.index(point.x) + aside)
+            seen[point.x] += 1
+            aside = (
+                (seen[point.x] * 0.618034) % 1 - 0.5
+            ) * 0.5  # the golden ratio: neighbours never stand on each other
+            x = across(strips[point.x] + aside)
         elif math.isfinite(point.x):
             x = across(point.x)
         else:
             continue
-        parts.append(dot(x, up(point.y), 3.5, _series(point.kind), point.label, 0.75))
+        tip = shortened(point.label, 600)
+        parts.append(dot(x, up(point.y), 3.5, series_kind(point.kind), tip, is_read_out=len(shown) <= _MOST_READ_OUT))
+    parts.append("</g>")
     return titled(title, _TOP + _PLOT + _BOTTOM, parts)
 
 
@@ -320,6 +350,7 @@ def parallel(
     gap = (right - left) / max(1, len(axes))
     places: list[list[float | None]] = [[] for _ in order]
     parts: list[str] = []
+    words_on_top: list[str] = []
     for number, (name, is_log) in enumerate((*axes, ("score", False))):
         x = left + number * gap
         column = [track.score if number == len(axes) else track.values[number] for track in order]
@@ -336,14 +367,16 @@ def parallel(
                 "soft",
             )
         )
-        parts += [text(x + 4, y + 4, shortened(word, gap - 10), kind="soft") for y, word in ticks]
+        words_on_top += [text(x + 4, y + 4, shortened(word, min(gap - 10, 110)), kind="soft halo") for y, word in ticks]
     count = max(1, len(order) - 1)
     for number, (track, place) in enumerate(zip(order, places, strict=True)):
         kind = "s1" if number == len(order) - 1 else "s0" if number >= 0.75 * count else "s6 thin"
-        points = [(left + axis_number * gap, y) for axis_number, y in enumerate(place) if y is not None]
-        if len(points) > 1:
-            parts.append(line(points, kind, track.label))
-    return titled(title, bottom + 20, parts)
+        at = np.array([math.nan if y is None else y for y in place], dtype=np.float64)
+        for piece in _pieces(
+            left + gap * np.arange(len(at), dtype=np.float64), at
+        ):  # a gap where a trial has no such value
+            parts.append(line(piece, kind, shortened(track.label, 600)))
+    return titled(title, bottom + 20, parts + words_on_top)
 
 
 def _column_places(
@@ -371,6 +404,7 @@ def frontier(
 ) -> Figure:
     """Scores against costs: `points` are (cost, score, on the frontier, name); better is up, whatever the score."""
     sign = 1.0 if greater_is_better else -1.0
+    points = [each for each in points if math.isfinite(each[0]) and math.isfinite(each[1])]
     right = max((cost for cost, *_ in points), default=0.0) * 1.08 or 1.0
     scores = [sign * value for _, value, *_ in points] or [0.0]
     top, low = max(scores), min(scores)
@@ -398,7 +432,7 @@ def frontier(
     parts += [
         text(104, place(0, sign * top)[1] + 4, f"{sign * top:.4f}", "end"),
         text(104, place(0, sign * low)[1] + 4, f"{sign * low:.4f}", "end"),
-        text(12, _FRONTIER_TOP + 4, score),
+        text(12, _FRONTIER_TOP - 4, shortened(score, 90)),
         text(110, base, "0", "middle"),
         text(110 + room / 2, base, unit, "middle"),
         text(110 + room, base, f"{right:.4g}", "middle"),
@@ -424,18 +458,21 @@ def heat_map(
     colour. `links`: where a cell leads."""
     values = np.asarray(matrix, dtype=np.float64).reshape(len(row_names), len(column_names))[:_MOST_CELLS, :_MOST_CELLS]
     rows, columns = values.shape
+    if max(len(row_names), len(column_names)) > _MOST_CELLS:
+        title = f"{title} (the first {_MOST_CELLS} of {max(len(row_names), len(column_names)):,})"
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max(initial=0.0)) or 1.0
-    left = 20 + min(150.0, CHARACTER * max((len(name) for name in row_names[:rows]), default=1))
+    left = 20 + min(150.0, max((width_of(name[:40]) for name in row_names[:rows]), default=8))
     size = min(44.0, (WIDTH - left - 8) / max(1, columns))
-    head = 24 + min(110.0, CHARACTER * 0.75 * max((len(name) for name in column_names[:columns]), default=1))
+    widest = max((width_of(name[:40], 11) for name in column_names[:columns]), default=8)
+    head, turn = (20.0, 0) if widest < size - 2 else (12 + min(110.0, widest), -90)
     parts = []
     for column, name in enumerate(column_names[:columns]):
-        x, y = left + (column + 0.5) * size + 4, _TOP + head - 6
-        parts.append(text(x, y, shortened(name, 140), "start", "soft", turn=-50 if len(name) * CHARACTER > size else 0))
+        x, y = left + (column + 0.5) * size + (4 if turn else 0), _TOP + head - 6
+        parts.append(text(x, y, shortened(name, 110, 11), "start" if turn else "middle", "soft", turn=turn))
     for row, name in enumerate(row_names[:rows]):
         y = _TOP + head + row * size
-        parts.append(text(left - 6, y + size / 2 + 4, shortened(name, left - 16), "end", "soft" if size < 14 else ""))
+        parts.append(text(left - 6, y + size / 2 + 4, shortened(name, left - 16), "end", "soft" if size < 15 else ""))
         for column in range(columns):
             value = float(values[row, column])
             words = texts[row][column] if texts is not None else (f"{value:{number}}" if math.isfinite(value) else "")
@@ -449,20 +486,18 @@ def heat_map(
 def _cell(x: float, y: float, size: float, share: float, words: str, tip: str, diverging: bool) -> str:
     strength = min(abs(share), 1.0) if math.isfinite(share) else 0.0
     kind = "minus" if diverging and share < 0 else "heat"
-    parts = [rect(x, y, size - 1, size - 1, kind, "", 0.9 * strength)] if strength > 0.004 else []
-    parts.append(
-        rect(x, y, size - 1, size - 1, "cell", tip).replace('class="cell"', 'class="cell" pointer-events="all"')
-    )
-    if words and size >= CHARACTER * len(words) + 2:
-        parts.append(text(x + size / 2, y + size / 2 + 4, words, "middle", "on" if strength > 0.62 else ""))
+    parts = [rect(x, y, size - 1, size - 1, kind, "", strength)] if strength > 0.004 else []
+    parts.append(rect(x, y, size - 1, size - 1, "cell", tip))
+    if words and size >= width_of(words) * 11 / 12 + 1:
+        parts.append(text(x + size / 2, y + size / 2 + 4, words, "middle", "" if size > 30 else "small"))
     return "".join(parts)
 
 
 # What charts share
 
 
-def _series(number: int) -> str:
-    return f"s{number % SERIES}"
+def _score(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3e}"
 
 
 def _frame(across: Scale, up: Scale, x_label: str, y_label: str, *, ticks: bool = True) -> list[str]:
@@ -473,7 +508,7 @@ def _frame(across: Scale, up: Scale, x_label: str, y_label: str, *, ticks: bool 
         step = marks[1] - marks[0] if len(marks) > 1 and not across.is_log else 0.0
         for tick in marks:
             words = tick_text(tick, step)
-            x = min(max(across(tick), len(words) * CHARACTER / 2), WIDTH - len(words) * CHARACTER / 2)
+            x = min(max(across(tick), width_of(words, 11) / 2), WIDTH - width_of(words, 11) / 2)
             parts.append(text(x, _TOP + _PLOT + 15, words, "middle", "soft"))
     marks = up.ticks()
     step = marks[1] - marks[0] if len(marks) > 1 and not up.is_log else 0.0
@@ -485,53 +520,15 @@ def _frame(across: Scale, up: Scale, x_label: str, y_label: str, *, ticks: bool 
     return parts
 
 
-def _bottom_ticks(scale: Scale, top: float, bottom: float, unit: str) -> list[str]:
-    """Upright lines of the grid, their numbers and the unit below."""
-    marks = scale.ticks()
-    step = marks[1] - marks[0] if len(marks) > 1 and not scale.is_log else 0.0
-    parts = []
-    for tick in marks:
-        parts.append(axis(f"M{scale(tick):.1f},{top} V{bottom}"))
-        parts.append(text(scale(tick), bottom + 14, tick_text(tick, step), "middle", "soft"))
-    return [*parts, text((scale.start + scale.end) / 2, bottom + 30, shortened(unit, 400), "middle")]
-
-
-def _legend(names: Sequence[str], top: float) -> list[str]:
-    """Names with their colours, as many lines as they need; a single one says nothing."""
-    if len(names) < 2:
-        return []
-    parts, x, y = [], float(_LEFT), top
-    for number, name in enumerate(names):
-        shown = shortened(name, 160)
-        width = 24 + CHARACTER * len(shown) + 12
-        if x + width > WIDTH and x > _LEFT:
-            x, y = float(_LEFT), y + 17
-        parts += [rect(x, y - 3, 14, 4, _series(number)), text(x + 19, y + 3, shown, kind="soft")]
-        x += width
-    return parts
-
-
-def _legend_height(names: Sequence[str]) -> float:
-    if len(names) < 2:
-        return 0.0
-    x, lines = float(_LEFT), 1
-    for name in names:
-        width = 24 + CHARACTER * len(shortened(name, 160)) + 12
-        if x + width > WIDTH and x > _LEFT:
-            x, lines = float(_LEFT), lines + 1
-        x += width
-    return 17.0 * lines
-
-
-def _thinned(curve: Curve) -> tuple[Floats, Floats]:
-    """At most 300 points of a curve: of each part the lowest and the highest, so that peaks stay."""
+def _thinned(curve: Curve, most: int) -> tuple[Floats, Floats]:
+    """At most so many points of a curve: of each part the lowest and the highest, so that peaks stay."""
     xs, ys = np.asarray(curve.xs, dtype=np.float64), np.asarray(curve.ys, dtype=np.float64)
     count = min(len(xs), len(ys))
     xs, ys = xs[:count], ys[:count]
-    if count <= _MOST_POINTS:
+    if count <= most:
         return xs, ys
     kept: set[int] = {0, count - 1}
-    for part in np.array_split(np.arange(count), _MOST_POINTS // 2 - 1):
+    for part in np.array_split(np.arange(count), most // 2 - 1):
         values = ys[part]
         known = part[np.isfinite(values)]
         if len(known):

@@ -96,6 +96,17 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Two tiles each that belong together, such as copies of an image."""
+
+    kind: ClassVar[str] = "pairs"
+    caption: str
+    pairs: Sequence[tuple[Tile, Tile]]
+    left_out: int = 0
+    """Images that were not put on the page."""
+
+
+@dataclass(frozen=True)
 class Panel:
     """What opens when a link to `anchor` is followed, such as the images of a cell of a matrix; else it is hidden."""
 
@@ -167,7 +178,7 @@ class More:
     parts: Sequence[Any]
 
 
-Part = Grid | Drawing | Gallery | Panels | Facts | Text | Code | Image | More
+Part = Grid | Drawing | Gallery | Pairs | Panels | Facts | Text | Code | Image | More
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from ensemble.core.notebook import NotebookValue, check_arguments, listed
 from ensemble.core.run import find_runs
 from ensemble.errors import InputError
 from ensemble.recipe.find import datasets_by_name
+from ensemble.reporting.blend_page import blend_page
+from ensemble.reporting.comparison_page import comparison_page
+from ensemble.reporting.data_page import data_page
 from ensemble.reporting.index_page import index_page
 from ensemble.reporting.page import BUDGET, Page, Pictures, ReportJob, render
 from ensemble.reporting.page_files import REPORTS, page_name
@@ -233,8 +236,11 @@ def _new_page(path: Path) -> Path:
 
 
 _MAKERS: dict[str, Callable[[Sequence[str], ReportJob], Page]] = {
+    "data": data_page,
     "run": run_page,
     "study": study_page,
     "index": index_page,
+    "blend": blend_page,
+    "comparison": comparison_page,
 }
 """What makes each kind of page, from the places that it is about."""
