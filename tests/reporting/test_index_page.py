@@ -15,6 +15,8 @@ from ensemble.reporting.index_page import _boards, _points, index_page
 from ensemble.reporting.page import BUDGET, Cell, Drawing, Grid, Page, Pictures, ReportJob, Text, render
 from ensemble.reporting.report import report
 from ensemble.runs.status import status
+from tests.browser import Browser
+from tests.page_faults import check_page
 from tests.reporting.test_page import HOSTILE
 from tests.reporting.test_study_page import make_study, make_trials
 from tests.support import Ens
@@ -192,6 +194,13 @@ def test_only_pages_that_exist_are_linked(outputs: Path) -> None:
     elsewhere = page_of(outputs, outputs.parent / "index.html")
     (link,) = [cell.href for row in grids(elsewhere, "runs")[0].rows if isinstance(cell := row[0], Cell) and cell.href]
     assert (outputs.parent / link).resolve() == outputs / "reports" / "run-best.html"
+
+
+def test_a_browser_has_nothing_against_the_page(outputs: Path, browser: Browser) -> None:
+    """Wide and narrow, light and dark, with and without scripts."""
+    on_plan(outputs, "worst", "cd" * 32)
+    make_study(outputs, make_trials(8), "s")
+    check_page(browser, report().path, texts=["best", "middle", "worst", "Score against cost", "Studies"])
 
 
 def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
