@@ -422,7 +422,7 @@ def _next_command(folder: Path, document: Mapping[str, Any], job: ReportJob) -> 
     """The blend beside its best member, row by row; of a single member its suspicious labels."""
     if document["honest"] is None:
         return None
-    here = "" if str(job.outputs) == "outputs" else f" --outputs {shlex.quote(str(job.outputs))}"
+    here = job.here
     if len(document["members"]) < 2:
         return f"ens labels {shlex.quote(str(folder))} --out corrections.csv{here}"
     best = str(document["honest"]["best_single"]["run"]).partition("@")[0].partition("#")[0]

@@ -371,7 +371,7 @@ def _recipes(document: Mapping[str, Any]) -> Section:
 
 def _next_command(document: Mapping[str, Any], places: Sequence[str], job: ReportJob) -> str | None:
     """More seeds where these would tell; else the page of the better side."""
-    here = "" if str(job.outputs) == "outputs" else f" --outputs {shlex.quote(str(job.outputs))}"
+    here = job.here
     item = document["comparisons"][0]
     seeds = item["trainings_that_would_tell"]
     if seeds is not None and document["sides"][1]["kind"] == "run":

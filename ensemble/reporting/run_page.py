@@ -183,7 +183,7 @@ def _folds_done(record: Mapping[str, Any]) -> str:
 
 
 def _next_command(run: RunFolder, record: Mapping[str, Any] | None, job: ReportJob) -> str | None:
-    here = "" if str(job.outputs) == "outputs" else f" --outputs {shlex.quote(str(job.outputs))}"
+    here = job.here
     if record is None:
         return None
     if run.state(dict(record)) != "complete":

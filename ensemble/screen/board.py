@@ -424,6 +424,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "scanning" | "decoding":
             verb = "looking at" if event["event"] == "scanning" else "decoding"
             return f"{verb} {event['part']} images: {event['done']} of {event['total']}"
+        case "live-page":
+            return f"live page, which reloads itself: {event['path']}"
         case "studying":
             return f"{event['run']}: looking at its out-of-fold rows in several ways"
         case "predicting":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser
 
 from ensemble.core.locks import folder_lock
 from ensemble.core.records import save_record
@@ -15,7 +16,6 @@ from ensemble.reporting.index_page import _boards, _points, index_page
 from ensemble.reporting.page import BUDGET, Cell, Drawing, Grid, Page, Pictures, ReportJob, Text, render
 from ensemble.reporting.report import report
 from ensemble.runs.status import status
-from tests.browser import Browser
 from tests.page_faults import check_page
 from tests.reporting.test_page import HOSTILE
 from tests.reporting.test_study_page import make_study, make_trials

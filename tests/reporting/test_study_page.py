@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from browser import Browser
 
 from ensemble.core.locks import folder_lock
 from ensemble.core.records import save_record
@@ -16,7 +17,6 @@ from ensemble.reporting.page import BUDGET, Cell, Code, Drawing, Grid, Page, Pic
 from ensemble.reporting.report import report
 from ensemble.reporting.study_page import study_page
 from ensemble.tuning.trials import FoldNote, Trial, save_trial
-from tests.browser import Browser
 from tests.page_faults import check_page
 from tests.reporting.test_page import HOSTILE
 from tests.support import Ens

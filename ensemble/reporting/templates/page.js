@@ -87,7 +87,7 @@
     if (!points.length) continue;
     const readout = make("p", "", "readout");
     readout.setAttribute("aria-live", "polite");
-    svg.after(readout);
+    svg.parentElement.after(readout);
     const say = (point) => {
       svg.querySelectorAll(".near").forEach((other) => other.classList.remove("near"));
       point.classList.add("near");
