@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.combining.combine import Combined, Floats, Integers
-from ensemble.combining.crossfit import Labelled
+from ensemble.combining.combine import Combined, Floats, Integers, pairs
+from ensemble.combining.crossfit import Labelled, one_more_row
 from ensemble.core.labels import likelihoods
 from ensemble.core.metrics import SMALLEST_PROBABILITY
 
@@ -57,11 +57,30 @@ def calibration_error(answers: Sequence[Combined], labelled: Labelled) -> Calibr
 
 def mean_log_loss(answers: Sequence[Combined], labelled: Labelled) -> float:
     """Of cross-fitted answers; the mean over repeats. Of sets, over rows and classes."""
-    losses = []
-    for combined in answers:
-        given = np.maximum(likelihoods(combined.probs, labelled.labels), SMALLEST_PROBABILITY)
-        losses.append(-np.log(given).mean())
-    return float(np.mean(losses))
+    return float(_losses(answers, labelled).mean())
+
+
+def lowers_log_loss(before: Sequence[Combined], after: Sequence[Combined], labelled: Labelled) -> bool:
+    """Whether the log-loss falls by more than a standard error over rows, or groups, and one more row of any class."""
+    # Of 95 single members in 31 designs of real models, 10 were harmed on fresh rows where any fall was enough, and 7
+    # with one standard error; two gave up 8 thousandths of what calibration gains a plain mean.
+    fall = _losses(before, labelled) - _losses(after, labelled)
+    sums = np.bincount(labelled.units, fall)
+    error = float(np.sqrt(len(sums)) * sums.std(ddof=1)) if len(sums) > 1 else np.inf
+    unseen = [np.mean([_one_more(combined.probs, labelled) for combined in answers]) for answers in (before, after)]
+    return float(fall.sum()) + float(unseen[0] - unseen[1]) * len(fall) > error
+
+
+def _losses(answers: Sequence[Combined], labelled: Labelled) -> Floats:
+    """(rows,): the mean over repeats, and of sets over classes."""
+    rows = len(labelled.labels)
+    given = [likelihoods(combined.probs, labelled.labels).reshape(rows, -1) for combined in answers]
+    losses = [-np.log(np.maximum(each, SMALLEST_PROBABILITY)).mean(axis=1) for each in given]
+    return np.asarray(np.mean(losses, axis=0), dtype=np.float64)
+
+
+def _one_more(probs: Floats, labelled: Labelled) -> float:
+    return one_more_row(pairs(probs)) * probs.shape[1] if labelled.sets else one_more_row(probs)
 
 
 def _error(probs: Floats, labelled: Labelled) -> CalibrationError:
