@@ -191,11 +191,11 @@ def member_rows(design: Design, numbers: Iterable[int], name: str, keep: Path | 
             *((f"member {index}", "soft", (index,)) for index in range(count)),
         ):
             stack, fresh = ([matrices[index] for index in chosen] for matrices in (sample.stack, sample.fresh))
-            labelled = Labelled(stack, sample.labels, sample.folds, sample.groups)
-            own = learn(make_method(method, "accuracy"), labelled)
-            honest, answer = cross_fit(make_method(method, "accuracy"), labelled)[0], own.answer(fresh)
+            labelled = Labelled(stack, sample.labels, sample.folds, sample.groups, "log_loss")
+            bare = judged(labelled, method=method)  # of a pool that is worse than the mean, the mean
+            honest, answer = cross_fit(make_method(bare.used, "log_loss"), labelled)[0], bare.answer(fresh)
             plain = softmax(logs(answer.probs) / fit_temperature(honest.probs, sample.labels))
-            verdict = judged(labelled, method=method, calibrate="temperature", force=False)
+            verdict = judged(labelled, method=method, calibrate="temperature")
             assert verdict.calibration is not None
             losses = [score(sample, "log_loss", each) for each in (answer, soft([plain]), verdict.answer(fresh))]
             gains = [1000 * (loss - losses[0]) for loss in losses[1:]]
