@@ -15,6 +15,7 @@ from ensemble.combining.calibration import fit_temperature
 from ensemble.combining.combine import decided, logs, softmax
 from ensemble.combining.crossfit import Labelled
 from ensemble.combining.reliability import calibration_error
+from ensemble.commands.blend_command import calibration_lines
 from ensemble.core.metrics import METRICS
 
 
@@ -65,6 +66,15 @@ def test_a_fall_of_the_log_loss_within_its_standard_error_is_not_enough() -> Non
     known = verdict.calibration
     assert known is not None and known.log_loss_with is not None and known.log_loss_without is not None
     assert known.log_loss_with < known.log_loss_without and not known.used and verdict.used == "soft"
+
+
+def test_the_screen_says_why_a_lower_log_loss_is_not_used() -> None:
+    error = {"value": 0.05, "ci95": [0.0, 0.1]}
+    known = {"ece": error, "kind": "temperature", "when": "after", "used": False, "log_loss_without": 0.5}
+    why = "lower by less than its standard error"
+    assert why in " ".join(calibration_lines({**known, "log_loss_with": 0.49}))
+    assert why not in " ".join(calibration_lines({**known, "log_loss_with": 0.51}))
+    assert why not in " ".join(calibration_lines({**known, "used": True, "ece_without": error, "log_loss_with": 0.4}))
 
 
 def _temperature(rows: Labelled) -> float:
