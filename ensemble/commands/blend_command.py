@@ -272,7 +272,7 @@ def calibration_lines(known: Mapping[str, Any] | None) -> list[str]:
     lines = [
         f"--calibrate {known['kind']} is {'used' if known['used'] else 'not used'}: log-loss out of fold "
         f"{known['log_loss_with']:.4f} with it, {known['log_loss_without']:.4f} without"
-        + ("; lower by less than its standard error" if is_lower and not known["used"] else ""),
+        + ("; lower by less than two standard errors" if is_lower and not known["used"] else ""),
         line,
     ]
     if known["when"] == "before":

@@ -60,18 +60,19 @@ def test_calibration_that_raises_log_loss_is_not_used_and_force_overrides() -> N
     assert forced.used == "soft+vector" and forced.calibration is not None and forced.calibration.used
 
 
-def test_a_fall_of_the_log_loss_within_its_standard_error_is_not_enough() -> None:
-    rows = _rows(300, 1.2, folds=1)
-    verdict = _judged(rows, method="soft", calibrate="temperature")
-    known = verdict.calibration
-    assert known is not None and known.log_loss_with is not None and known.log_loss_without is not None
-    assert known.log_loss_with < known.log_loss_without and not known.used and verdict.used == "soft"
+def test_where_models_are_averaged_less_sure_probabilities_need_two_standard_errors_and_surer_ones_none() -> None:
+    for sharpness, folds, used in ((1.3, 5, False), (1.3, 1, True), (0.7, 5, True)):
+        verdict = _judged(_rows(400, sharpness, folds=folds), method="soft", calibrate="temperature")
+        known = verdict.calibration
+        assert known is not None and known.log_loss_with is not None and known.log_loss_without is not None
+        assert known.log_loss_with < known.log_loss_without and known.used == used
+        assert verdict.used == ("soft+temperature" if used else "soft")
 
 
 def test_the_screen_says_why_a_lower_log_loss_is_not_used() -> None:
     error = {"value": 0.05, "ci95": [0.0, 0.1]}
     known = {"ece": error, "kind": "temperature", "when": "after", "used": False, "log_loss_without": 0.5}
-    why = "lower by less than its standard error"
+    why = "lower by less than two standard errors"
     assert why in " ".join(calibration_lines({**known, "log_loss_with": 0.49}))
     assert why not in " ".join(calibration_lines({**known, "log_loss_with": 0.51}))
     assert why not in " ".join(calibration_lines({**known, "used": True, "ece_without": error, "log_loss_with": 0.4}))
