@@ -31,9 +31,9 @@ from ensemble.core.labels import Labels, are_sets
 Calibrator = Callable[[Matrix], Floats]
 
 _COLDEST, _HOTTEST = 0.05, 20.0  # where all rows are right or all wrong, log-loss has its optimum at 0 or infinity
-# Out-of-fold rows see one model each, test rows the mean of the folds' models, which is less sure: what makes the former
-# right makes the latter too unsure. Constants were chosen on draws 0 to 15 of 31 designs of real models (means, pools,
-# single members); of single members' own best temperatures a quarter did harm there, by up to 0.5 of log-loss.
+# Out-of-fold rows see one model each, test rows the mean of the folds' models, which is less sure: what makes the
+# former right makes the latter too unsure. Constants were chosen on draws 0 to 15 of 31 designs of real models (means,
+# pools, single members); of single members' own best temperatures a quarter did harm there, by up to 0.5 of log-loss.
 _FLOOR, _FLOOR_SHARE = 0.003, 0.03  # a tree's zeros are gone in the mean and must not decide; the share over classes
 _OF_ONE_MODEL = 1 / 3  # of the logarithm of a temperature above 1 this much is left; 1/2 and 1 harmed more members
 _MORE_ROWS = 1.0  # of few rows all can be right: their best temperature is 0
