@@ -8,7 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ensemble.commands.outcome import (
+from ensemble.core.complaints import counted
+from ensemble.core.records import EARLIER, doubt_lines, optimism_lines
+from ensemble.core.run import FoldKey
+from ensemble.runs.status import KINDS, RunLine, next_step, plan_of, run_lines, status
+from ensemble.runs.study_record import study_numbers
+from ensemble.screen.outcome import (
     Outcome,
     ShownTable,
     here,
@@ -17,11 +22,6 @@ from ensemble.commands.outcome import (
     shown_seeds,
     shown_spread,
 )
-from ensemble.core.complaints import counted
-from ensemble.core.records import EARLIER, doubt_lines, optimism_lines
-from ensemble.core.run import FoldKey
-from ensemble.runs.status import KINDS, RunLine, next_step, plan_of, run_lines, status
-from ensemble.runs.study_record import study_numbers
 
 _TRIALS = ("all", "complete", "stopped", "failed")
 _NUMBERS = {"best": "best trial (95 %)", "weights": "its weights (95 %)", "again": "its recipe (95 %)"}

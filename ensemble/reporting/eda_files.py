@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemble.core.files import replaced_together, save_text, settle, sweep_leftovers
 from ensemble.images.scan import ImageScan, readable
-from ensemble.report.figures import bars, histogram
+from ensemble.reporting.figures import bars, histogram
 from ensemble.runs.eda import Look, draw_augmentation
 
 FINDINGS_NAME = "findings.csv"
@@ -79,10 +79,12 @@ def _figures(look: Look) -> dict[str, str]:
     heights = look.train.heights[usable].astype(np.float64)
     dataset = look.facts["dataset"]
     return {
-        "classes.svg": bars(f"{dataset}: training rows per class{more}", names, [counts[name] for name in names]),
-        "widths.svg": histogram(f"{dataset}: widths", widths, "pixels"),
-        "heights.svg": histogram(f"{dataset}: heights", heights, "pixels"),
-        "aspects.svg": histogram(f"{dataset}: width to height", widths / np.maximum(heights, 1), "ratio"),
+        "classes.svg": bars(
+            f"{dataset}: training rows per class{more}", names, [counts[name] for name in names]
+        ).standalone(),
+        "widths.svg": histogram(f"{dataset}: widths", widths, "pixels").standalone(),
+        "heights.svg": histogram(f"{dataset}: heights", heights, "pixels").standalone(),
+        "aspects.svg": histogram(f"{dataset}: width to height", widths / np.maximum(heights, 1), "ratio").standalone(),
     }
 
 
