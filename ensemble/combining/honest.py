@@ -87,7 +87,7 @@ def assess(
     value, uniform = blend(everything), plain(everything)
     if any(map(math.isnan, (value, uniform, *members))):
         return None
-    support = Support(labelled.units, labels, labelled.is_averaged)
+    support = Support(labelled.units, labels, is_retrained(labelled))
     scores = without_blocks((blend, single, plain), labelled.units, seed=labelled.seed)
     is_loss = metric == "log_loss"
 
@@ -115,6 +115,11 @@ def assess(
         units=int(labelled.units.max()) + 1,
         doubt=doubt_about(metric, support),
     )
+
+
+def is_retrained(labelled: Labelled) -> bool:
+    """Whether the rows were held out from several models, as against a hold-out's one."""
+    return labelled.is_averaged
 
 
 def best_members(labelled: Labelled) -> list[Combined]:

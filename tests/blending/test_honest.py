@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.combining.combine import Combined, hard, soft
 from ensemble.combining.crossfit import Labelled
-from ensemble.combining.honest import Honest, assess, best_members
+from ensemble.combining.honest import Honest, assess, best_members, is_retrained
 from ensemble.core.metrics import METRICS
 
 Stack = list[np.ndarray]
@@ -126,7 +126,7 @@ def test_a_hold_out_is_not_taken_for_rows_of_several_models() -> None:
     honest = assess(Labelled(stack, labels, folds), [soft(stack)])
     assert honest is not None and honest.ci95 is not None and kept_out.ci95 is not None
     assert honest.ci95[1] - honest.ci95[0] > kept_out.ci95[1] - kept_out.ci95[0]
-    assert not _labelled(stack, labels).is_averaged and Labelled(stack, labels, folds).is_averaged
+    assert not is_retrained(_labelled(stack, labels)) and is_retrained(Labelled(stack, labels, folds))
 
 
 @pytest.mark.parametrize(("rows", "metric", "is_doubted"), [(9, "accuracy", True), (200, "macro_f1", False)])

@@ -90,6 +90,14 @@ def test_a_third_of_a_temperature_above_1_is_used_where_test_rows_get_the_mean_o
         assert averaged == pytest.approx(alone ** (1 / 3) if sharpness > 1 else alone)
 
 
+@pytest.mark.parametrize("folds", [1, 2, 5])
+def test_what_is_learned_without_a_fold_knows_how_many_models_there_are(folds: int) -> None:
+    # A hold-out's rows are dealt anew, and of two folds one is left: the numbers of the folds that are left mislead.
+    rows = _rows(60, 1.0, folds=folds)
+    parts = [rest for splits in rows.splits for rest, _ in splits]
+    assert parts and all(part.is_averaged == rows.is_averaged == (folds > 1) for part in parts)
+
+
 def test_calibration_of_single_models_harms_their_mean_less_than_half_as_much_as_their_own_temperature() -> None:
     # Five models that are right on average and noisy each: alone too sure, their mean is not.
     random = np.random.default_rng(3)
