@@ -29,7 +29,7 @@ from ensemble.blending.selection import (
 from ensemble.combining.combine import Combined, Matrix
 from ensemble.combining.crossfit import Fitted, Labelled, Method, Part, cross_fit, expected_error, learn, optimistic
 from ensemble.combining.honest import EVIDENCE, FEWEST, Honest, assess
-from ensemble.combining.reliability import Calibrating, calibration_error, mean_log_loss
+from ensemble.combining.reliability import Calibrating, calibration_error, lowers_log_loss, mean_log_loss
 from ensemble.combining.suspicion import Suspicion, suspicious
 from ensemble.errors import InputError
 
@@ -237,14 +237,14 @@ class _Case:
         return settled
 
     def calibrated(self, settled: Settled, bare: Method, method: Method) -> Settled:
-        """The same calibrated, where that lowers the cross-fitted log-loss, whatever the metric."""
+        """The same calibrated, where that surely lowers the cross-fitted log-loss, whatever the metric."""
         before, after = (cross_fit(each, self.rows) for each in (settled.method, method))
         if not before or not after:
             if self.options.force:
                 return replace(settled, bare=bare, method=method)
             return replace(settled, fallback=f"calibration can't be judged: {self.meaningless()}")
         losses = [mean_log_loss(answers, self.rows) for answers in (before, after)]
-        used = losses[1] < losses[0] or self.options.force
+        used = self.options.force or lowers_log_loss(before, after, self.rows)
         calibration = Calibrating(
             calibration_error(after if used else before, self.rows),
             losses[1] if used else losses[0],

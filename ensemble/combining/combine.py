@@ -158,9 +158,9 @@ def rank(stack: Sequence[Matrix], weights: Weights = None) -> Combined:
     return decided(total)
 
 
-def logs(matrix: Matrix) -> Floats:
-    """Logarithms, of zero that of `FLOOR`."""
-    return np.log(np.maximum(matrix, FLOOR, dtype=np.float64))
+def logs(matrix: Matrix, floor: float = 0.0) -> Floats:
+    """Logarithms, of what is below `floor` that of `floor`, of zero that of `FLOOR`."""
+    return np.log(np.maximum(matrix, max(floor, FLOOR), dtype=np.float64))
 
 
 def softmax(scores: Floats) -> Floats:

@@ -67,6 +67,7 @@ class Labelled:
     ordered: bool = False
     """Whether the classes are steps of a scale, in the order of their numbers."""
     true: Floats | None = field(default=None, repr=False)  # `true_class`, where it was cut out of a larger one
+    averaged: bool | None = None  # `is_averaged`, where these rows are a part of others
 
     @property
     def sets(self) -> bool:
@@ -82,6 +83,11 @@ class Labelled:
     def sign(self) -> float:
         """1 where a greater score is better, else -1."""
         return 1.0 if self.measure.greater_is_better else -1.0
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether several models were trained, each without a fold; of a hold-out there is one, which saw no row."""
+        return any(bool(np.ptp(folds)) for folds in self.folds) if self.averaged is None else self.averaged
 
     @cached_property
     def true_class(self) -> Floats:
@@ -134,6 +140,7 @@ class Labelled:
                 groups=None if self.groups is None else self.groups[rows],
                 key=key,
                 true=true.reshape(len(true), -1),
+                averaged=self.is_averaged,
             )
 
         return self.remembered(key, cut)
@@ -239,11 +246,11 @@ def _block_errors(method: Method, labelled: Labelled) -> Floats:
     for combined in answers:
         score = labelled.measure.scorer(labelled.labels, combined.probs, combined.decisions)
         error = np.array([-labelled.sign * score(weights) for weights in row_weights])
-        errors.append(error + (_one_more_row(combined.probs) if labelled.metric == "log_loss" else 0.0))
+        errors.append(error + (one_more_row(combined.probs) if labelled.metric == "log_loss" else 0.0))
     return np.asarray(np.mean(errors, axis=0), dtype=np.float64)
 
 
-def _one_more_row(probs: Floats) -> float:
+def one_more_row(probs: Floats) -> float:
     """What one more row, of any class, would add to the log-loss."""
     # A tree that says zero is perfect as long as it is right: of 50 rows it can look best, and be the worst by far.
     # Without this row the choice lost 14 thousandths of log-loss where it now loses 3.3.

@@ -11,7 +11,7 @@ compiler takes half a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -83,6 +83,7 @@ class _Search:
     def __init__(self, labelled: Labelled, members: list[int]) -> None:
         self._labelled, self._members = labelled, members
         self._candidates = make_candidates(labelled)
+        self._by_loss = LogLossCandidates(labelled.true_class)  # grows when ties ask for it
         self._rounding = False
         self.order: list[int] = []
         self.errors: list[float] = []
@@ -123,10 +124,9 @@ class _Search:
 
     def _losses(self, among: Sequence[int]) -> Floats:
         """The log-loss with each of these added."""
-        candidates = LogLossCandidates(self._labelled.true_class)
-        for member in self.order:
-            candidates.add(member)
-        return candidates.errors(among)
+        for member in self.order[self._by_loss.count :]:
+            self._by_loss.add(member)
+        return self._by_loss.errors(among)
 
 
 class Candidates(Protocol):
@@ -153,13 +153,13 @@ class LogLossCandidates:
 
     def __init__(self, true_class: Floats) -> None:
         self._true_class, self._rows = true_class, true_class.shape[1]
-        self._sum, self._count = np.zeros(self._rows), 0
+        self._sum, self.count = np.zeros(self._rows), 0
         self._even = self._rows - self._rows % _FACTORS
         self._mixed = np.empty(self._rows)  # memory for each candidate in turn
 
     def add(self, member: int) -> None:
         self._sum += self._true_class[member]
-        self._count += 1
+        self.count += 1
 
     def errors(self, among: Sequence[int]) -> Floats:
         errors = []
@@ -168,22 +168,24 @@ class LogLossCandidates:
             # The logarithm of a product of sixteen is the sum of their logarithms, at a sixteenth of the price.
             products = np.multiply.reduce(mixed[: self._even].reshape(_FACTORS, -1), axis=0)
             total = np.log(products, out=products).sum() + np.log(mixed[self._even :]).sum()
-            errors.append(float(np.log(self._count + 1) - total / self._rows))
+            errors.append(float(np.log(self.count + 1) - total / self._rows))
         return np.array(errors)
 
 
-Counted = Callable[[Floats, Floats, Floats], float]
+Counted = Callable[[Floats, Floats, Floats], Floats]
 
 
-def _mean_share(part: Floats, whole: Floats) -> float:
-    """The mean over classes that there are any of."""
+def _mean_share(part: Floats, whole: Floats) -> Floats:
+    """Of each candidate the mean over classes that there are any of."""
     present = whole > 0
-    return float(np.mean(part[present] / whole[present]))
+    if present.all():
+        return np.asarray((part / whole).mean(axis=-1))
+    return np.array([np.mean(own[has] / of[has]) for own, of, has in zip(part, whole, present, strict=True)])
 
 
-# Scores that follow from three totals a class: rightly decided, labelled so, decided so.
+# Scores that follow from three totals a class: rightly decided, labelled so, decided so; (candidates, classes) each.
 _COUNTED: dict[str, Counted] = {
-    "accuracy": lambda right, labelled, decided: float(right.sum() / labelled.sum()),
+    "accuracy": lambda right, labelled, decided: np.asarray(right.sum(axis=-1) / labelled.sum(axis=-1)),
     "balanced_accuracy": lambda right, labelled, decided: _mean_share(right, labelled),
     "macro_f1": lambda right, labelled, decided: _mean_share(2 * right, labelled + decided),
 }
@@ -221,25 +223,26 @@ class _DecisionCandidates:
 
     def errors(self, among: Sequence[int]) -> Floats:
         if not self._count:
-            return np.array([self._error(self._steps.tops(self._matrices[member]), self._labels) for member in among])
+            return self._errors((self._steps.tops(self._matrices[member]) for member in among), self._labels)
         tolerance = TIE_TOLERANCE * (self._count + 1)  # sums, not means, are compared
         contest = self._steps.opened(self._sum, self._reach, self._leader, tolerance)
         base = self._counts(self._leader[contest.settled], self._labels[contest.settled])
         if not len(contest.rows):
-            return np.full(len(among), -self._score(base[0], self._labelled, base[1]))
-        labels = self._labels[contest.rows]
+            return np.repeat(self._errors_of(base[None]), len(among))
         winners = (self._steps.winners(self._matrices[member], contest, tolerance) for member in among)
-        return np.array([self._error(decided, labels, base) for decided in winners])
+        return self._errors(winners, self._labels[contest.rows], base)
 
-    def _error(self, decided: Integers, labels: Labels, base: tuple[Floats, Floats] | None = None) -> float:
-        right, counted = self._counts(decided, labels)
-        if base is not None:
-            right, counted = right + base[0], counted + base[1]
-        return -self._score(right, self._labelled, counted)
+    def _errors(self, decided: Iterable[Integers], labels: Labels, base: Floats | float = 0.0) -> Floats:
+        """A number a candidate, whose decisions these are; `base` counts the rows that all decide alike."""
+        return self._errors_of(np.array([self._counts(decisions, labels) for decisions in decided]) + base)
 
-    def _counts(self, decided: Integers, labels: Labels) -> tuple[Floats, Floats]:
+    def _errors_of(self, counts: Floats) -> Floats:
+        return -self._score(counts[:, 0], np.broadcast_to(self._labelled, counts[:, 0].shape), counts[:, 1])
+
+    def _counts(self, decided: Integers, labels: Labels) -> Floats:
+        """(2, classes): rightly decided so, decided so."""
         right = np.bincount(labels[decided == labels], minlength=self._classes)
-        return right.astype(np.float64), np.bincount(decided, minlength=self._classes).astype(np.float64)
+        return np.array([right, np.bincount(decided, minlength=self._classes)], dtype=np.float64)
 
 
 class _AreaCandidates:

@@ -118,8 +118,8 @@ def assess(
 
 
 def is_retrained(labelled: Labelled) -> bool:
-    """Whether the rows were held out from several models; of a hold-out there is one, which saw none of them."""
-    return bool(any(np.ptp(folds) for folds in labelled.folds))
+    """Whether the rows were held out from several models, as against a hold-out's one."""
+    return labelled.is_averaged
 
 
 def best_members(labelled: Labelled) -> list[Combined]:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.combining.combine import Combined, Floats, Integers
-from ensemble.combining.crossfit import Labelled
+from ensemble.combining.combine import Combined, Floats, Integers, pairs
+from ensemble.combining.crossfit import Labelled, one_more_row
 from ensemble.core.labels import likelihoods
 from ensemble.core.metrics import SMALLEST_PROBABILITY
 
 _BINS = 15  # as Guo and others (2017)
 _ROWS_A_BIN = 10  # with fewer, a bin's spread is not known
 _SURE = 1.96  # of 95 %
+_DOUBT = 2.0  # standard errors; see `lowers_log_loss`
 _LARGEST = 50.0  # times the plain figure, where the search for an end of the interval stops
 _HALVINGS = 40
 
@@ -87,11 +88,39 @@ def reliability_bins(answers: Sequence[Combined], labelled: Labelled, *, bins: i
 
 def mean_log_loss(answers: Sequence[Combined], labelled: Labelled) -> float:
     """Of cross-fitted answers; the mean over repeats. Of sets, over rows and classes."""
-    losses = []
-    for combined in answers:
-        given = np.maximum(likelihoods(combined.probs, labelled.labels), SMALLEST_PROBABILITY)
-        losses.append(-np.log(given).mean())
-    return float(np.mean(losses))
+    return float(_losses(answers, labelled).mean())
+
+
+def lowers_log_loss(before: Sequence[Combined], after: Sequence[Combined], labelled: Labelled) -> bool:
+    """Whether `after` has the lower log-loss of these rows and one more of any class; if it is less sure, surely."""
+    # Test rows get the mean of the folds' models, which is less sure than each of them: what helps out of fold by being
+    # less sure can harm there. On 31 designs of real models, 16 draws each, two standard errors left 3 of 95 single
+    # members harmed, by up to 5 thousandths, and none left 8, by up to 18. Surer answers need none: no mean was harmed.
+    fall = _losses(before, labelled) - _losses(after, labelled)
+    sums = np.bincount(labelled.units, fall)
+    error = float(np.sqrt(len(sums)) * sums.std(ddof=1)) if len(sums) > 1 else np.inf
+    unseen, sure = (
+        [np.mean([statistic(combined.probs, labelled) for combined in answers]) for answers in (before, after)]
+        for statistic in (_one_more, _sureness)
+    )
+    needed = _DOUBT * error if labelled.is_averaged and sure[1] < sure[0] else 0.0
+    return float(fall.sum()) + float(unseen[0] - unseen[1]) * len(fall) > needed
+
+
+def _losses(answers: Sequence[Combined], labelled: Labelled) -> Floats:
+    """(rows,): the mean over repeats, and of sets over classes."""
+    rows = len(labelled.labels)
+    given = [likelihoods(combined.probs, labelled.labels).reshape(rows, -1) for combined in answers]
+    losses = [-np.log(np.maximum(each, SMALLEST_PROBABILITY)).mean(axis=1) for each in given]
+    return np.asarray(np.mean(losses, axis=0), dtype=np.float64)
+
+
+def _one_more(probs: Floats, labelled: Labelled) -> float:
+    return one_more_row(pairs(probs)) * probs.shape[1] if labelled.sets else one_more_row(probs)
+
+
+def _sureness(probs: Floats, labelled: Labelled) -> float:
+    return float((pairs(probs) if labelled.sets else probs).max(axis=1).mean())
 
 
 def _error(probs: Floats, labelled: Labelled) -> CalibrationError:

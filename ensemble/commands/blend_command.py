@@ -243,7 +243,7 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
             f"{other['plans']} fold plans: {runs} {has} another than the one that is learned and scored on; "
             "the score is slightly optimistic"
         )
-    shown += _calibration(document["calibration"])
+    shown += calibration_lines(document["calibration"])
     if len(members) == 1:
         shown.append("one member: nothing to blend, these are its own predictions")
     elif honest is not None and honest["gain_over_best_single"]["p_better"] <= ADVICE:
@@ -259,7 +259,7 @@ def _remarks(blend: Blend) -> list[str | ShownTable]:
     return [*shown, *doubt_lines(blend.doubts)]
 
 
-def _calibration(known: Mapping[str, Any] | None) -> list[str]:
+def calibration_lines(known: Mapping[str, Any] | None) -> list[str]:
     """The expected calibration error, and what calibration has done to the log-loss."""
     if known is None:
         return []
@@ -270,13 +270,17 @@ def _calibration(known: Mapping[str, Any] | None) -> list[str]:
     if known["kind"] is None:
         return [line]
     line += f"; {known['ece_without']['value']:.3f} without {known['kind']}" if known["used"] else ""
+    is_lower = known["log_loss_with"] < known["log_loss_without"]
     lines = [
         f"--calibrate {known['kind']} is {'used' if known['used'] else 'not used'}: log-loss out of fold "
-        f"{known['log_loss_with']:.4f} with it, {known['log_loss_without']:.4f} without",
+        f"{known['log_loss_with']:.4f} with it, {known['log_loss_without']:.4f} without"
+        + ("; lower by less than two standard errors" if is_lower and not known["used"] else ""),
         line,
     ]
     if known["when"] == "before":
-        lines.append("--calibrate-when before often harms: blending after calibration makes probabilities too unsure")
+        lines.append(
+            "--calibrate-when before mostly leaves a larger calibration error: a mean is less sure than its members"
+        )
     return lines
 
 

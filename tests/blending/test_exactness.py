@@ -138,17 +138,19 @@ def test_multipliers_help_rare_classes_and_leave_probabilities_alone() -> None:
     assert tuned > METRICS["macro_f1"](labels, probs) + 0.02
 
 
+@pytest.mark.parametrize("more", [0.0, 1.0, 40.0])
 @pytest.mark.parametrize("sharpness", [0.3, 0.6, 1.0])
-def test_the_temperature_is_the_one_of_least_log_loss(sharpness: float) -> None:
+def test_the_temperature_is_the_one_of_least_log_loss(sharpness: float, more: float) -> None:
     (probs, *_), labels = _draw(1, 1, 400, 3)
     probs = probs**sharpness / (probs**sharpness).sum(axis=1, keepdims=True)
 
     def loss(logarithm: float) -> float:
         sharp = probs ** np.exp(-logarithm)
-        return METRICS["log_loss"](labels, sharp / sharp.sum(axis=1, keepdims=True))
+        sharp /= sharp.sum(axis=1, keepdims=True)
+        return METRICS["log_loss"](labels, sharp) - more / 400 * np.log(sharp).mean()
 
     best = minimize_scalar(loss, bounds=(-2.9, 2.9), method="bounded", options={"xatol": 1e-9})
-    assert np.log(fit_temperature(probs, labels)) == pytest.approx(best.x, abs=1e-4)
+    assert np.log(fit_temperature(probs, labels, more=more)) == pytest.approx(best.x, abs=1e-4)
 
 
 def test_a_regression_is_the_least_of_its_penalised_loss() -> None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.verdict import judge_rows
+from ensemble.combining import greedy
 from ensemble.combining.combine import Combined, geometric, soft
 from ensemble.combining.crossfit import Labelled, cross_fit, learn
 from ensemble.core.metrics import METRICS
@@ -30,6 +32,8 @@ from designs import CHOOSING, Array, Integers, Sample
 Score = Callable[[Combined], float]
 _DECISIONS = ("accuracy", "macro_f1", "balanced_accuracy")
 _SPECS = ("hard", "optimize", "brier", "pool", "greedy", "greedy:20", "stack")
+_ANY_METRIC = ("optimize", "brier", "pool", "stack")
+"""Learned by the same loss whatever the metric, so learned once a draw: half of the time."""
 _SIX = ("plain mean", "best single", "geometric", "optimize", "greedy", "scikit-learn stacking")
 _PARTS: dict[str, tuple[slice, tuple[str, ...]]] = {
     "zoo, log-loss": (slice(0, 12), ("log_loss",)),
@@ -51,6 +55,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="designs whose name has this text")
     parser.add_argument("--ways", nargs="+", help="these ways alone, named as in the table")
     arguments = parser.parse_args()
+    greedy._COMPILED_FROM = 0  # the same numbers, and with thousands of selections sooner than NumPy has them
     scores: dict[str, dict[str, float]] = {}
     if arguments.results is not None and arguments.results.exists():
         scores = dict(json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines())
@@ -60,8 +65,9 @@ def main() -> int:
             if arguments.only not in name or all(key in scores for key in keys.values()):
                 continue
             sample = design.draw(name, number, arguments.keep)
+            learned: dict[Hashable, Any] = {}
             for metric, key in keys.items():
-                scores[key] = _score_all(sample, metric, arguments.ways)
+                scores[key] = _score_all(sample, metric, learned, arguments.ways)
                 if arguments.results is not None:
                     with arguments.results.open("a", encoding="utf-8") as file:
                         file.write(json.dumps([key, scores[key]]) + "\n")
@@ -69,8 +75,41 @@ def main() -> int:
     return 0
 
 
-def _score_all(sample: Sample, metric: str, ways: list[str] | None = None) -> dict[str, float]:
-    """The score of each way on fresh rows; greater is better."""
+class _Memo(dict[Hashable, Any]):
+    """What was learned for one metric; what is the same for all of them is in `common`."""
+
+    def __init__(self, metric: str, common: dict[Hashable, Any]) -> None:
+        super().__init__()
+        self._names = {make_method(name, metric): name for name in _ANY_METRIC}
+        self._common = common
+
+    def _place(self, key: Any) -> Hashable:
+        """Under which key it is in `common`; None for what belongs to the metric."""
+        if isinstance(key, str):
+            return key
+        name = self._names.get(key[0]) if len(key) == 2 else None  # a method, and which rows and members
+        return None if name is None else (name, key[1])
+
+    def __contains__(self, key: object) -> bool:
+        place = self._place(key)
+        return super().__contains__(key) if place is None else place in self._common
+
+    def __getitem__(self, key: Hashable) -> Any:
+        place = self._place(key)
+        return super().__getitem__(key) if place is None else self._common[place]
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        place = self._place(key)
+        if place is None:
+            super().__setitem__(key, value)
+        else:
+            self._common[place] = value
+
+
+def _score_all(
+    sample: Sample, metric: str, learned: dict[Hashable, Any], ways: list[str] | None = None
+) -> dict[str, float]:
+    """The score of each way on fresh rows; greater is better. `learned`: by other metrics, of the same draw."""
     measure = METRICS[metric]
     sign = 1.0 if measure.greater_is_better else -1.0
 
@@ -82,7 +121,8 @@ def _score_all(sample: Sample, metric: str, ways: list[str] | None = None) -> di
     results["best single"] = score(soft([sample.fresh[int(np.argmax(own))]]))
     results["geometric"] = score(geometric(sample.fresh))
     names = [f"m{number}" for number in range(len(sample.stack))]
-    labelled = Labelled(sample.stack, sample.labels, sample.folds, sample.groups, metric)
+    memo = _Memo(metric, learned)
+    labelled = Labelled(sample.stack, sample.labels, sample.folds, sample.groups, metric, memo=memo)
     for spec in _SPECS:
         if spec.partition(":")[0] in METHODS and (ways is None or spec in ways):
             results[spec] = score(learn(make_method(spec, metric), labelled).answer(sample.fresh))
@@ -93,7 +133,8 @@ def _score_all(sample: Sample, metric: str, ways: list[str] | None = None) -> di
             verdict = judge_rows(labelled, names, [None] * len(names), options, details=False)
             results[way] = score(verdict.answer(sample.fresh))
     if ways is None or "scikit-learn stacking" in ways:
-        results["scikit-learn stacking"] = score(_stacked(sample.stack, sample.labels, sample.fresh))
+        stacked = labelled.remembered("stacked", lambda: _stacked(sample.stack, sample.labels, sample.fresh))
+        results["scikit-learn stacking"] = score(stacked)
     if ways is None:
         results["best of six by cross-validation"] = results[_best_of_six(sample, labelled, own)]
     return results
@@ -121,12 +162,16 @@ def _best_of_six(sample: Sample, labelled: Labelled, own: list[float]) -> str:
     scores["geometric"] = score(geometric(sample.stack))
     for spec in ("optimize", "greedy"):
         scores[spec] = score(cross_fit(make_method(spec, labelled.metric), labelled)[0])
-    probs = np.empty(sample.stack[0].shape)
-    for fold in np.unique(sample.folds[0]):
-        rest, held = sample.folds[0] != fold, sample.folds[0] == fold
-        learned = [matrix[rest] for matrix in sample.stack]
-        probs[held] = _stacked(learned, sample.labels[rest], [matrix[held] for matrix in sample.stack]).probs
-    scores["scikit-learn stacking"] = score(soft([probs]))
+
+    def stacked() -> Combined:
+        probs = np.empty(sample.stack[0].shape)
+        for fold in np.unique(sample.folds[0]):
+            rest, held = sample.folds[0] != fold, sample.folds[0] == fold
+            learned = [matrix[rest] for matrix in sample.stack]
+            probs[held] = _stacked(learned, sample.labels[rest], [matrix[held] for matrix in sample.stack]).probs
+        return soft([probs])
+
+    scores["scikit-learn stacking"] = score(labelled.remembered("stacked, cross-fitted", stacked))
     return max(_SIX, key=lambda way: scores[way])
 
 

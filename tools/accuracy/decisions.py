@@ -4,25 +4,29 @@ Real models, trained anew for every draw (`designs`), on ordinal tables (a numbe
 Every figure is measured on thousands of rows that no model and nothing learned has seen.
 
     .venv/bin/python tools/accuracy/decisions.py --draws 200 --keep FOLDER
+
+`--only members` is about temperatures: test rows get the mean of the folds' models, less sure than each of them alone.
+Its constants were chosen on draws 0 to 15; `--first` leaves them out.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from designs import Array, Design, Sample, Table, drawn, patients, three
+from designs import INTERVALS, Array, Design, Sample, Table, drawn, patients, three
 
 from ensemble.blending.methods import make_method
 from ensemble.blending.options import BlendOptions
 from ensemble.blending.verdict import Verdict, judge_rows
-from ensemble.combining.combine import Combined
-from ensemble.combining.crossfit import Labelled, learn
+from ensemble.combining.calibration import fit_temperature
+from ensemble.combining.combine import Combined, logs, soft, softmax
+from ensemble.combining.crossfit import Labelled, cross_fit, learn
 from ensemble.combining.reliability import _gaps
 from ensemble.combining.thresholds import best_cuts, decide_by_cuts
 from ensemble.core.metrics import METRICS
@@ -175,6 +179,30 @@ def calibration_row(design: Design, name: str, draws: int, keep: Path | None) ->
     return _summary(np.array(rows))
 
 
+def member_rows(design: Design, numbers: Iterable[int], name: str, keep: Path | None) -> dict[str, list[float]]:
+    """Of blends and of each member alone: the log-loss on fresh rows, and in thousandths what temperatures change."""
+    rows: dict[str, list[list[float]]] = {}
+    for number in numbers:
+        sample = design.draw(name, number, keep)
+        count = len(sample.stack)
+        for label, method, chosen in (
+            ("mean", "soft", range(count)),
+            ("pool", "pool", range(count)),
+            *((f"member {index}", "soft", (index,)) for index in range(count)),
+        ):
+            stack, fresh = ([matrices[index] for index in chosen] for matrices in (sample.stack, sample.fresh))
+            labelled = Labelled(stack, sample.labels, sample.folds, sample.groups, "log_loss")
+            bare = judged(labelled, method=method)  # of a pool that is worse than the mean, the mean
+            honest, answer = cross_fit(make_method(bare.used, "log_loss"), labelled)[0], bare.answer(fresh)
+            plain = softmax(logs(answer.probs) / fit_temperature(honest.probs, sample.labels))
+            verdict = judged(labelled, method=method, calibrate="temperature")
+            assert verdict.calibration is not None
+            losses = [score(sample, "log_loss", each) for each in (answer, soft([plain]), verdict.answer(fresh))]
+            gains = [1000 * (loss - losses[0]) for loss in losses[1:]]
+            rows.setdefault(label, []).append([losses[0], *gains, float(verdict.calibration.used)])
+    return {label: _summary(np.array(values)) for label, values in rows.items()}
+
+
 def _summary(rows: Array) -> list[float]:
     """Each mean, then its standard error."""
     means, errors = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0, ddof=1) / np.sqrt(len(rows))
@@ -195,7 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--keep", type=Path)
-    parser.add_argument("--only", choices=("cuts", "tuned", "calibration"))
+    parser.add_argument("--first", type=int, default=0, help="number of the first draw, of --only members (0)")
+    parser.add_argument("--only", choices=("cuts", "tuned", "calibration", "members"))
     arguments = parser.parse_args()
     draws, keep = arguments.draws, arguments.keep
     if arguments.only in (None, "cuts"):
@@ -212,6 +241,12 @@ def main() -> None:
         _head("temperature", *head, "ECE", "as judged: log-loss", "ECE", "its bias", "95 % held")
         for name, design in OTHERS.items():
             _line(name, calibration_row(design, name, draws, keep))
+    if arguments.only in (None, "members"):
+        _head("temperature", "log-loss without", "change in thousandths: always, as fitted", "as judged", "used")
+        for name, design in {**OTHERS, **INTERVALS}.items():
+            numbers = range(arguments.first, arguments.first + draws)
+            for label, cells in member_rows(design, numbers, name, keep).items():
+                _line(f"{name}: {label}", cells)
 
 
 if __name__ == "__main__":
