@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ensemble.errors import InputError as InputError
     from ensemble.recipe.load import ResolvedRecipe as ResolvedRecipe
     from ensemble.recipe.load import load_recipe as load_recipe
+    from ensemble.reporting.report import WrittenReport as WrittenReport
+    from ensemble.reporting.report import report as report
     from ensemble.review.rescored_labels import RescoredLabels as RescoredLabels
     from ensemble.review.rescored_labels import rescore_labels as rescore_labels
     from ensemble.review.suspicious_labels import SuspiciousLabels as SuspiciousLabels
@@ -62,6 +64,7 @@ _HOMES = {
     "Status": "ensemble.runs.status",
     "SuspiciousLabels": "ensemble.review.suspicious_labels",
     "Study": "ensemble.tuning.study",
+    "WrittenReport": "ensemble.reporting.report",
     "TrainedRun": "ensemble.runs.train",
     "adopt": "ensemble.blending.adopt",
     "blend": "ensemble.blending.blend",
@@ -74,6 +77,7 @@ _HOMES = {
     "load_recipe": "ensemble.recipe.load",
     "pack": "ensemble.runs.pack",
     "predict": "ensemble.runs.predict",
+    "report": "ensemble.reporting.report",
     "rescore_labels": "ensemble.review.rescored_labels",
     "save_predictions": "ensemble.core.predictions",
     "score": "ensemble.runs.score",
@@ -85,7 +89,7 @@ _HOMES = {
 }
 """Where each public name lives."""
 
-_WITH_PROGRESS = ("eda", "fold_plan", "labels", "predict", "study_tta", "train", "train_many", "tune")
+_WITH_PROGRESS = ("eda", "fold_plan", "labels", "predict", "report", "study_tta", "train", "train_many", "tune")
 """What takes long: where no `on_event` is given, a terminal or a notebook shows how far it is."""
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -96,7 +100,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ensemble' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     if name in _WITH_PROGRESS:
-        from ensemble.commands.progress import with_progress
+        from ensemble.screen.progress import with_progress
 
         value = with_progress(value)
     globals()[name] = value

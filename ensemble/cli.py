@@ -21,7 +21,7 @@ from ensemble.core.text import visible_json, visible_message
 from ensemble.errors import EnsError, InputError, Interrupted, PartialFailure, of_the_disk
 
 if TYPE_CHECKING:
-    from ensemble.commands.outcome import Outcome
+    from ensemble.screen.outcome import Outcome
 
 MOST_OPTIONS = 4_000  # argparse looks through all of them for each
 _MOST_MESSAGES = 300  # lines that an error prints; each kind of fault has a limit of its own below it
@@ -32,7 +32,7 @@ _READ_MATRICES = ("adopt", "blend", "compare", "labels", "score")  # commands th
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it ended (0, 1, 2, 3 or 130)."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next; nothing is run
-        from ensemble.commands.completion import complete
+        from ensemble.screen.completion import complete
 
         complete(build_parser(), COMPLETIONS, FILE_METAVARS)
     _hold_streams()
@@ -96,7 +96,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Import the command, run it, print what it gives back."""
-    from ensemble.commands import outcome as screen
+    from ensemble.screen import outcome as screen
 
     try:
         with screen.interruptible():

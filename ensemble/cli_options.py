@@ -476,6 +476,20 @@ def _eda_options(command: argparse.ArgumentParser) -> None:
     option("--augment", action="store_true", help="draw a contact sheet of augmented images, augment.png")
 
 
+def _report_options(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option(
+        "reported",
+        nargs="*",
+        metavar="NAME",
+        help="a run, study, blend, dataset or folder of images; several runs or blends are compared; none: an index",
+    )
+    option("--out", metavar="F", help="the page's file (default: outputs/reports/NAME.html)")
+    option("--thumbnails", type=int, default=200, metavar="N", help="at most N pictures on the page (default: 200)")
+    option("--open", action="store_true", help="show the page in a browser")
+    option("--live", action="store_true", help="write the page anew as epochs arrive, until training ends")
+
+
 def _status_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("where", nargs="?", metavar="OUTPUTS", help="the outputs folder to look at (default: outputs)")
@@ -557,6 +571,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
         "ens eda --recipe quickstart --out eda",
         _eda_options,
     ),
+    "report": (
+        "one page to look at and to send: a run, a study, a blend, a dataset, several compared, or all of outputs/",
+        "ens report quickstart --open",
+        _report_options,
+    ),
     "status": (
         "leaderboard of runs, studies and blends, with what is missing and what to do next",
         "ens status --json",
@@ -593,12 +612,13 @@ COMPLETIONS = {
     "scored": "scored",
     "compared": "scored",
     "reviewed": "reviewed",
+    "reported": "reported",
     "tta": "view_policy",
     "method": "method",
     "metric": "metric",
 }
 """Where an option's values come from when a shell completes them, by its `dest`, with the command before it where
-commands differ: a function of `ensemble.commands.completion`. Options that name files complete from files, others to
+commands differ: a function of `ensemble.screen.completion`. Options that name files complete from files, others to
 nothing."""
 
 FILE_METAVARS = ("DIR", "F", "FILE", "SOURCE", "OLD.csv", "OUTPUTS", "STEM")

@@ -283,7 +283,7 @@ def test_a_part_of_a_metrics_name_leads_to_it_in_a_blend(ens: Ens, workspace: Pa
     ],
 )
 def test_one_image_is_no_plural(event: dict[str, int], line: str) -> None:
-    from ensemble.commands.board import event_line
+    from ensemble.screen.board import event_line
 
     assert line in (event_line({"event": "bad-images", **event}) or "")
 

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ensemble.combining.combine import Floats, Integers, Matrix
-from ensemble.core.labels import Labels, are_sets
+from ensemble.core.labels import Labels, are_sets, class_pairs
 from ensemble.core.metrics import METRICS, SET_METRICS, SMALLEST_PROBABILITY, Scorer
 
 Interval = list[float] | None  # both ends, as JSON holds them
@@ -166,6 +166,46 @@ def without_blocks(scorers: Sequence[Scorer], units: Integers, *, seed: int = 0)
     return scores
 
 
+@dataclass(frozen=True)
+class ClassScores:
+    """Recall, precision and F1 of one class, each with its interval; NaN where nothing says anything of it."""
+
+    rows: int
+    decided: int
+    recall: tuple[float, Interval]
+    precision: tuple[float, Interval]
+    f1: tuple[float, Interval]
+
+
+def score_classes(
+    labels: Labels, decisions: Labels, classes: int, units: Integers, *, retrained: bool = False
+) -> list[ClassScores]:
+    """Every class's scores. An interval rests on the rows that the score is about: of recall, those of the class."""
+    count = int(units.max()) + 1
+    blocks = min(_BLOCKS, count)
+    block = units if blocks == count else (np.random.default_rng(0).permutation(count) % blocks)[units]
+    pairs = [class_pairs(labels), class_pairs(decisions)]
+    given, answered = (row * classes + label for row, label in pairs)
+    right = np.isin(given, answered)
+    without = []
+    for row, label in ((pairs[0][0][right], pairs[0][1][right]), *pairs):
+        held = np.bincount(block[row] * classes + label, minlength=blocks * classes).reshape(blocks, classes)
+        without.append(np.vstack([held.sum(axis=0), held.sum(axis=0) - held]).astype(np.float64))
+    hits, labelled, decided = without
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = (hits / labelled, hits / decided, 2 * hits / (labelled + decided))
+    members = [_rows_by_class(row, label, classes) for row, label in pairs]
+    result = []
+    for number in range(classes):
+        own, chosen = members[0][number], members[1][number]
+        behind = (own, chosen, np.union1d(own, chosen))
+        recall, precision, f1 = (
+            _share_of_rows(share[:, number], units[rows], retrained) for share, rows in zip(shares, behind, strict=True)
+        )
+        result.append(ClassScores(len(own), len(chosen), recall, precision, f1))
+    return result
+
+
 def score_interval(scores: Floats, support: Support, metric: str | None, *, unseen: float = 0.0) -> Interval:
     """The interval of a score, from one row of `without_blocks`; None where it can have none.
 
@@ -242,6 +282,20 @@ def doubt_about(metric: str, support: Support) -> str | None:
         if rarest < FEWEST_OF_A_CLASS:
             return f"{rarest} rows of the rarest class are too few for {metric}, {FEWEST_OF_A_CLASS} are needed"
     return None
+
+
+def _rows_by_class(row: Integers, label: Integers, classes: int) -> list[Integers]:
+    """The rows of each class."""
+    order = np.argsort(label, kind="stable")
+    return np.split(row[order], np.searchsorted(label[order], np.arange(1, classes)))
+
+
+def _share_of_rows(scores: Floats, units: Integers, retrained: bool) -> tuple[float, Interval]:
+    """A score of one class with its interval, `units` being those of the rows that it is about."""
+    if not len(units) or math.isnan(scores[0]):
+        return math.nan, None
+    support = Support(np.unique(units, return_inverse=True)[1], retrained=retrained)
+    return float(scores[0]), score_interval(scores, support, "accuracy")
 
 
 def _spread(scores: Floats) -> tuple[float, float]:

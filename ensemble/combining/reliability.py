@@ -55,6 +55,36 @@ def calibration_error(answers: Sequence[Combined], labelled: Labelled) -> Calibr
     return CalibrationError(value, (low, high))
 
 
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Rows of about one probability: its mean, the share that was right, how many."""
+
+    sure: float
+    right: float
+    rows: int
+
+
+def reliability_bins(answers: Sequence[Combined], labelled: Labelled, *, bins: int = 10) -> list[ReliabilityBin]:
+    """Rows in the order of their largest probability, in parts of as many rows; of sets, each class of each row."""
+    sure, right = [], []
+    for combined in answers:
+        if labelled.sets:
+            sure.append(combined.probs.ravel())
+            right.append(labelled.labels.ravel() != 0)
+        else:
+            sure.append(combined.probs.max(axis=1))
+            right.append(combined.probs.argmax(axis=1) == labelled.labels)
+    given, hits = np.concatenate(sure).astype(np.float64), np.concatenate(right).astype(np.float64)
+    ends = np.sort(given)[(np.arange(1, bins) * len(given)) // bins]
+    place = np.unique(np.searchsorted(ends, given, "right"), return_inverse=True)[1]
+    count = np.bincount(place)
+    means, shares = np.bincount(place, given) / count, np.bincount(place, hits) / count
+    return [
+        ReliabilityBin(mean, share, rows // len(answers))
+        for mean, share, rows in zip(means.tolist(), shares.tolist(), count.tolist(), strict=True)
+    ]
+
+
 def mean_log_loss(answers: Sequence[Combined], labelled: Labelled) -> float:
     """Of cross-fitted answers; the mean over repeats. Of sets, over rows and classes."""
     losses = []

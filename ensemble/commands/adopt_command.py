@@ -6,8 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from ensemble.blending.adopt import Adopted, AdoptOptions, adopt_files
-from ensemble.commands.outcome import Outcome, ShownTable, shown_path, shown_score
 from ensemble.core.complaints import counted
+from ensemble.screen.outcome import Outcome, ShownTable, shown_path, shown_score
 
 
 def run(arguments: Namespace) -> Outcome:

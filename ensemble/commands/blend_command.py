@@ -13,7 +13,6 @@ from ensemble.blending.options import BlendOptions, parse_weights
 from ensemble.blending.selection import Point
 from ensemble.blending.submission import Difference
 from ensemble.combining.honest import ADVICE
-from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.complaints import counted
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import is_greater_better
@@ -22,7 +21,8 @@ from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import find_dataset
 from ensemble.recipe.load import load_dataset
-from ensemble.report import figures
+from ensemble.reporting import figures
+from ensemble.screen.outcome import Outcome, ShownTable
 from ensemble.tuning.trials import trial_folders
 
 _MOST_CHANGES = 10  # lines of a comparison; the rest are counted
@@ -95,7 +95,9 @@ def draw_frontier(points: Sequence[Point], names: Sequence[str], metric: str) ->
         for point in points
     ]
     title = f"What each second buys: {metric} out of fold"
-    return figures.frontier(title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric))
+    return figures.frontier(
+        title, shown, "s per 1000 images", metric, greater_is_better=is_greater_better(metric)
+    ).standalone()
 
 
 def _finder(folder: Path) -> Callable[[str], DatasetDescription | None]:

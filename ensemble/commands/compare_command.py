@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, shown_score
 from ensemble.comparison.compare import compare
 from ensemble.core.complaints import counted
+from ensemble.screen.outcome import Outcome, ShownTable, shown_score
 
 _CLASSES_SHOWN = 20  # lines of a screen; of more classes the half as many whose recall changed most are shown
 _KEYS_SHOWN = 12  # of two recipes; --json has all

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.core.parallel import usable_cores
 from ensemble.recipe.save import list_recipes
+from ensemble.screen.outcome import Outcome, ShownTable
 
 _LITTLE_DISK_GB = 5.0  # a decoded cache of 100,000 images of 128 pixels
 _PACKAGES = (

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.audit.findings import finding_lines
-from ensemble.commands.outcome import Outcome, ShownTable
-from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import InputError
-from ensemble.report.eda_files import save_look
+from ensemble.reporting.eda_files import save_look
 from ensemble.runs.eda import eda
+from ensemble.screen.outcome import Outcome, ShownTable
+from ensemble.screen.progress import progress
 
 _BAR = 30  # letters of the longest bar, so that a line fits into 80
 _MOST_CLASSES = 24  # a screen of lines; of more classes, the largest and the smallest are shown

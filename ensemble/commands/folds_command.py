@@ -9,11 +9,11 @@ import argparse
 from typing import Any
 
 from ensemble.audit.findings import finding_lines
-from ensemble.commands.outcome import Outcome, ShownTable
-from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import InputError
 from ensemble.runs.eda import fold_plan
+from ensemble.screen.outcome import Outcome, ShownTable
+from ensemble.screen.progress import progress
 
 _MOST_CLASSES = 20  # more lines than that, and only the worst deviations are shown
 _MOST_FOLDS = 10  # more columns than that, and the same: they would not fit on a screen

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ensemble.commands.outcome import Outcome
 from ensemble.data.layout import Decision
 from ensemble.runs.describe import Initialised, init
+from ensemble.screen.outcome import Outcome
 
 _MOST_CLASSES = 8  # names in the line of rows
 

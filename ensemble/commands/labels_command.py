@@ -10,12 +10,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, shown_score
-from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import InputError
 from ensemble.review.rescored_labels import rescore_labels
 from ensemble.review.suspicious_labels import labels
+from ensemble.screen.outcome import Outcome, ShownTable, here, shown_score
+from ensemble.screen.progress import progress
 
 _SHOWN = 20  # labels on the screen: what a person looks through at a sitting
 _FEW = 5  # sets of contradicting labels, and pairs of classes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ensemble.commands.outcome import Outcome, shown_path
 from ensemble.core.complaints import counted
 from ensemble.runs.pack import pack
+from ensemble.screen.outcome import Outcome, shown_path
 
 
 def run(arguments: Namespace) -> Outcome:

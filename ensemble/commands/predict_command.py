@@ -9,12 +9,12 @@ import argparse
 import csv
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, shown_path, shown_score
-from ensemble.commands.progress import progress
 from ensemble.core.complaints import closest, counted
 from ensemble.errors import InputError
 from ensemble.recipe.transforms import POLICIES
 from ensemble.runs.predict import Predicted, predict, study_tta
+from ensemble.screen.outcome import Outcome, ShownTable, here, shown_path, shown_score
+from ensemble.screen.progress import progress
 
 _SHOWN = 5  # predictions on the screen: enough to see that they make sense; all are in predictions.csv
 

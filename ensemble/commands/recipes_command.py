@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.recipe.find import shipped_folder, shown_path
 from ensemble.recipe.load import load_recipe
 from ensemble.recipe.save import RecipeEntry, list_recipes, recipe_schema
+from ensemble.screen.outcome import Outcome, ShownTable
 
 
 def run(arguments: Any) -> Outcome:

@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, shown_score
 from ensemble.core.complaints import counted
 from ensemble.runs.score import score
+from ensemble.screen.outcome import Outcome, ShownTable, shown_score
 
 _CLASSES_SHOWN = 20  # lines of a screen; of more classes the worst half as many are shown
 _BESIDE = ("accuracy", "log_loss")  # shown for each of several files, beside the metric that ranks

@@ -12,7 +12,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
-from ensemble.commands.board import (
+from ensemble.core.complaints import counted
+from ensemble.core.records import EARLIER, doubt_lines, optimism_lines
+from ensemble.core.run import FoldKey
+from ensemble.core.text import visible_json
+from ensemble.errors import InputError, PartialFailure
+from ensemble.runs.fold_progress import FoldProgress
+from ensemble.runs.status import KINDS, RunLine, Status, StatusReader, next_step, plan_of, run_lines, status
+from ensemble.runs.study_record import study_numbers
+from ensemble.screen.board import (
     FoldFacts,
     Line,
     LiveArea,
@@ -22,7 +30,7 @@ from ensemble.commands.board import (
     shown_duration,
     total_remaining,
 )
-from ensemble.commands.outcome import (
+from ensemble.screen.outcome import (
     Outcome,
     ShownTable,
     here,
@@ -32,15 +40,7 @@ from ensemble.commands.outcome import (
     shown_score,
     shown_seeds,
 )
-from ensemble.commands.progress import may_redraw, terminal_size
-from ensemble.core.complaints import counted
-from ensemble.core.records import EARLIER, doubt_lines, optimism_lines
-from ensemble.core.run import FoldKey
-from ensemble.core.text import visible_json
-from ensemble.errors import InputError, PartialFailure
-from ensemble.runs.fold_progress import FoldProgress
-from ensemble.runs.status import KINDS, RunLine, Status, StatusReader, next_step, plan_of, run_lines, status
-from ensemble.runs.study_record import study_numbers
+from ensemble.screen.progress import may_redraw, terminal_size
 
 _TRIALS = ("all", "complete", "stopped", "failed")
 _NUMBERS = {"best": "best trial (95 %)", "weights": "its weights (95 %)", "again": "its recipe (95 %)"}

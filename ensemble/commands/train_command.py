@@ -10,8 +10,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_seeds, shown_spread
-from ensemble.commands.progress import progress
 from ensemble.core.records import optimism_lines
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
@@ -21,6 +19,8 @@ from ensemble.runs.devices import Workplace
 from ensemble.runs.record import why_optimistic
 from ensemble.runs.status import seed_groups
 from ensemble.runs.train import TrainedRun, TrainOptions, train_runs
+from ensemble.screen.outcome import Outcome, ShownTable, here, same_command, shown_score, shown_seeds, shown_spread
+from ensemble.screen.progress import progress
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -7,11 +7,11 @@ import shlex
 from dataclasses import asdict, fields
 from typing import Any
 
-from ensemble.commands.outcome import Outcome, ShownTable, here, shown_interval, shown_score
-from ensemble.commands.progress import progress
 from ensemble.core.complaints import counted
 from ensemble.errors import Interrupted, PartialFailure
 from ensemble.runs.study_record import study_numbers
+from ensemble.screen.outcome import Outcome, ShownTable, here, shown_interval, shown_score
+from ensemble.screen.progress import progress
 from ensemble.tuning.study import Study, StudyInterrupted
 from ensemble.tuning.trials import Trial
 from ensemble.tuning.tune import TuneOptions, run_study

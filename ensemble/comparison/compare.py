@@ -7,11 +7,8 @@ Rows are joined by id. What stands on a side is loaded in `sides`, what a differ
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemble.blending.inputs import sampled_rows
-from ensemble.combining.combine import Floats, Integers, Matrix
+from ensemble.combining.combine import Integers, Matrix
 from ensemble.combining.intervals import Support, doubt_about, least_error
+from ensemble.comparison.changed_rows import ChangedRows, SideAnswers, changed_csv
 from ensemble.comparison.sides import RETRAINED, Side, Trained, changed_keys, load_sides, record_in
 from ensemble.comparison.training_noise import (
     MeanSquare,
@@ -35,7 +33,7 @@ from ensemble.comparison.training_noise import (
 )
 from ensemble.core.complaints import any_of, counted
 from ensemble.core.files import save_text
-from ensemble.core.labels import Labels, are_sets, likelihoods, spelled
+from ensemble.core.labels import Labels, are_sets
 from ensemble.core.metrics import (
     decide,
     decide_sets,
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
 _MOST_OTHERS = 12  # other runs to learn the noise of training from: it is then known to a fifth
 _MOST_NUMBERS = 1 << 28  # rows x classes of all that is read for the noise alone: 1 GB
 _MOST_TIMES = 100.0  # the rows: beyond that nobody gets them
-_PAIRS = 10  # the commonest changes of class that a document holds
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +61,8 @@ class Compared(NotebookValue):
     """A comparison; `document` is what `ens compare --json` prints."""
 
     document: dict[str, Any]
+    changed: tuple[ChangedRows, ...] = ()
+    """Of each comparison, the answers of both sides row by row."""
 
     @property
     def headline(self) -> str:
@@ -105,13 +104,19 @@ def compare(
     """
     words = [str(word) for word in listed(paths)]
     target = _check_out(out)
-    sides = load_sides(words, Path(outputs))
+    compared = compare_sides(load_sides(words, Path(outputs)), Path(outputs), metric)
+    if target is not None:
+        save_text(target, changed_csv(compared.changed))
+    return Compared(compared.document | {"out": None if target is None else str(target)}, compared.changed)
+
+
+def compare_sides(sides: Sequence[Side], outputs: Path, metric: str | None = None) -> Compared:
+    """The same of what is loaded already; writes nothing."""
     table = _Table.of(sides, metric)
     first = sides[0]
-    squares, others = _noise_of_others(table, sides, Path(outputs))
-    items = [_compare(table, sides, number, squares, others) for number in range(1, len(sides))]
-    if target is not None:
-        save_text(target, _changed_csv(table, sides))
+    squares, others = _noise_of_others(table, sides, outputs)
+    changed = tuple(table.changed(sides, number) for number in range(1, len(sides)))
+    items = [_compare(table, sides, number, squares, others, rows) for number, rows in enumerate(changed, start=1)]
     doubts = {name: why for side in sides for name, why in side.doubts.items()}
     return Compared(
         {
@@ -126,10 +131,11 @@ def compare(
             "sides": [_side_facts(table, side, places) for side, places in zip(sides, table.places, strict=True)],
             "comparisons": items,
             "correction": "Bonferroni" if len(items) > 1 else None,
-            "out": None if target is None else str(target),
+            "out": None,
             "unverified": list(doubts),
             "remarks": [*table.remarks, *(remark for side in sides for remark in side.remarks), *doubt_lines(doubts)],
-        }
+        },
+        changed,
     )
 
 
@@ -202,17 +208,18 @@ class _Table:
             tuple(remarks),
         )
 
+    def changed(self, sides: Sequence[Side], number: int) -> ChangedRows:
+        """One side beside the first, row by row."""
+        here, there = self.views[0].answers, self.views[number].answers
+        return ChangedRows(sides[0].name, sides[number].name, self.ids, self.classes, self.labels, here, there)
+
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A side on the shared rows: its trainings' scores, and the decisions and truth of their mean."""
+    """A side on the shared rows: its trainings' scores, and the answers of their mean."""
 
     trainings: tuple[Training, ...]
-    decisions: Integers
-    right: Any
-    """(rows,): whether each is decided right; of sets, whether its whole set is."""
-    truth: Floats
-    """(rows,): the probability of the truth; of sets, the mean over classes."""
+    answers: SideAnswers
     per_class: Mapping[str, Any]
 
     @classmethod
@@ -233,9 +240,7 @@ class _View:
             raise ValueError(f"{side.name}: a side without trainings")
         if decisions is None:
             decisions = np.asarray(decide_sets(total) if are_sets(labels) else decide(total), dtype=np.int64)
-        right = np.asarray(decisions == labels).reshape(len(ids), -1).all(axis=1)
-        truth = likelihoods(total, labels).mean(axis=1)
-        return cls(tuple(trainings), decisions, right, truth, per_class(labels, total, decisions))
+        return cls(tuple(trainings), SideAnswers.of(total, decisions, labels), per_class(labels, total, decisions))
 
 
 def _training(
@@ -403,7 +408,12 @@ def _side_facts(table: _Table, side: Side, places: Sequence[int]) -> dict[str, A
 
 
 def _compare(
-    table: _Table, sides: Sequence[Side], number: int, squares: Sequence[MeanSquare], others: Mapping[str, Any]
+    table: _Table,
+    sides: Sequence[Side],
+    number: int,
+    squares: Sequence[MeanSquare],
+    others: Mapping[str, Any],
+    rows: ChangedRows,
 ) -> dict[str, Any]:
     """One side against the first."""
     first, second = sides[0], sides[number]
@@ -417,7 +427,7 @@ def _compare(
         comparisons=len(sides) - 1,
         least_error=_least_error(table, number),
     )
-    verdict = "the same answers" if _are_same(table.views[0], table.views[number]) else _verdict(result)
+    verdict = "the same answers" if rows.here.are_same(rows.there) else _verdict(result)
     is_open = verdict == "can't be told"
     are_alike = (first.kind == "blend") == (second.kind == "blend")
     changed = changed_keys(first.facts, second.facts) if are_alike else None
@@ -443,7 +453,7 @@ def _compare(
         if changed is None
         else [{"key": key, "first": here, "second": there} for key, here, there in values],
         "same_recipe": changed is not None and {key for key, _, _ in values} <= set(RETRAINED),
-        "rows": _changed_rows(table, table.views[0], table.views[number]),
+        "rows": rows.facts(),
         "per_class": _per_class(table, table.views[0], table.views[number]),
     }
     return item | {"text": _text(item, table.metric)}
@@ -454,10 +464,6 @@ def _least_error(table: _Table, number: int) -> float:
     here, there = (float(table.profile.whole[list(table.places[side])].mean()) for side in (0, number))
     support = Support(table.units, table.labels)
     return least_error(here, there, support, table.metric, 0.0)
-
-
-def _are_same(first: _View, second: _View) -> bool:
-    return np.array_equal(first.truth, second.truth) and np.array_equal(first.decisions, second.decisions)
 
 
 def _same_plan(first: Side, second: Side) -> bool | None:
@@ -502,48 +508,6 @@ def _what_would_tell(item: Mapping[str, Any]) -> str:
     return "the difference is too small to tell"
 
 
-def _changed_rows(table: _Table, first: _View, second: _View) -> dict[str, Any]:
-    """Rows that became right or wrong, and the commonest changes."""
-    right, wrong = _flips(first, second)
-    differs = first.decisions != second.decisions
-    differs = differs.any(axis=1) if differs.ndim == 2 else differs
-    pairs: list[dict[str, Any]] = []
-    if not are_sets(table.labels):
-        rows = np.flatnonzero(differs)
-        keys = first.decisions[rows].astype(np.int64) * len(table.classes) + second.decisions[rows]
-        for key, count in Counter(keys.tolist()).most_common(_PAIRS):
-            here, there = divmod(key, len(table.classes))
-            chosen = rows[keys == key]
-            pairs.append(
-                {
-                    "first": table.classes[here],
-                    "second": table.classes[there],
-                    "rows": count,
-                    "became_right": int((second.right & ~first.right)[chosen].sum()),
-                }
-            )
-    return {
-        "changed": int(differs.sum()),
-        "became_right": len(right),
-        "became_wrong": len(wrong),
-        "mcnemar_p": _mcnemar(len(right), len(wrong)),
-        "pairs": pairs,
-    }
-
-
-def _flips(first: _View, second: _View) -> tuple[Integers, Integers]:
-    """Rows that became right, and rows that became wrong."""
-    return np.flatnonzero(~first.right & second.right), np.flatnonzero(first.right & ~second.right)
-
-
-def _mcnemar(gained: int, lost: int) -> float:
-    """How often rows alone would make as many change to one side, two-sided and exact (McNemar, 1947)."""
-    from scipy.special import bdtr  # deferred as in `training_noise`
-
-    total = gained + lost
-    return min(1.0, 2 * float(bdtr(min(gained, lost), total, 0.5))) if total else 1.0
-
-
 def _per_class(table: _Table, first: _View, second: _View) -> list[dict[str, Any]]:
     """Recall and F1 of each class on both sides."""
     return [
@@ -557,30 +521,6 @@ def _per_class(table: _Table, first: _View, second: _View) -> list[dict[str, Any
         }
         for index, name in enumerate(table.classes)
     ]
-
-
-def _changed_csv(table: _Table, sides: Sequence[Side]) -> str:
-    """The rows that changed sides: what both decided, and how likely each found the truth."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    headers = ("decision", "p_truth")
-    writer.writerow(["id", "label", "first", "second", *(f"{side}_{key}" for key in headers for side in _ENDS)])
-    here = table.views[0]
-    for side, there in zip(sides[1:], table.views[1:], strict=True):
-        rows = np.sort(np.concatenate(_flips(here, there)))
-        columns = [
-            [table.ids[row] for row in rows],
-            spelled(table.labels[rows], table.classes),
-            [sides[0].name] * len(rows),
-            [side.name] * len(rows),
-            *(spelled(view.decisions[rows], table.classes) for view in (here, there)),
-            *([f"{value:.6f}" for value in view.truth[rows]] for view in (here, there)),
-        ]
-        writer.writerows(zip(*columns, strict=True))
-    return stream.getvalue()
-
-
-_ENDS = ("first", "second")
 
 
 def _plain(value: float) -> float | None:

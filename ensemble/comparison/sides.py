@@ -22,7 +22,7 @@ from ensemble.blending.methods import method_of, stages_of
 from ensemble.blending.options import METHODS, BlendOptions
 from ensemble.blending.selection import chosen_first, harmless
 from ensemble.combining.combine import Combined, Integers
-from ensemble.combining.crossfit import Labelled, Method, cross_fit
+from ensemble.combining.crossfit import Fitted, Labelled, Method, cross_fit, learn
 from ensemble.core.complaints import any_of, closest, counted
 from ensemble.core.predictions import Predictions, load_predictions
 from ensemble.core.records import Record
@@ -33,6 +33,8 @@ from ensemble.recipe.recipe import differing_values
 
 _MOST_SIDES = 20
 _MOST_NUMBERS = 1 << 28  # rows x classes x repeats that are read again, fold by fold: 1 GB
+_QUICK_NUMBERS = 3_000_000  # rows x classes x members that a fold learns from in haste: 5 s for 20 members, 18 classes
+_QUICK_ROWS = 2_000  # but not fewer
 RETRAINED = ("seed", "folds_sha256", "folds.seed", "folds.repeats")
 """Keys that make a training another one of the same recipe."""
 
@@ -63,8 +65,8 @@ class Side:
     remarks: tuple[str, ...] = ()
 
 
-def load_sides(words: Sequence[str], outputs: Path) -> list[Side]:
-    """Every side, of one dataset and the same classes; all that is wrong is one error."""
+def load_sides(words: Sequence[str], outputs: Path, *, is_quick: bool = False) -> list[Side]:
+    """Every side, of one dataset and the same classes; all that is wrong is one error. `is_quick` as for blends."""
     if not 2 <= len(words) <= _MOST_SIDES:
         raise InputError(f"{counted(len(words), 'name')} given; name 2 to {_MOST_SIDES} runs, trials or blends")
     groups: list[list[Path]] = []
@@ -82,7 +84,7 @@ def load_sides(words: Sequence[str], outputs: Path) -> list[Side]:
     sides = []
     for word, group in zip(words, groups, strict=True):
         try:
-            sides.append(_load_side(word, group, set(named)))
+            sides.append(_load_side(word, group, set(named), is_quick=is_quick))
         except InputError as error:
             problems += error.messages
     if problems:
@@ -122,13 +124,13 @@ def _has_record(path: Path) -> bool:
     return any((path / name).is_file() for name in _RECORDS)
 
 
-def _load_side(word: str, group: Sequence[Path], named: set[Path]) -> Side:
+def _load_side(word: str, group: Sequence[Path], named: set[Path], *, is_quick: bool) -> Side:
     """One side: its blend, or its runs with those that differ from the first in the seed alone."""
     blends = [path for path in group if (path / "blend.json").is_file()]
     if blends and len(group) > 1:
         raise InputError(f"{word}: a blend stands alone; only trainings of one recipe are named together")
     if blends:
-        return _load_blend(blends[0])
+        return _side_of(load_blend_rows(blends[0], is_quick=is_quick))
     paths = [*group, *(_seeds_beside(group[0], named) if len(group) == 1 else [])]
     members = load_members(paths)
     without = [f"{member.path.parent}: has no out-of-fold rows (oof.npy), which are compared" for member in members
@@ -252,8 +254,44 @@ def _with_own_names(sides: Sequence[Side]) -> list[Side]:
 # Blends
 
 
-def _load_blend(folder: Path) -> Side:
-    """A blend's answers for its members' out-of-fold rows, learned anew for each fold without that fold."""
+@dataclass(frozen=True, eq=False)
+class BlendRows:
+    """A blend's out-of-fold rows, and its answers for them, learned anew for each fold without that fold."""
+
+    document: Mapping[str, Any]
+    formula: Formula
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    members: tuple[Member, ...]
+    """In the order of the document, as the stack of `labelled`."""
+    labelled: Labelled
+    """Seen through all members; those that the formula looks at are `kept`."""
+    answers: tuple[Combined, ...]
+    """One a repeat of the fold plan."""
+    learned_from: int | None = None
+    """Of very many rows, how many each fold's answers were learned from; None: from all of the other folds."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Says where the answers aren't those that the blend was judged by."""
+        if self.learned_from is None:
+            return _honest_remark(self.document, self.kept, self.answers)
+        return (
+            f"{self.document['name']}: for speed, a fold's answers are learned from {self.learned_from:,} rows of the "
+            f"others, by the method that was settled on ({self.document['used']}); ens compare learns from all of them",
+        )
+
+    @property
+    def kept(self) -> Labelled:
+        """The same rows, seen through the members that the formula looks at."""
+        return self.labelled.with_members(self.formula.kept)
+
+
+def load_blend_rows(folder: Path, *, is_quick: bool = False) -> BlendRows:
+    """A blend's rows with their honest answers.
+
+    `is_quick`: of very many rows some are learned from, by the method that `auto` has come to; all are answered.
+    """
     document = load_blend(folder / "blend.json")
     formula = Formula.of(document, str(folder / "blend.json"))
     paths = _member_folders(folder, document)
@@ -262,18 +300,59 @@ def _load_blend(folder: Path) -> Side:
     if labelled is None:
         raise InputError(f"{folder}: can't be compared: {ingredients.unlabelled_because}")
     order = [ingredients.names.index(str(member["run"])) for member in document["members"]]
-    labelled = labelled.with_members(order).with_members(formula.kept)
-    tried = [cross_fit(method, labelled) for method in _methods_of(document, formula, str(folder))]
-    answers = min(tried, key=lambda each: _apart(document, labelled, each))
+    labelled = labelled.with_members(order)
+    kept = labelled.with_members(formula.kept)
+    most = max(_QUICK_ROWS, _QUICK_NUMBERS // (len(kept.stack) * len(ingredients.test.classes)))
+    fewer = most if is_quick and len(kept.labels) > most else None
+    methods = _methods_of(document, formula, str(folder), is_settled=fewer is not None)
+    fewer = None if all(method.ready is not None for method in methods) else fewer
+    if fewer is not None:
+        methods = [_from_fewer_rows(method, fewer) for method in methods]
+    tried = [cross_fit(method, kept) for method in methods]
+    answers = min(tried, key=lambda each: _apart(document, kept, each))
     if not answers:
         raise InputError(f"{folder}: can't be compared: its out-of-fold rows are a single group and can't be split")
-    ids = _labelled_ids(ingredients)
-    trained = [_blend_rows(document, labelled, each, ids, ingredients.test.classes) for each in answers[:1]]
+    members = tuple(ingredients.members[place] for place in order)
+    ids = tuple(_labelled_ids(ingredients))
+    classes = tuple(ingredients.test.classes)
+    return BlendRows(document, formula, ids, classes, members, labelled, tuple(answers), fewer)
+
+
+def _from_fewer_rows(method: Method, most: int) -> Method:
+    """The method, learning from `most` rows at most, drawn in whole groups and always the same."""
+    if method.ready is not None:
+        return method
+
+    def fit(labelled: Labelled) -> Fitted:
+        part = labelled.remembered(("fewer", most, labelled.key), lambda: _drawn(labelled, most))
+        return learn(method, part)
+
+    return Method(method.name, fit)
+
+
+def _drawn(labelled: Labelled, most: int) -> Labelled:
+    """The rows of whole groups, about `most` in all; the same where there are no more."""
+    units = labelled.units
+    if len(units) <= most:
+        return labelled
+    sizes = np.bincount(units)
+    order = np.random.default_rng(labelled.seed).permutation(len(sizes))
+    is_drawn = np.zeros(len(sizes), dtype=np.bool_)
+    is_drawn[order[: np.searchsorted(np.cumsum(sizes[order]), most) + 1]] = True
+    rows = np.flatnonzero(is_drawn[units])
+    groups = None if labelled.groups is None else labelled.groups[rows]
+    part = replace(labelled, labels=labelled.labels[rows], folds=labelled.folds[:, rows], groups=groups)
+    return part.with_stack([matrix[rows] for matrix in labelled.stack])
+
+
+def _side_of(blend: BlendRows) -> Side:
+    """A blend as a side: its honest answers."""
+    document, labelled, answers = blend.document, blend.kept, blend.answers
+    trained = [_blend_rows(document, labelled, each, blend.ids, blend.classes) for each in answers[:1]]
     facts = {key: document[key] for key in ("method", "used")} | {
         "members": ", ".join(str(member["run"]) for member in document["members"] if member["weight"])
     }
-    remarks = _honest_remark(document, labelled, answers)
-    return Side(str(document["name"]), "blend", tuple(trained), facts, str(document["metric"]), {}, remarks)
+    return Side(str(document["name"]), "blend", tuple(trained), facts, str(document["metric"]), {}, blend.remarks)
 
 
 def _labelled_ids(ingredients: Ingredients) -> list[str]:
@@ -314,10 +393,11 @@ def _hashes_in(folder: Path) -> set[str]:
     return hashes
 
 
-def _methods_of(document: Mapping[str, Any], formula: Formula, where: str) -> list[Method]:
-    """The method as `ens blend` was asked for it, or what stood in for it, as far as the record says.
+def _methods_of(document: Mapping[str, Any], formula: Formula, where: str, *, is_settled: bool = False) -> list[Method]:
+    """The method as `ens blend` was asked for it, or what stood in for it, as far as the record says; `is_settled`: the
+    one that a choice has come to.
 
-    Two, since it is not recorded whether members that do harm were left out by each fold's own rows.
+    Two, where it is not recorded whether members that do harm were left out by each fold's own rows.
     """
     step, calibrate, when, tuned = formula.step, "none", "after", False
     while step["do"] in ("tune", "calibrate", "calibrate each", "choose"):
@@ -327,13 +407,13 @@ def _methods_of(document: Mapping[str, Any], formula: Formula, where: str) -> li
             learned = step["calibration"][0] if when == "before" else step["calibration"]
             calibrate = str(learned["kind"])
         step = step["of"]
-    asked, used = str(document["method"]), str(document["used"]).split("+")
+    asked = str(document["method"])
+    used = next((part for part in str(document["used"]).split("+") if part.partition(":")[0] in METHODS), "")
+    stood_in = used if document["fallback"] or (is_settled and used) else asked
     weights = {str(number): weight for number, weight in enumerate(formula.weights or ())}
     options = BlendOptions(
-        method=next((part for part in used if part.partition(":")[0] in METHODS), "")
-        if document["fallback"]
-        else asked,
-        weights=weights if asked == "weighted" and not document["fallback"] else None,
+        method=stood_in,
+        weights=weights if stood_in == asked == "weighted" else None,
         calibrate=calibrate,  # type: ignore[arg-type]
         calibrate_when=when,  # type: ignore[arg-type]
         tune_classes=tuned,
@@ -346,7 +426,9 @@ def _methods_of(document: Mapping[str, Any], formula: Formula, where: str) -> li
     except (KeyError, ValueError, InputError) as error:
         reason = f"{where}: what it learned can't be learned again without a fold ({error}); compare its members"
         raise InputError(reason) from error
-    return [method] if options.weights is not None else [chosen_first(method, harmless), method]
+    if options.weights is not None or document["fallback"] or METHODS[asked.partition(":")[0]].prunes:
+        return [method]
+    return [chosen_first(method, harmless), method]
 
 
 def _blend_rows(

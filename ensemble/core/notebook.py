@@ -1,7 +1,7 @@
 """What public names share where they are used from Python: checked arguments, values that show themselves briefly.
 
 `check_arguments` is put on every public function; `NotebookValue` is the base of what they give back. Not here:
-progress (`commands/progress.py`), and what stands in each value's table.
+progress (`screen/progress.py`), and what stands in each value's table.
 """
 
 from __future__ import annotations

@@ -380,7 +380,7 @@ def empty_but_checkpoints(folder: Path, identity: str) -> None:
 
 SETTINGS = "settings"
 """In `failed_by` of a fold's state: it was refused, or failed with a message that says what to change."""
-RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "studies"})  # folders of `outputs/`
+RESERVED_NAMES = frozenset({"blends", "cache", "eda", "folds", "logs", "reports", "studies"})  # folders of `outputs/`
 _NAME = re.compile(r"[\w][\w.+=-]{0,127}", re.UNICODE)  # 128: room for what is added in a name of 255 bytes
 
 

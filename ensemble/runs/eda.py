@@ -77,7 +77,7 @@ def fold_plan(
         "written": has_plan(request.plan_path),
         **plan.facts(),
         "groups": len(set(plan.groups)) if plan.groups is not None else None,
-        "fold_class_counts": [_by_class(fold, classes) for fold in _fold_class_counts(plan, classes)],
+        "fold_class_counts": [_by_class(fold, classes) for fold in fold_class_counts(plan, classes)],
         "fold_rows": [int(size) for repeat in plan.folds.T for size in np.bincount(repeat[repeat >= 0], None, plan.k)],
         "findings": [finding.plain(every_row=every_row) for finding in findings],
     }
@@ -94,6 +94,8 @@ class Look(NotebookValue):
     cache: Path
     train: ImageScan
     test: ImageScan | None
+    plan: FoldPlan | None = None
+    """The fold plan that training would use, which may not be saved yet; None where training would be refused."""
 
     @property
     def headline(self) -> str:
@@ -163,7 +165,7 @@ def eda(
         "test_images": describe_images(test) if test is not None else None,
         "findings": [finding.plain() for finding in findings],
     }
-    return Look(facts, findings, resolved, table, cache, train, test)
+    return Look(facts, findings, resolved, table, cache, train, test, plan)
 
 
 def draw_augmentation(look: Look, folder: Path) -> Path:
@@ -189,11 +191,7 @@ def draw_augmentation(look: Look, folder: Path) -> Path:
     return Path(last.data["result"])
 
 
-def _by_class(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
-    return dict(zip(classes, counts.tolist(), strict=True))
-
-
-def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+def fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """(repeats x folds, classes): validation rows of each class in each fold; repeats follow one another."""
     row, label = class_pairs(plan.labels_as(classes))
     tables = []
@@ -202,6 +200,10 @@ def _fold_class_counts(plan: FoldPlan, classes: Sequence[str]) -> npt.NDArray[np
         cells = (fold * len(classes) + label)[fold >= 0]
         tables.append(np.bincount(cells, minlength=plan.k * len(classes)).reshape(plan.k, len(classes)))
     return np.concatenate(tables)
+
+
+def _by_class(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def _sheet_rows(table: Table, usable: set[str]) -> list[str]:

@@ -89,11 +89,12 @@ def save_trial(study: Path, trial: Trial) -> None:
 
 def load_trials(study: Path) -> list[Trial]:
     """Every trial of a study, by number."""
-    trials = [_trial_of(load_trial_record(folder / "trial.json")) for folder in trial_folders(study)]
+    trials = [trial_of(load_trial_record(folder / "trial.json")) for folder in trial_folders(study)]
     return sorted(trials, key=lambda trial: trial.number)
 
 
-def _trial_of(record: Mapping[str, Any]) -> Trial:
+def trial_of(record: Mapping[str, Any]) -> Trial:
+    """A trial from what its file says."""
     notes = [FoldNote(**_known({**note, "curve": tuple(note.get("curve", ()))}, FoldNote)) for note in record["folds"]]
     return Trial(**{**_known(record, Trial), "folds": tuple(notes)})
 

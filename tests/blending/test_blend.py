@@ -19,11 +19,11 @@ import pytest
 from ensemble.blending.blend import Blend, blend, load_blend
 from ensemble.cli import build_parser
 from ensemble.commands.blend_command import run
-from ensemble.commands.outcome import ShownTable
 from ensemble.core.dataset import DatasetDescription
 from ensemble.core.metrics import METRICS
 from ensemble.core.predictions import load_predictions, save_predictions
 from ensemble.errors import InputError, PartialFailure
+from ensemble.screen.outcome import ShownTable
 from tests.support import MakeMember, MakeRun, alter_record
 
 FILES = {"submission.csv", "blend.json", "probs.npy", "probs.json", "probs.ids.txt"}

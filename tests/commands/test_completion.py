@@ -12,7 +12,7 @@ import pytest
 
 from ensemble.cli import build_parser
 from ensemble.cli_options import COMPLETIONS, FILE_METAVARS
-from ensemble.commands import completion
+from ensemble.screen import completion
 
 
 def offered(line: str, folder: Path) -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ensemble.commands.outcome import Outcome, ShownTable
 from ensemble.commands.recipes_command import run
 from ensemble.errors import InputError
 from ensemble.recipe.save import recipe_schema
+from ensemble.screen.outcome import Outcome, ShownTable
 
 
 def recipes(folder: Path, name: str | None = None, *, schema: bool = False) -> Outcome:

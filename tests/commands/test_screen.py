@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.commands.board import (
+from ensemble.screen.board import (
     Board,
     FoldFacts,
     Line,
@@ -156,7 +156,7 @@ def test_a_closed_terminal_is_drawn_on_no_more() -> None:
 
 _LATE_LINES = """
 import argparse, time
-from ensemble.commands.progress import progress
+from ensemble.screen.progress import progress
 with progress(argparse.Namespace(quiet=False)) as tell:
     for number in range(3):
         tell({"event": "finding", "line": str(number)})

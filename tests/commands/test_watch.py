@@ -23,12 +23,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.commands.board import clip, display_width
-from ensemble.commands.outcome import ShownTable
 from ensemble.commands.status_command import _Look, _Section, frame
 from ensemble.core.locks import folder_lock
 from ensemble.core.run import RunFolder
 from ensemble.runs.status import Status, StatusReader, status
+from ensemble.screen.board import clip, display_width
+from ensemble.screen.outcome import ShownTable
 from tests.support import Ens, Terminal, alter_record
 
 LONGEST_S = 60.0

@@ -37,6 +37,11 @@ def guesses(seed: int, labels: np.ndarray, skill: float, folds: np.ndarray, nois
 @pytest.fixture
 def make_run(empty_place: Path) -> MakeRun:
     """`make_run("a", skill=…, seed=…, plan=…, lr=…)`: `outputs/a` with `oof` and `run.json`."""
+    return run_maker(empty_place)
+
+
+def run_maker(empty_place: Path) -> MakeRun:
+    """What the fixture gives, below any folder."""
 
     def make(
         name: str,
@@ -86,7 +91,10 @@ def make_run(empty_place: Path) -> MakeRun:
         save_predictions(path / "oof", of_rows)
         if test:
             test_probs = guesses(seed + int(1e6 * lr) + 5, labels, skill, folds, noise)[:, list(order)]
-            save_predictions(path / "probs", Predictions(tuple(ids), probs=test_probs, kind="test", **shared))
+            save_predictions(
+                path / "probs",
+                Predictions(tuple(row_id.replace("r", "t") for row_id in ids), probs=test_probs, kind="test", **shared),
+            )
         if record:
             save_record(path / "run.json", run_record(said, identity, int(test)))
         return path

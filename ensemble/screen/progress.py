@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar, cast
 
-from ensemble.commands.board import Board, LiveArea, event_line
 from ensemble.core.text import visible
+from ensemble.screen.board import Board, LiveArea, event_line
 
 _USUAL = (80, 24)  # of a terminal that does not say, as everywhere since the VT100
 _NOTEBOOK = (110, 40)  # columns and lines: rich takes a notebook for 115 columns wide

@@ -12,7 +12,8 @@ import numpy as np
 
 from ensemble.core.files import replaced_together, save_text, settle, sweep_leftovers
 from ensemble.images.scan import ImageScan, readable
-from ensemble.report.figures import bars, histogram
+from ensemble.reporting.figures import bars, histogram
+from ensemble.reporting.svg import Figure
 from ensemble.runs.eda import Look, draw_augmentation
 
 FINDINGS_NAME = "findings.csv"
@@ -29,7 +30,8 @@ def save_look(folder: Path, look: Look, *, everything: bool, augment: bool) -> l
     settle(folder, _SWAP)
     texts: dict[str, str] = {}
     if everything:
-        texts = {**_tables(look), FINDINGS_NAME: _findings(look), **_figures(look)}
+        figures = {f"{name}.svg": figure.standalone() for name, figure in look_figures(look).items()}
+        texts = {**_tables(look), FINDINGS_NAME: _findings(look), **figures}
     elif look.every_finding or (folder / FINDINGS_NAME).exists():
         texts = {FINDINGS_NAME: _findings(look)}
     if not texts and not augment:
@@ -40,6 +42,28 @@ def save_look(folder: Path, look: Look, *, everything: bool, augment: bool) -> l
             save_text(stage / name, text)
         names = [*texts, *([draw_augmentation(look, stage).name] if augment else [])]
     return [folder / name for name in names]
+
+
+def look_figures(look: Look) -> dict[str, Figure]:
+    """Figures of the training images, by the names of their files."""
+    counts: dict[str, int] = look.facts["class_counts"]
+    names, more = list(counts), ""
+    if len(counts) > _MOST_BARS:
+        half = _MOST_BARS // 2
+        ranked = sorted(counts, key=lambda name: -counts[name])
+        names = [*ranked[:half], *ranked[-half:]]  # the rarest too: they are what a run will fail on
+        more = f", the {half} largest and the {half} rarest of {len(counts):,}"
+    usable = readable(look.train)
+    widths = look.train.widths[usable].astype(np.float64)
+    heights = look.train.heights[usable].astype(np.float64)
+    dataset, rows = look.facts["dataset"], look.facts["rows"]
+    class_rows = [counts[name] for name in names]
+    return {
+        "classes": bars(f"{dataset}: training rows per class{more}", names, class_rows, total=rows),
+        "widths": histogram(f"{dataset}: widths", widths, "pixels"),
+        "heights": histogram(f"{dataset}: heights", heights, "pixels"),
+        "aspects": histogram(f"{dataset}: width to height", widths / np.maximum(heights, 1), "ratio"),
+    }
 
 
 def _tables(look: Look) -> dict[str, str]:
@@ -67,23 +91,6 @@ def _findings(look: Look) -> str:
                 yield [finding.level, finding.code, "", "", finding.message, None, finding.advice]
 
     return _csv(header, lines())
-
-
-def _figures(look: Look) -> dict[str, str]:
-    """Figures of the training images."""
-    counts: dict[str, int] = look.facts["class_counts"]
-    names = sorted(counts, key=lambda name: -counts[name])[:_MOST_BARS] if len(counts) > _MOST_BARS else list(counts)
-    more = f", the {_MOST_BARS} largest of {len(counts)}" if len(names) < len(counts) else ""
-    usable = readable(look.train)
-    widths = look.train.widths[usable].astype(np.float64)
-    heights = look.train.heights[usable].astype(np.float64)
-    dataset = look.facts["dataset"]
-    return {
-        "classes.svg": bars(f"{dataset}: training rows per class{more}", names, [counts[name] for name in names]),
-        "widths.svg": histogram(f"{dataset}: widths", widths, "pixels"),
-        "heights.svg": histogram(f"{dataset}: heights", heights, "pixels"),
-        "aspects.svg": histogram(f"{dataset}: width to height", widths / np.maximum(heights, 1), "ratio"),
-    }
 
 
 def _image_rows(look: Look) -> Iterable[Sequence[Any]]:

@@ -97,6 +97,11 @@ def complete_reviewed(arguments: argparse.Namespace, prefix: str) -> Iterable[st
     return [*complete_run(arguments, ""), *complete_blend_name(arguments, ""), *_files(prefix)]
 
 
+def complete_reported(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
+    """Names of runs, blends, studies and datasets, and whatever files begin with what was typed."""
+    return [*complete_scored(arguments, prefix), *complete_dataset(arguments, prefix)]
+
+
 def complete_setting(arguments: argparse.Namespace, prefix: str) -> Iterable[str]:
     """Keys that `--set` takes, with their `=`, and after it the values of a closed list."""
     from ensemble.core.schema import choices_of, leaf_keys

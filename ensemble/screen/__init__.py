@@ -1,0 +1,1 @@
+"""What a command shows: its result in words or JSON, progress, the live table, shell completion. Knows no verb."""
