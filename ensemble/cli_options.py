@@ -594,32 +594,3 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     "doctor": ("what is installed, which devices, what would go wrong, and the fix", "ens doctor --json", _no_options),
 }
 """Every command: its job in a line, one worked example, its options. `ensemble.commands.NAME:run` does the job."""
-
-COMPLETIONS = {
-    "recipe": "recipe",
-    "recipe_name": "recipe",
-    "data": "dataset",
-    "sets": "setting",
-    "searches": "setting",
-    "points": "setting",
-    "study": "study",
-    "warm_from": "study",
-    "predict run": "source",
-    "pack source": "source",
-    "train name": "run",
-    "blend name": "blend_name",
-    "probs": "member",
-    "scored": "scored",
-    "compared": "scored",
-    "reviewed": "reviewed",
-    "reported": "reported",
-    "tta": "view_policy",
-    "method": "method",
-    "metric": "metric",
-}
-"""Where an option's values come from when a shell completes them, by its `dest`, with the command before it where
-commands differ: a function of `ensemble.screen.completion`. Options that name files complete from files, others to
-nothing."""
-
-FILE_METAVARS = ("DIR", "F", "FILE", "SOURCE", "OLD.csv", "OUTPUTS", "STEM")
-"""The placeholders of options that name a file or a folder."""
