@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.browser import DESK, Browser, Page
+from browser import DESK, Browser, Page
 
 HOSTILE_TEXTS = (
     "<script>document.title='harmed'</script>",

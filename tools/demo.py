@@ -36,6 +36,7 @@ def main() -> int:
     folder = OUTPUTS / "blends" / "demo"
     scored = ens("score", *members, str(folder))
     print(table(scored, blend, score_submission(scored)))
+    print("a page to look at: " + ens("report", "demo")["page"])
     print(
         f"the whole demo took {time.monotonic() - started:.0f} s; the submission: {OUTPUTS}/blends/demo/submission.csv"
     )

@@ -178,7 +178,7 @@ def _honest(document: Mapping[str, Any]) -> Section:
         chance = "" if gain is None else _probability(gain)
         grid.append([f"{unused['method']}, not used", unused["value"], _ends(unused["ci95"]), over, chance])
     grid.append([f"this blend ({document['name']})", honest["value"], _ends(honest["ci95"]), "", ""])
-    header = ["out of fold", metric, "95 %", "gain of the blend (95 %)", "better in"]
+    header = ["out of fold", metric, "95 %", "gain of the blend (95 %)", "is better"]
     parts: list[Part] = []
     gains = [(f"over {name}", honest.get(f"gain_over_{key}")) for name, key in _RIVALS]
     drawn = [(name, gain) for name, gain in gains if gain is not None]

@@ -128,7 +128,7 @@ def _differences(document: Mapping[str, Any]) -> Section:
             "sides of 0 leaves open which is better."
         )
         parts.append(Drawing(figure, caption))
-    header = ["", metric, "95 %", "better in", "verdict", "error by rows", "error by training", "what would tell"]
+    header = ["", metric, "95 %", "is better", "verdict", "error by rows", "error by training", "what would tell"]
     parts.append(Grid("Differences", header, [_difference_row(item) for item in items]))
     parts += [Text(_noise(item)) for item in items]
     return Section("differences", "Whether they differ", parts)

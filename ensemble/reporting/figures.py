@@ -167,7 +167,7 @@ def histogram(title: str, values: Floats, unit: str, *, most_bins: int = 40) -> 
     parts += [
         text(_LEFT, base + 16, f"{edges[0]:.4g}"),
         text(_LEFT + room, base + 16, f"{edges[-1]:.4g}", "end"),
-        text(_LEFT + room / 2, base + 16, unit, "middle"),
+        text(_LEFT + room / 2, base + 16, shortened(unit, 400), "middle"),
         text(_LEFT - 6, _TOP + 14, f"{largest:,}", "end", "soft"),
     ]
     return titled(title, base + 28, parts)
@@ -186,7 +186,7 @@ def reliability(title: str, bins: Sequence[tuple[float, float, int]], ece: str) 
             text(across(tick), _TOP + size + 15, tick_text(tick, 0.25), "middle", "soft"),
             text(left - 6, up(tick) + 4, tick_text(tick, 0.25), "end", "soft"),
         ]
-    known = sorted(each for each in bins if math.isfinite(each[0]) and math.isfinite(each[1]))
+    known = sorted(each for each in bins if 0 <= each[0] <= 1 and 0 <= each[1] <= 1)
     if len(known) > 1:
         parts.append(line([(across(sure), up(right)) for sure, right, _ in known], "s0"))
     parts += [
@@ -196,7 +196,7 @@ def reliability(title: str, bins: Sequence[tuple[float, float, int]], ece: str) 
     parts += [
         text(left + size / 2, _TOP + size + 32, "probability", "middle"),
         text(left - 44, _TOP + size / 2, "share right", "middle", turn=-90),
-        text(left + size + 24, _TOP + 20, ece),
+        text(left + size + 24, _TOP + 20, shortened(ece, 290)),
     ]
     parts += _rows_below(known, across, _TOP + size + 40)
     parts += _gaps_beside(known, left + size + 24)
@@ -308,6 +308,8 @@ def scatter(title: str, points: Sequence[CloudPoint], x_label: str, y_label: str
         shown = [shown[place] for place in np.linspace(0, len(shown) - 1, _MOST_DOTS).astype(int).tolist()]
         title = f"{title} ({_MOST_DOTS:,} of {_MOST_DOTS + left_out:,} points)"
     up = Scale.of([point.y for point in shown], _TOP + _PLOT, _TOP + 8, margin=0.04)
+    if any(isinstance(point.x, str) for point in shown):  # a number among words is one of them
+        shown = [CloudPoint(str(point.x), point.y, point.label, point.kind) for point in shown]
     words = list(dict.fromkeys(point.x for point in shown if isinstance(point.x, str)))
     if words:
         across = Scale(-0.5, len(words) - 0.5, _LEFT, WIDTH - _RIGHT)
@@ -326,9 +328,8 @@ def scatter(title: str, points: Sequence[CloudPoint], x_label: str, y_label: str
     for point in shown:
         if isinstance(point.x, str):
             seen[point.x] += 1
-            aside = (
-                (seen[point.x] * 0.618034) % 1 - 0.5
-            ) * 0.5  # the golden ratio: neighbours never stand on each other
+            # The golden ratio: neighbours never stand on each other.
+            aside = ((seen[point.x] * 0.618034) % 1 - 0.5) * 0.5
             x = across(strips[point.x] + aside)
         elif math.isfinite(point.x):
             x = across(point.x)
@@ -372,9 +373,8 @@ def parallel(
     for number, (track, place) in enumerate(zip(order, places, strict=True)):
         kind = "s1" if number == len(order) - 1 else "s0" if number >= 0.75 * count else "s6 thin"
         at = np.array([math.nan if y is None else y for y in place], dtype=np.float64)
-        for piece in _pieces(
-            left + gap * np.arange(len(at), dtype=np.float64), at
-        ):  # a gap where a trial has no such value
+        # A gap where a trial has no such value.
+        for piece in _pieces(left + gap * np.arange(len(at), dtype=np.float64), at):
             parts.append(line(piece, kind, shortened(track.label, 600)))
     return titled(title, bottom + 20, parts + words_on_top)
 
@@ -405,15 +405,17 @@ def frontier(
     """Scores against costs: `points` are (cost, score, on the frontier, name); better is up, whatever the score."""
     sign = 1.0 if greater_is_better else -1.0
     points = [each for each in points if math.isfinite(each[0]) and math.isfinite(each[1])]
-    right = max((cost for cost, *_ in points), default=0.0) * 1.08 or 1.0
+    right = min(max((cost for cost, *_ in points), default=0.0), 1e100) * 1.08
+    right = right if right > 0 else 1.0
     scores = [sign * value for _, value, *_ in points] or [0.0]
     top, low = max(scores), min(scores)
-    span = (top - low) or 1.0
     room, height = WIDTH - 110 - 40, 320 - _FRONTIER_TOP - _BOTTOM
+    across = Scale(0.0, right, 110, 110 + room)
+    # 24 below the lowest point: room for its name, which stands under it
+    up = Scale.of(scores, _FRONTIER_TOP + height - 24, _FRONTIER_TOP + 10)
 
     def place(cost: float, value: float) -> tuple[float, float]:
-        # 24 below the lowest point: room for its name, which stands under it
-        return 110 + room * cost / right, _FRONTIER_TOP + 10 + (height - 34) * (top - sign * value) / span
+        return across(cost), up(sign * value)
 
     stairs: list[tuple[float, float]] = []
     for cost, value in [(cost, value) for cost, value, is_best, _ in points if is_best]:
@@ -425,16 +427,16 @@ def frontier(
         parts.append(line(stairs, "s0"))
     for cost, value, is_best, name in points:
         x, y = place(cost, value)
-        parts.append(dot(x, y, 4, "s0" if is_best else "mute", f"{name}: {value:.4f} at {cost:.4g} {unit}"))
+        parts.append(dot(x, y, 4, "s0" if is_best else "mute", f"{name}: {_score(value)} at {cost:.4g} {unit}"))
     dots = [(*place(cost, value), is_best, shortened(name, 178)) for cost, value, is_best, name in points]
     parts += names_beside(dots, stairs, (110, _FRONTIER_TOP - 10, WIDTH - 4, _FRONTIER_TOP + height))
     base = 320 - _BOTTOM + 16
     parts += [
-        text(104, place(0, sign * top)[1] + 4, f"{sign * top:.4f}", "end"),
-        text(104, place(0, sign * low)[1] + 4, f"{sign * low:.4f}", "end"),
+        text(104, place(0, sign * top)[1] + 4, _score(sign * top), "end"),
+        text(104, place(0, sign * low)[1] + 4, _score(sign * low), "end"),
         text(12, _FRONTIER_TOP - 4, shortened(score, 90)),
         text(110, base, "0", "middle"),
-        text(110 + room / 2, base, unit, "middle"),
+        text(110 + room / 2, base, shortened(unit, 400), "middle"),
         text(110 + room, base, f"{right:.4g}", "middle"),
     ]
     return titled(title, 320, parts)

@@ -24,17 +24,7 @@ _DOTS = 80  # of a frontier beside its best: a name each, and more names do not 
 _LINES = 200  # of studies, blends and missing things
 _FEW = 3  # missing things of one run in its line
 _LONGEST = 300  # characters of a message
-_COLUMNS = (
-    "state",
-    "folds",
-    "model",
-    "score",
-    "spread of folds",
-    "log_loss",
-    "s / 1,000 images",
-    "parameters",
-    "trained",
-)
+_COLUMNS = ("state", "folds", "model", "score", "± of folds", "log_loss", "s / 1,000", "parameters", "trained")
 
 
 @dataclass(frozen=True)
@@ -174,6 +164,12 @@ def _leaderboards(boards: Sequence[_Board], unreadable: Sequence[Mapping[str, An
     if unreadable:
         broken: list[Row] = [[_name(item, "run", links), _few(item["missing"])] for item in unreadable[:_LINES]]
         parts.append(Grid("Runs that can't be read", ["run", "why"], broken, len(unreadable) - len(broken)))
+    if own or lines:
+        parts.append(
+            Text(
+                "± of folds: deviation of the folds' scores. s / 1,000: seconds for 1,000 images. Trained: time of all."
+            )
+        )
     if len(with_runs) > 1:
         parts.insert(
             0, Text(f"{len(with_runs):,} fold plans, datasets or metrics: scores compare within a table only.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -87,12 +88,13 @@ def report(
         raise InputError(f"--thumbnails {thumbnails}: 0 to 5000")
     target = None if out is None else _new_page(Path(out))
     kind, places = find_subjects(words, outputs, Path(folder))
+    notes = [] if len(words) != 1 else _others_of_that_name(words[0], places[0], outputs, Path(folder))
     if live and kind not in _WATCHED:
         raise InputError(f"--live: a {kind} page does not change by itself; a run, a study or the index does")
 
     def write(reload_s: int | None) -> WrittenReport:
         job = ReportJob(outputs, Path(folder), Pictures(thumbnails), on_event)
-        return write_page(kind, places, job, target, reload_s=reload_s)
+        return write_page(kind, places, job, target, notes=notes, reload_s=reload_s)
 
     return _follow(write, kind, Path(places[0]), on_event) if live else write(None)
 
@@ -143,13 +145,20 @@ def _stamps(kind: str, place: Path) -> list[tuple[str, int, int]]:
 
 
 def write_page(
-    kind: str, places: Sequence[str], job: ReportJob, target: Path | None, *, reload_s: int | None = None
+    kind: str,
+    places: Sequence[str],
+    job: ReportJob,
+    target: Path | None,
+    *,
+    notes: Sequence[str] = (),
+    reload_s: int | None = None,
 ) -> WrittenReport:
     """Make a page and write it; `target`: None for its usual place below `outputs/reports`."""
     started = time.monotonic()
     path = target or job.outputs / REPORTS / f"{page_name(kind, places)}.html"
     page = _MAKERS[kind](places, replace(job, page=path))
     page.reload_s = reload_s
+    page.remarks = [*notes, *page.remarks]
     text = render(page, made=dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), version=__version__)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_text(path, text)
@@ -211,6 +220,21 @@ def _subject(word: str, outputs: Path, folder: Path) -> tuple[str, str]:
     meant = closest(path.name, sorted({*known, *_datasets(folder)}))
     hint = f"did you mean {meant}?" if meant else f"ens status --outputs {outputs} lists what there is"
     raise InputError(f"{word}: no such run, blend, study, dataset or folder of images; {hint}")
+
+
+def _others_of_that_name(word: str, taken: str, outputs: Path, folder: Path) -> list[str]:
+    """What else a name could have meant, and how to ask for it."""
+    if Path(word).name != word:
+        return []
+    others = [
+        str(place)
+        for place in (outputs / word, outputs / "blends" / word, outputs / "studies" / word)
+        if str(place) != taken and any((place / record).is_file() for record in _RECORDS)
+    ]
+    datasets = datasets_by_name(folder)
+    if taken != word and word in datasets:
+        others.append(str(datasets[word]))
+    return [f"{other} has this name too: ens report {shlex.quote(other)}" for other in others]
 
 
 def _notes(place: Path) -> list[Path]:

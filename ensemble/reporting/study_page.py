@@ -447,6 +447,7 @@ def _clouds(study: _Study, effects: Sequence[Effect]) -> Section:
         )
         parts.append(Drawing(drawing, "A line a trial; the better, the stronger. The best is drawn last."))
     shown = keys[:_CLOUDS]
+    parts.append(Text("Below: blue is a finished trial, orange a stopped one at its estimate, green the best."))
     for key in shown:
         most = max(60, _DOTS // len(shown))
         parts.append(_cloud(study, key, [trial for trial in order if key in trial.values], most))

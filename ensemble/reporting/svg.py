@@ -27,8 +27,8 @@ _LIGHT: dict[str | int, str] = {
     "grid": "#d4d8dd",
     "plate": "#ffffff",
     "mute": "#8b929a",
-    "heat": "#2f86bf",
-    "minus": "#cf7a3a",
+    "heat": "#58a5d6",
+    "minus": "#dd8d50",
     "good": "#00734d",
     "bad": "#b8420a",
     **dict(enumerate(("#0067a5", "#b8540f", "#007a5a", "#9c4f82", "#8a6d00", "#2a7fb0", "#5d5d5d", "#7d3c98"))),
@@ -39,8 +39,8 @@ _DARK: dict[str | int, str] = {
     "grid": "#3a4048",
     "plate": "#15181c",
     "mute": "#767e87",
-    "heat": "#3d7fb5",
-    "minus": "#a8642c",
+    "heat": "#2f6a9c",
+    "minus": "#95561f",
     "good": "#4cc79a",
     "bad": "#f08a5d",
     **dict(enumerate(("#6db3ea", "#f0a35e", "#4cc79a", "#d79ac0", "#e0c64f", "#8fd0f5", "#b5b9be", "#c39bd3"))),
@@ -125,8 +125,10 @@ class Figure:
         )
 
     def _opening(self) -> str:
+        # An image has no parts for a screen reader, so one with links is a group.
+        role = "group" if any("<a " in part for part in self.parts) else "img"
         return (
-            f'<svg class="figure" viewBox="0 0 {self.width} {_number(self.height)}" role="img" '
+            f'<svg class="figure" viewBox="0 0 {self.width} {_number(self.height)}" role="{role}" '
             f'aria-label="{clean(self.title)}"'
         )
 

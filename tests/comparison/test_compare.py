@@ -219,3 +219,11 @@ def test_json_is_one_document_that_holds_every_class(make_run: MakeRun, ens: Ens
     assert [entry["class"] for entry in table] == list(CLASSES)
     assert sum(entry["rows"] for entry in table) == ROWS
     assert document["metric"] in METRICS
+
+
+def test_one_method_is_learned_anew_where_the_record_leaves_no_doubt(make_run: MakeRun) -> None:
+    paths = [make_run(name, lr=lr, skill=skill, test=True) for name, lr, skill in (("a", 1e-3, 0.2), ("b", 2e-3, 0.6))]
+    for method in ("auto", "pool", "single"):
+        honest = ensemble.blend(paths, method=method, name=method, force=True).document["honest"]
+        side, _ = ensemble.compare([f"blends/{method}", "a"]).document["sides"]
+        assert side["score"] == pytest.approx(honest["value"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from tests.browser import Browser, find_chromium
+from browser import Browser, find_chromium
 
 
 @pytest.fixture(scope="session")

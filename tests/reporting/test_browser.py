@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
+from browser import Browser, BrowserError, find_chromium
 
-from tests.browser import Browser, BrowserError, find_chromium
 from tests.page_faults import HOSTILE_TEXTS, check_page, page_faults
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -16,6 +16,8 @@ from ensemble.reporting.page import BUDGET, Cell, Code, Drawing, Grid, Page, Pic
 from ensemble.reporting.report import report
 from ensemble.reporting.study_page import study_page
 from ensemble.tuning.trials import FoldNote, Trial, save_trial
+from tests.browser import Browser
+from tests.page_faults import check_page
 from tests.reporting.test_page import HOSTILE
 from tests.support import Ens
 
@@ -276,6 +278,13 @@ def test_hostile_values_and_reasons_are_text(tmp_path: Path) -> None:
     path = make_study(tmp_path, trials, identity_of=identity, dataset=HOSTILE[1], recipe_name=HOSTILE[2])
     text = render(page_of(path), made="now", version="1")
     assert "<script>alert" not in text and "</style><b>" not in text and "{{ 7*7 }}" in text
+
+
+def test_a_browser_has_nothing_against_the_page(tmp_path: Path, browser: Browser) -> None:
+    """Wide and narrow, light and dark, with and without scripts."""
+    make_study(tmp_path, make_trials(30), "b")
+    written = report("studies/b", outputs=tmp_path)
+    check_page(browser, written.path, texts=["What the best is worth", "train.weight_decay", "behind the best"])
 
 
 def test_parameters_that_only_some_trials_have_are_drawn_for_those(tmp_path: Path) -> None:

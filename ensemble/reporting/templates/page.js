@@ -40,6 +40,7 @@
     const body = table.tBodies[0];
     const headings = [...table.tHead.rows[0].cells];
     headings.forEach((heading, column) => {
+      if (!heading.textContent.trim()) return;
       const button = make("button", heading.textContent);
       heading.replaceChildren(button);
       button.addEventListener("click", () => {
