@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ensemble.cli_options import COMMANDS, COMPLETIONS, FILE_METAVARS, CommandParser, add_global_options
+from ensemble.cli_options import COMMANDS, CommandParser, add_global_options
 from ensemble.core.complaints import counted
 from ensemble.core.text import visible_json, visible_message
 from ensemble.errors import EnsError, InputError, Interrupted, PartialFailure, of_the_disk
@@ -32,7 +32,7 @@ _READ_MATRICES = ("adopt", "blend", "compare", "labels", "score")  # commands th
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it ended (0, 1, 2, 3 or 130)."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next; nothing is run
-        from ensemble.screen.completion import complete
+        from ensemble.screen.completion import COMPLETIONS, FILE_METAVARS, complete
 
         complete(build_parser(), COMPLETIONS, FILE_METAVARS)
     _hold_streams()

@@ -19,6 +19,8 @@ _MOST_MEANT = 3  # suggestions of keys for a word: of more, none is likelier tha
 
 
 _MOST_NUMBERS = 1000  # in a list; a plan has at most 100 folds
+_WATCH_S = 2.0  # as `watch` does: a look at 1,000 runs takes 0.12 s
+_SHORTEST_S, _LONGEST_S = 0.1, 86_400
 _LONGEST_SEED = 10  # digits: seeds end at 2^31 - 1
 
 
@@ -120,6 +122,20 @@ def positive(text: str) -> int:
     if not _is_number(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{show_value(text)} is not a whole number from 1")
     return int(text)
+
+
+def interval(text: str) -> float:
+    """Seconds from 0.1 to a day."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:  # nan neither
+        raise argparse.ArgumentTypeError(
+            f"{show_value(text)} is not a number of seconds from {_SHORTEST_S:g} to {_LONGEST_S:,} "
+            "(a folder to look at goes before the option)"
+        )
+    return seconds
 
 
 def natural(text: str) -> int:
@@ -475,7 +491,18 @@ def _report_options(command: argparse.ArgumentParser) -> None:
 
 
 def _status_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("where", nargs="?", metavar="OUTPUTS", help="the outputs folder to look at (default: outputs)")
+    option = command.add_argument
+    option("where", nargs="?", metavar="OUTPUTS", help="the outputs folder to look at (default: outputs)")
+    option(
+        "--watch",
+        nargs="?",
+        type=interval,
+        const=_WATCH_S,
+        metavar="SECONDS",
+        help="look again every so many seconds (default: 2) until Ctrl+C, with exit code 0; redrawn in place on a "
+        "terminal, else printed where something has changed; with --json a document a line",
+    )
+    option("--until-done", action="store_true", help="with --watch: end when no run or study is running any more")
 
 
 def _recipes_options(command: argparse.ArgumentParser) -> None:
@@ -567,32 +594,3 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     "doctor": ("what is installed, which devices, what would go wrong, and the fix", "ens doctor --json", _no_options),
 }
 """Every command: its job in a line, one worked example, its options. `ensemble.commands.NAME:run` does the job."""
-
-COMPLETIONS = {
-    "recipe": "recipe",
-    "recipe_name": "recipe",
-    "data": "dataset",
-    "sets": "setting",
-    "searches": "setting",
-    "points": "setting",
-    "study": "study",
-    "warm_from": "study",
-    "predict run": "source",
-    "pack source": "source",
-    "train name": "run",
-    "blend name": "blend_name",
-    "probs": "member",
-    "scored": "scored",
-    "compared": "scored",
-    "reviewed": "reviewed",
-    "reported": "reported",
-    "tta": "view_policy",
-    "method": "method",
-    "metric": "metric",
-}
-"""Where an option's values come from when a shell completes them, by its `dest`, with the command before it where
-commands differ: a function of `ensemble.screen.completion`. Options that name files complete from files, others to
-nothing."""
-
-FILE_METAVARS = ("DIR", "F", "FILE", "SOURCE", "OLD.csv", "OUTPUTS", "STEM")
-"""The placeholders of options that name a file or a folder."""

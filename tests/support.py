@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +70,39 @@ MakeRun = Callable[..., Path]
 """The fixture `make_run`: a member's files in a folder, as training leaves them."""
 Write = Callable[[str, str], None]
 """The fixture `write`: a file of a name with a text, where recipes are looked for."""
+
+
+class Terminal:
+    """Just enough of one: cursor up, erase below, line feeds, wrapping at its width."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self.rows, self.at = columns, [""], 0
+
+    def resize(self, columns: int) -> None:
+        """Wrap what stands there, as terminals do."""
+        self.columns = columns
+        wrapped: list[str] = []
+        for row in self.rows:
+            pieces = [row[start : start + columns] for start in range(0, len(row), columns)] or [""]
+            wrapped += pieces
+        self.rows, self.at = wrapped, len(wrapped) - 1
+
+    def write(self, text: str) -> int:
+        for piece in re.findall(r"\x1b\[\d*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+            if piece == "\n":
+                self.at += 1
+                self.rows += [""] * (self.at + 1 - len(self.rows))
+            elif piece.endswith("A") and piece[0] == "\x1b":
+                self.at -= int(piece[2:-1])
+                assert self.at >= 0, "the cursor left the screen"
+            elif piece == "\x1b[J":
+                self.rows = [*self.rows[: self.at], ""]
+            elif piece[0] not in "\x1b\r":
+                row = self.rows[self.at] + piece
+                pieces = [row[start : start + self.columns] for start in range(0, len(row), self.columns)]
+                self.rows[self.at :] = pieces
+                self.at += len(pieces) - 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""

@@ -87,12 +87,13 @@ def lock_holder(folder: Path) -> LockHolder | None:
     """Which command works in `folder` now; None when none does, whatever a dead process left behind."""
     path = folder / _LOCK_NAME
     try:
-        descriptor = open_own(path, os.O_RDWR)  # not O_CREAT: asking must leave nothing behind
+        # Not O_CREAT: asking must leave nothing behind. Only to read: whoever may not write here may ask as well.
+        descriptor = open_own(path, os.O_RDONLY)
     except OSError:  # none, or something else of that name, which nobody can hold
         return None
     try:
         holder = _read_holder(descriptor)
-        if not try_lock(descriptor, wait=False):
+        if not try_lock(descriptor, wait=False, shared=True):  # shared: two who ask at once are no holders
             return holder or LockHolder(0, "an unknown host")
         is_elsewhere = holder is not None and holder.host != socket.gethostname()
         return holder if is_elsewhere and time.time() - os.fstat(descriptor).st_mtime < _BELIEVED_S else None
@@ -170,8 +171,8 @@ def _acquire(path: Path, wait: bool) -> int | None:
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    def try_lock(descriptor: int, wait: bool) -> bool:
-        """Lock a byte far behind the holder's note, so that the note stays readable."""
+    def try_lock(descriptor: int, wait: bool, *, shared: bool = False) -> bool:
+        """Lock a byte far behind the holder's note, so that the note stays readable; `shared` is unknown here."""
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
@@ -181,11 +182,11 @@ if sys.platform == "win32":  # pragma: no cover
 else:
     import fcntl
 
-    def try_lock(descriptor: int, wait: bool) -> bool:
-        """Take the kernel's lock on an open file; False when another open file has it."""
+    def try_lock(descriptor: int, wait: bool, *, shared: bool = False) -> bool:
+        """Take the kernel's lock on an open file, alone or with others who want it `shared`; False when it is taken."""
         # flock, not lockf: POSIX locks go as soon as the process closes any other descriptor of the file
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
         return True

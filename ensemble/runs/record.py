@@ -27,10 +27,10 @@ from ensemble.core.run import FoldKey, RunRecord, now
 from ensemble.errors import InputError
 from ensemble.recipe.chosen_views import RunViews
 from ensemble.recipe.recipe import differing_keys
+from ensemble.runs.fold_progress import EVENTS_NAME
 from ensemble.runs.request import RunRequest
 
 _SHOWN = 5  # changed rows in a message, as of a finding
-EVENTS_NAME = "events.jsonl"
 _PACKAGES = ("ens", "torch", "timm", "albumentations", "ttach", "numpy", "scikit-learn", "opencv-python-headless")
 
 

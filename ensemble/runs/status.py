@@ -10,10 +10,11 @@ import os
 import re
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ensemble.blending.blend import load_blend
 from ensemble.core.complaints import counted
@@ -21,6 +22,7 @@ from ensemble.core.files import canonical_json
 from ensemble.core.locks import lock_holder
 from ensemble.core.metrics import is_greater_better
 from ensemble.core.notebook import NotebookValue, check_arguments
+from ensemble.core.records import Record
 from ensemble.core.run import (
     SETTINGS,
     Asked,
@@ -30,11 +32,13 @@ from ensemble.core.run import (
     is_seed_of,
     load_fold,
     load_looks,
+    looks_path,
     verify_files,
 )
 from ensemble.core.text import natural_key
 from ensemble.errors import InputError
 from ensemble.recipe.find import shown_path
+from ensemble.runs.fold_progress import EVENTS_NAME, FoldProgress, folds_in_progress
 from ensemble.runs.study_record import load_study_record, load_trial_record
 
 if TYPE_CHECKING:
@@ -58,9 +62,9 @@ _COLUMNS = (
 _TO_CONTINUE = ("failed", "interrupted", "partial")
 _WORST_FIRST = (*_TO_CONTINUE, "running", "complete")
 _SMALL = 1 << 20  # bytes that are hashed in a millisecond
-_TAIL = 8192  # bytes: the last line of a log, with room for a long one
+_TICK_NS = 2_000_000_000  # the coarsest times of a file system in use (FAT)
+_RESTLESS = (".lock", EVENTS_NAME)  # touched every few seconds, and written at every epoch: read anew each time
 _CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # module:function anywhere in a word; its schema would cost 60 ms
-_EPOCH = re.compile(rb"epoch (\d+)\b")  # bytes: half a character at the cut must not matter
 
 
 class Status(NotebookValue, dict[str, Any]):
@@ -90,18 +94,105 @@ def status(outputs: Path | str = "outputs") -> Status:
     `seeds`: which runs differ in the seed alone, and what they have together. `scored`: how often test labels were
     looked at.
     """
-    outputs = Path(outputs)
-    if not outputs.is_dir():
-        raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
-    runs = sorted((_run(folder) for folder in find_runs(outputs)), key=_rank)
-    return Status(
-        outputs=str(outputs),
-        runs=runs,
-        seeds=seed_groups(runs),
-        studies=[_study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
-        blends=[_blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
-        scored=_looks(outputs),
-    )
+    return StatusReader(Path(outputs)).read()
+
+
+_Stamp = tuple[tuple[Any, ...], ...]
+_Value = TypeVar("_Value")
+
+
+class StatusReader:
+    """Looks at one outputs folder again and again, and reads only what has changed since the last time, by `stat`.
+
+    What is stamped: every file directly in the folder of a run or blend, the folders of folds, the records of studies
+    and trials. A file inside of a fold that is overwritten in place is seen by a new reader only: to look at each of
+    them at every refresh would be ten times the calls of the file system.
+    """
+
+    def __init__(self, outputs: Path) -> None:
+        self._outputs = outputs
+        self._kept: dict[str, tuple[_Stamp | None, Any]] = {}
+        self._seen: dict[str, tuple[_Stamp | None, Any]] = {}
+
+    def read(self) -> Status:
+        """What `status` returns, as of now."""
+        outputs = self._outputs
+        if not outputs.is_dir():
+            raise InputError(f"{outputs}: no such folder; `ens train` makes it, --outputs names another")
+        self._seen = {}
+        runs = sorted(filter(None, map(self._run, find_runs(outputs))), key=_rank)
+        report = Status(
+            outputs=str(outputs),
+            runs=runs,
+            seeds=seed_groups(runs),
+            studies=[self._study(path) for path in sorted(outputs.glob("studies/*/study.json"))],
+            blends=[self._blend(path) for path in sorted(outputs.glob("blends/*/blend.json"))],
+            scored=self._known(looks_path(outputs), _stamp, lambda path: _looks(outputs)),
+        )
+        self._kept = self._seen  # what is gone is forgotten
+        return report
+
+    def _known(self, path: Path, stamp_of: Callable[[Path], _Stamp], read: Callable[[Path], _Value]) -> _Value:
+        """What was read before, if its stamp is the same, else `read(path)`."""
+        stamp: _Stamp | None = stamp_of(path)  # before it is read: a change meanwhile shows the next time
+        before, value = self._kept.get(str(path), (None, None))
+        if before is None or before != stamp:
+            # As in git's index: what was changed just now may be changed again without another time.
+            is_young = any(time.time_ns() - when < _TICK_NS for *_, when in stamp or ())
+            value, stamp = read(path), None if is_young else stamp
+        self._seen[str(path)] = stamp, value
+        return cast(_Value, value)
+
+    def _run(self, folder: RunFolder) -> dict[str, Any] | None:
+        """A run's record with its state as of now; None for one that was moved away meanwhile. A broken record is
+        reported, not raised, so that others are shown."""
+        try:
+            record, problems = self._known(folder.path, _stamp_of_all, _load_run)
+        except FileNotFoundError:
+            return None
+        if record is None:
+            return _unreadable("run", folder.path, problems)
+        return _run(folder, record, problems)
+
+    def _study(self, path: Path) -> dict[str, Any]:
+        places = sorted(path.parent.glob("trial-*/trial.json"), key=lambda place: natural_key(str(place)))
+        trials = [self._known(place, _stamp, _loaded(load_trial_record)) for place in places]
+        return _study(path, self._known(path, _stamp, _loaded(load_study_record)), trials)
+
+    def _blend(self, path: Path) -> dict[str, Any]:
+        return self._known(path.parent, _stamp_of_all, lambda folder: _blend(path))
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What a file's change would change; empty where there is none. The last is the time of the latest change."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return ()
+    return ((about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns),)
+
+
+def _stamp_of_all(folder: Path) -> _Stamp:
+    """The stamps of all that lies directly in a folder, but for what changes while nothing else does."""
+    stamps = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name not in _RESTLESS:
+                about = entry.stat(follow_symlinks=False)
+                stamps.append((entry.name, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+    return tuple(sorted(stamps))
+
+
+def _loaded(load: Callable[[Path], Record]) -> Callable[[Path], Record | str]:
+    """`load`, with what is wrong with a file in place of its record."""
+
+    def read(path: Path) -> Record | str:
+        try:
+            return load(path)
+        except (InputError, FileNotFoundError) as error:
+            return str(error)
+
+    return read
 
 
 def seed_groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -236,14 +327,18 @@ def _looks(outputs: Path) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: entry["last"], reverse=True)
 
 
-def _run(folder: RunFolder) -> dict[str, Any]:
-    """A run's record with its state as of now; a broken record is reported, not raised, so that others are shown."""
+def _load_run(path: Path) -> tuple[Record, list[str]] | tuple[None, list[str]]:
+    """A run's record, and which of its files are lost; without a record, why."""
+    folder = RunFolder(path)
     try:
-        record, problems = folder.load_record(), ["run.json"]
+        record = folder.load_record()
     except InputError as error:
-        record, problems = None, list(error.messages)
-    if record is None:
-        return _unreadable("run", folder.path, problems)
+        return None, list(error.messages)
+    return (None, ["run.json"]) if record is None else (record, _lost(folder, record))
+
+
+def _run(folder: RunFolder, record: Record, lost: Sequence[str]) -> dict[str, Any]:
+    """A run's record with its state as of now."""
     holder = lock_holder(folder.path)
     now = "running" if holder is not None else "interrupted" if record["state"] == "running" else str(record["state"])
     missing = []
@@ -259,45 +354,12 @@ def _run(folder: RunFolder) -> dict[str, Any]:
         "path": str(folder.path),
         "state": now,
         "verified": record.is_verified,
-        "missing": [*missing, *_lost(folder, record)],
+        "missing": [*missing, *lost],
     }
     if holder is not None:
-        report.update(process=str(holder), progress=_folds_in_progress(folder, record))
+        progress = [fold.plain() for fold in folds_in_progress(folder, record)]
+        report.update(process=str(holder), progress=progress)
     return report
-
-
-def _folds_in_progress(run: RunFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`fold, repeat, epoch, epochs` of each fold being trained; `epoch` counts finished ones."""
-    repeats = record["folds"]["repeats"]
-    return [
-        {
-            "fold": state["fold"],
-            "repeat": state["repeat"],
-            "epoch": _finished_epochs(run.fold_path(FoldKey(state["repeat"], state["fold"]), repeats)),
-            "epochs": record["recipe"]["train"]["epochs"],
-        }
-        for state in record["fold_states"]
-        if state["state"] == "running"
-    ]
-
-
-def _finished_epochs(folder: Path) -> int:
-    """From the last line of the history, else of the log, that names one; 0 before the first."""
-    rows = _tail(folder / "history.csv").rsplit(b"\n", 2)  # what follows the last newline may be half a row
-    if len(rows) > 1 and rows[-2].split(b",")[0].isdigit():
-        return int(rows[-2].split(b",")[0])
-    epochs = _EPOCH.findall(_tail(folder / "log.txt"))
-    return int(epochs[-1]) if epochs else 0
-
-
-def _tail(path: Path) -> bytes:
-    """The end of a file that may be growing; nothing if there is none."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
-            return stream.read(_TAIL)
-    except OSError:
-        return b""
 
 
 def _lost(folder: RunFolder, record: Mapping[str, Any]) -> list[str]:
@@ -356,21 +418,14 @@ def _unreadable(kind: str, folder: Path, problems: Sequence[str]) -> dict[str, A
     return {kind: folder.name, **about}
 
 
-def _study(path: Path) -> dict[str, Any]:
+def _study(path: Path, record: Record | str, loaded: Sequence[Record | str]) -> dict[str, Any]:
     """A study's record with its state as of now, and how many of its trials are done."""
-    trials, missing = [], []
-    for place in sorted(path.parent.glob("trial-*/trial.json"), key=lambda place: natural_key(str(place))):
-        try:
-            trials.append(load_trial_record(place))
-        except (InputError, FileNotFoundError) as error:
-            missing.append(str(error))
+    trials = [trial for trial in loaded if not isinstance(trial, str)]
+    missing = [trial for trial in loaded if isinstance(trial, str)]
     states = [trial["state"] for trial in trials]
-    counts = {"all": len(trials) + len(missing)}
-    counts |= {state: states.count(state) for state in ("complete", "stopped", "failed")}
-    try:
-        record = load_study_record(path)
-    except (InputError, FileNotFoundError) as error:
-        return _unreadable("study", path.parent, [str(error), *missing]) | {"trials": counts}
+    counts = {"all": len(loaded)} | {state: states.count(state) for state in ("complete", "stopped", "failed")}
+    if isinstance(record, str):
+        return _unreadable("study", path.parent, [record, *missing]) | {"trials": counts}
     holder = lock_holder(path.parent)
     now = "running" if holder is not None else "complete" if record["ended"] else "interrupted"
     under_way = [trial["number"] for trial in trials if trial["state"] == "running"]
@@ -388,8 +443,33 @@ def _study(path: Path) -> dict[str, Any]:
         "missing": missing,
     }
     if holder is not None:
-        report.update(process=str(holder), under_way=under_way)
+        progress = [
+            {"trial": trial["number"], **fold.plain()}
+            for trial in trials
+            if trial["state"] == "running"
+            for fold in _folds_of_trial(path.parent / f"trial-{trial['number']}")
+        ]
+        report.update(process=str(holder), under_way=under_way, progress=progress, so_far=_best_so_far(record, trials))
     return report
+
+
+def _folds_of_trial(folder: Path) -> list[FoldProgress]:
+    """The folds of a trial that train now; whoever works on a study holds the study's lock."""
+    run = RunFolder(folder)
+    try:
+        record = run.load_record()
+    except InputError:
+        record = None
+    return [] if record is None else folds_in_progress(run, record)
+
+
+def _best_so_far(study: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """`number` and `value` of the best trial that is complete: `best` of a study is written when it ends."""
+    done = [trial for trial in trials if trial["state"] == "complete" and trial["value"] is not None]
+    if not done:
+        return None
+    best = (max if study["greater_is_better"] else min)(done, key=lambda trial: trial["value"])
+    return {"number": best["number"], "value": best["value"]}
 
 
 def _blend(path: Path) -> dict[str, Any]:

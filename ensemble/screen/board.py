@@ -10,8 +10,9 @@ from __future__ import annotations
 import heapq
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TextIO
 
 from ensemble.core.complaints import counted
@@ -111,9 +112,9 @@ _SHOWN_IN_TABLE = frozenset(
     ["queued", "fold-kept", "fold-started", "epoch", "fold-finished", "merged", "preparing", "scanning", "decoding"]
 )
 
-_ROOM = {2: 8, 3: 6, 5: 8, 7: 9}  # columns that would else grow as the folds come along
+_ROOM = {"epoch": 8, "loss": 6, "images/s": 8, "left": 9}  # columns that would else grow as the folds come along
 
-_LEFT = (0, 2)  # the others stand to the right
+_LEFT = frozenset({0, 2})  # the others stand to the right
 
 FoldId = tuple[str, int, int]
 
@@ -182,7 +183,7 @@ class Board:
         for row in shown:
             cells.append(self._cells(row, now))
             styles.append({"done": "green", "failed": "red", "waiting": "dim"}.get(row.state, ""))
-        table = _aligned(cells, columns)
+        table = aligned(_without_empty(cells, "data wait"), columns, _DROPPED_FIRST, _LEFT, _ROOM)
         errors = {number: row.error for number, row in enumerate(shown, start=1) if row.error is not None}
         for number, error in errors.items():
             name = clip(shown[number - 1].name, _LONGEST_NAME)
@@ -305,22 +306,37 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _aligned(cells: list[list[str]], columns: int) -> list[str]:
-    """Rows as text, the first column to the left; columns that a narrow terminal can do without are left out."""
+def _without_empty(cells: list[list[str]], name: str) -> list[list[str]]:
+    """The table without a column in which nothing stands; one of the last, so that the numbers of others stay."""
+    column = cells[0].index(name)
+    if any(row[column] for row in cells[1:]):
+        return cells
+    return [[*row[:column], *row[column + 1 :]] for row in cells]
+
+
+def aligned(
+    cells: Sequence[Sequence[str]],
+    columns: int,
+    dropped_first: Sequence[str],
+    left: Container[int] = (0,),
+    room: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
+    """Rows as text, the first with the headers; columns that a narrow terminal can do without are left out.
+
+    `left`: the numbers of columns that stand to the left. `room`: the least width of a column, by its header.
+    """
     widths = [
-        max(_ROOM.get(column, 0), *(display_width(row[column]) for row in cells)) for column in range(len(cells[0]))
+        max(room.get(name, 0), *(display_width(row[column]) for row in cells)) for column, name in enumerate(cells[0])
     ]
-    kept = [
-        column for column, name in enumerate(cells[0]) if name != "data wait" or any(row[column] for row in cells[1:])
-    ]
-    for name in _DROPPED_FIRST:
+    kept = list(range(len(widths)))
+    for name in dropped_first:
         if sum(widths[column] + 2 for column in kept) <= columns:
             break
         kept = [column for column in kept if cells[0][column] != name]
 
-    def padded(row: list[str], column: int) -> str:
+    def padded(row: Sequence[str], column: int) -> str:
         gap = " " * (widths[column] - display_width(row[column]))
-        return row[column] + gap if column in _LEFT else gap + row[column]
+        return row[column] + gap if column in left else gap + row[column]
 
     return ["  ".join(padded(row, column) for column in kept).rstrip() for row in cells]
 
@@ -355,6 +371,11 @@ class LiveArea:
         self._widths: list[int] = []
         self._columns = 0
         self._is_gone = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the terminal was closed."""
+        return self._is_gone
 
     def draw(self, lines: Sequence[Line]) -> None:
         """Show these lines instead of those that are shown; nothing is written when they are the same."""

@@ -12,6 +12,35 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+COMPLETIONS = {
+    "recipe": "recipe",
+    "recipe_name": "recipe",
+    "data": "dataset",
+    "sets": "setting",
+    "searches": "setting",
+    "points": "setting",
+    "study": "study",
+    "warm_from": "study",
+    "predict run": "source",
+    "pack source": "source",
+    "train name": "run",
+    "blend name": "blend_name",
+    "probs": "member",
+    "scored": "scored",
+    "compared": "scored",
+    "reviewed": "reviewed",
+    "reported": "reported",
+    "tta": "view_policy",
+    "method": "method",
+    "metric": "metric",
+}
+"""Where an option's values come from when a shell completes them, by its `dest`, with the command before it where
+commands differ: a `complete_…` of this module. Options that name files complete from files, others to
+nothing."""
+
+FILE_METAVARS = ("DIR", "F", "FILE", "SOURCE", "OLD.csv", "OUTPUTS", "STEM")
+"""The placeholders of options that name a file or a folder."""
+
 
 def complete(parser: argparse.ArgumentParser, kinds: Mapping[str, str], file_metavars: Collection[str]) -> None:
     """Answer the shell, and end this process. `eval "$(register-python-argcomplete ens)"` makes a shell ask.

@@ -34,11 +34,15 @@ class ShownTable:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A command's result: `document` is what `--json` prints, `shown` (lines and tables) what a person sees."""
+    """A command's result: `document` is what `--json` prints, `shown` (lines and tables) what a person sees.
+
+    `was_printed`: by the command itself, as it came; nothing is left to print.
+    """
 
     document: dict[str, Any]
     shown: Sequence[str | ShownTable] = field(default_factory=tuple)
     exit_code: int = 0
+    was_printed: bool = False
 
 
 def shown_score(value: float | None) -> str:
@@ -94,6 +98,8 @@ def same_command(words: Sequence[str], *, without_folds: bool = False) -> str:
 
 def shown(outcome: Outcome, *, as_json: bool) -> str:
     """A command's result as it is printed: its document, or its lines and tables."""
+    if outcome.was_printed:
+        return ""
     if as_json:
         return visible_json(json.dumps(outcome.document, indent=2, ensure_ascii=False, allow_nan=False))
     return "\n".join(
@@ -140,7 +146,7 @@ def _table_text(table: ShownTable) -> str:
     columns = len(table.headers)
     grid = Table.grid(padding=(0, 2, 0, 0))
     for column in range(columns):
-        grid.add_column(justify="right" if _is_numeric_column(table, column) else "left", no_wrap=True)
+        grid.add_column(justify="right" if is_numeric_column(table, column) else "left", no_wrap=True)
     grid.add_row(*(Text(header, style="bold") for header in table.headers))
     grid.add_row(*[Rule(characters="-", style="none")] * columns)
     for row in table.rows:
@@ -159,7 +165,7 @@ def _color_system() -> Literal["standard"] | None:
     return None if plain else "standard"
 
 
-def _is_numeric_column(table: ShownTable, column: int) -> bool:
+def is_numeric_column(table: ShownTable, column: int) -> bool:
     """Whether the column's cells start like numbers; empty cells and dashes don't count."""
     cells = [row[column] for row in table.rows if row[column].strip(" -")]
     return bool(cells) and all(cell.lstrip("+-").startswith(tuple("0123456789")) for cell in cells)

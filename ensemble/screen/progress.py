@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from ensemble.core.text import visible
 from ensemble.screen.board import Board, LiveArea, event_line
@@ -30,11 +30,25 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Mapping[str, A
     """A listener for events of runs and studies, for the block."""
     if arguments.quiet:
         yield lambda event: None
-    elif sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+    elif may_redraw(sys.stderr):
         with _live_table() as listener:
             yield listener
     else:
         yield _Lines()
+
+
+def may_redraw(stream: TextIO) -> bool:
+    """Whether lines may be drawn again in place: on a terminal that can, unless plain text is asked for."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def terminal_size(stream: TextIO) -> os.terminal_size:
+    """The size of the terminal on a stream, since others may be files; one that does not say is taken for usual."""
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        columns, lines = 0, 0
+    return os.terminal_size((columns or _USUAL[0], lines or _USUAL[1]))
 
 
 def with_progress(verb: Verb) -> Verb:
@@ -123,11 +137,11 @@ class _Lines:
 @contextmanager
 def _live_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """The table, drawn at every event and twice a second; it goes when the block ends, what it kept above it stays."""
-    board, area = Board(), LiveArea(sys.stderr, _terminal_size)
+    board, area = Board(), LiveArea(sys.stderr, lambda: terminal_size(sys.stderr))
     lock, is_over = threading.Lock(), threading.Event()  # events come from another thread than the clock's
 
     def draw() -> None:
-        size = _terminal_size()
+        size = terminal_size(sys.stderr)
         area.draw(board.frame(time.monotonic(), size.columns, size.lines - 1))
 
     def listen(event: Mapping[str, Any]) -> None:
@@ -150,12 +164,3 @@ def _live_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
         is_over.set()
         ticker.join()
         area.draw([])  # the table gives way to the final one on stdout
-
-
-def _terminal_size() -> os.terminal_size:
-    """The size of the terminal on stderr, since stdout may be a file; one that does not say is taken for usual."""
-    try:
-        columns, lines = os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError):
-        columns, lines = 0, 0
-    return os.terminal_size((columns or _USUAL[0], lines or _USUAL[1]))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ensemble.cli import build_parser
-from ensemble.cli_options import COMPLETIONS, FILE_METAVARS
 from ensemble.screen import completion
+from ensemble.screen.completion import COMPLETIONS, FILE_METAVARS
 
 
 def offered(line: str, folder: Path) -> list[str]:

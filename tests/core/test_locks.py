@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.core.locks import LockHolder, folder_lock, lock_holder
+from ensemble.core.locks import LockHolder, folder_lock, lock_holder, try_lock
 from ensemble.errors import InputError
 
 HOLD = """
@@ -58,6 +58,19 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> 
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no shared locks")
+def test_two_who_ask_at_once_do_not_take_each_other_for_the_holder(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.kill()
+    process.communicate()
+    descriptor = os.open(tmp_path / ".lock", os.O_RDONLY)
+    try:
+        assert try_lock(descriptor, wait=False, shared=True)
+        assert lock_holder(tmp_path) is None
+    finally:
+        os.close(descriptor)
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:

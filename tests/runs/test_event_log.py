@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.runs.record import EVENTS_NAME, add_event
+from ensemble.runs.fold_progress import EVENTS_NAME
+from ensemble.runs.record import add_event
 
 
 def test_events_are_read_as_they_were_added_each_with_its_time(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_run_that_another_process_trains_shows_how_far_each_fold_is(outputs: P
         run = next(run for run in status(outputs)["runs"] if run["run"] == "worst")
         assert run["state"] == "running"
         assert run["process"].startswith(f"process {os.getpid()} on ")
-        assert run["progress"] == [
+        assert [{key: fold[key] for key in ("fold", "repeat", "epoch", "epochs")} for fold in run["progress"]] == [
             {"fold": 0, "repeat": 0, "epoch": 1, "epochs": 2},
             {"fold": 1, "repeat": 0, "epoch": 2, "epochs": 2},
         ]
