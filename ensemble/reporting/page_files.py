@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,9 @@ class PageLinks:
 
 
 def _file_name(place: str) -> str:
-    parts = Path(place).parts[-2:] if Path(place).name.startswith("trial-") else Path(place).parts[-1:]
-    kept = "-".join(parts).split("=")[0]
-    return "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in kept)[:100] or "page"
+    """A place's last name as a file's; one that loses letters gets a short hash, so that no two names share a page."""
+    path = Path(place.partition("=")[0])
+    name = "-".join(path.parts[-2:]) if path.name.startswith("trial-") else path.name
+    name = name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".csv")
+    kept = "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in name)[:100]
+    return kept if kept == name and kept else f"{kept or 'page'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

@@ -100,7 +100,7 @@ def report(
 
 
 def _follow(write: Callable[[int | None], WrittenReport], kind: str, place: Path, on_event: OnEvent) -> WrittenReport:
-    """Write the page whenever something changed, until nothing works on it any more; a last time without reloading."""
+    """Write the page whenever something changed until nothing works on it, or Ctrl+C; then without reloading."""
     seen: object = None
     is_first = True
     try:
@@ -114,9 +114,8 @@ def _follow(write: Callable[[int | None], WrittenReport], kind: str, place: Path
                 is_first = False
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
-        if not is_first:
-            write(None)  # else the page would reload itself for ever
-        raise
+        if is_first:
+            raise
     return write(None)
 
 
@@ -202,6 +201,8 @@ def find_subjects(words: Sequence[str], outputs: Path, folder: Path) -> tuple[st
 
 def _subject(word: str, outputs: Path, folder: Path) -> tuple[str, str]:
     """What a word names: a path before a name, and a run before a blend, a study or a dataset of the same name."""
+    if not word.strip():
+        raise InputError("an empty name: give a run, a blend, a study or a dataset, or no name at all for an index")
     path = Path(word)
     near = path.parent if path.suffix == ".npy" or path.name in _RECORDS else path
     is_name = not path.is_absolute() and ".." not in path.parts
