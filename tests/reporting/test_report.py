@@ -1,4 +1,4 @@
-"""`ens report`: which page a name asks for, what is refused before a byte is written, a page that follows a training."""
+"""`ens report`: which page a name asks for, what is refused before a byte is written, pages that follow a training."""
 
 from __future__ import annotations
 
