@@ -42,8 +42,10 @@ bench: setup ## run every benchmark of tools/bench/
 wheel-check: setup ## build the wheel, install it elsewhere and use it
 	@$(VENV_PYTHON) tools/wheel_check.py
 
-docs: setup ## renew the generated parts of docs/
+docs: setup ## renew the generated parts of docs/, and their pictures
 	@$(VENV_PYTHON) tools/make_docs.py
+	@$(VENV_PYTHON) tools/make_pictures.py
+	@$(VENV_PYTHON) tools/page_pictures.py
 
 pins: ## renew constraints.txt
 	@$(PYTHON) tools/renew_pins.py

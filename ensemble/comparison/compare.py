@@ -490,7 +490,7 @@ def _text(item: Mapping[str, Any], metric: str) -> str:
     numbers = f"{item['difference']:+.4f} {metric} (95 %: {low:+.4f} to {high:+.4f})"
     if item["verdict"] != "can't be told":
         return f"{item['second']} is {item['verdict']} than {item['first']}: {numbers}"
-    return f"{names}: can't be told: {numbers}; {_what_would_tell(item)}"
+    return f"whether {item['second']} is better than {item['first']} can't be told: {numbers}; {_what_would_tell(item)}"
 
 
 def _what_would_tell(item: Mapping[str, Any]) -> str:

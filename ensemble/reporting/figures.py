@@ -249,7 +249,8 @@ def curves(
     thinned = [(curve, *_thinned(curve, most)) for curve in series]
     across = Scale.of([x for _, xs, _ in thinned for x in xs.tolist()], _LEFT, WIDTH - _RIGHT)
     up = Scale.of([y for _, _, ys in thinned for y in ys.tolist()], _TOP + _PLOT, _TOP + 8, is_log=y_log)
-    parts = _frame(across, up, x_label, y_label)
+    is_counted = all(float(x).is_integer() for _, xs, _ in thinned for x in xs.tolist())  # epochs: none at 0.5
+    parts = _frame(across, up, x_label, y_label, least=1.0 if is_counted else 0.0)
     if best is not None and math.isfinite(best):
         parts.append(line([(across(best), _TOP), (across(best), _TOP + _PLOT)], "s6 dash"))
     kinds = list(dict.fromkeys(curve.kind for curve in series))
@@ -282,7 +283,7 @@ def steps(
     up = Scale.of(
         [*known, *(value for value in best_so_far if math.isfinite(value))], _TOP + _PLOT, _TOP + 8, margin=0.04
     )
-    parts = _frame(across, up, "trial", "score")
+    parts = _frame(across, up, "trial", "score", least=1.0)
     places: list[tuple[float, float]] = []
     for number, value in zip(numbers, best_so_far, strict=True):
         if math.isfinite(value):
@@ -502,11 +503,13 @@ def _score(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3e}"
 
 
-def _frame(across: Scale, up: Scale, x_label: str, y_label: str, *, ticks: bool = True) -> list[str]:
-    """Both axes with their ticks and names."""
+def _frame(
+    across: Scale, up: Scale, x_label: str, y_label: str, *, ticks: bool = True, least: float = 0.0
+) -> list[str]:
+    """Both axes with their ticks, at least `least` apart along the bottom, and names."""
     parts = [axis(f"M{_LEFT},{_TOP} V{_TOP + _PLOT} H{WIDTH - _RIGHT}")]
     if ticks:
-        marks = across.ticks(8)
+        marks = across.ticks(8, least)
         step = marks[1] - marks[0] if len(marks) > 1 and not across.is_log else 0.0
         for tick in marks:
             words = tick_text(tick, step)

@@ -310,8 +310,8 @@ class Scale:
         share = 0.0 if math.isnan(share) else min(max(share, 0.0), 1.0)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round values to mark: 1, 2 or 5 times a power of ten."""
+    def ticks(self, most: int = 6, least: float = 0.0) -> list[float]:
+        """Round values to mark: 1, 2 or 5 times a power of ten, at least `least` apart."""
         if self.is_log:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for factors in ((1,), (1, 3), (1, 2, 5)):  # more marks within a power where there are few powers
@@ -321,7 +321,7 @@ class Scale:
                     return marks[:: math.ceil(len(marks) / most)]
             return [self.low, self.high]
         span = self.high - self.low
-        raw = span / most
+        raw = max(span / most, least)
         if not math.isfinite(raw) or raw <= 0:
             return [self.low]
         power = 10.0 ** math.floor(math.log10(raw))

@@ -14,6 +14,7 @@ from browser import Browser
 from ensemble.core.locks import folder_lock
 from ensemble.core.records import save_record
 from ensemble.reporting.page import BUDGET, Cell, Code, Drawing, Grid, Page, Pictures, ReportJob, Text, render
+from ensemble.reporting.page_files import page_name
 from ensemble.reporting.report import report
 from ensemble.reporting.study_page import study_page
 from ensemble.tuning.trials import FoldNote, Trial, save_trial
@@ -306,13 +307,13 @@ def test_a_trial_leads_to_its_page_from_wherever_the_page_is_written(
     outputs = tmp_path / "outputs"
     path = make_study(outputs, make_trials(2), name)
     (outputs / "reports").mkdir()
-    kept = "".join(letter if letter.isalnum() else "-" for letter in name)
-    (outputs / "reports" / f"run-{kept}-trial-1.html").write_text("page", encoding="utf-8")
+    file_name = page_name("run", [str(path / "trial-1")])
+    (outputs / "reports" / f"{file_name}.html").write_text("page", encoding="utf-8")
     for file in (outputs / "reports" / "study.html", tmp_path / "deep er" / "study.html"):
         page = study_page([str(path)], ReportJob(outputs, tmp_path, Pictures(1), page=file))
         links = {shown(row[0]): row[0].href for row in grid(page, "trials").rows if isinstance(row[0], Cell)}
         assert links["0"] is None and links["1"] is not None
-        assert (file.parent / unquote(links["1"])).resolve() == outputs / "reports" / f"run-{kept}-trial-1.html"
+        assert (file.parent / unquote(links["1"])).resolve() == outputs / "reports" / f"{file_name}.html"
 
 
 def test_a_thousand_trials_of_thirty_parameters_fit_the_budget(tmp_path: Path) -> None:
