@@ -7,11 +7,13 @@ at the spread of absolute shares, in which a rare class hardly counts; here each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -53,6 +55,8 @@ def _with_sizes(counts: csr_array, sizes: npt.NDArray[Any]) -> csr_array:
     rows = np.concatenate([coo.row, np.arange(groups)])
     columns = np.concatenate([coo.col, np.full(groups, classes)])
     values = np.concatenate([coo.data, sizes]).astype(np.float64)
+    from scipy.sparse import csr_array
+
     matrix = csr_array((values, (rows, columns)), shape=(groups, classes + 1))
     matrix.sum_duplicates()
     matrix.sort_indices()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -97,7 +95,8 @@ def join_clusters(*clusterings: Integers) -> Integers:
     links = [np.unique(numbers, return_index=True, return_inverse=True) for numbers in clusterings]
     left = np.concatenate([rows for _ in links])
     right = np.concatenate([first[inverse] for _, first, inverse in links])
-    return _numbered_by_first(rows.copy(), rows, _components(len(rows), left, right))
+    is_link = left != right
+    return _numbered_by_first(rows.copy(), rows, _components(len(rows), left[is_link], right[is_link]))
 
 
 def near_pairs(hashes: Hashes, distance: int) -> tuple[Integers, Integers]:
@@ -167,6 +166,11 @@ def _ranks(counts: Integers) -> Integers:
 
 def _components(size: int, left: Integers, right: Integers) -> Integers:
     """The component of each node of a graph."""
+    if not len(left):
+        return np.arange(size)
+    from scipy.sparse import coo_array  # a tenth of a second that a run with nothing to do need not pay
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from ensemble.core.complaints import counted
 from ensemble.core.files import canonical_json, sha256_text
@@ -25,6 +24,11 @@ from ensemble.data.duplicates import join_clusters
 from ensemble.data.table import Table
 from ensemble.errors import InputError
 from ensemble.recipe.parts import FoldsPart
+
+if TYPE_CHECKING:
+    from scipy.sparse import (
+        csr_array,
+    )  # where it is made it is imported: a tenth of a second that most commands need not pay
 
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -98,6 +102,8 @@ def _counts(groups: Integers, features: Sequence[Labels]) -> csr_array:
     groups_of = np.tile(groups, len(features))
     numbers = np.concatenate(features)
     shape = (int(groups.max()) + 1, int(numbers.max()) + 1)
+    from scipy.sparse import csr_array
+
     return csr_array((np.ones(len(numbers)), (groups_of, numbers)), shape=shape)
 
 
@@ -106,6 +112,8 @@ def _set_counts(groups: Integers, labels: Labels) -> csr_array:
     whole = np.column_stack([labels, ~labels.any(axis=1)])
     row, column = np.nonzero(whole)
     shape = (int(groups.max()) + 1, whole.shape[1])
+    from scipy.sparse import csr_array
+
     return csr_array((np.ones(len(row)), (groups[row], column)), shape=shape)
 
 
