@@ -211,6 +211,14 @@ def _workplace_options(command: argparse.ArgumentParser) -> None:
     )
     option("--allow-code", action="store_true", help="run code that a recipe from outside this directory names")
     _engine_option(option)
+    option(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what each job of --engine slurm asks for, as `sbatch --KEY=VALUE`: partition, time, mem, gpus, "
+        "cpus-per-task …; again for more (ENS_SLURM holds several)",
+    )
 
 
 def _engine_option(option: Callable[..., object]) -> None:
@@ -246,6 +254,11 @@ def _train_options(command: argparse.ArgumentParser) -> None:
         "(default: the recipe's)",
     )
     option("--name", metavar="RUN", help="name of the one run's folder (default: the recipe's name)")
+    option(
+        "--detach",
+        action="store_true",
+        help="with --engine slurm: end once all folds are sent; the same command without it takes them up",
+    )
     option("--fresh", action="store_true", help="move an existing run of this name aside and start anew")
     option(
         "--log",

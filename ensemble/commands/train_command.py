@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ensemble.core.complaints import counted
 from ensemble.core.records import optimism_lines
 from ensemble.core.run import FoldKey
 from ensemble.engine.task import log_end
@@ -45,7 +46,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         allow_code=arguments.allow_code,
         log=tuple(dict.fromkeys(log)),
         workplace=Workplace(
-            arguments.engine, arguments.workers, arguments.gpus, arguments.per_gpu, arguments.hang_timeout
+            arguments.engine,
+            arguments.workers,
+            arguments.gpus,
+            arguments.per_gpu,
+            arguments.hang_timeout,
+            arguments.slurm,
+            arguments.detach,
         ),
         outputs=arguments.outputs,
         folder=arguments.folder,
@@ -125,6 +132,12 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
         if names:
             lines.append(f"{item.state}: {item.record['run']}: {names}; what is finished is kept")
     lines += optimism_lines({item.record["run"]: why_optimistic(item.record) for item in trained})
+    if any(item.left for item in trained):
+        jobs = [job for item in trained for job in item.left]
+        lines.append(
+            f"sent: {counted(len(jobs), 'fold')} as Slurm's jobs {', '.join(jobs[:8])}{' …' if jobs[8:] else ''}"
+        )
+        return [*lines, f"to follow them and to merge: {same_command(arguments.words)}"]
     if any(item.state != "complete" for item in trained):
         # Without a failure a run is partial because of --folds; without that option the same command trains the rest.
         is_failed = any(item.state == "failed" for item in trained)

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 ENGINES: dict[str, tuple[str, str]] = {
     "local": ("ensemble.engine.local:LocalEngine", "each fold in a process of its own"),
+    "slurm": (
+        "ensemble.engine.slurm:SlurmEngine",
+        "each fold as a job of a Slurm cluster; --slurm says what it asks for",
+    ),
     "inline": ("ensemble.engine.scheduler:InlineEngine", "one after the other in this process, to debug"),
 }
 """The one list of engines: by name, the class as `module:class` and its line of `--help`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ensemble.core.machine import PlainReport, Report
 from ensemble.engine import ENGINES
@@ -24,6 +24,7 @@ from ensemble.engine.task import (
     call_task,
     find_function,
 )
+from ensemble.errors import InputError
 
 _POLL_S = 0.2  # how late a withdrawn task is cancelled at most; events end the wait at once
 
@@ -41,6 +42,14 @@ class Source(Protocol):
         """Names of tasks that are no longer needed, each given once; no further event of theirs comes."""
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """An engine whose tasks go on without their command, and are taken up by the next that submits them."""
+
+    def leave(self) -> dict[str, str]:
+        """Send what is queued, and let go of all; what each is called there."""
+
+
 def run_tasks(
     tasks: Sequence[Task],
     engine: str,
@@ -49,11 +58,32 @@ def run_tasks(
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> dict[str, TaskEvent]:
     """Run all tasks on the named engine, in order; give back each one's last event. Interrupted as `run_source` is."""
-    if len({task.name for task in tasks}) < len(tasks):
-        raise ValueError("a task of the same name is queued already")
+    _refuse_twins(tasks)
     source = _List(tasks, on_event)
     run_source(source, engine, slots, limits)
     return source.last
+
+
+def send_tasks(
+    tasks: Sequence[Task],
+    engine: str,
+    on_event: Listener,
+    slots: Slots = Slots(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> dict[str, str]:
+    """Hand all tasks to an engine whose tasks outlive this command, and leave them there; what each is called there."""
+    _refuse_twins(tasks)
+    backend = make_engine(engine, on_event, slots, limits)
+    if not isinstance(backend, Lasting):
+        raise InputError(f"--detach: tasks of --engine {engine} end with their command; --engine slurm keeps them")
+    for task in tasks:
+        backend.submit(task)
+    return backend.leave()
+
+
+def _refuse_twins(tasks: Sequence[Task]) -> None:
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError("a task of the same name is queued already")
 
 
 def run_source(

@@ -62,10 +62,13 @@ class Slots:
     """How many tasks run at a time. With `gpus`, slots take them in turn: one each, or shared where slots are more.
 
     `gpus` are names that CUDA_VISIBLE_DEVICES takes; an empty tuple hides all, None leaves the environment as it is.
+    `asks` are what each task asks a cluster's scheduler for, which runs at most `at_once` of them at a time.
     """
 
     count: int = 1
     gpus: tuple[str, ...] | None = None
+    asks: tuple[str, ...] = ()
+    at_once: int | None = None
 
     def environment(self, slot: int, threads: int) -> dict[str, str]:
         """What a slot's process must have in its environment before torch looks at its devices."""

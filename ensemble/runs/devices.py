@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from ensemble.core.parallel import usable_cores
 from ensemble.engine import ENGINES
+from ensemble.engine.slurm import asked_of_slurm, slurm_threads
 from ensemble.engine.task import Limits, Slots
 from ensemble.errors import InputError
 
@@ -36,6 +38,7 @@ class Workplace:
 
     `workers` folds at a time, else `per_gpu` on each GPU, else as many as the cores allow. `per_gpu: auto` packs as
     many as a measured training step leaves room for. A fold that is silent for `hang_s` seconds counts as hung.
+    `slurm`: what each job asks for, as KEY=VALUE; `is_left`: the command ends once all folds are sent.
     """
 
     engine: str = "local"
@@ -43,6 +46,8 @@ class Workplace:
     gpus: Sequence[str] | Auto = "auto"
     per_gpu: int | Auto | None = None
     hang_s: float | None = None
+    slurm: Sequence[str] = ()
+    is_left: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -54,6 +59,10 @@ class Workplace:
         """Slots for this many tasks of runs with these `decided`; with none, for the task that decides."""
         if self.engine not in ENGINES:
             raise InputError(f"--engine {self.engine}: not one of {', '.join(ENGINES)}")
+        if self.engine == "slurm":
+            return Slots(max(1, tasks), None, self._asks, self.workers)
+        if self.slurm or self.is_left:
+            raise InputError(f"{'--slurm' if self.slurm else '--detach'}: is for --engine slurm")
         decided = _combined_needs(several) if len(several) > 1 else several[0] if several else None
         device = decided["device"] if decided is not None else None
         if device == "cpu":
@@ -74,10 +83,14 @@ class Workplace:
 
     def threads(self, tasks: int, decided: Mapping[str, Any]) -> int:
         """Threads of each task: `OMP_NUM_THREADS`, else an even share of the cores."""
+        if self.engine == "slurm":
+            return threads_by_environment() or slurm_threads(self._asks)
         return threads_by_environment() or max(1, usable_cores() // self.slots(tasks, decided).count)
 
     def last_threads(self, tasks: int, decided: Mapping[str, Any]) -> list[int]:
         """Threads of the last tasks, if fewer run at once than before, so that no core is idle; else nothing."""
+        if self.engine == "slurm":
+            return []
         left, cores = tasks % self.slots(tasks, decided).count, usable_cores()
         if not left or threads_by_environment() or decided["device"] != "cpu" or cores // left <= decided["threads"]:
             return []
@@ -85,10 +98,17 @@ class Workplace:
 
     def notes(self) -> list[str]:
         """What a person should know about the choice of devices."""
-        if self.gpus != "auto" or self._chosen is None:
+        if self.gpus != "auto" or self.engine == "slurm" or self._chosen is None:
             return []
         busy = [gpu for gpu in self._listed or () if gpu not in self._chosen]
         return [f"note: {gpu.text}: not used, as it is busy; --gpus {gpu.name} uses it anyway" for gpu in busy]
+
+    @cached_property
+    def _asks(self) -> tuple[str, ...]:
+        """What each job asks Slurm for: ENS_SLURM, then the command's own words."""
+        if self.gpus != "auto" or self.per_gpu is not None:
+            raise InputError("--gpus, --per-gpu: Slurm chooses the GPUs; ask for some with --slurm gpus=1")
+        return asked_of_slurm([*shlex.split(os.environ.get("ENS_SLURM", "")), *self.slurm])
 
     @cached_property
     def _listed(self) -> tuple[Gpu, ...] | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ensemble.core.files import canonical_json, load_json, save_json, sha256_text
 from ensemble.core.run import SETTINGS, FoldKey, RunFolder, empty_but_checkpoints, load_fold, verify_files
+from ensemble.engine.slurm import drop_mail, has_mail
 from ensemble.engine.task import LAST, Task, TaskEvent
 from ensemble.errors import InputError
 from ensemble.images.cache import build_pixels
@@ -84,14 +85,19 @@ class FoldRunner:
 
     def begin(self) -> list[Task]:
         """Record the run as running, and give its tasks."""
+        names = {key: f"{self._run.name}/{key.folder_name(self._request.plan.repeats)}" for key in self._states}
+        for key, state in self._states.items():
+            if state["state"] == "complete":
+                drop_mail(names[key], self._folder(key))
         if not self.todo:
             return []
         self._record.update(state="running", finished=None, scores={"oof": None}, files={})
         shared = self._shared_arguments()
         self._run.save_record(self._record)
         for key in self.todo:
-            empty_but_checkpoints(self._folder(key), self._record["identity"])
-        self.running = {f"{self._run.name}/{key.folder_name(self._request.plan.repeats)}": key for key in self.todo}
+            if not has_mail(names[key], self._folder(key)):  # else a job may be at work there, and is taken up
+                empty_but_checkpoints(self._folder(key), self._record["identity"])
+        self.running = {names[key]: key for key in self.todo}
         return [self._task(name, key, shared) for name, key in self.running.items()]
 
     def predict_tasks(self, out: Path, place: Path, views: RunViews) -> list[Task]:

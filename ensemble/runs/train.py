@@ -70,6 +70,7 @@ class TrainedRun(NotebookValue):
     path: Path
     record: dict[str, Any]
     error: str | None = None  # why finished folds could not be merged; None if nothing went wrong
+    left: tuple[str, ...] = ()  # the jobs of a cluster that go on without this command
 
     @property
     def state(self) -> str:
@@ -120,6 +121,8 @@ def train(
     gpus: Sequence[str] | Auto = "auto",
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
+    slurm: Sequence[str] = (),
+    detach: bool = False,
     fresh: bool = False,
     allow_code: bool = False,
     log: Sequence[str] = (),
@@ -134,9 +137,11 @@ def train(
     `train_many`.
     `allow_code`: run code that a recipe from outside the working directory names.
     `log` names where epochs are reported besides `history.csv`: `tensorboard`, `wandb`.
+    `slurm`: with `engine="slurm"`, what each job asks for, as `["partition=gpu", "gpus=1"]`; `detach`: come back once
+    all folds are sent; the same call takes them up.
     """
     recipes, outputs, folder = () if recipe is None else (recipe,), Path(outputs), Path(folder)
-    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s, slurm, detach)
     words = (folds, sets, data, fresh, allow_code, log, place, outputs, folder)
     return train_runs(TrainOptions(recipes, False, True, name, None, *words), on_event)[0]
 
@@ -154,6 +159,8 @@ def train_many(
     gpus: Sequence[str] | Auto = "auto",
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
+    slurm: Sequence[str] = (),
+    detach: bool = False,
     fresh: bool = False,
     allow_code: bool = False,
     log: Sequence[str] = (),
@@ -169,7 +176,7 @@ def train_many(
     All recipes are checked before anything is written. A run that fails does not stop the others.
     """
     outputs, folder = Path(outputs), Path(folder)
-    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s)
+    place = Workplace(engine, workers, gpus, per_gpu, hang_timeout_s, slurm, detach)
     words = (folds, sets, data, fresh, allow_code, log, place, outputs, folder)
     return train_runs(TrainOptions(recipes, True, False, None, seeds, *words), on_event)
 
@@ -189,7 +196,10 @@ def train_runs(options: TrainOptions, on_event: OnEvent) -> list[TrainedRun]:
     execute_runs(works, options.workplace, gathered.errors, on_event)
     if len(works) == 1 and not options.several and works[0].error is not None:
         raise works[0].error
-    return [TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error)) for work in works]
+    return [
+        TrainedRun(work.run.path, work.record, None if work.error is None else str(work.error), work.left)
+        for work in works
+    ]
 
 
 class _Runs:

@@ -19,7 +19,8 @@ from ensemble.core.files import RUN_SWAP, canonical_json, scratch_folder, settle
 from ensemble.core.foldplan import keep_plan
 from ensemble.core.locks import folder_lock, refuse_if_held
 from ensemble.core.run import FoldKey, RunFolder
-from ensemble.engine.scheduler import run_tasks
+from ensemble.engine.scheduler import run_tasks, send_tasks
+from ensemble.engine.slurm import MAILROOM, cancel_left, jobs_left
 from ensemble.engine.task import Task, TaskEvent
 from ensemble.errors import EnsError, InputError, stop_on_full_disk
 from ensemble.recipe.own_code import check_same_weights, save_code
@@ -63,6 +64,7 @@ def execute_runs(works: Sequence[RunWork], workplace: Workplace, errors: RecipeE
             on_event({"event": "finding", "line": line})
         for work in works:
             with errors.collect(work.name):
+                work.refuse_jobs_left(workplace)
                 work.open(decided[work.name])
         if errors.collected:
             raise errors.as_one()
@@ -78,7 +80,11 @@ def try_runs(
     if not works:
         return {}
     on_event({"event": "preparing"})
-    with scratch_folder() as place:
+    # A cluster's nodes see the outputs, but not this machine's own folder for temporary files.
+    shared = works[0].run.path.parent if workplace.engine == "slurm" else None
+    if shared is not None:
+        shared.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(shared) as place:
         measure = workplace.per_gpu == "auto"
         tasks = [work.prepare_task(place / str(number), measure_memory=measure) for number, work in enumerate(works)]
         # Runs that differ in the seed alone are decided by one task, since the seed changes no decision.
@@ -114,6 +120,7 @@ class RunWork:
         self.request, self.run, self.name = request, run, run.name
         self.record: dict[str, Any] = {}
         self.error: EnsError | OSError | None = None  # what kept a whole run from being merged
+        self.left: tuple[str, ...] = ()  # jobs of a cluster that go on without this command
         self.todo: Sequence[FoldKey] = ()  # the folds that are left to train, once it is open
         self.tasks: list[Task] = []  # theirs, once it has begun
         self._fresh, self._findings, self._watch, self._decoded = fresh, findings, watch, decoded
@@ -196,6 +203,16 @@ class RunWork:
         self._tell({"event": "prepared", **decided})
         return {**decided, "last_threads": last_threads} if last_threads else decided
 
+    def refuse_jobs_left(self, workplace: Workplace) -> None:
+        """No second worker where a job of a cluster is at work; `--fresh` ends it."""
+        if workplace.engine == "slurm" or self._fresh:
+            return
+        if jobs := jobs_left(self.run.path):
+            raise InputError(
+                f"{self.run.path}: Slurm's jobs {', '.join(jobs)} work on its folds; --engine slurm takes them up, "
+                f"scancel ends them (if there is no Slurm here and they are gone, remove {self.run.path / MAILROOM})"
+            )
+
     def open(self, decided: Mapping[str, Any]) -> None:
         """See what is finished, and decode the images that the rest needs."""
         kept = None if self._fresh else self.run.load_record()  # again: it may have changed before we had the lock
@@ -215,6 +232,7 @@ class RunWork:
     def begin(self) -> None:
         """Move aside what is not wanted, write the record, make the tasks; with nothing to do the run is closed."""
         if self._fresh:
+            cancel_left(self.run.path)
             _move_aside(self.run)
         sweep_temporaries(self.run.path)
         save_given_recipe(self.request.resolved)
@@ -313,6 +331,11 @@ def _train(works: Sequence[RunWork], workplace: Workplace, on_event: OnEvent) ->
     owner = {task.name: work for work, _ in ordered for task in work.tasks}
     if owner:
         queue = [task for work, _ in ordered for task in work.tasks]
+        if workplace.is_left:
+            jobs = send_tasks(queue, workplace.engine, lambda event: None, slots, workplace.limits)
+            for work in {id(work): work for work in owner.values()}.values():
+                work.left = tuple(jobs[task.name] for task in work.tasks if task.name in jobs)
+            return
         run_tasks(queue, workplace.engine, lambda event: owner[event.task].follow(event), slots, workplace.limits)
 
 

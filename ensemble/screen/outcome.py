@@ -85,11 +85,12 @@ def shown_path(path: str) -> str:
 
 
 def same_command(words: Sequence[str], *, without_folds: bool = False) -> str:
-    """The words of this command, to be copied; without `--fresh`, which would begin anew, and `--folds` if asked."""
+    """The words of this command, to be copied; without `--fresh`, which would begin anew, `--detach`, which has been
+    done, and `--folds` if asked."""
     kept: list[str] = []
     skip = False
     for word in words:
-        if skip or word == "--fresh" or (without_folds and word.split("=")[0] == "--folds"):
+        if skip or word in ("--fresh", "--detach") or (without_folds and word.split("=")[0] == "--folds"):
             skip = not skip and without_folds and word == "--folds"
             continue
         kept.append(word)

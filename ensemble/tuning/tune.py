@@ -80,6 +80,7 @@ class TuneOptions:
     gpus: Sequence[str] | Auto = "auto"
     per_gpu: int | Auto | None = None
     hang_timeout_s: float | None = None
+    slurm: Sequence[str] = ()
     outputs: Path | str = "outputs"
     folder: Path | str = "."
     on_event: OnEvent = lambda event: None
@@ -121,6 +122,7 @@ def tune(
     gpus: Sequence[str] | Auto = "auto",
     per_gpu: int | Auto | None = None,
     hang_timeout_s: float | None = None,
+    slurm: Sequence[str] = (),
     outputs: Path | str = "outputs",
     folder: Path | str = ".",
     on_event: OnEvent = lambda event: None,
@@ -176,7 +178,9 @@ def run_study(options: TuneOptions) -> Study:
     facts = StudyFacts(
         path=path,
         request=request,
-        workplace=Workplace(options.engine, options.workers, options.gpus, options.per_gpu, options.hang_timeout_s),
+        workplace=Workplace(
+            options.engine, options.workers, options.gpus, options.per_gpu, options.hang_timeout_s, options.slurm
+        ),
         policy=options.policy,
         allow_code=options.allow_code,
         on_event=options.on_event,

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.slurm_cluster import Cluster, cluster
+
 
 @pytest.fixture(autouse=True, scope="module")
 def server_of_its_own() -> Iterator[None]:
@@ -14,3 +16,21 @@ def server_of_its_own() -> Iterator[None]:
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
     yield
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for all tests that a process runs."""
+    with cluster(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+@pytest.fixture
+def slurm(slurm_daemons: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, named to the programs that a test starts; what a test left in its queue is cancelled."""
+    for name, value in slurm_daemons.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("ENS_SLURM", raising=False)
+    yield slurm_daemons
+    if slurm_daemons.jobs():
+        slurm_daemons.ask("scancel", "--user", "root")

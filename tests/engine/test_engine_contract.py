@@ -56,8 +56,10 @@ names = pytest.mark.parametrize("engine", [*sorted(ENGINES), "shipping"])
 
 
 @pytest.fixture(autouse=True)
-def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A module of task functions that any process started here can import; an engine that only the contract knows."""
+    if "engine" in request.fixturenames and request.getfixturevalue("engine") == "slurm":
+        request.getfixturevalue("slurm")
     monkeypatch.setitem(ENGINES, "shipping", (f"{__name__}:ShippingEngine", "known to this test alone"))
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / f"{HERE}.py").write_text(SOURCE, encoding="utf-8")
