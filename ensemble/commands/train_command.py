@@ -129,7 +129,7 @@ def _closing(trained: Sequence[TrainedRun], arguments: argparse.Namespace) -> li
     lines += [line for item in trained for line in _failures(item)]
     for item in trained:
         names = _missing(item.record)
-        if names:
+        if names and not item.left:
             lines.append(f"{item.state}: {item.record['run']}: {names}; what is finished is kept")
     lines += optimism_lines({item.record["run"]: why_optimistic(item.record) for item in trained})
     if any(item.left for item in trained):

@@ -47,7 +47,7 @@ _LINES = 3  # of what a job printed before it died
 
 
 @dataclass
-class _Job:
+class _Sent:
     """A task that was sent."""
 
     attempt: Attempt
@@ -77,7 +77,7 @@ class SlurmEngine:
             )
         self._listener, self._slots, self._limits, self._clock = listener, slots, limits, clock
         self._queue: deque[Attempt] = deque()
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _Sent] = {}
         self._keys: dict[str, str] = {}  # of each task as it was submitted; attempts may have other arguments
         self._asked_at = -_ASK_S
         self._answered_at = clock()
@@ -129,7 +129,7 @@ class SlurmEngine:
         number, key = _sent(box)
         if not number:
             return False
-        job = _Job(attempt, box, number)
+        job = _Sent(attempt, box, number)
         events, job.read = _events(box / EVENTS, 0)
         is_over = any(event.kind in (*LAST, "again") for event in events)
         is_there = number in self._ask()
@@ -164,7 +164,7 @@ class SlurmEngine:
         number = self._sbatch(script, len(attempts))
         for index, attempt in enumerate(attempts):
             box = _mailbox(attempt.task.name, attempt.task.folder)
-            job = _Job(attempt, box, f"{number}_{index}")
+            job = _Sent(attempt, box, f"{number}_{index}")
             save_text(box / JOB, f"{job.number} {self._keys[attempt.task.name]}")
             self._jobs[attempt.task.name] = job
         self._asked_at = self._clock()  # the controller may show a new job a moment later
@@ -189,7 +189,7 @@ class SlurmEngine:
         plain = (task.name, task.function, dict(task.arguments), str(task.folder.absolute()), task.threads)
         return pickle.dumps((plain, attempt.number, self._slots.environment(0, task.threads)), protocol=4)
 
-    def _read(self, job: _Job) -> bool:
+    def _read(self, job: _Sent) -> bool:
         """Pass on what a job's worker has written since; whether it was anything."""
         events, job.read = _events(job.box / EVENTS, job.read)
         for event in events:
@@ -198,7 +198,7 @@ class SlurmEngine:
             self._pass_on(job, event)
         return bool(events)
 
-    def _pass_on(self, job: _Job, event: TaskEvent) -> None:
+    def _pass_on(self, job: _Sent, event: TaskEvent) -> None:
         job.absent_since = None
         if event.kind == "again":
             self._forget(job)
@@ -251,7 +251,7 @@ class SlurmEngine:
         self._queue.extendleft([again] if again is not None else [])
         self._listener(event)
 
-    def _stop(self, jobs: Sequence[_Job]) -> None:
+    def _stop(self, jobs: Sequence[_Sent]) -> None:
         """Let running jobs save what they have; cancel the others, and at last all."""
         if not jobs:
             return
@@ -273,7 +273,7 @@ class SlurmEngine:
             for job in jobs:
                 self._forget(job)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: _Sent) -> None:
         """A job is over: its mailbox goes, and the mailroom with the last one."""
         self._jobs.pop(job.attempt.task.name, None)
         _remove_mailbox(job.box)
@@ -398,7 +398,7 @@ def _events(path: Path, start: int) -> tuple[list[TaskEvent], int]:
     return [TaskEvent(*json.loads(line)) for line in whole.splitlines()], start + len(whole)
 
 
-def _last_words(job: _Job) -> str:
+def _last_words(job: _Sent) -> str:
     """How a job died that wrote no last event: what its script printed, if anything."""
     try:
         text = read_plain(job.box.parent / f"out-{job.number}.txt").decode("utf-8", "replace")

@@ -29,6 +29,7 @@ from ensemble.engine.task import Task, TaskEvent, call_task, failure
 from ensemble.errors import StopAsked
 
 _ARRIVES_S = 60.0  # a shared disk may show a new file that much later
+_ENDS_S = 30.0  # for so long Slurm may take to end a job that was put back
 _IN_VAIN = 3  # stops in a row, after which a task that has saved nothing new is given up
 
 
@@ -55,14 +56,15 @@ def main() -> int:
     if event.kind != "stopped":
         report.send(event)
         return 0
-    if (box / STOP).exists():
+    if (box / STOP).exists() or not _is_ours_to_requeue():
         return 0
     vain = _stops_in_vain(box, _saved(task.folder) != before)
     if vain >= _IN_VAIN:
         report.send(failure(task, f"Slurm stopped it {vain} times before anything new was saved: give it more time"))
         return 0
     report({"event": "requeued", "reason": f"Slurm's job {_job()} was told to stop"})
-    return _requeue()
+    _requeue()
+    return 0
 
 
 class _FileReport:
@@ -141,12 +143,20 @@ def _job() -> str:
     return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
-def _requeue() -> int:
-    """Put this job back into the queue; of a preempted one Slurm does it itself, and a second time is refused."""
+def _is_ours_to_requeue() -> bool:
+    """Whether Slurm still counts this job as running: not where it was cancelled, or is being put back already."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        words = ["squeue", "--noheader", "--array", f"--jobs={_job()}", "--format=%T"]
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+        return done.stdout.split() == ["RUNNING"]
+    return False
+
+
+def _requeue() -> None:
+    """Put this job back into the queue; Slurm then ends this process, whose own exit would count as the job's end."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(["scontrol", "requeue", _job()], check=False, capture_output=True, timeout=60)
-    time.sleep(1)  # Slurm ends this process; its own exit would count as the job's end
-    return 0
+    time.sleep(_ENDS_S)
 
 
 if __name__ == "__main__":

@@ -180,5 +180,5 @@ def test_times_come_from_the_option_then_the_environment(machine: Machine, monke
 
 
 def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(machine: Machine) -> None:
-    with pytest.raises(InputError, match="--engine cluster: not one of local, inline"):
+    with pytest.raises(InputError, match="--engine cluster: not one of local, slurm, inline"):
         Workplace("cluster").slots(1)
