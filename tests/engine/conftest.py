@@ -6,8 +6,7 @@ import multiprocessing.forkserver
 from collections.abc import Iterator
 
 import pytest
-
-from tests.slurm_cluster import Cluster, cluster
+from slurm_cluster import Cluster, cluster
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from slurm_cluster import NODES, Cluster
 
 from ensemble.engine.slurm import OURS, asked_of_slurm, has_mail, slurm_threads
 from ensemble.errors import InputError
 from ensemble.runs.devices import Workplace
-from tests.slurm_cluster import NODES, Cluster
 from tests.support import Ens, Fingerprint
 
 LONGEST_S = 150.0
